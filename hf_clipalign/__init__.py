@@ -1,0 +1,15 @@
+"""Align any CLIP: better image-image and text-text similarity, prompts without labels, unknown classes, new findings.
+
+Public names are loaded on first use (they are listed in `__init__.pyi`), so `import hf_clipalign` costs milliseconds.
+Importing the package also makes its models known to the Auto classes of transformers as soon as those are loaded.
+"""
+
+import lazy_loader
+
+from hf_clipalign._registration import register_when_transformers_loads
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+register_when_transformers_loads()

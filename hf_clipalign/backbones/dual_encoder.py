@@ -1,0 +1,190 @@
+"""One view of every vision-language model with two towers and a shared embedding space."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Modality = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class Projector:
+    """The last linear map of a tower: `feature = weight @ preprojection + bias`.
+
+    Args:
+        weight (`Tensor [d, w]`): d is the shared embedding size, w the width of the tower before the projector.
+        bias (`Tensor [d]`, *optional*): None for the families whose projector has no bias.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    @property
+    def matrix(self) -> Tensor:
+        """The map as one matrix `[d, w]`, or `[d, w + 1]` with the bias as the last column."""
+        return self.weight if self.bias is None else torch.cat([self.weight, self.bias[:, None]], dim=1)
+
+    def lift(self, features: Tensor) -> Tensor:
+        """Pre-projection features `[N, w]` as `matrix` takes them: a column of ones is added for a bias."""
+        return features if self.bias is None else F.pad(features, (0, 1), value=1.0)
+
+
+class DualEncoder(ABC):
+    """What the alignment methods ask of a backbone, and nothing else.
+
+    A view holds the model, copies nothing and owns no weights. Add a family by subclassing and decorating the class
+    with `register_backbone` (CONTRIBUTING.md shows how).
+
+    Args:
+        model (`nn.Module`): the two-tower model.
+    """
+
+    causal_text: ClassVar[bool]
+    """Whether the text tower looks only backwards, so that padding after the end token may be cut off."""
+    exact_image_projector: ClassVar[bool] = True
+    """False where the image head is not linear and `image_projector` is a linearisation of it."""
+
+    def __init__(self, model: nn.Module):
+        self.model: Any = model
+        self.config: Any = model.config
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({type(self.model).__name__}, embed_dim={self.embed_dim}, "
+            f"vision_dim={self.vision_dim}, text_dim={self.text_dim})"
+        )
+
+    @property
+    @abstractmethod
+    def image_projector(self) -> Projector:
+        """The image tower's projector `W_i [d, d_v]`."""
+
+    @property
+    @abstractmethod
+    def text_projector(self) -> Projector:
+        """The text tower's projector `W_t [d, d_t]`."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side of the square input picture, in pixels."""
+
+    @property
+    @abstractmethod
+    def max_text_length(self) -> int:
+        """Longest prompt in tokens, start and end token included."""
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> Tensor:
+        """The factor on cosines (after the exponential), a scalar tensor."""
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """The offset added to scaled cosines (sigmoid-trained families), a scalar tensor, or None."""
+        return None
+
+    @property
+    def embed_dim(self) -> int:
+        """Size d of the shared embedding space."""
+        return self.image_projector.weight.shape[0]
+
+    @property
+    def vision_dim(self) -> int:
+        """Width d_v of the image tower before its projector."""
+        return self.image_projector.weight.shape[1]
+
+    @property
+    def text_dim(self) -> int:
+        """Width d_t of the text tower before its projector."""
+        return self.text_projector.weight.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the projectors live: inputs are expected there."""
+        return self.image_projector.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' floating-point type."""
+        return self.image_projector.weight.dtype
+
+    @abstractmethod
+    def image_outputs(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+        """Runs the image tower.
+
+        Args:
+            pixel_values (`Tensor [N, 3, H, W]`): pictures as the model's processor returns them.
+            **kwargs: passed to the tower (`output_hidden_states`, `interpolate_pos_encoding`, …).
+
+        Returns:
+            `BaseModelOutputWithPooling` whose `pooler_output [N, d_v]` is the feature before the projector.
+        """
+
+    @abstractmethod
+    def text_outputs(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """Runs the text tower.
+
+        Args:
+            input_ids (`LongTensor [N, T]`): token ids with start and end token.
+            attention_mask (`Tensor [N, T]`, *optional*): 1 for real tokens. Default: every token counts, as CLIP was
+                trained.
+            **kwargs: passed to the tower.
+
+        Returns:
+            `BaseModelOutputWithPooling` whose `pooler_output [N, d_t]` is the feature before the projector.
+        """
+
+    @abstractmethod
+    def stock_tower(self, modality: Modality, weight: Tensor) -> nn.Module:
+        """One tower with another projector, as a stock transformers model that loads without this package.
+
+        Args:
+            modality (`"image"` or `"text"`): which tower.
+            weight (`Tensor [k, w]`): the projector to put in; k becomes the `projection_dim`.
+
+        Raises:
+            `ClipAlignError`: transformers has no class for such a tower.
+        """
+
+    def end_positions(self, input_ids: Tensor) -> Tensor:
+        """Column of each row's last token that the text feature depends on, `LongTensor [N]`. Default: the last."""
+        return torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)
+
+    def image_preprojection(self, pixel_values: Tensor) -> Tensor:
+        """Image features before the projector, `[N, d_v]`, from `pixel_values [N, 3, H, W]`."""
+        return self.image_outputs(pixel_values).pooler_output
+
+    def text_preprojection(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Text features before the projector, `[N, d_t]`, from `input_ids [N, T]`.
+
+        Where attention is causal, columns after the last end token are cut off first: the same features, faster.
+        """
+        if self.causal_text:
+            length = int(self.end_positions(input_ids).max()) + 1
+            input_ids = input_ids[:, :length]
+            attention_mask = None if attention_mask is None else attention_mask[:, :length]
+        return self.text_outputs(input_ids, attention_mask).pooler_output
+
+    def encode_image(self, pixel_values: Tensor, normalize: bool = False) -> Tensor:
+        """Image features in the shared space, `[N, d]`; unit length if `normalize` (default False)."""
+        return _project(self.image_preprojection(pixel_values), self.image_projector, normalize)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = False) -> Tensor:
+        """Text features in the shared space, `[N, d]`; unit length if `normalize` (default False)."""
+        return _project(self.text_preprojection(input_ids, attention_mask), self.text_projector, normalize)
+
+    def projector(self, modality: Modality) -> Projector:
+        """`image_projector` or `text_projector` by name."""
+        return self.image_projector if modality == "image" else self.text_projector
+
+
+def _project(features: Tensor, projector: Projector, normalize: bool) -> Tensor:
+    projected = F.linear(features, projector.weight, projector.bias)
+    return F.normalize(projected, dim=-1) if normalize else projected

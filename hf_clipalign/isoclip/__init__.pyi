@@ -1,0 +1,17 @@
+from .bands import KnownBands as KnownBands
+from .bands import known_bands as known_bands
+from .bands import known_checkpoints as known_checkpoints
+from .bands import suggest_band as suggest_band
+from .configuration import IsoCLIPConfig as IsoCLIPConfig
+from .heads import HEAD_NAMES as HEAD_NAMES
+from .heads import Head as Head
+from .heads import comparison_heads as comparison_heads
+from .modeling import IsoCLIPModel as IsoCLIPModel
+from .search import BandSearch as BandSearch
+from .search import LabelledRetrieval as LabelledRetrieval
+from .search import search_band as search_band
+from .spectrum import Spectrum as Spectrum
+from .spectrum import compact_projectors as compact_projectors
+from .spectrum import decompose as decompose
+from .spectrum import trim_projectors as trim_projectors
+from .text_pca import text_pca_projector as text_pca_projector

@@ -1,0 +1,43 @@
+"""Configuration of an aligned model."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+
+class IsoCLIPConfig(PreTrainedConfig):
+    """Configuration of `IsoCLIPModel`: the base model's configuration and the bands that its projectors keep.
+
+    Args:
+        clip_config (`PreTrainedConfig` or `dict`, *optional*): configuration of the base model. Default: CLIP's.
+        image_band (`(int, int)`, *optional*): `(k_top, k_bottom)` for images; None if images are not aligned.
+        text_band (`(int, int)`, *optional*): the same for texts.
+        base_model_name_or_path (`str`, *optional*): where the base model came from, for the model card.
+    """
+
+    model_type = "isoclip"
+    sub_configs: ClassVar[dict[str, type]] = {"clip_config": AutoConfig}
+
+    def __init__(
+        self,
+        clip_config: PreTrainedConfig | dict[str, Any] | None = None,
+        image_band: tuple[int, int] | None = None,
+        text_band: tuple[int, int] | None = None,
+        base_model_name_or_path: str | None = None,
+        **kwargs: Any,
+    ):
+        if not isinstance(clip_config, PreTrainedConfig):
+            values = dict(clip_config or {})
+            clip_config = AutoConfig.for_model(values.pop("model_type", "clip"), **values)
+        self.clip_config = clip_config
+        self.image_band = _as_band(image_band)
+        self.text_band = _as_band(text_band)
+        self.base_model_name_or_path = base_model_name_or_path
+        super().__init__(**kwargs)
+
+
+def _as_band(band: Any) -> list[int] | None:
+    """JSON has no tuples: a band is kept as a list, so that a loaded configuration equals the saved one."""
+    return None if band is None else [int(count) for count in band]

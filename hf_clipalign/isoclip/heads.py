@@ -1,0 +1,105 @@
+"""Linear heads to compare: every way to turn features before the projector into embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
+from hf_clipalign.isoclip.bands import Band
+from hf_clipalign.isoclip.spectrum import compact_projectors, trim_projectors
+from hf_clipalign.isoclip.text_pca import text_pca_projector
+
+Centering = Literal["none", "gallery", "each"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head on features before the projector, optionally followed by centring.
+
+    Args:
+        name (`str`): how tables call it.
+        matrix (`Tensor [k, w]`, *optional*): the projector; None compares the features as they are.
+        centering (`str`): `"none"` (default); `"gallery"` subtracts the mean of the gallery from both sides; `"each"`
+            subtracts from each side its own mean, for which the queries must be known together.
+    """
+
+    name: str
+    matrix: Tensor | None = None
+    centering: Centering = "none"
+
+    def embed(self, query: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit embeddings `[Q, k]` and `[G, k]` from features before the projector `[Q, w]` and `[G, w]`."""
+        query, gallery = self.project(query), self.project(gallery)
+        if self.centering != "none":
+            gallery_mean = gallery.mean(0)
+            query = query - (query.mean(0) if self.centering == "each" else gallery_mean)
+            gallery = gallery - gallery_mean
+        return F.normalize(query, dim=-1), F.normalize(gallery, dim=-1)
+
+    def project(self, features: Tensor) -> Tensor:
+        """The linear map alone, `[N, k]`."""
+        return features if self.matrix is None else features @ self.matrix.T.to(features)
+
+    def width(self, features: Tensor) -> int:
+        """Numbers per embedding."""
+        return features.shape[1] if self.matrix is None else self.matrix.shape[0]
+
+
+HEAD_NAMES = ("raw", "pre-projection", "centred", "centred-each", "isoclip", "isoclip-compact", "text-pca")
+"""Heads that `comparison_heads` can build. `centred` subtracts the gallery's mean, `centred-each` each side's own."""
+
+
+def comparison_heads(
+    encoder: DualEncoder,
+    modality: Modality = "image",
+    band: Band | None = None,
+    text_embeds: Tensor | None = None,
+    names: tuple[str, ...] | list[str] | None = None,
+) -> list[Head]:
+    """The heads that an honest comparison shows side by side.
+
+    Args:
+        encoder (`DualEncoder`): the backbone.
+        modality (`"image"` or `"text"`): what is compared with what.
+        band (`(k_top, k_bottom)`, *optional*): for the IsoCLIP heads; without it they are left out.
+        text_embeds (`Tensor [M, d]`, *optional*): for text-PCA (images only); without them it is left out.
+        names (`Sequence[str]`, *optional*): which of `HEAD_NAMES`, in this order. Default: all that can be built.
+
+    Raises:
+        `ClipAlignError`: an unknown name, or one whose band or texts were not given.
+    """
+    available = _available_heads(encoder, modality, band, text_embeds)
+    if names is None:
+        return list(available.values())
+    for name in names:
+        if name not in HEAD_NAMES:
+            raise ClipAlignError(f"unknown head {name!r}: choose from {', '.join(HEAD_NAMES)}.")
+        if name not in available:
+            need = "a band" if name.startswith("isoclip") else "texts, and images to compare"
+            raise ClipAlignError(f"the head {name!r} needs {need}.")
+    return [available[name] for name in names]
+
+
+def _available_heads(
+    encoder: DualEncoder, modality: Modality, band: Band | None, text_embeds: Tensor | None
+) -> dict[str, Head]:
+    image, text = encoder.image_projector.matrix.detach(), encoder.text_projector.matrix.detach()
+    own = 0 if modality == "image" else 1
+    projector = (image, text)[own]
+    heads = [
+        Head("raw", projector),
+        Head("pre-projection"),
+        Head("centred", projector, "gallery"),
+        Head("centred-each", projector, "each"),
+    ]
+    if band is not None:
+        heads.append(Head("isoclip", trim_projectors(image, text, *band)[own]))
+        heads.append(Head("isoclip-compact", compact_projectors(image, text, *band)[own]))
+    if text_embeds is not None and modality == "image":
+        heads.append(Head("text-pca", text_pca_projector(image, text_embeds)))
+    return {head.name: head for head in heads}

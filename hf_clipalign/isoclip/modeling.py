@@ -1,0 +1,261 @@
+"""A base model with a second pair of projectors, for similarity within one modality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._files import atomic_folder
+from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder, load_model
+from hf_clipalign.backbones.dual_encoder import Modality
+from hf_clipalign.isoclip.bands import Band, known_bands, known_checkpoints
+from hf_clipalign.isoclip.configuration import IsoCLIPConfig
+from hf_clipalign.isoclip.spectrum import band_slice, compact_projectors, decompose, trim_projectors
+
+
+class IsoCLIPModel(PreTrainedModel):
+    """A CLIP whose image-image and text-text similarities use trimmed projectors (IsoCLIP, arXiv 2603.19862).
+
+    `get_image_features` and `get_text_features` give the aligned features; `forward` gives the image-text logits of
+    the untouched base model, bit for bit. Never compare an aligned image feature with a text feature.
+
+    Example:
+        ```python
+        >>> model = IsoCLIPModel.from_clip_pretrained("openai/clip-vit-base-patch32")
+        >>> features = model.get_image_features(**processor(images=pictures, return_tensors="pt")).pooler_output
+        ```
+    """
+
+    config_class = IsoCLIPConfig
+    base_model_prefix = "isoclip"
+    main_input_name = "pixel_values"
+    input_modalities = ["image", "text"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: IsoCLIPConfig):
+        super().__init__(config)
+        self.clip: Any = AutoModel.from_config(config.clip_config)
+        encoder = as_dual_encoder(self.clip)
+        self.image_projection: Any = _empty_head(encoder.image_projector) if config.image_band else None
+        self.text_projection: Any = _empty_head(encoder.text_projector) if config.text_band else None
+        self.post_init()
+
+    @classmethod
+    def from_clip_pretrained(
+        cls,
+        model_or_id: str | Path | nn.Module,
+        image_band: Band | None = None,
+        text_band: Band | None = None,
+        **from_pretrained_kwargs: Any,
+    ) -> IsoCLIPModel:
+        """Aligns a trained model: no data, no training, a fraction of a second.
+
+        Args:
+            model_or_id (`str`, `Path` or `nn.Module`): Hub id, checkpoint folder, or a loaded model (not copied).
+            image_band (`(k_top, k_bottom)`, *optional*): singular directions to drop for images. Default: the
+                published band of a known checkpoint. If only the other band is given or known, images are left
+                unaligned.
+            text_band (`(k_top, k_bottom)`, *optional*): the same for texts.
+            **from_pretrained_kwargs: passed to `AutoModel.from_pretrained` (`revision`, `dtype`, …).
+
+        Raises:
+            `ClipAlignError`: no band is given and none is published; a band that is negative or removes everything;
+                a model that is no two-tower CLIP; broken weights.
+        """
+        base = load_model(model_or_id, **from_pretrained_kwargs)
+        encoder = as_dual_encoder(base)
+        name = str(model_or_id) if isinstance(model_or_id, (str, Path)) else encoder.config._name_or_path
+        image_band, text_band = _resolve_bands(name, image_band, text_band)
+        image, text = encoder.image_projector, encoder.text_projector
+        spectrum = decompose(image.matrix, text.matrix)
+        for band in filter(None, (image_band, text_band)):
+            band_slice(len(spectrum.S), *band)
+        config = IsoCLIPConfig(
+            clip_config=encoder.config,
+            image_band=image_band,
+            text_band=text_band,
+            base_model_name_or_path=None if not name or Path(name).exists() else name,
+        )
+        config.dtype = encoder.dtype
+        model = cls._around(config, encoder.model)
+        if image_band:
+            _fill_head(model.image_projection, trim_projectors(image.matrix, text.matrix, *image_band, spectrum)[0])
+        if text_band:
+            _fill_head(model.text_projection, trim_projectors(image.matrix, text.matrix, *text_band, spectrum)[1])
+        return model.eval()
+
+    @classmethod
+    def _around(cls, config: IsoCLIPConfig, base: nn.Module) -> IsoCLIPModel:
+        """The model without a second copy of the base's weights."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.clip = base
+        encoder = as_dual_encoder(base)
+        for head in filter(None, (model.image_projection, model.text_projection)):
+            head.to_empty(device=encoder.device).to(encoder.dtype)
+        return model
+
+    @property
+    def aligned_backbone(self) -> nn.Module:
+        """The base model, as `as_dual_encoder` finds it."""
+        return self.clip
+
+    @property
+    def encoder(self) -> DualEncoder:
+        """The view of the base model."""
+        return as_dual_encoder(self.clip)
+
+    def get_image_features(
+        self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling | tuple:
+        """Aligned image features, for comparison with other aligned image features.
+
+        Args:
+            pixel_values (`Tensor [N, 3, H, W]`): as the base model's processor returns them.
+            return_dict (`bool`, *optional*): False for a tuple.
+            **kwargs: passed to the image tower.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `pooler_output [N, d]`, not normalised.
+
+        Raises:
+            `ClipAlignError`: the model was made without an image band.
+        """
+        outputs = self.encoder.image_outputs(pixel_values, **kwargs)
+        return self._aligned(outputs, self.image_projection, "image", return_dict)
+
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, return_dict: bool | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling | tuple:
+        """Aligned text features, for comparison with other aligned text features.
+
+        Args:
+            input_ids (`LongTensor [N, T]`): token ids.
+            attention_mask (`Tensor [N, T]`, *optional*): 1 for real tokens.
+            return_dict (`bool`, *optional*): False for a tuple.
+            **kwargs: passed to the text tower.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `pooler_output [N, d]`, not normalised.
+
+        Raises:
+            `ClipAlignError`: the model was made without a text band.
+        """
+        outputs = self.encoder.text_outputs(input_ids, attention_mask, **kwargs)
+        return self._aligned(outputs, self.text_projection, "text", return_dict)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Image-text logits of the base model with its original projectors: arguments and outputs are the base's."""
+        return self.clip(*args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Saves configuration and weights; a crash leaves no half-written file. Arguments as in transformers."""
+        if kwargs.get("push_to_hub"):
+            super().save_pretrained(save_directory, **kwargs)
+            return
+        with atomic_folder(save_directory) as staging:
+            super().save_pretrained(staging, **kwargs)
+
+    def save_stock(
+        self, path: str | Path, modality: Modality = "image", compact: bool = False, processor: Any = None
+    ) -> None:
+        """Writes the aligned tower as a checkpoint that stock transformers loads, without this package.
+
+        It loads with `CLIPVisionModelWithProjection` (`image_embeds`) or `CLIPTextModelWithProjection`
+        (`text_embeds`), or the same classes of the base's family.
+
+        Args:
+            path (`str` or `Path`): folder to write to.
+            modality (`"image"` or `"text"`): which tower. Default `"image"`.
+            compact (`bool`): write the exact smaller embedding, r - k_top - k_bottom numbers instead of d, with the
+                same cosines. Default False.
+            processor (`ProcessorMixin`, *optional*): saved with it, so that the folder is complete.
+
+        Raises:
+            `ClipAlignError`: that modality was not aligned, the projector has a bias that the stock class would drop,
+                or the folder cannot be written.
+        """
+        stock: Any = self.encoder.stock_tower(modality, self._stock_weight(modality, compact))
+        with atomic_folder(path) as staging:
+            stock.save_pretrained(staging)
+            if processor is not None:
+                processor.save_pretrained(staging)
+
+    def _stock_weight(self, modality: Modality, compact: bool) -> Tensor:
+        band = self._band(modality)
+        projector = self.encoder.projector(modality)
+        if projector.bias is not None:
+            raise ClipAlignError(
+                f"the {modality} projector of {type(self.clip).__name__} has a bias, which a stock "
+                "ModelWithProjection class would silently drop. Save the aligned model with save_pretrained instead."
+            )
+        if not compact:
+            return getattr(self, f"{modality}_projection").weight.detach()
+        projectors = self.encoder.image_projector.matrix, self.encoder.text_projector.matrix
+        return compact_projectors(*projectors, *band)[0 if modality == "image" else 1]
+
+    def _band(self, modality: Modality) -> Band:
+        if modality not in ("image", "text"):
+            raise ClipAlignError(f"unknown modality {modality!r}: give 'image' or 'text'.")
+        band = getattr(self.config, f"{modality}_band")
+        if band is None:
+            raise ClipAlignError(
+                f"this model was made without a {modality} band: give {modality}_band=(k_top, k_bottom) to "
+                "from_clip_pretrained. " + _HOW_TO_CHOOSE
+            )
+        return tuple(band)
+
+    def _aligned(
+        self, outputs: Any, head: Any, modality: Modality, return_dict: bool | None
+    ) -> BaseModelOutputWithPooling | tuple:
+        if head is None:
+            self._band(modality)
+        aligned = BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=head(outputs.pooler_output),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return aligned.to_tuple() if return_dict is False else aligned
+
+
+_HOW_TO_CHOOSE = (
+    "Choose one with hf_clipalign.isoclip.search_band on labelled pictures, look at the spectrum with "
+    "`clipalign spectrum`, or start from suggest_band, which is only a guess."
+)
+
+
+def _resolve_bands(name: str, image_band: Band | None, text_band: Band | None) -> tuple[Band | None, Band | None]:
+    published = known_bands(name) if name else None
+    if published is not None:
+        image_band, text_band = image_band or published.image, text_band or published.text
+    if image_band is None and text_band is None:
+        raise ClipAlignError(
+            f"no band is published for {name or 'this model'!r} (known: {', '.join(known_checkpoints())}). "
+            "Give image_band=(k_top, k_bottom) and/or text_band. " + _HOW_TO_CHOOSE
+        )
+    return image_band, text_band
+
+
+def _empty_head(projector: Projector) -> nn.Linear:
+    shared, width = projector.weight.shape
+    return nn.Linear(width, shared, bias=projector.bias is not None)
+
+
+@torch.no_grad()
+def _fill_head(head: nn.Linear, matrix: Tensor) -> None:
+    """Copies a projector matrix `[d, w]`, or `[d, w + 1]` with the bias as its last column, into a linear layer."""
+    head.weight.copy_(matrix[:, : head.in_features])
+    if head.bias is not None:
+        head.bias.copy_(matrix[:, -1])
+
+
+AutoConfig.register(IsoCLIPConfig.model_type, IsoCLIPConfig, exist_ok=True)
+AutoModel.register(IsoCLIPConfig, IsoCLIPModel, exist_ok=True)
