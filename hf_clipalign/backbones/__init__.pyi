@@ -1,7 +1,13 @@
 from .dual_encoder import DualEncoder as DualEncoder
+from .dual_encoder import ModulePaths as ModulePaths
 from .dual_encoder import Projector as Projector
 from .loading import load_model as load_model
 from .loading import load_processor as load_processor
+from .packing import PackedPrompts as PackedPrompts
+from .packing import encode_prompts as encode_prompts
+from .packing import encode_texts as encode_texts
+from .packing import pack_prompts as pack_prompts
+from .packing import project_texts as project_texts
 from .registry import as_dual_encoder as as_dual_encoder
 from .registry import register_backbone as register_backbone
 from .registry import supported_model_types as supported_model_types

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality, Projector
+from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality, ModulePaths, Projector
 from hf_clipalign.backbones.registry import register_backbone
 
 _LEGACY_EOS_TOKEN_ID = 2
@@ -60,6 +60,7 @@ class CLIPEncoder(ProjectedTowersEncoder):
     """`CLIPModel`."""
 
     causal_text = True
+    module_paths = ModulePaths()
     _class_prefix = "CLIP"
 
     def end_positions(self, input_ids: Tensor) -> Tensor:

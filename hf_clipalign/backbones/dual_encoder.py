@@ -14,6 +14,23 @@ Modality = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
+class ModulePaths:
+    """Where prompt tuners find their places in the model, as dotted names.
+
+    Args:
+        token_embedding (`str`): the text tower's token table.
+        text_layers (`str`): the list of its encoder layers.
+        image_embeddings (`str`): the module that gives the image tokens `[N, P, d]` to the first norm or layer.
+        image_layers (`str`): the list of the image tower's encoder layers.
+    """
+
+    token_embedding: str = "text_model.embeddings.token_embedding"
+    text_layers: str = "text_model.encoder.layers"
+    image_embeddings: str = "vision_model.embeddings"
+    image_layers: str = "vision_model.encoder.layers"
+
+
+@dataclass(frozen=True)
 class Projector:
     """The last linear map of a tower: `feature = weight @ preprojection + bias`.
 
@@ -49,6 +66,10 @@ class DualEncoder(ABC):
     """Whether the text tower looks only backwards, so that padding after the end token may be cut off."""
     exact_image_projector: ClassVar[bool] = True
     """False where the image head is not linear and `image_projector` is a linearisation of it."""
+    module_paths: ClassVar[ModulePaths | None] = None
+    """Where the towers keep their token table and layers; None: prompts cannot be learned for the family."""
+    text_start_tokens: ClassVar[int] = 1
+    """Number of tokens that the tokenizer puts before the first word: a learned context starts after them."""
 
     def __init__(self, model: nn.Module):
         self.model: Any = model
@@ -89,6 +110,17 @@ class DualEncoder(ABC):
     def logit_bias(self) -> Tensor | None:
         """The offset added to scaled cosines (sigmoid-trained families), a scalar tensor, or None."""
         return None
+
+    @property
+    def prompt_strategies(self) -> tuple[str, ...]:
+        """How the text tower may read prompts: `"packed"` and `"cut"` need causal attention, `"full"` always goes.
+
+        Flash attention takes no mask of its own shape, so a model loaded with it is cut and never packed.
+        """
+        if not self.causal_text:
+            return ("full",)
+        attention = getattr(getattr(self.config, "text_config", self.config), "_attn_implementation", None)
+        return ("cut", "full") if "flash" in str(attention) else ("packed", "cut", "full")
 
     @property
     def embed_dim(self) -> int:
@@ -157,9 +189,9 @@ class DualEncoder(ABC):
         """Column of each row's last token that the text feature depends on, `LongTensor [N]`. Default: the last."""
         return torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)
 
-    def image_preprojection(self, pixel_values: Tensor) -> Tensor:
+    def image_preprojection(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
         """Image features before the projector, `[N, d_v]`, from `pixel_values [N, 3, H, W]`."""
-        return self.image_outputs(pixel_values).pooler_output
+        return self.image_outputs(pixel_values, **kwargs).pooler_output
 
     def text_preprojection(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Text features before the projector, `[N, d_t]`, from `input_ids [N, T]`.
@@ -172,9 +204,12 @@ class DualEncoder(ABC):
             attention_mask = None if attention_mask is None else attention_mask[:, :length]
         return self.text_outputs(input_ids, attention_mask).pooler_output
 
-    def encode_image(self, pixel_values: Tensor, normalize: bool = False) -> Tensor:
-        """Image features in the shared space, `[N, d]`; unit length if `normalize` (default False)."""
-        return _project(self.image_preprojection(pixel_values), self.image_projector, normalize)
+    def encode_image(self, pixel_values: Tensor, normalize: bool = False, **kwargs: Any) -> Tensor:
+        """Image features in the shared space, `[N, d]`; unit length if `normalize` (default False).
+
+        Further arguments go to the image tower (`pixel_attention_mask`, `spatial_shapes`, …).
+        """
+        return _project(self.image_preprojection(pixel_values, **kwargs), self.image_projector, normalize)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = False) -> Tensor:
         """Text features in the shared space, `[N, d]`; unit length if `normalize` (default False)."""
