@@ -193,8 +193,8 @@ def _compare(run: _Run, task: Any, modality: Any, class_names: list[str] | None,
         run.results["band_search"] = {"band": band, "score": search.score, "untrimmed": search.untrimmed_score}
         section.text = [
             f"Band {band[0]},{band[1]} was chosen on one half of the classes ({len(chosen_on.query)} queries, mAP "
-            f"{100 * search.score:.1f} there, {100 * search.untrimmed_score:.1f} untrimmed). The scores below are those "
-            "of the other half."
+            f"{100 * search.score:.1f} there, {100 * search.untrimmed_score:.1f} untrimmed). The scores below are "
+            "those of the other half."
         ]
         section.figures = [("mAP of every band, on the half it was chosen on", plot_band_grid(search.grid))]
         query_ids = None

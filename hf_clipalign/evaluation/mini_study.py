@@ -168,7 +168,7 @@ def _table_section(
     return Section(
         f"{model_name}: the heads side by side",
         text=[
-            f"Chosen on known emoji: image band {search.band[0]},{search.band[1]} (mAP {100 * search.score:.1f} there, "
+            f"Chosen on known emoji: image band {search.band[0]},{search.band[1]} (mAP {100 * search.score:.1f}, "
             f"{100 * search.untrimmed_score:.1f} untrimmed), text band {text_search.band[0]},{text_search.band[1]} "
             f"({100 * text_search.score:.1f}, {100 * text_search.untrimmed_score:.1f} untrimmed).",
             verdict + " “Better” and “worse” mean that the 95 % interval of the paired difference does not hold zero.",
@@ -207,8 +207,8 @@ def _figure_section(
             ),
             ("mAP of every band on known emoji: what the choice was made on", plot_band_grid(search.grid)),
             (
-                f"Cosines of the same emoji and of different ones, {task_name}, novel emoji; the overlap (IoU) is what "
-                "remains confused",
+                f"Cosines of the same emoji and of different ones, {task_name}, novel emoji; the overlap (IoU) is "
+                "what remains confused",
                 plot_similarities(pairs),
             ),
         ],
