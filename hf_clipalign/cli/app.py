@@ -1,0 +1,42 @@
+"""All commands of `clipalign`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import hf_clipalign
+from hf_clipalign.cli import demo, embed, evaluate, spectrum, trim
+
+app = typer.Typer(
+    name="clipalign",
+    help="Make any CLIP better at what it was not trained for, and give the result back in a form that stock "
+    "libraries load.\n\nStart with [bold]clipalign demo[/], then look at your own model with [bold]clipalign "
+    "spectrum[/], choose a band with [bold]clipalign evaluate[/] and write the result with [bold]clipalign trim[/].",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+app.command("demo")(demo.demo)
+app.command("spectrum")(spectrum.spectrum)
+app.command("evaluate")(evaluate.evaluate)
+app.command("trim")(trim.trim)
+app.command("embed")(embed.embed)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"clipalign {hf_clipalign.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Options before the command."""

@@ -1,0 +1,289 @@
+"""`clipalign evaluate`: heads side by side on your data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.cli.common import DeviceOption, ModelOption, console, load, parse_band
+
+
+@dataclass
+class _Run:
+    """The options of one call, the model, and what has been found so far."""
+
+    data: str
+    second: str | None
+    model_name: str
+    band: str
+    heads: list[str] | None
+    template: str
+    seed: int
+    columns: dict[str, str | None]
+    device: str
+    model: Any = None
+    processor: Any = None
+    results: dict[str, Any] = field(default_factory=dict)
+    sections: list[Any] = field(default_factory=list)
+
+
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Folder (class = sub-folder), table, Hub id, features folder of `clipalign embed`; text-text: a "
+            "caption file."
+        ),
+    ],
+    model: ModelOption = "mini-student",
+    task: Annotated[str, typer.Option(help="image-image, text-text, ncm or zero-shot.")] = "image-image",
+    second: Annotated[
+        str | None,
+        typer.Option(
+            "--gallery",
+            "--train",
+            help="image-image: search here instead of in DATA. ncm: the labelled training data.",
+        ),
+    ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated: raw, pre-projection, centred, centred-each, isoclip, isoclip-compact, text-pca. "
+            "Default: all that apply."
+        ),
+    ] = None,
+    band: Annotated[
+        str,
+        typer.Option(
+            help="auto: choose on half of the classes and report on the other half; known: the published band; "
+            "none: no IsoCLIP; or K_TOP,K_BOTTOM."
+        ),
+    ] = "auto",
+    template: Annotated[str, typer.Option(help="Prompt for class names (zero-shot, text-pca).")] = "a photo of a {}.",
+    image_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with pictures.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with classes.")] = None,
+    split: Annotated[str | None, typer.Option(help="Data sets: which split.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split into halves and of the bootstrap.")] = 0,
+    device: DeviceOption = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder for index.html and results.json.")] = Path("evaluation"),
+) -> None:
+    """Score heads side by side: a table here, results.json and index.html in a folder.
+
+    The pictures are read once; every head and every band is scored from the same features. With [bold]--band auto[/]
+    the band is chosen on one half of the classes and every head is reported on the other half.
+
+    Examples:
+
+    [bold]clipalign evaluate photos/ --model openai/clip-vit-base-patch32[/]
+
+    [bold]clipalign evaluate test/ --task ncm --train train/ --band 150,50[/]
+
+    [bold]clipalign evaluate captions.csv --task text-text[/]
+    """
+    if task not in _TASKS:
+        raise ClipAlignError(f"unknown task {task!r}: choose from {', '.join(_TASKS)}.")
+    columns = {"image_column": image_column, "label_column": label_column, "split": split}
+    names = None if heads is None else [name.strip() for name in heads.split(",")]
+    run = _Run(data, second, model, band, names, template, seed, columns, device)
+    run.model, run.processor = load(model, device)
+    run.results = {"model": model, "data": data, "task": task, "second": second, "seed": seed}
+    _TASKS[task](run)
+    _write(run, out)
+
+
+def _image_image(run: _Run) -> None:
+    from hf_clipalign.evaluation import retrieval_task
+
+    query = _image_features(run, run.data)
+    gallery = None if run.second is None else _image_features(run, run.second)
+    _compare(run, retrieval_task(query, gallery), "image", query.class_names, query.ids)
+
+
+def _text_text(run: _Run) -> None:
+    from hf_clipalign.data import load_captions
+    from hf_clipalign.evaluation import extract_text_features, retrieval_task
+
+    captions = load_captions(run.data)
+    features = extract_text_features(run.model, captions.texts, run.processor, labels=captions.labels)
+    _compare(run, retrieval_task(features), "text", None, captions.texts)
+
+
+def _nearest_class_mean(run: _Run) -> None:
+    from hf_clipalign.evaluation import ReportTable, Section, nearest_class_mean_scores
+
+    if run.second is None:
+        raise ClipAlignError("ncm needs labelled training data: add --train DATA.")
+    if run.band == "auto":
+        raise ClipAlignError(
+            "ncm takes a given band: --band K_TOP,K_BOTTOM, known or none (choose it on image-image)."
+        )
+    train, test = _image_features(run, run.second), _image_features(run, run.data)
+    heads = _heads(run, "image", _fixed_band(run, "image"), train.class_names)
+    rows = nearest_class_mean_scores([head for head in heads if head.centering == "none"], train, test)
+    run.results["scores"] = rows
+    columns = ["head", "numbers", *[name for name in rows[0] if name not in ("head", "numbers")]]
+    text = [[row["head"], str(row["numbers"]), *(f"{100 * row[name]:.1f}" for name in columns[2:])] for row in rows]
+    caption = f"percent; nearest class mean of {len(train)} pictures, {len(test)} tested"
+    console.print(_rich_table(columns, text, caption))
+    run.sections.append(Section("Nearest class mean", tables=[ReportTable(columns, text, caption)]))
+
+
+def _zero_shot(run: _Run) -> None:
+    from torch.nn.functional import normalize
+
+    from hf_clipalign.backbones import as_dual_encoder
+    from hf_clipalign.evaluation import ReportTable, Section, zero_shot_weights
+    from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
+
+    features = _image_features(run, run.data)
+    if features.class_names is None or features.labels is None:
+        raise ClipAlignError("zero-shot needs class names: a folder with one sub-folder per class, or a label column.")
+    encoder = as_dual_encoder(run.model)
+    weights = zero_shot_weights(encoder, run.processor, features.class_names, run.template).cpu().float()
+    embeds = normalize(features.values @ encoder.image_projector.matrix.detach().cpu().float().T, dim=-1)
+    logits = embeds @ weights.T
+    scores = top_k_accuracy(logits, features.labels, ks=tuple(k for k in (1, 5) if k <= len(weights)))
+    scores["mean_per_class"] = mean_per_class_accuracy(logits.argmax(1), features.labels)
+    run.results["scores"] = scores
+    caption = (
+        f"percent; {len(features)} pictures, {len(weights)} classes, prompt {run.template!r}. Image-text similarity "
+        "keeps the original projectors: trimming is for image-image and text-text similarity only."
+    )
+    columns, row = list(scores), [f"{100 * value:.1f}" for value in scores.values()]
+    console.print(_rich_table(columns, [row], caption))
+    run.sections.append(Section("Zero-shot classification", tables=[ReportTable(columns, [row], caption)]))
+
+
+_TASKS: dict[str, Callable[[_Run], None]] = {
+    "image-image": _image_image,
+    "text-text": _text_text,
+    "ncm": _nearest_class_mean,
+    "zero-shot": _zero_shot,
+}
+
+
+def _compare(run: _Run, task: Any, modality: Any, class_names: list[str] | None, ids: list[str]) -> None:
+    from hf_clipalign.backbones import as_dual_encoder
+    from hf_clipalign.evaluation import (
+        ReportTable,
+        Section,
+        compare_heads,
+        plot_band_grid,
+        plot_similarities,
+        plot_spectrum,
+        split_by_class,
+    )
+    from hf_clipalign.isoclip import decompose, search_band
+    from hf_clipalign.metrics import pair_similarities
+
+    encoder = as_dual_encoder(run.model)
+    section = Section(f"{modality}-{modality} retrieval", text=[], tables=[], figures=[])
+    if run.band == "auto":
+        chosen_on, task = split_by_class(task, run.seed)
+        search = search_band(chosen_on, encoder, modality=modality)
+        band: Any = search.band
+        run.results["band_search"] = {"band": band, "score": search.score, "untrimmed": search.untrimmed_score}
+        section.text = [
+            f"Band {band[0]},{band[1]} was chosen on one half of the classes ({len(chosen_on.query)} queries, mAP "
+            f"{100 * search.score:.1f} there, {100 * search.untrimmed_score:.1f} untrimmed). The scores below are "
+            "those of the other half."
+        ]
+        section.figures = [("mAP of every band, on the half it was chosen on", plot_band_grid(search.grid))]
+        query_ids = None
+    else:
+        band, query_ids = _fixed_band(run, modality), {"data": ids}
+    heads = _heads(run, modality, band, class_names)
+    comparison = compare_heads(heads, {"data": task}, query_ids=query_ids, seed=run.seed)
+    console.print(comparison.table(f"{modality}-{modality} retrieval, {run.model_name}"))
+    spectrum = decompose(encoder.image_projector.matrix, encoder.text_projector.matrix)
+    run.results |= {"band": band, "comparison": comparison.to_dict()}
+    section.tables = [ReportTable(comparison.columns(), comparison.rows(), comparison.caption())]
+    pairs = {}
+    for head in heads:
+        query, gallery = head.embed(task.query, task.gallery)
+        other = {} if task.exclude_self else {"other": gallery, "other_labels": task.gallery_labels}
+        pairs[head.name] = pair_similarities(query, task.query_labels, **other)
+    section.figures = [
+        ("Cosines of pairs of the same class and of other pairs", plot_similarities(pairs)),
+        *section.figures,
+        ("Spectrum of the inter-modal operator", plot_spectrum(spectrum.S.cpu(), {modality: band or (0, 0)})),
+    ]
+    run.sections.append(section)
+
+
+def _image_features(run: _Run, data: str) -> Any:
+    from hf_clipalign.data import open_source
+    from hf_clipalign.evaluation import Features, extract_image_features
+
+    if (Path(data) / "features.json").is_file():
+        features = Features.load(data)
+    else:
+        source = open_source(data, **run.columns)  # type: ignore[arg-type]
+        features = extract_image_features(run.model, source, run.processor)
+    if features.skipped:
+        names = ", ".join(name for name, _ in features.skipped[:5])
+        console.print(f"[yellow]{len(features.skipped)} pictures could not be read and are left out:[/] {names}")
+    run.results.setdefault("skipped", []).extend(features.skipped)
+    return features
+
+
+def _fixed_band(run: _Run, modality: str) -> tuple[int, int] | None:
+    from hf_clipalign.isoclip import known_bands
+
+    if run.band in ("none", "auto"):
+        return None
+    if run.band != "known":
+        return parse_band(run.band)
+    band = getattr(known_bands(run.model_name), modality, None)
+    if band is None:
+        raise ClipAlignError(
+            f"no {modality} band is published for {run.model_name!r}: use --band auto or K_TOP,K_BOTTOM."
+        )
+    return band
+
+
+def _heads(run: _Run, modality: Any, band: tuple[int, int] | None, class_names: list[str] | None) -> list[Any]:
+    from dataclasses import replace
+
+    from hf_clipalign.backbones import as_dual_encoder
+    from hf_clipalign.evaluation import zero_shot_weights
+    from hf_clipalign.isoclip import comparison_heads
+
+    encoder = as_dual_encoder(run.model)
+    texts = None
+    if class_names is not None and modality == "image" and len(class_names) > encoder.embed_dim // 2:
+        texts = zero_shot_weights(encoder, run.processor, class_names, run.template)
+    heads = comparison_heads(encoder, modality, band, texts, run.heads)
+    return [replace(head, matrix=None if head.matrix is None else head.matrix.float().cpu()) for head in heads]
+
+
+def _rich_table(columns: list[str], rows: list[list[str]], caption: str) -> Table:
+    table = Table(caption=caption)
+    for column in columns:
+        table.add_column(column, justify="left" if column == "head" else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _write(run: _Run, out: Path) -> None:
+    from hf_clipalign._files import atomic_file
+    from hf_clipalign.evaluation import write_report
+
+    with atomic_file(out / "results.json") as staging:
+        staging.write_text(json.dumps(run.results, indent=1, ensure_ascii=False, default=_plain), encoding="utf-8")
+    lead = f"Model {run.model_name}, data {run.data}."
+    page = write_report(out / "index.html", "clipalign evaluate", run.sections, lead)
+    console.print(f"page: {page}   numbers: {out / 'results.json'}")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)

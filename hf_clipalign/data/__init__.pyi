@@ -1,0 +1,17 @@
+from .captions import Captions as Captions
+from .captions import load_captions as load_captions
+from .images import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from .images import read_image as read_image
+from .mini import Concepts as Concepts
+from .mini import Mini as Mini
+from .mini import load_mini as load_mini
+from .sources import ImageSource as ImageSource
+from .sources import from_dataset as from_dataset
+from .sources import from_table as from_table
+from .sources import image_folder as image_folder
+from .sources import open_source as open_source
+from .templates import PROMPT_TEMPLATES as PROMPT_TEMPLATES
+from .templates import PromptTemplate as PromptTemplate
+from .templates import clean_class_name as clean_class_name
+from .templates import fill as fill
+from .templates import prompt_template as prompt_template

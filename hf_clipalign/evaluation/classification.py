@@ -1,0 +1,77 @@
+"""Classification without training: nearest class mean and zero-shot, for every head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_clipalign.backbones import as_dual_encoder, tokenize
+from hf_clipalign.data import clean_class_name, fill
+from hf_clipalign.isoclip.heads import Head
+from hf_clipalign.metrics import nearest_class_mean
+
+
+def nearest_class_mean_logits(
+    head: Head, train: Tensor, train_labels: Any, test: Tensor, n_classes: int | None = None
+) -> Tensor:
+    """Cosines of test pictures to the class means, under a head (IsoCLIP's NCM protocol).
+
+    Class means are taken of un-normalised features BEFORE the projector; the head and the normalisation follow.
+
+    Args:
+        head (`Head`): how features are compared.
+        train (`Tensor [N, w]`): features before the projector of labelled pictures.
+        train_labels (`[N]`): class numbers 0..C-1.
+        test (`Tensor [M, w]`): features before the projector to classify.
+        n_classes (`int`, *optional*): C. Default: the largest label + 1.
+
+    Returns:
+        `Tensor [M, C]`.
+
+    Raises:
+        `ClipAlignError`: a class has no picture, or lengths differ.
+    """
+    means = nearest_class_mean(train, train_labels, n_classes)
+    test, means = head.embed(test, means.to(test))
+    return test @ means.T
+
+
+@torch.no_grad()
+def zero_shot_weights(
+    model: Any,
+    tokenizer: Any,
+    class_names: Sequence[str],
+    templates: str | Sequence[str] = "a photo of a {}.",
+    batch_size: int = 256,
+) -> Tensor:
+    """Class embeddings from prompts; with several templates, the mean of the unit embeddings of each class.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone.
+        tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer or processor.
+        class_names (`Sequence[str]`): C names; underscores become spaces.
+        templates (`str` or `Sequence[str]`): each with one `{}`. Default `"a photo of a {}."`.
+        batch_size (`int`): prompts per pass. Default 256.
+
+    Returns:
+        `Tensor [C, d]`, unit rows: `features @ weights.T` are cosines.
+
+    Raises:
+        `ClipAlignError`: a template without exactly one `{}`, or a prompt over the context length.
+    """
+    encoder = as_dual_encoder(model)
+    names = [clean_class_name(name) for name in class_names]
+    total = torch.zeros(len(names), encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)
+    for template in [templates] if isinstance(templates, str) else templates:
+        prompts = fill(template, names)
+        total += torch.cat(
+            [
+                encoder.encode_text(**tokenize(encoder, tokenizer, prompts[i : i + batch_size]), normalize=True)
+                for i in range(0, len(prompts), batch_size)
+            ]
+        )
+    return F.normalize(total, dim=-1)

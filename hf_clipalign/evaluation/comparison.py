@@ -1,0 +1,224 @@
+"""Heads side by side on retrieval tasks, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.isoclip.heads import Head
+from hf_clipalign.isoclip.search import LabelledRetrieval
+from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap, retrieval_metrics
+
+_SHOWN = ("map", "map_at_r", "r_precision", "recall_at_1", "recall_at_5", "recall_at_10")
+_TITLES = {"map": "mAP", "map_at_r": "mAP@R", "r_precision": "R-prec"}
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """What one head reaches. All scores are fractions in [0, 1], averaged over the tasks' queries.
+
+    Attributes:
+        head (`str`): its name.
+        width (`int`): numbers per embedding.
+        metrics (`dict`): means over all queries of all tasks.
+        map_interval (`(low, high)`): 95 % bootstrap interval of the mAP.
+        gain (`float`), gain_interval (`(low, high)`): mAP minus the first head's, with its paired interval.
+        per_task (`dict`): mAP of each task.
+    """
+
+    head: str
+    width: int
+    metrics: dict[str, float]
+    map_interval: Interval
+    gain: float
+    gain_interval: Interval
+    per_task: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RetrievalComparison:
+    """Heads side by side; the first one is what the others are compared with.
+
+    Attributes:
+        scores (`list[HeadScores]`): one per head.
+        tasks (`list[str]`): names of the tasks that the means are taken over.
+        n_queries (`int`): queries with a positive.
+        n_without_positive (`int`): queries left out because nothing in the gallery is relevant to them.
+        without_positive (`list[str]`): up to ten of their names.
+    """
+
+    scores: list[HeadScores]
+    tasks: list[str]
+    n_queries: int
+    n_without_positive: int
+    without_positive: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers and strings, for JSON."""
+        return asdict(self)
+
+    def columns(self) -> list[str]:
+        """Headings of `rows`."""
+        titles = [metric_title(name) for name in self._shown()]
+        return ["head", "numbers", *titles, "mAP, 95 % interval", f"mAP − {self.scores[0].head}"]
+
+    def rows(self) -> list[list[str]]:
+        """The table as text, scores in percent."""
+        return [
+            [
+                score.head,
+                str(score.width),
+                *(f"{100 * score.metrics[name]:.1f}" for name in self._shown()),
+                f"{100 * score.map_interval[0]:.1f} to {100 * score.map_interval[1]:.1f}",
+                "" if score is self.scores[0] else _signed(score.gain, score.gain_interval),
+            ]
+            for score in self.scores
+        ]
+
+    def table(self, title: str = "") -> Table:
+        """The table for a terminal, without the interval of the mAP itself."""
+        table = Table(title=title or None, caption=self.caption(), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        left_out = self.columns().index("mAP, 95 % interval")
+        for index, column in enumerate(self.columns()):
+            if index != left_out:
+                table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        for row in self.rows():
+            table.add_row(*row[:left_out], *row[left_out + 1 :])
+        return table
+
+    def _shown(self) -> list[str]:
+        """Metrics worth a column: those that equal recall@1 everywhere (one relevant item for each query) are not."""
+        metrics = [score.metrics for score in self.scores]
+        return [
+            name
+            for name in _SHOWN
+            if name in metrics[0]
+            and not (
+                name in ("map_at_r", "r_precision")
+                and all(np.isclose(row[name], row.get("recall_at_1", np.nan)) for row in metrics)
+            )
+        ]
+
+    def caption(self) -> str:
+        """What the means are over, and what was left out."""
+        text = f"percent; mean over {self.n_queries} queries of {', '.join(self.tasks)}"
+        if self.n_without_positive:
+            text += (
+                f"; {self.n_without_positive} queries have no relevant item and are left out "
+                f"({', '.join(self.without_positive)}{'…' if self.n_without_positive > 10 else ''})"
+            )
+        return text
+
+
+def compare_heads(
+    heads: Sequence[Head],
+    tasks: Mapping[str, LabelledRetrieval],
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    query_ids: Mapping[str, Sequence[str]] | None = None,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> RetrievalComparison:
+    """Scores heads on the same features.
+
+    Intervals resample classes, not single queries: queries of one class rise and fall together. The gain over the
+    first head is paired.
+
+    Args:
+        heads (`Sequence[Head]`): the first is the baseline.
+        tasks (`Mapping[str, LabelledRetrieval]`): features before the projector, by name of the task.
+        ks (`Sequence[int]`): for recall@k. Default (1, 5, 10).
+        query_ids (`Mapping[str, Sequence[str]]`, *optional*): names of the queries, to name those without a positive.
+        n_resamples (`int`): bootstrap samples. Default 2,000.
+        seed (`int`): of the bootstrap. Default 0.
+
+    Returns:
+        `RetrievalComparison`.
+
+    Raises:
+        `ClipAlignError`: no head or no task; or as `retrieval_metrics`.
+    """
+    if not heads or not tasks:
+        raise ClipAlignError("a comparison needs at least one head and one task.")
+    groups = np.concatenate([np.asarray(task.query_labels).astype(str) for task in tasks.values()])
+    results = {head.name: {name: _score(head, task, ks) for name, task in tasks.items()} for head in heads}
+    baseline = _queries(results[heads[0].name], "map")
+    missing = [
+        query_ids[name][int(row)] if query_ids else f"{name} query {row}"
+        for name, result in results[heads[0].name].items()
+        for row in np.flatnonzero(np.isnan(result["per_query"]["map"]))
+    ]
+    width = next(iter(tasks.values())).query
+    scores = [
+        _head_scores(head, head.width(width), results[head.name], baseline, groups, n_resamples, seed)
+        for head in heads
+    ]
+    return RetrievalComparison(
+        scores=scores,
+        tasks=list(tasks),
+        n_queries=int((~np.isnan(baseline)).sum()),
+        n_without_positive=len(missing),
+        without_positive=missing[:10],
+    )
+
+
+def top_matches(head: Head, query: Tensor, gallery: Tensor, k: int = 8, block_size: int = 1024) -> np.ndarray:
+    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers."""
+    query, gallery = head.embed(query, gallery)
+    k = min(k, len(gallery))
+    best = [(block @ gallery.T).topk(k, dim=1).indices for block in query.split(block_size)]
+    return torch.cat(best).cpu().numpy()
+
+
+def metric_title(name: str) -> str:
+    """How tables write a key of `retrieval_metrics`."""
+    return _TITLES.get(name, name.replace("recall_at_", "R@"))
+
+
+def _score(head: Head, task: LabelledRetrieval, ks: Sequence[int]) -> dict[str, Any]:
+    query, gallery = head.embed(task.query, task.gallery)
+    return retrieval_metrics(
+        query, gallery, task.query_labels, task.gallery_labels, task.exclude_self, ks, normalize=False, per_query=True
+    )
+
+
+def _queries(results: dict[str, dict[str, Any]], metric: str) -> np.ndarray:
+    return np.concatenate([result["per_query"][metric] for result in results.values()])
+
+
+def _head_scores(
+    head: Head,
+    width: int,
+    results: dict[str, dict[str, Any]],
+    baseline: np.ndarray,
+    groups: np.ndarray,
+    n_resamples: int,
+    seed: int,
+) -> HeadScores:
+    names = next(iter(results.values()))["per_query"]
+    values = _queries(results, "map")
+    _, low, high = bootstrap_interval(values, groups, n_resamples, seed=seed)
+    gain, gain_low, gain_high = paired_bootstrap(values, baseline, groups, n_resamples, seed=seed)
+    return HeadScores(
+        head=head.name,
+        width=width,
+        metrics={name: float(np.nanmean(_queries(results, name))) for name in names},
+        map_interval=(float(low), float(high)),
+        gain=float(gain),
+        gain_interval=(float(gain_low), float(gain_high)),
+        per_task={name: result["map"] for name, result in results.items()},
+    )
+
+
+def _signed(gain: float, interval: Interval) -> str:
+    return f"{100 * gain:+.1f} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"

@@ -1,0 +1,122 @@
+"""Figures. Each function returns a matplotlib figure and touches no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hf_clipalign.metrics import histogram_iou
+
+_BAND_COLOURS = {"top": "#d1495b", "middle": "#2e7d4f", "bottom": "#8d99ae"}
+_POSITIVE, _NEGATIVE = "#2e7d4f", "#d1495b"
+
+
+def plot_spectrum(singular_values: Any, bands: Mapping[str, tuple[int, int]] | None = None) -> Figure:
+    """The spectrum of the inter-modal operator, normalised by its largest value, with the three bands.
+
+    Args:
+        singular_values (`[r]`): descending.
+        bands (`Mapping[str, (k_top, k_bottom)]`, *optional*): one panel for each, titled by its key.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    values = np.asarray(singular_values, dtype=np.float64)
+    values = values / values[0]
+    panels = dict(bands or {"": (0, 0)})
+    figure = Figure(figsize=(6.5 * len(panels), 3.6), layout="constrained")
+    axes_row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, (k_top, k_bottom)) in zip(axes_row, panels.items(), strict=True):
+        _draw_spectrum(axes, values, k_top, k_bottom)
+        axes.set_title(f"{title}: keeps {len(values) - k_top - k_bottom} of {len(values)}" if title else "spectrum")
+    return figure
+
+
+def plot_similarities(pairs: Mapping[str, tuple[Any, Any]], bins: int = 80) -> Figure:
+    """Histograms of the cosines of positive and negative pairs, one panel for each head.
+
+    The title of a panel gives the overlap (IoU) of the two histograms: smaller is better separated.
+
+    Args:
+        pairs (`Mapping[str, (positive, negative)]`): cosines by head.
+        bins (`int`): over the range of the panel. Default 80.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    columns = min(3, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure = Figure(figsize=(4.4 * columns, 2.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, (positive, negative)) in zip(panels, pairs.items(), strict=False):
+        low = min(np.min(positive), np.min(negative))
+        edges = np.linspace(low, 1.0, bins + 1)
+        axes.hist(negative, edges, density=True, alpha=0.6, color=_NEGATIVE, label="other")
+        axes.hist(positive, edges, density=True, alpha=0.6, color=_POSITIVE, label="same")
+        axes.set_title(f"{name}: overlap {histogram_iou(positive, negative):.2f}", fontsize=10)
+        axes.set_xlabel("cosine")
+        axes.set_yticks([])
+    panels[0].legend(frameon=False)
+    for axes in panels[len(pairs) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def plot_band_grid(grid: Mapping[tuple[int, int], float], metric: str = "mAP") -> Figure:
+    """Score of every band that a search tried, in percent; the best cell is framed.
+
+    Args:
+        grid (`Mapping[(k_top, k_bottom), float]`): as `BandSearch.grid`.
+        metric (`str`): what the colour means. Default `"mAP"`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    tops, bottoms = sorted({top for top, _ in grid}), sorted({bottom for _, bottom in grid})
+    table = np.array([[100 * grid.get((top, bottom), np.nan) for top in tops] for bottom in bottoms])
+    figure = Figure(figsize=(1.6 + 0.62 * len(tops), 1.4 + 0.5 * len(bottoms)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(table, origin="lower", cmap="viridis", aspect="auto")
+    for row, column in np.argwhere(~np.isnan(table)):
+        axes.text(column, row, f"{table[row, column]:.1f}", ha="center", va="center", fontsize=8, color="white")
+    best_row, best_column = np.unravel_index(np.nanargmax(table), table.shape)
+    axes.add_patch(_frame(int(best_column), int(best_row)))
+    _label_ticks(axes, tops, bottoms)
+    axes.set_xlabel("k_top (leading directions removed)")
+    axes.set_ylabel("k_bottom")
+    figure.colorbar(image, ax=axes, label=f"{metric}, %")
+    return figure
+
+
+def _draw_spectrum(axes: Any, values: np.ndarray, k_top: int, k_bottom: int) -> None:
+    edges = {
+        "top": (0, k_top),
+        "middle": (k_top, len(values) - k_bottom),
+        "bottom": (len(values) - k_bottom, len(values)),
+    }
+    positions = np.arange(len(values))
+    for name, (start, stop) in edges.items():
+        if stop > start:
+            axes.fill_between(
+                positions[start:stop], values[start:stop], color=_BAND_COLOURS[name], alpha=0.35, step="mid",
+                label=f"{name} ({stop - start})",
+            )  # fmt: skip
+    axes.plot(positions, values, color="#222222", linewidth=1.2)
+    axes.set_yscale("log")
+    axes.set_xlabel("singular direction")
+    axes.set_ylabel("singular value / largest")
+    axes.legend(frameon=False)
+
+
+def _label_ticks(axes: Any, tops: Sequence[int], bottoms: Sequence[int]) -> None:
+    axes.set_xticks(range(len(tops)), [str(top) for top in tops])
+    axes.set_yticks(range(len(bottoms)), [str(bottom) for bottom in bottoms])
+
+
+def _frame(column: int, row: int) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#ff7f0e", linewidth=2.5)

@@ -1,0 +1,119 @@
+"""From features to tasks: what is compared with what, and on which classes a choice is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.evaluation.classification import nearest_class_mean_logits
+from hf_clipalign.evaluation.features import Features
+from hf_clipalign.isoclip.heads import Head
+from hf_clipalign.isoclip.search import LabelledRetrieval
+from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
+
+
+def retrieval_task(query: Features, gallery: Features | None = None) -> LabelledRetrieval:
+    """A retrieval task: items of one class are relevant to each other.
+
+    Args:
+        query (`Features`): labelled features.
+        gallery (`Features`, *optional*): what is searched. Default: the queries, each without its self-match.
+
+    Returns:
+        `LabelledRetrieval`. Classes of two sources are matched by their names.
+
+    Raises:
+        `ClipAlignError`: no labels, or two sources without a common class.
+    """
+    query_labels = class_labels(query)
+    if gallery is None:
+        return LabelledRetrieval(query.values, query.values, query_labels, query_labels, exclude_self=True)
+    gallery_labels = class_labels(gallery)
+    if not np.isin(query_labels, gallery_labels).any():
+        raise ClipAlignError(
+            f"query and gallery have no class in common (queries: {_some(query_labels)}; gallery: "
+            f"{_some(gallery_labels)}): classes are matched by name."
+        )
+    return LabelledRetrieval(query.values, gallery.values, query_labels, gallery_labels)
+
+
+def split_by_class(task: LabelledRetrieval, seed: int = 0) -> tuple[LabelledRetrieval, LabelledRetrieval]:
+    """Halves a task by classes: one half to choose a band on, the other to report.
+
+    Args:
+        task (`LabelledRetrieval`): the task.
+        seed (`int`): of the draw. Default 0.
+
+    Returns:
+        The two halves: no class, and so no query and no gallery item, is in both.
+
+    Raises:
+        `ClipAlignError`: fewer than four classes.
+    """
+    classes = np.unique(np.asarray(task.query_labels))
+    if len(classes) < 4:
+        raise ClipAlignError(
+            f"a band cannot be chosen and reported on {len(classes)} classes: give --band K_TOP,K_BOTTOM, "
+            "or data with at least four classes."
+        )
+    chosen = np.random.default_rng(seed).permutation(classes)[: len(classes) // 2]
+    return _restrict(task, chosen), _restrict(task, np.setdiff1d(np.unique(np.asarray(task.gallery_labels)), chosen))
+
+
+def class_labels(features: Features) -> np.ndarray:
+    """Labels as class names where there are names, else as numbers, `[N]`.
+
+    Raises:
+        `ClipAlignError`: the features have no labels.
+    """
+    if features.labels is None:
+        raise ClipAlignError(
+            "these features have no labels: give a folder with one sub-folder per class, or name the label column."
+        )
+    if features.class_names is None:
+        return np.asarray(features.labels)
+    return np.asarray(features.class_names)[features.labels]
+
+
+def nearest_class_mean_scores(heads: Sequence[Head], train: Features, test: Features) -> list[dict[str, Any]]:
+    """Nearest-class-mean accuracy of every head, one dictionary each.
+
+    Raises:
+        `ClipAlignError`: no labels, or a test class that the training data do not have.
+    """
+    train_names, test_names = class_labels(train), class_labels(test)
+    names = np.unique(train_names)
+    unknown = np.setdiff1d(test_names, names)
+    if len(unknown):
+        raise ClipAlignError(
+            f"the training data have no picture of {_some(unknown)}: a class mean needs at least one."
+        )
+    train_labels, labels = np.searchsorted(names, train_names), np.searchsorted(names, test_names)
+    rows = []
+    for head in heads:
+        logits = nearest_class_mean_logits(head, train.values, train_labels, test.values, len(names))
+        balanced = mean_per_class_accuracy(logits.argmax(1), labels)
+        scores = top_k_accuracy(logits, labels, ks=tuple(k for k in (1, 5) if k <= len(names)))
+        rows.append({"head": head.name, "numbers": head.width(test.values), **scores, "mean_per_class": balanced})
+    return rows
+
+
+def _restrict(task: LabelledRetrieval, classes: np.ndarray) -> LabelledRetrieval:
+    query_labels, gallery_labels = np.asarray(task.query_labels), np.asarray(task.gallery_labels)
+    query_rows, gallery_rows = np.isin(query_labels, classes), np.isin(gallery_labels, classes)
+    return LabelledRetrieval(
+        task.query[torch.from_numpy(query_rows)],
+        task.gallery[torch.from_numpy(gallery_rows)],
+        query_labels[query_rows],
+        gallery_labels[gallery_rows],
+        task.exclude_self,
+    )
+
+
+def _some(values: np.ndarray, most: int = 5) -> str:
+    distinct = np.unique(values)
+    return ", ".join(map(str, distinct[:most])) + ("…" if len(distinct) > most else "")
