@@ -1,6 +1,10 @@
 from .dual_encoder import DualEncoder as DualEncoder
 from .dual_encoder import ModulePaths as ModulePaths
 from .dual_encoder import Projector as Projector
+from .linearization import ProjectionError as ProjectionError
+from .linearization import image_projection_error as image_projection_error
+from .linearization import linearize_pooling_head as linearize_pooling_head
+from .linearization import projection_error as projection_error
 from .loading import load_model as load_model
 from .loading import load_processor as load_processor
 from .packing import PackedPrompts as PackedPrompts

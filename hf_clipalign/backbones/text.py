@@ -16,7 +16,8 @@ _SHOWN_CHARACTERS = 60
 def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncate: bool = False) -> dict[str, Tensor]:
     """Token ids of texts, padded as the backbone needs them.
 
-    Causal towers get the shortest padding that holds the batch, others the full length that they were trained with.
+    The shortest padding that holds the batch, with its mask; the full length and no mask where the family was trained
+    so (`encoder.full_length_text`).
 
     Args:
         encoder (`DualEncoder`): the backbone that will read the ids.
@@ -25,7 +26,8 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
         truncate (`bool`): cut texts that are over the backbone's length instead of raising. Default False.
 
     Returns:
-        `dict`: `input_ids [N, T]` (and `attention_mask [N, T]` for causal towers), on the encoder's device.
+        `dict`: `input_ids [N, T]` (and `attention_mask [N, T]` unless padded to the full length), on the encoder's
+        device.
 
     Raises:
         `ClipAlignError`: a text is longer than the backbone's context.
@@ -35,12 +37,12 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
         _check_lengths(encoder, tokenizer, texts)
     batch = tokenizer(
         list(texts),
-        padding="longest" if encoder.causal_text else "max_length",
+        padding="max_length" if encoder.full_length_text else "longest",
         truncation=True,
         max_length=encoder.max_text_length,
         return_tensors="pt",
     )
-    names = ("input_ids", "attention_mask") if encoder.causal_text else ("input_ids",)
+    names = ("input_ids",) if encoder.full_length_text else ("input_ids", "attention_mask")
     return {name: batch[name].to(encoder.device) for name in names if name in batch}
 
 
