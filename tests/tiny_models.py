@@ -330,3 +330,21 @@ def _vision_text(vision_config: Any, text_config: Any, seed: int) -> Any:
 
     config = VisionTextDualEncoderConfig.from_vision_text_configs(vision_config, text_config, projection_dim=24)
     return _randomised(VisionTextDualEncoderModel(config), seed)
+
+
+def tiny_processor(family: str) -> Any:
+    """The processor of a family in `ALL_MAKERS`: pictures and texts."""
+    import transformers
+
+    names = {
+        "clip": "CLIPProcessor",
+        "metaclip_2": "CLIPProcessor",
+        "siglip": "SiglipProcessor",
+        "siglip2": "Siglip2Processor",
+        "chinese_clip": "ChineseCLIPProcessor",
+        "altclip": "AltCLIPProcessor",
+        "clipseg": "CLIPSegProcessor",
+    }
+    processor_class = getattr(transformers, names.get(family, "VisionTextDualEncoderProcessor"))
+    image_processor = tiny_image_processor(family if family in ("siglip", "siglip2") else "clip")
+    return processor_class(image_processor=image_processor, tokenizer=tokenizer_of(family))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import torch
@@ -78,6 +79,23 @@ class ProjectedTowersEncoder(DualEncoder):
         projection = stock.visual_projection if modality == "image" else stock.text_projection
         projection.weight.data.copy_(weight)
         return stock
+
+    def image_feature_tower(self) -> nn.Module:
+        class_name = self.stock_class_name("image")
+        if class_name is None:
+            return self.model.vision_model
+        # every image tower with such a stock class is built as CLIP's is
+        stock = empty_stock("CLIPVisionModel", self.config.vision_config, self.model.visual_projection.weight)
+        source = self.model.vision_model
+        getattr(stock, "vision_model", stock).load_state_dict(getattr(source, "vision_model", source).state_dict())
+        return stock
+
+    def with_projectors(self, image: Projector | None = None, text: Projector | None = None) -> nn.Module:
+        replaced = copy.deepcopy(self.model)
+        for linear, projector in ((replaced.visual_projection, image), (replaced.text_projection, text)):
+            if projector is not None:
+                linear.weight.data.copy_(projector.weight)
+        return replaced
 
 
 def empty_stock(class_name: str, source_config: Any, weight: Tensor, **changes: Any) -> Any:

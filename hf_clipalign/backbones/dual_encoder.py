@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_clipalign._errors import ClipAlignError
+
 Modality = Literal["image", "text"]
 
 
@@ -66,7 +68,7 @@ class DualEncoder(ABC):
     """Whether the text tower looks only backwards, so that padding after the end token may be cut off."""
     full_length_text: ClassVar[bool] = False
     """True where texts are padded to the full length and read without a mask, as the family was trained (SigLIP)."""
-    exact_image_projector: ClassVar[bool] = True
+    exact_image_projector: bool = True
     """False where the image head is not linear: `image_projector` is then an approximation, `project_image` exact."""
     module_paths: ClassVar[ModulePaths | None] = None
     """Where the towers keep their token table and layers; None: prompts cannot be learned for the family."""
@@ -187,6 +189,26 @@ class DualEncoder(ABC):
         Raises:
             `ClipAlignError`: transformers has no class for such a tower, or the class would drop the bias.
         """
+
+    def image_feature_tower(self) -> nn.Module:
+        """The image tower alone, as a stock model that `AutoModel` loads and whose `pooler_output` is `[N, d_v]`.
+
+        Raises:
+            `ClipAlignError`: there is no such class.
+        """
+        raise ClipAlignError(f"{type(self.model).__name__} has no stock class for its image tower alone.")
+
+    def with_projectors(self, image: Projector | None = None, text: Projector | None = None) -> nn.Module:
+        """A copy of the two-tower model, of its own class, with other projectors of the same size.
+
+        Args:
+            image (`Projector`, *optional*): for the image tower. Default: as it is.
+            text (`Projector`, *optional*): for the text tower. Default: as it is.
+
+        Raises:
+            `ClipAlignError`: the class has no place for them.
+        """
+        raise ClipAlignError(f"the projectors of {type(self.model).__name__} cannot be replaced in its own class.")
 
     def end_positions(self, input_ids: Tensor) -> Tensor:
         """Column of each row's last token that the text feature depends on, `LongTensor [N]`. Default: the last."""

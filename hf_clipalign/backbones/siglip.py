@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -123,10 +124,16 @@ class SiglipEncoder(DualEncoder):
         The text head has a bias of its own. On the image side the projector is folded into the attention's output map
         and the MLP is silenced, so that the stock head gives exactly the aligned feature.
         """
-        prefix = "Siglip2" if self.config.model_type == "siglip2" else "Siglip"
+        prefix = "Siglip2" if self._is_flexible else "Siglip"
         if modality == "text":
             return self._stock_text(f"{prefix}TextModel", weight, bias)
-        return self._stock_image(f"{prefix}VisionModel", weight, bias)
+        if len(weight) != self.vision_dim:
+            raise ClipAlignError(
+                f"a stock {prefix}VisionModel gives features as wide as its tower, {self.vision_dim} numbers: a "
+                f"compact one of {len(weight)} cannot be written. Leave compact out, or export "
+                "sentence-transformers or ONNX."
+            )
+        return self._stock_image(f"{prefix}VisionModel", Projector(weight, bias))
 
     def _stock_text(self, class_name: str, weight: Tensor, bias: Tensor | None) -> nn.Module:
         stock = empty_stock(class_name, self.config.text_config, weight, projection_size=len(weight))
@@ -140,19 +147,36 @@ class SiglipEncoder(DualEncoder):
         getattr(stock, "text_model", stock).load_state_dict(state)
         return stock
 
-    def _stock_image(self, class_name: str, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        if len(weight) != self.vision_dim:
-            raise ClipAlignError(
-                f"a stock {class_name} gives features as wide as its tower, {self.vision_dim} numbers: a compact one "
-                f"of {len(weight)} cannot be written. Leave compact out, or export sentence-transformers or ONNX."
-            )
-        stock = empty_stock(class_name, self.config.vision_config, weight)
+    def image_feature_tower(self) -> nn.Module:
+        return self._stock_image("Siglip2VisionModel" if self._is_flexible else "SiglipVisionModel", None)
+
+    def with_projectors(self, image: Projector | None = None, text: Projector | None = None) -> nn.Module:
+        replaced = copy.deepcopy(self.model)
+        if image is not None:
+            _fold(replaced.vision_model.head, image)
+        if text is not None:
+            for parameter, value in zip(replaced.text_model.head.parameters(), (text.weight, text.bias), strict=True):
+                parameter.data.copy_(value)
+        return replaced
+
+    @property
+    def _is_flexible(self) -> bool:
+        return self.config.model_type == "siglip2"
+
+    def _stock_image(self, class_name: str, projector: Projector | None) -> nn.Module:
+        stock = empty_stock(class_name, self.config.vision_config, self.model.text_model.head.weight)
         tower = getattr(stock, "vision_model", stock)
         tower.load_state_dict(self.model.vision_model.state_dict())
-        output = tower.head.attention.out_proj
-        folded = folded_into_attention(Projector(weight, bias), output)
-        for parameter, value in zip((output.weight, output.bias), folded, strict=True):
-            parameter.data.copy_(value)
-        for parameter in tower.head.mlp.fc2.parameters():
-            parameter.data.zero_()
+        _fold(tower.head, projector)
         return stock
+
+
+def _fold(head: Any, projector: Projector | None) -> None:
+    """Makes a pooling head give `projector(x)` of its attention-pooled x, or x itself for None."""
+    for parameter in head.mlp.fc2.parameters():
+        parameter.data.zero_()
+    if projector is None:
+        return
+    output = head.attention.out_proj
+    for parameter, value in zip((output.weight, output.bias), folded_into_attention(projector, output), strict=True):
+        parameter.data.copy_(value)

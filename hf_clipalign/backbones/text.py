@@ -32,6 +32,8 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
     Raises:
         `ClipAlignError`: a text is longer than the backbone's context.
     """
+    if type(tokenizer).__module__.split(".")[0] == "open_clip":
+        return _open_clip_tokens(encoder, tokenizer, texts, truncate)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if not truncate:
         _check_lengths(encoder, tokenizer, texts)
@@ -46,11 +48,30 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
     return {name: batch[name].to(encoder.device) for name in names if name in batch}
 
 
+def _open_clip_tokens(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncate: bool) -> dict[str, Tensor]:
+    """Ids of open_clip's own tokenizers, which pad to the full length and cut what is longer."""
+    length = min(encoder.max_text_length, tokenizer.context_length)
+    if not truncate:
+        for index, text in enumerate(texts):
+            _check_length(index, text, _open_clip_length(tokenizer, text), length)
+    return {"input_ids": tokenizer(list(texts), context_length=length).to(encoder.device)}
+
+
+def _open_clip_length(tokenizer: Any, text: str) -> int:
+    if hasattr(tokenizer, "encode"):
+        return len(tokenizer.encode(text)) + 2
+    return len(tokenizer.tokenizer(tokenizer.clean_fn(text))["input_ids"])
+
+
 def _check_lengths(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str]) -> None:
     for index, ids in enumerate(tokenizer(list(texts), verbose=False)["input_ids"]):
-        if len(ids) > encoder.max_text_length:
-            shown = texts[index] if len(texts[index]) <= _SHOWN_CHARACTERS else texts[index][:_SHOWN_CHARACTERS] + "…"
-            raise ClipAlignError(
-                f"text {index} ({shown!r}) has {len(ids)} tokens, but the model reads {encoder.max_text_length}. "
-                "Shorten it, or pass truncate=True to cut it."
-            )
+        _check_length(index, texts[index], len(ids), encoder.max_text_length)
+
+
+def _check_length(index: int, text: str, length: int, limit: int) -> None:
+    if length > limit:
+        shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+        raise ClipAlignError(
+            f"text {index} ({shown!r}) has {length} tokens, but the model reads {limit}. "
+            "Shorten it, or pass truncate=True to cut it."
+        )

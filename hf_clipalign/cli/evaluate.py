@@ -56,8 +56,8 @@ def evaluate(
     heads: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: raw, pre-projection, centred, centred-each, isoclip, isoclip-compact, text-pca. "
-            "Default: all that apply."
+            help="Comma-separated: raw, linearised (SigLIP), pre-projection, centred, centred-each, isoclip, "
+            "isoclip-compact, text-pca. Default: all that apply."
         ),
     ] = None,
     band: Annotated[
@@ -141,6 +141,7 @@ def _zero_shot(run: _Run) -> None:
 
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import ReportTable, Section, zero_shot_weights
+    from hf_clipalign.isoclip import project_image_features
     from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
 
     features = _image_features(run, run.data)
@@ -148,7 +149,7 @@ def _zero_shot(run: _Run) -> None:
         raise ClipAlignError("zero-shot needs class names: a folder with one sub-folder per class, or a label column.")
     encoder = as_dual_encoder(run.model)
     weights = zero_shot_weights(encoder, run.processor, features.class_names, run.template).cpu().float()
-    embeds = normalize(features.values @ encoder.image_projector.matrix.detach().cpu().float().T, dim=-1)
+    embeds = normalize(project_image_features(encoder, features.values), dim=-1)
     logits = embeds @ weights.T
     scores = top_k_accuracy(logits, features.labels, ks=tuple(k for k in (1, 5) if k <= len(weights)))
     scores["mean_per_class"] = mean_per_class_accuracy(logits.argmax(1), features.labels)

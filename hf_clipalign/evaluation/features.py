@@ -135,12 +135,12 @@ def extract_image_features(
     if len(source) == 0:
         raise ClipAlignError("there are no pictures to take features of.")
     blocks, rows, skipped = [], [], []
-    for kept, pixel_values, failures in _read_batches(source, processor, batch_size, num_workers, progress):
+    for kept, inputs, failures in _read_batches(source, processor, batch_size, num_workers, progress):
         if failures and strict:
             raise ClipAlignError(failures[0][1])
         skipped += [(source.ids[row], reason) for row, reason in failures]
         if kept:
-            blocks.append(_image_block(encoder, pixel_values))
+            blocks.append(_image_block(encoder, inputs))
             rows += kept
     if not rows:
         raise ClipAlignError(f"none of the {len(source)} pictures can be read; the first reason: {skipped[0][1]}")
@@ -207,8 +207,12 @@ def extract_text_features(
 
 
 @torch.no_grad()
-def _image_block(encoder: DualEncoder, pixel_values: Tensor) -> Tensor:
-    features = encoder.image_preprojection(pixel_values.to(encoder.device, encoder.dtype, non_blocking=True))
+def _image_block(encoder: DualEncoder, inputs: dict[str, Tensor]) -> Tensor:
+    moved = {
+        name: value.to(encoder.device, encoder.dtype if value.is_floating_point() else None, non_blocking=True)
+        for name, value in inputs.items()
+    }
+    features = encoder.image_preprojection(**moved)
     return encoder.image_projector.lift(features).float().cpu()
 
 
@@ -230,14 +234,12 @@ class _PictureBatches(Dataset):
                 kept.append(row)
             except ClipAlignError as error:
                 failures.append((row, str(error)))
-        return kept, self._pixel_values(pictures) if pictures else None, failures
+        return kept, self._inputs(pictures) if pictures else None, failures
 
-    def _pixel_values(self, pictures: list[Any]) -> Tensor:
+    def _inputs(self, pictures: list[Any]) -> dict[str, Tensor]:
         # arrays with a stated layout: a picture one pixel wide or high has no layout that could be guessed
         arrays = [np.asarray(picture) for picture in pictures]
-        return self.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt")[
-            "pixel_values"
-        ]
+        return dict(self.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt"))
 
 
 def _read_batches(

@@ -6,6 +6,7 @@ from .configuration import IsoCLIPConfig as IsoCLIPConfig
 from .heads import HEAD_NAMES as HEAD_NAMES
 from .heads import Head as Head
 from .heads import comparison_heads as comparison_heads
+from .heads import project_image_features as project_image_features
 from .modeling import IsoCLIPModel as IsoCLIPModel
 from .search import BandSearch as BandSearch
 from .search import LabelledRetrieval as LabelledRetrieval
