@@ -24,11 +24,15 @@ from transformers import (
     Siglip2Config,
     Siglip2ImageProcessor,
     Siglip2Model,
-    Siglip2Tokenizer,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
 )
+
+try:
+    from transformers import Siglip2Tokenizer
+except ImportError:  # transformers before 5.1
+    from transformers import GemmaTokenizer as Siglip2Tokenizer
 
 FAMILIES = ("clip", "metaclip_2", "siglip", "siglip2")
 WORDS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -98,6 +99,8 @@ class SiglipEncoder(DualEncoder):
 
     def image_outputs(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         vision = self.model.vision_model
+        if "pixel_attention_mask" in kwargs and "attention_mask" in inspect.signature(vision.forward).parameters:
+            kwargs["attention_mask"] = kwargs.pop("pixel_attention_mask")  # its name in the first 5.x releases
         pooled: list[Tensor] = []
         handle = vision.head.layernorm.register_forward_pre_hook(lambda module, args: pooled.append(args[0][:, 0]))
         try:

@@ -19,6 +19,8 @@ class IsoCLIPConfig(PreTrainedConfig):
 
     model_type = "isoclip"
     sub_configs: ClassVar[dict[str, type]] = {"clip_config": AutoConfig}
+    # the base's configuration is written whole: not every one can be compared with its defaults
+    has_no_defaults_at_init = True
 
     def __init__(
         self,

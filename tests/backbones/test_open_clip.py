@@ -112,7 +112,19 @@ def make(name: str) -> Any:
         elif parameter.dim() > 1 and parameter.std() < 0.05:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter[0].numel() ** -0.5)
     model.logit_scale.fill_(3.0)
+    if name == "resnet":
+        _calibrate_batch_norms(model)
     return model
+
+
+def _calibrate_batch_norms(model: Any) -> None:
+    """Statistics of one batch: with those of no data, the features of all pictures would be nearly equal."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()
+    model.encode_image(images("resnet", 16))
+    model.eval()
 
 
 def small_bert() -> Any:
