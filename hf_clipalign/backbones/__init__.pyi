@@ -7,6 +7,7 @@ from .linearization import linearize_pooling_head as linearize_pooling_head
 from .linearization import projection_error as projection_error
 from .loading import load_model as load_model
 from .loading import load_processor as load_processor
+from .open_clip import OpenClipProcessor as OpenClipProcessor
 from .open_clip_conversion import open_clip_to_transformers as open_clip_to_transformers
 from .packing import PackedPrompts as PackedPrompts
 from .packing import encode_prompts as encode_prompts

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from hf_clipalign._errors import ClipAlignError
 
 Modality = Literal["image", "text"]
+Layout = Literal["consistent", "reference"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class DualEncoder(ABC):
     """True where texts are padded to the full length and read without a mask, as the family was trained (SigLIP)."""
     exact_image_projector: bool = True
     """False where the image head is not linear: `image_projector` is then an approximation, `project_image` exact."""
+    layout: Layout = "consistent"
+    """How the projectors are stacked; see `linearize_pooling_head`."""
     module_paths: ClassVar[ModulePaths | None] = None
     """Where the towers keep their token table and layers; None: prompts cannot be learned for the family."""
     text_start_tokens: ClassVar[int] = 1
@@ -209,6 +212,16 @@ class DualEncoder(ABC):
             `ClipAlignError`: the class has no place for them.
         """
         raise ClipAlignError(f"the projectors of {type(self.model).__name__} cannot be replaced in its own class.")
+
+    def with_layout(self, layout: Layout) -> DualEncoder:
+        """The view with projectors stacked another way; only a linearised head knows one besides "consistent".
+
+        Raises:
+            `ClipAlignError`: there is no such layout for this family.
+        """
+        if layout != self.layout:
+            raise ClipAlignError(f"{type(self).__name__} has no projector layout {layout!r}.")
+        return self
 
     def end_positions(self, input_ids: Tensor) -> Tensor:
         """Column of each row's last token that the text feature depends on, `LongTensor [N]`. Default: the last."""

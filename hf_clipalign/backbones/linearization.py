@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.backbones.dual_encoder import DualEncoder, Projector
+from hf_clipalign.backbones.dual_encoder import DualEncoder, Layout, Projector
 
-Layout = Literal["consistent", "reference"]
 LAYOUTS = ("consistent", "reference")
 
 _GELU_SLOPE_AT_ZERO = 0.5

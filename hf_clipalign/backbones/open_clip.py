@@ -5,10 +5,14 @@ open_clip itself is not imported here: the view looks at the model that it is gi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -19,6 +23,24 @@ from hf_clipalign.backbones.registry import register_backbone
 
 _IMAGE_PROJECTORS = ("proj", "head.proj", "head.mlp.fc2", "trunk.head", "attnpool.c_proj")
 _POOLING_HEAD = "trunk.attn_pool"
+
+
+@dataclass(frozen=True)
+class OpenClipProcessor:
+    """open_clip's picture transform and tokenizer, as feature extraction takes them.
+
+    Args:
+        preprocess (`Callable`): the transform that `open_clip.create_model_and_transforms` gives for evaluation.
+        tokenizer: what `open_clip.get_tokenizer` gives.
+    """
+
+    preprocess: Callable[[Any], Tensor]
+    tokenizer: Any = None
+
+    def image_processor(self, images: Sequence[Any], **kwargs: Any) -> dict[str, Tensor]:
+        """`pixel_values [N, 3, H, W]` of N RGB pictures (arrays or PIL)."""
+        pictures = [Image.fromarray(np.asarray(picture)) for picture in images]
+        return {"pixel_values": torch.stack([self.preprocess(picture) for picture in pictures])}
 
 
 @register_backbone("open_clip")

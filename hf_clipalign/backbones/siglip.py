@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.clip import empty_stock
-from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality, ModulePaths, Projector
+from hf_clipalign.backbones.dual_encoder import DualEncoder, Layout, Modality, ModulePaths, Projector
 from hf_clipalign.backbones.linearization import (
-    Layout,
     check_layout,
     folded_into_attention,
     in_layout,
@@ -53,6 +52,10 @@ class SiglipEncoder(DualEncoder):
                 "has no image feature in the shared space. Load a checkpoint with its head."
             )
         self.layout = layout
+
+    def with_layout(self, layout: Layout) -> SiglipEncoder:
+        check_layout(layout)
+        return SiglipEncoder(self.model, layout)
 
     @property
     def image_projector(self) -> Projector:

@@ -32,8 +32,9 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
     Raises:
         `ClipAlignError`: a text is longer than the backbone's context.
     """
-    if type(tokenizer).__module__.split(".")[0] == "open_clip":
-        return _open_clip_tokens(encoder, tokenizer, texts, truncate)
+    for candidate in (tokenizer, getattr(tokenizer, "tokenizer", None)):
+        if type(candidate).__module__.split(".")[0] == "open_clip":
+            return _open_clip_tokens(encoder, candidate, texts, truncate)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if not truncate:
         _check_lengths(encoder, tokenizer, texts)

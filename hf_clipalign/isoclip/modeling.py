@@ -87,6 +87,7 @@ class IsoCLIPModel(PreTrainedModel):
             image_band=image_band,
             text_band=text_band,
             base_model_name_or_path=None if not name or Path(name).exists() else name,
+            projector_layout=encoder.layout,
         )
         config.dtype = encoder.dtype
         model = cls._around(config, encoder.model)
@@ -116,7 +117,7 @@ class IsoCLIPModel(PreTrainedModel):
     @property
     def encoder(self) -> DualEncoder:
         """The view of the base model."""
-        return as_dual_encoder(self.clip)
+        return as_dual_encoder(self.clip).with_layout(self.config.projector_layout)
 
     def get_image_features(
         self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any

@@ -262,6 +262,30 @@ def test_open_clips_tokenizer_is_taken() -> None:
     assert tokenize(encoder, tokenizer, ["cat " * 20], truncate=True)["input_ids"].shape == (1, 16)
 
 
+def test_features_are_extracted_with_open_clips_transform(tmp_path: Any) -> None:
+    from PIL import Image
+
+    from hf_clipalign.backbones import OpenClipProcessor
+    from hf_clipalign.data import open_source
+    from hf_clipalign.evaluation import extract_image_features, extract_text_features
+
+    for index, colour in enumerate(("red", "green", "blue")):
+        folder = tmp_path / colour
+        folder.mkdir()
+        Image.new("RGB", (40 + index, 30), colour).save(folder / "picture.png")
+    config = {**CONFIGS["openclip"], "text_cfg": {**TEXT, "vocab_size": 49408}}
+    model = open_clip.CLIP(**config).eval()
+    preprocess = open_clip.image_transform(32, is_train=False)
+    processor = OpenClipProcessor(preprocess, open_clip.SimpleTokenizer(context_length=16))
+    features = extract_image_features(model, open_source(str(tmp_path)), processor, progress=False)
+    pictures = torch.stack([preprocess(Image.open(tmp_path / name)) for name in features.ids])
+    with torch.no_grad():
+        expected = model.encode_image(pictures)
+        found = as_dual_encoder(model).project_image(features.values)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert extract_text_features(model, ["a cat", "owl"], processor, progress=False).values.shape == (2, 32)
+
+
 def test_methods_that_need_transformers_say_so(tmp_path: Any) -> None:
     model = make("eva02")
     with pytest.raises(ClipAlignError, match=r"no transformers configuration.*open_clip_to_transformers"):

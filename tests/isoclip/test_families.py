@@ -11,6 +11,8 @@ from transformers import AutoModel
 
 from hf_clipalign import ClipAlignError, IsoCLIPModel
 from hf_clipalign.backbones import as_dual_encoder, tokenize
+from hf_clipalign.backbones.siglip import SiglipEncoder
+from hf_clipalign.isoclip import trim_projectors
 from tests.tiny_models import ALL_MAKERS, tiny_pixel_values, tokenizer_of
 
 SIGLIP = ("siglip", "siglip2")
@@ -180,6 +182,27 @@ def test_broken_weights_are_named(family, part):
     weight.data[0, 0] = float("nan")
     with pytest.raises(ClipAlignError, match=f"the {part} projector holds NaN"):
         IsoCLIPModel.from_clip_pretrained(model, image_band=IMAGE_BAND)
+
+
+@torch.no_grad()
+def test_the_authors_layout_survives_saving(tmp_path):
+    model, inputs = ALL_MAKERS["siglip"](), tiny_pixel_values(5, "siglip")
+    reference = SiglipEncoder(model, layout="reference")
+    aligned = IsoCLIPModel.from_clip_pretrained(reference, image_band=IMAGE_BAND)
+    matrices = reference.image_projector.matrix, reference.text_projector.matrix
+    trimmed = trim_projectors(*matrices, *IMAGE_BAND)[0]
+    features = reference.image_projector.lift(reference.image_preprojection(**inputs))
+    torch.testing.assert_close(
+        aligned.get_image_features(**inputs).pooler_output, features @ trimmed.T, atol=1e-5, rtol=1e-5
+    )
+    aligned.save_pretrained(tmp_path)
+    compact = IsoCLIPModel.from_pretrained(tmp_path).aligned_projector("image", compact=True)
+    torch.testing.assert_close(cosines(features @ compact.matrix.T), cosines(features @ trimmed.T), atol=1e-5, rtol=0)
+    usual = IsoCLIPModel.from_clip_pretrained(model, image_band=IMAGE_BAND)
+    difference = usual.get_image_features(**inputs).pooler_output - features @ trimmed.T
+    assert difference.abs().max() > 1e-2
+    with pytest.raises(ClipAlignError, match="CLIPEncoder has no projector layout 'reference'"):
+        as_dual_encoder(ALL_MAKERS["clip"]()).with_layout("reference")
 
 
 def test_bfloat16(family):
