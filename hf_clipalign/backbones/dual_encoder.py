@@ -71,6 +71,8 @@ class DualEncoder(ABC):
     """True where texts are padded to the full length and read without a mask, as the family was trained (SigLIP)."""
     exact_image_projector: bool = True
     """False where the image head is not linear: `image_projector` is then an approximation, `project_image` exact."""
+    flexible_images: bool = False
+    """True where pictures keep their own shape and come as patches, with a mask and their spatial shapes."""
     layout: Layout = "consistent"
     """How the projectors are stacked; see `linearize_pooling_head`."""
     module_paths: ClassVar[ModulePaths | None] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any
     """
     from transformers import AutoProcessor
 
-    return _load(AutoProcessor.from_pretrained, path_or_id, "processor", backend="pil", **from_pretrained_kwargs)
+    # the first 5.x releases of transformers choose between "fast" and "slow" instead of backends
+    has_backends = find_spec("transformers.models.clip.image_processing_pil_clip") is not None
+    pillow: dict[str, Any] = {"backend": "pil"} if has_backends else {"use_fast": False}
+    return _load(AutoProcessor.from_pretrained, path_or_id, "processor", **pillow, **from_pretrained_kwargs)
 
 
 def _load(load: Any, path_or_id: str | Path, what: str, **kwargs: Any) -> Any:

@@ -52,6 +52,7 @@ class SiglipEncoder(DualEncoder):
                 "has no image feature in the shared space. Load a checkpoint with its head."
             )
         self.layout = layout
+        self.flexible_images = self.config.model_type == "siglip2"
 
     def with_layout(self, layout: Layout) -> SiglipEncoder:
         check_layout(layout)
@@ -130,7 +131,7 @@ class SiglipEncoder(DualEncoder):
         The text head has a bias of its own. On the image side the projector is folded into the attention's output map
         and the MLP is silenced, so that the stock head gives exactly the aligned feature.
         """
-        prefix = "Siglip2" if self._is_flexible else "Siglip"
+        prefix = "Siglip2" if self.flexible_images else "Siglip"
         if modality == "text":
             return self._stock_text(f"{prefix}TextModel", weight, bias)
         if len(weight) != self.vision_dim:
@@ -154,7 +155,7 @@ class SiglipEncoder(DualEncoder):
         return stock
 
     def image_feature_tower(self) -> nn.Module:
-        return self._stock_image("Siglip2VisionModel" if self._is_flexible else "SiglipVisionModel", None)
+        return self._stock_image("Siglip2VisionModel" if self.flexible_images else "SiglipVisionModel", None)
 
     def with_projectors(self, image: Projector | None = None, text: Projector | None = None) -> nn.Module:
         replaced = copy.deepcopy(self.model)
@@ -164,10 +165,6 @@ class SiglipEncoder(DualEncoder):
             for parameter, value in zip(replaced.text_model.head.parameters(), (text.weight, text.bias), strict=True):
                 parameter.data.copy_(value)
         return replaced
-
-    @property
-    def _is_flexible(self) -> bool:
-        return self.config.model_type == "siglip2"
 
     def _stock_image(self, class_name: str, projector: Projector | None) -> nn.Module:
         stock = empty_stock(class_name, self.config.vision_config, self.model.text_model.head.weight)

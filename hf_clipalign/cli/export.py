@@ -59,11 +59,10 @@ def export(
 def _aligned(loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[int, int] | None) -> Any:
     from hf_clipalign.isoclip import IsoCLIPModel
 
-    if not isinstance(loaded, IsoCLIPModel):
-        return IsoCLIPModel.from_clip_pretrained(loaded, image_band, text_band)
-    if image_band is None and text_band is None:
+    base = getattr(loaded, "aligned_backbone", None)
+    if base is not None and image_band is None and text_band is None:
         return loaded
-    return IsoCLIPModel.from_clip_pretrained(loaded.clip, image_band, text_band)
+    return IsoCLIPModel.from_clip_pretrained(loaded if base is None else base, image_band, text_band)
 
 
 def _stock(aligned: Any, path: Path, processor: Any, modality: Any, compact: bool, dtype: str) -> str:

@@ -62,10 +62,10 @@ def export_onnx(
     """
     tower = _AlignedTower(model, modality, model.aligned_projector(modality, compact), parse_dtype(dtype), normalize)
     inputs = example_inputs(tower.encoder, modality)
-    if "pixel_values" in inputs and tower.encoder.config.model_type == "siglip2":
+    if modality == "image" and tower.encoder.flexible_images:
         raise ClipAlignError(
-            "Siglip2Model resizes its position table for every picture shape, which ONNX cannot express. Export a "
-            "fixed-resolution SigLIP 2 checkpoint (model_type siglip) instead."
+            f"{type(model.clip).__name__} resizes its position table for every picture shape, which ONNX cannot "
+            "express. Export a checkpoint of fixed resolution (model_type siglip) instead."
         )
     with atomic_file(path) as staging:
         _write(tower.eval(), inputs, staging, f"{modality}_embeds")
