@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.backbones import as_dual_encoder, register_backbone, supported_model_types, tokenize
+from hf_clipalign.backbones import as_dual_encoder, encode_texts, register_backbone, supported_model_types, tokenize
 from tests.tiny_models import ALL_MAKERS, tiny_pixel_values, tokenizer_of
 
 TEXTS = ["a photo of a cat", "the red fox and the old house", "owl"]
@@ -88,6 +88,16 @@ def test_padding_follows_the_family(family: str) -> None:
         assert batch["input_ids"].shape == (3, longest)
         assert batch["attention_mask"].sum(1).tolist() != [longest] * 3
     assert encoder.causal_text == (family not in (*SIGLIP, *BERT_LIKE))
+
+
+@pytest.mark.parametrize("family", ALL_MAKERS)
+@torch.no_grad()
+def test_many_texts_at_once_are_the_same(family: str) -> None:
+    encoder, tokenizer = as_dual_encoder(ALL_MAKERS[family]()), tokenizer_of(family)
+    texts = (TEXTS * 100)[:259]
+    expected = encoder.encode_text(**tokenize(encoder, tokenizer, TEXTS), normalize=True)
+    found = encode_texts(encoder, tokenizer, texts)
+    assert torch.allclose(found, expected.repeat(100, 1)[:259], atol=1e-5)
 
 
 @pytest.mark.parametrize("family", BERT_LIKE)
