@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _CARD = "README.md"
 _UNFILLED = "[More Information Needed]"
 _WEIGHTS = (".safetensors", ".onnx")
+_WHOLE = "A push arrives whole or not at all."
 _PICKLES = (".bin", ".pkl", ".pt", ".pth")
 
 
@@ -63,17 +64,22 @@ def push_folder(
     """
     folder = Path(folder)
     files: dict[str, Any] = dict(_files(folder))
-    info = describe_folder(folder, repo_id) if info is None else info
-    info = replace(info, evaluations=[*info.evaluations, *evaluations])
+    if _has_own_card(files):
+        _refuse_results(evaluations, f"the folder {str(folder)!r} has a README.md of its own: write them there.")
+    else:
+        info = describe_folder(folder, repo_id) if info is None else info
+        info = replace(info, evaluations=[*info.evaluations, *evaluations])
     with _explained(repo_id):
         api = _api(token)
         repo_id = _full_id(api, repo_id)
         _open_repo(api, repo_id, private, revision)
         if not overwrite_card and api.file_exists(repo_id, _CARD, revision=revision):
+            _refuse_results(evaluations, f"{repo_id!r} has a card, which is kept: ask for overwrite_card.")
             files.pop(_CARD, None)
-        elif _CARD not in files or _UNFILLED in files[_CARD].read_text(encoding="utf-8", errors="replace"):
+        elif not _has_own_card(files) and info is not None:
             files |= _card_files(api, replace(info, load_from=repo_id), folder)
-        return _commit(api, repo_id, files, commit_message or f"Upload {info.name} with hf_clipalign", revision)
+        name = repo_id.rsplit("/", 1)[-1]
+        return _commit(api, repo_id, files, commit_message or f"Upload {name} with hf_clipalign", revision)
 
 
 def push_isoclip(
@@ -95,10 +101,10 @@ def push_isoclip(
     Raises:
         `ClipAlignError`: as `push_folder`, or the disk is full.
     """
+    processor = _find_processor(model) if processor is None else processor
     with _staging() as folder:
         with explained_write(folder):
             model.save_pretrained(folder, **(save_kwargs or {}))
-            processor = _find_processor(model) if processor is None else processor
             if processor is not None:
                 processor.save_pretrained(folder)
         save_spectrum(model, folder / SPECTRUM_FILE)
@@ -125,8 +131,8 @@ def push_stock(
     Raises:
         `ClipAlignError`: as `push_folder` and `save_stock`, or the disk is full.
     """
+    processor = _find_processor(model) if processor is None else processor
     with _staging() as folder:
-        processor = _find_processor(model) if processor is None else processor
         with explained_write(folder):
             model.save_stock(folder, modality, compact, processor)
         save_spectrum(model, folder / SPECTRUM_FILE)
@@ -206,6 +212,16 @@ def _files(folder: Path) -> dict[str, Path]:
     return files
 
 
+def _has_own_card(files: dict[str, Any]) -> bool:
+    """Whether the folder brings a card; the empty form that some libraries write is none."""
+    return _CARD in files and _UNFILLED not in files[_CARD].read_text(encoding="utf-8", errors="replace")
+
+
+def _refuse_results(evaluations: Sequence[CardEvaluation], reason: str) -> None:
+    if evaluations:
+        raise ClipAlignError(f"the results would not be shown, so nothing was pushed: {reason}")
+
+
 def _stays_at_home(name: Path) -> bool:
     hidden = any(part.startswith((".", "checkpoint-")) for part in name.parts)
     return hidden or name.suffix in _PICKLES
@@ -279,7 +295,7 @@ def _commit(api: HfApi, repo_id: str, files: dict[str, Any], message: str, revis
 def _find_processor(model: IsoCLIPModel) -> Any:
     from hf_clipalign.backbones import load_processor
 
-    for name in dict.fromkeys([model.name_or_path, model.encoder.model.name_or_path]):
+    for name in (model.name_or_path, model.encoder.model.name_or_path, model.config.base_model_name_or_path):
         with contextlib.suppress(ClipAlignError):
             if name:
                 return load_processor(name)
@@ -327,9 +343,9 @@ def _answer(repo_id: str, error: Any) -> str:
     if status == 404:
         return f"the Hub does not show {repo_id!r} to this token (404): check the name and the token's rights."
     if status >= 500:
-        return f"the Hub failed while {repo_id!r} was pushed (error {status}): no file was changed. Try again later."
+        return f"the Hub failed while {repo_id!r} was pushed (error {status}): try again later. {_WHOLE}"
     reason = (error.server_message or str(error)).strip().splitlines()[0]
-    return f"the Hub refused the push to {repo_id!r} ({status}): {reason} No file was changed."
+    return f"the Hub refused the push to {repo_id!r} ({status}): {reason}"
 
 
 def _broken(repo_id: str, error: Exception) -> str:
@@ -338,5 +354,5 @@ def _broken(repo_id: str, error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
     reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
     if isinstance(cause, (HTTPError, ConnectionError)):
-        return f"the connection to the Hub broke while {repo_id!r} was pushed ({reason}): try again."
+        return f"the connection to the Hub broke while {repo_id!r} was pushed ({reason}): try again. {_WHOLE}"
     return f"cannot push to {repo_id!r}: {reason}"

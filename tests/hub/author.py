@@ -164,6 +164,8 @@ def push_by_command(author: Author) -> None:
     author.report["trimmed files"] = sorted(path.name for path in out.iterdir())
     results = ("--results", str(author.folder / "evaluation.json"))
     author.command("push", "push", str(out), "tester/by-push", *results)
+    author.command("push results onto a kept card", "push", str(out), "tester/kept", *results)
+    author.command("push results beside a card", "push", str(author.own), "tester/by-hand", *results)
     author.command("push wrong results", "push", str(stock), "tester/by-push", "--results", str(out / "config.json"))
     author.command("push nothing", "push", str(author.folder / "nowhere"), "tester/by-push")
 

@@ -188,6 +188,10 @@ def test_push_command_puts_results_on_the_card(site):
         ("recall_at_1", 50.0),
     ]
     assert data.eval_results[0].dataset_name == "photos"
+    for name in ("push results onto a kept card", "push results beside a card"):
+        assert site.report()[name][0] == 1
+        assert "nothing was pushed" in site.report()[name][1]
+    assert len(site.hub.repos["tester/by-hand"].commits) == 2
     code, said = site.report()["push wrong results"]
     assert (code, "is no results.json" in said) == (1, True)
 
