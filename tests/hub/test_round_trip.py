@@ -211,6 +211,7 @@ def test_private_repository_is_loaded_with_a_token_only(readers):
     report = readers.report("with")
     assert report["private with token"] == "IsoCLIPModel"
     assert "cannot load the model 'tester/secret'" in report["private without token"]
+    assert "hf auth login" in report["private without token"]
     assert "\n" not in report["private without token"]
 
 
