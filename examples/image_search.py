@@ -93,9 +93,7 @@ def check_stock(path: str, aligned: IsoCLIPModel, source: ImageSource, processor
     theirs = F.normalize(stock(pixel_values=pixel_values).image_embeds, dim=-1)
     ours = F.normalize(aligned.get_image_features(pixel_values).pooler_output, dim=-1)
     print(f"{stock_class.__name__} gives {theirs.shape[1]} numbers instead of {ours.shape[1]}; the cosine of the")
-    print(
-        f"query and its mirror image is {theirs[0] @ theirs[1]:.6f} there and {ours[0] @ ours[1]:.6f} in the aligned model"
-    )
+    print(f"query and its mirror image is {theirs[0] @ theirs[1]:.6f} there and {ours[0] @ ours[1]:.6f} when aligned")
 
 
 if __name__ == "__main__":
