@@ -44,6 +44,7 @@ def mini_card(name: str, results: dict[str, Any], size: str) -> ModelCardInfo:
     """The card of one of the two models that come with the package."""
     return ModelCardInfo(
         kind="clip",
+        model_class="CLIPModel",
         name=f"mini-{name}",
         load_from=f"hf_clipalign/assets/mini/{name}",
         description=f"A stock `CLIPModel` with {size}, trained from scratch on emoji and icons for the examples, "
@@ -64,6 +65,7 @@ def isoclip_card(results: dict[str, Any]) -> ModelCardInfo:
     )
     return ModelCardInfo(
         kind="isoclip",
+        model_class="CLIPVisionModelWithProjection",
         name="isoclip-mini-student",
         load_from="isoclip-mini-student",
         base_model="mini-student",

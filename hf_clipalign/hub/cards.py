@@ -49,7 +49,8 @@ class ModelCardInfo:
             (PEFT) or `"clip"` (a plain two-tower model).
         name (`str`): title of the card and name in `model-index`.
         load_from (`str`): Hub id or folder that the snippets load from.
-        model_class (`str`): class of transformers that the snippets for stock libraries use.
+        model_class (`str`, *optional*): class of transformers that loads the model without this package; for an
+            aligned model, its exported tower. Default: there is none, and the card says so.
         base_model (`str`, *optional*): the model that this one was made from; a Hub id goes into the metadata.
         base_from (`str`, *optional*): where the snippets load the base model from. Default: `base_model`.
         method (`str`, *optional*): key of `hf_clipalign.papers.PAPERS`.
@@ -69,13 +70,13 @@ class ModelCardInfo:
         tags (`Sequence[str]`): more tags.
 
     Raises:
-        `ClipAlignError`: the kind, the method or the modality is unknown.
+        `ClipAlignError`: the kind, the method or the modality is unknown; a stock model without its class.
     """
 
     kind: Kind
     name: str
     load_from: str
-    model_class: str = "CLIPModel"
+    model_class: str | None = None
     base_model: str | None = None
     base_from: str | None = None
     method: str | None = None
@@ -99,6 +100,8 @@ class ModelCardInfo:
             raise ClipAlignError(f"unknown kind of card {self.kind!r}: choose from {', '.join(KINDS)}.")
         if self.modality not in ("image", "text"):
             raise ClipAlignError(f"unknown modality {self.modality!r}: give 'image' or 'text'.")
+        if self.kind in ("clip", "stock") and self.model_class is None:
+            raise ClipAlignError(f"a card of kind {self.kind!r} needs model_class: name the class that loads it.")
         if self.method is not None:
             paper(self.method)
 
@@ -116,6 +119,13 @@ class ModelCardInfo:
     def processor_source(self) -> str:
         """Where the snippets load the processor from."""
         return self.load_from if self.has_processor else self.base_source
+
+    @property
+    def tower_output(self) -> str:
+        """Where the output of `model_class` has the features of a tower."""
+        if not (self.model_class or "").endswith("WithProjection"):
+            return "pooler_output"
+        return "image_embeds" if self.modality == "image" else "text_embeds"
 
     @property
     def pipeline_tag(self) -> str:

@@ -53,11 +53,13 @@ def describe_folder(folder: str | Path, load_from: str | None = None) -> ModelCa
 
 def _aligned(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
     image_band, text_band = _band(config.get("image_band")), _band(config.get("text_band"))
+    modality = "image" if image_band else "text"
     return ModelCardInfo(
         kind="isoclip",
         method="isoclip",
+        model_class=_tower_class(config.get("clip_config") or {}, modality),
         base_model=_hub_id(config.get("base_model_name_or_path")),
-        modality="image" if image_band else "text",
+        modality=modality,
         image_band=image_band,
         text_band=text_band,
         **common,
@@ -114,6 +116,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _model_class(config: dict[str, Any]) -> str:
     return next(iter(config.get("architectures") or ["AutoModel"]))
+
+
+def _tower_class(config: dict[str, Any], modality: str) -> str | None:
+    """The class of transformers for one tower of a family, by the library's naming."""
+    import transformers
+
+    family = _model_class(config).removesuffix("Model")
+    tower = f"{family}{'Vision' if modality == 'image' else 'Text'}Model"
+    return next((name for name in (f"{tower}WithProjection", tower) if hasattr(transformers, name)), None)
 
 
 def _band(value: Any) -> tuple[int, int] | None:

@@ -47,6 +47,7 @@ def info(**changes) -> ModelCardInfo:
         "kind": "isoclip",
         "name": "aligned",
         "load_from": "me/aligned",
+        "model_class": "CLIPVisionModelWithProjection",
         "base_model": "openai/clip",
         "licence": "mit",
     }
@@ -115,10 +116,30 @@ def test_aligned_card():
 
 
 def test_card_of_a_text_model_uses_texts():
-    text = build_card(info(image_band=None, text_band=(20, 100), modality="text")).text
+    text = build_card(
+        info(image_band=None, text_band=(20, 100), modality="text", model_class="CLIPTextModelWithProjection")
+    ).text
     assert "get_text_features" in text
     assert "get_image_features" not in text
-    assert "CLIPTextModelWithProjection" in text
+    assert ".text_embeds" in text
+
+
+def test_stock_snippet_by_class():
+    siglip = build_card(info(kind="stock", model_class="SiglipVisionModel")).text
+    assert "SiglipVisionModel.from_pretrained" in siglip
+    assert ".pooler_output" in siglip
+    assert ".image_embeds" not in siglip
+    assert "has no class for one aligned tower" in build_card(info(model_class=None)).text
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tower"),
+    [("CLIPModel", "CLIPVisionModelWithProjection"), ("SiglipModel", "SiglipVisionModel"), ("MyModel", None)],
+)
+def test_tower_class_of_a_family(tmp_path, architecture, tower):
+    config = {"model_type": "isoclip", "image_band": [1, 2], "clip_config": {"architectures": [architecture]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert describe_folder(tmp_path).model_class == tower
 
 
 def test_card_of_a_method_that_only_this_package_knows():
@@ -156,6 +177,7 @@ def test_cells_cannot_break_the_table():
         ({"kind": "onnx"}, "unknown kind"),
         ({"method": "magic"}, "no paper is known"),
         ({"modality": "sound"}, "unknown modality"),
+        ({"kind": "stock", "model_class": None}, "needs model_class"),
     ],
 )
 def test_unknown_facts_are_refused(changes, message):
@@ -222,6 +244,7 @@ def test_saved_folders_describe_themselves(tmp_path):
     model.save_stock(tmp_path / "stock", compact=True, processor=mini.student_processor)
     aligned, stock = describe_folder(tmp_path / "aligned", "me/aligned"), describe_folder(tmp_path / "stock")
     assert (aligned.kind, aligned.image_band, aligned.text_band) == ("isoclip", (1, 48), None)
+    assert aligned.model_class == stock.model_class
     assert (aligned.has_processor, aligned.base_model, aligned.name) == (False, None, "aligned")
     assert (stock.kind, stock.compact, stock.image_band, stock.has_processor) == ("stock", True, (1, 48), True)
     assert stock.model_class == "CLIPVisionModelWithProjection"
