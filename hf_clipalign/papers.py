@@ -15,6 +15,7 @@ class Paper:
         key (`str`): name of the method in this package, for example `"isoclip"`.
         method (`str`): what the paper calls its method.
         title (`str`): title of the paper.
+        authors (`tuple[str, ...]`): in the order of the paper.
         arxiv (`str`): arXiv identifier.
         year (`int`): year of publication.
         venue (`str`): conference, or "" for a preprint.
@@ -25,6 +26,7 @@ class Paper:
     key: str
     method: str
     title: str
+    authors: tuple[str, ...]
     arxiv: str
     year: int
     venue: str
@@ -44,9 +46,10 @@ class Paper:
 
     @property
     def bibtex(self) -> str:
-        """A BibTeX entry. The list of authors is at the arXiv address."""
+        """A BibTeX entry."""
         fields = {
             "title": f"{{{self.title}}}",
+            "author": " and ".join(self.authors),
             "year": str(self.year),
             "eprint": self.arxiv,
             "archivePrefix": "arXiv",
@@ -63,6 +66,14 @@ _ALL = (
         key="isoclip",
         method="IsoCLIP",
         title="IsoCLIP: Decomposing CLIP Projectors for Efficient Intra-modal Alignment",
+        authors=(
+            "Simone Magistri",
+            "Dipam Goswami",
+            "Marco Mistretta",
+            "Bartłomiej Twardowski",
+            "Joost van de Weijer",
+            "Andrew D. Bagdanov",
+        ),
         arxiv="2603.19862",
         year=2026,
         venue="CVPR",
@@ -74,6 +85,7 @@ _ALL = (
         key="inversion",
         method="Cross the Gap",
         title="Cross the Gap: Exposing the Intra-modal Misalignment in CLIP via Modality Inversion",
+        authors=("Marco Mistretta", "Alberto Baldrati", "Lorenzo Agnolucci", "Marco Bertini", "Andrew D. Bagdanov"),
         arxiv="2502.04263",
         year=2025,
         venue="ICLR",
@@ -85,6 +97,7 @@ _ALL = (
         key="kdpl",
         method="KDPL",
         title="Improving Zero-shot Generalization of Learned Prompts via Unsupervised Knowledge Distillation",
+        authors=("Marco Mistretta", "Alberto Baldrati", "Marco Bertini", "Andrew D. Bagdanov"),
         arxiv="2407.03056",
         year=2024,
         venue="ECCV",
@@ -96,6 +109,7 @@ _ALL = (
         method="SpectralGCD",
         title="SpectralGCD: Spectral Concept Selection and Cross-modal Representation Learning for Generalized "
         "Category Discovery",
+        authors=("Lorenzo Caselli", "Marco Mistretta", "Simone Magistri", "Andrew D. Bagdanov"),
         arxiv="2602.17395",
         year=2026,
         venue="ICLR",
@@ -108,6 +122,7 @@ _ALL = (
         method="RE-tune",
         title="RE-tune: Incremental Fine Tuning of Biomedical Vision-Language Models for Multi-label Chest X-ray "
         "Classification",
+        authors=("Marco Mistretta", "Andrew D. Bagdanov"),
         arxiv="2410.17827",
         year=2024,
         venue="",
