@@ -47,13 +47,13 @@ def pictures(args: argparse.Namespace) -> tuple[ImageSource, list[str], ImageSou
         return gallery, gallery.ids, query, args.query
     mini = load_mini()
     noto, twemoji = (mini.emoji_subset(styles=style, novel=True) for style in ("noto", "twemoji"))
-    query = twemoji.select([twemoji["name"][:].index("polar bear")])
+    query = twemoji.select([twemoji["name"][:].index("wolf")])
     names = [f"{name} (noto)" for name in noto["name"][:]]
     return (
         from_dataset(noto, image_column="image"),
         names,
         from_dataset(query, image_column="image"),
-        "polar bear (twemoji)",
+        "wolf (twemoji)",
     )
 
 
@@ -92,12 +92,8 @@ def check_stock(path: str, aligned: IsoCLIPModel, source: ImageSource, processor
     pixel_values = processor(images=[picture, mirrored], return_tensors="pt")["pixel_values"]  # type: ignore[operator]
     theirs = F.normalize(stock(pixel_values=pixel_values).image_embeds, dim=-1)
     ours = F.normalize(aligned.get_image_features(pixel_values).pooler_output, dim=-1)
-    print(
-        f"{stock_class.__name__} gives {theirs.shape[1]} numbers instead of {ours.shape[1]}. Cosine of the query and its"
-    )
-    print(
-        f"mirror image have the cosine {float(theirs[0] @ theirs[1]):.6f}; with the aligned model {float(ours[0] @ ours[1]):.6f}."
-    )
+    print(f"{stock_class.__name__} gives {theirs.shape[1]} numbers instead of {ours.shape[1]}; the cosine of the")
+    print(f"query and its mirror image is {theirs[0] @ theirs[1]:.6f} there and {ours[0] @ ours[1]:.6f} when aligned")
 
 
 if __name__ == "__main__":
