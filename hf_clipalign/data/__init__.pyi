@@ -10,8 +10,12 @@ from .sources import from_dataset as from_dataset
 from .sources import from_table as from_table
 from .sources import image_folder as image_folder
 from .sources import open_source as open_source
+from .streams import ImageStream as ImageStream
+from .streams import StreamRecord as StreamRecord
+from .streams import open_stream as open_stream
 from .templates import PROMPT_TEMPLATES as PROMPT_TEMPLATES
 from .templates import PromptTemplate as PromptTemplate
 from .templates import clean_class_name as clean_class_name
 from .templates import fill as fill
 from .templates import prompt_template as prompt_template
+from .texts import TextSource as TextSource

@@ -4,6 +4,8 @@ from .comparison import HeadScores as HeadScores
 from .comparison import RetrievalComparison as RetrievalComparison
 from .comparison import compare_heads as compare_heads
 from .comparison import top_matches as top_matches
+from .extraction import extract_to_store as extract_to_store
+from .feature_store import FeatureStore as FeatureStore
 from .features import Features as Features
 from .features import extract_image_features as extract_image_features
 from .features import extract_text_features as extract_text_features
