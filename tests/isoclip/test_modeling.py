@@ -89,12 +89,10 @@ def test_save_and_load_through_the_auto_classes(aligned, family, tmp_path):
 
 def test_import_of_the_package_alone_makes_the_auto_classes_know_the_model(tmp_path):
     IsoCLIPModel.from_clip_pretrained(tiny_clip(), image_band=IMAGE_BAND).save_pretrained(tmp_path)
-    code = f"import hf_clipalign; from transformers import AutoModel; print(type(AutoModel.from_pretrained({str(tmp_path)!r})))"
-    for order in (
-        code,
-        code.replace("import hf_clipalign; ", "import transformers.models.auto.modeling_auto, hf_clipalign; "),
-    ):
-        result = subprocess.run([sys.executable, "-c", order], capture_output=True, text=True, check=True)
+    load = f"from transformers import AutoModel; print(type(AutoModel.from_pretrained({str(tmp_path)!r})))"
+    for imports in ("hf_clipalign", "transformers.models.auto.modeling_auto, hf_clipalign"):
+        code = f"import {imports}; {load}"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert "IsoCLIPModel" in result.stdout
 
 
