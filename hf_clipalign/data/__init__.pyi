@@ -5,6 +5,9 @@ from .images import read_image as read_image
 from .mini import Concepts as Concepts
 from .mini import Mini as Mini
 from .mini import load_mini as load_mini
+from .qrels import JudgedRetrieval as JudgedRetrieval
+from .qrels import is_qrels_folder as is_qrels_folder
+from .qrels import load_qrels as load_qrels
 from .sources import ImageSource as ImageSource
 from .sources import from_dataset as from_dataset
 from .sources import from_table as from_table

@@ -18,6 +18,8 @@ from .report import ReportTable as ReportTable
 from .report import Section as Section
 from .report import write_report as write_report
 from .tasks import class_labels as class_labels
+from .tasks import judged_task as judged_task
 from .tasks import nearest_class_mean_scores as nearest_class_mean_scores
 from .tasks import retrieval_task as retrieval_task
 from .tasks import split_by_class as split_by_class
+from .tasks import split_by_query as split_by_query

@@ -80,3 +80,12 @@ class Ranks:
 def local_world_size() -> int:
     """How many processes of this run share the machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def leave_processes() -> None:
+    """Waits for the other processes and takes leave, as the last thing that a program does; nothing for one."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
