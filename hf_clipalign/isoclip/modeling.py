@@ -12,11 +12,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_folder
+from hf_clipalign._publishing import push_aligned
 from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder, load_model
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.isoclip.bands import Band, known_bands, known_checkpoints
 from hf_clipalign.isoclip.configuration import IsoCLIPConfig
 from hf_clipalign.isoclip.spectrum import band_slice, compact_projectors, decompose, trim_projectors
+
+_HUB_KWARGS = ("repo_id", "private", "revision", "commit_message", "token")
 
 
 class IsoCLIPModel(PreTrainedModel):
@@ -157,11 +160,33 @@ class IsoCLIPModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Saves configuration and weights; a crash leaves no half-written file. Arguments as in transformers."""
-        if kwargs.get("push_to_hub"):
-            super().save_pretrained(save_directory, **kwargs)
-            return
+        push = kwargs.pop("push_to_hub", False)
+        hub_kwargs = {name: kwargs.pop(name) for name in _HUB_KWARGS if name in kwargs}
         with atomic_folder(save_directory) as staging:
             super().save_pretrained(staging, **kwargs)
+        if push:
+            self.push_to_hub(hub_kwargs.pop("repo_id", None) or Path(save_directory).name, **hub_kwargs)
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, processor: Any = None, max_shard_size: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Pushes model, processor, card and spectrum plot to the Hub in one commit.
+
+        Args:
+            repo_id (`str`): `owner/name`, made if it does not exist.
+            processor (`ProcessorMixin`, *optional*): pushed with it. Default: the base model's, if it can be found.
+            max_shard_size (`str`, *optional*): as in `save_pretrained`.
+            **kwargs: `private`, `revision`, `commit_message`, `token`, `overwrite_card`, `info`, `evaluations`, as
+                `hf_clipalign.hub.push_folder`.
+
+        Returns:
+            `CommitInfo`: the commit; it reads as its address.
+
+        Raises:
+            `ClipAlignError`: the Hub or the disk refuses; a second try is always possible.
+        """
+        save_kwargs = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+        return push_aligned(self, repo_id, processor=processor, save_kwargs=save_kwargs, **kwargs)
 
     def save_stock(
         self, path: str | Path, modality: Modality = "image", compact: bool = False, processor: Any = None
@@ -183,6 +208,13 @@ class IsoCLIPModel(PreTrainedModel):
                 or the folder cannot be written.
         """
         stock: Any = self.encoder.stock_tower(modality, self._stock_weight(modality, compact))
+        stock.config.hf_clipalign = {
+            "method": "isoclip",
+            "modality": modality,
+            "band": list(self._band(modality)),
+            "compact": compact,
+            "base_model_name_or_path": self.config.base_model_name_or_path,
+        }
         with atomic_folder(path) as staging:
             stock.save_pretrained(staging)
             if processor is not None:

@@ -1,0 +1,5 @@
+"""Giving results back: model cards, and pushing to the Hub. Checkpoints in other formats are written elsewhere."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from .cards import CardEvaluation as CardEvaluation
+from .cards import ModelCardInfo as ModelCardInfo
+from .cards import build_card as build_card
+from .cards import check_card as check_card
+from .folders import describe_folder as describe_folder
+from .push import push_adapter as push_adapter
+from .push import push_folder as push_folder
+from .push import push_isoclip as push_isoclip
+from .push import push_stock as push_stock
+from .scores import read_evaluations as read_evaluations
+from .scores import retrieval_evaluation as retrieval_evaluation
