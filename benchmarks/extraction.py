@@ -37,14 +37,15 @@ def make_pictures(folder: Path, n: int) -> None:
 
 
 def make_model(dtype: str = "float32", attention: str = "sdpa") -> tuple[Any, Any]:
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+    from transformers import CLIPConfig, CLIPModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     torch.manual_seed(0)
     config = CLIPConfig(attn_implementation=attention)  # its defaults are ViT-B/32
     model = CLIPModel(config).eval().to(getattr(torch, dtype))
     if torch.cuda.is_available():
         model = model.to("cuda")
-    return model, CLIPImageProcessor(backend="pil")
+    return model, CLIPImageProcessorPil()
 
 
 def plain_loop(folder: Path, model: Any, processor: Any) -> None:
