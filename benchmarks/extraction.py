@@ -64,7 +64,7 @@ def store(folder: Path, model: Any, processor: Any) -> None:
     with tempfile.TemporaryDirectory() as out:
         target = folder / "store" if torch.distributed.is_torchelastic_launched() else Path(out)
         extract_to_store(
-            model, image_folder(folder), processor, target, batch_size=BATCH, shard_size=64, progress=False
+            model, image_folder(folder), processor, target, batch_size=BATCH, shard_size=BATCH, progress=False
         )
 
 
