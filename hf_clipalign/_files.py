@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,9 +59,66 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         with explained_write(target):
             yield staging
             os.chmod(staging, 0o666 & ~_umask())
+            _flush(staging)
             os.replace(staging, target)
     finally:
         staging.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: str | Path, message: str) -> Iterator[None]:
+    """Holds the lock file `path` until the block ends; the operating system frees it when the process dies.
+
+    The lock belongs to this process alone: worker processes do not inherit it, so a killed run leaves none behind.
+
+    Raises:
+        `ClipAlignError`: with `message`, if it is held already; or `path` cannot be written to.
+    """
+    target = Path(path)
+    with explained_write(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        name = os.path.realpath(target)
+        if name in _HELD:
+            raise ClipAlignError(message)
+        handle = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
+    _HELD.add(name)
+    try:
+        if not _try_lock(handle):
+            raise ClipAlignError(message)
+        yield
+    finally:
+        _HELD.discard(name)
+        os.close(handle)
+
+
+_HELD: set[str] = set()
+"""Lock files that this process holds: the operating system does not keep a process out of its own lock."""
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Brings a file to the disk, so that a power cut after the renaming does not leave an empty one."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
