@@ -57,12 +57,13 @@ def adapter_preset(method: str, backbone: str = "vit_b32", protocol: str = "base
     """
     _check(method, backbone, protocol)
     depth = 9 if protocol == "base_to_novel" else 3
+    words = {"ctx_init": "a photo of a"}
     return {
-        "coop": {"n_ctx": 4, "ctx_init": "a photo of a"},
-        "cocoop": {"n_ctx": 4, "ctx_init": "a photo of a"},
-        "vpt": {"n_ctx": 8, "depth": 12},
-        "maple": {"n_ctx": 2, "depth": 9, "ctx_init": "a photo of a"},
-        "promptsrc": {"n_ctx_text": 4, "n_ctx_vision": 4, "depth_text": depth, "depth_vision": depth},
+        "coop": {"n_ctx": 4, **words},
+        "cocoop": {"n_ctx": 4, **words},
+        "vpt": {"n_prompts": 8, "depth": 12},
+        "maple": {"n_ctx": 2, "depth": 9, **words},
+        "promptsrc": {"n_ctx": 4, "n_prompts": 4, "text_depth": depth, "image_depth": depth, **words},
     }[method]
 
 
