@@ -68,6 +68,11 @@ class CLIPEncoder(ProjectedTowersEncoder):
             return input_ids.to(torch.int).argmax(dim=-1)
         return _first_position(input_ids, self.config.text_config.eos_token_id)
 
+    @property
+    def true_end_token(self) -> int | None:
+        legacy = self.config.text_config.eos_token_id == _LEGACY_EOS_TOKEN_ID
+        return self.config.text_config.vocab_size - 1 if legacy else None
+
     def stock_tower(self, modality: Modality, weight: Tensor) -> nn.Module:
         tower = "vision" if modality == "image" else "text"
         stock_class = getattr(transformers, f"{self._class_prefix}{tower.title()}ModelWithProjection")
@@ -85,6 +90,7 @@ class MetaCLIP2Encoder(CLIPEncoder):
     """`MetaClip2Model`: CLIP's towers with a multilingual vocabulary whose end token really is 2."""
 
     _class_prefix = "MetaClip2"
+    true_end_token = None
 
     def end_positions(self, input_ids: Tensor) -> Tensor:
         return _first_position(input_ids, self.config.text_config.eos_token_id)

@@ -185,6 +185,11 @@ class DualEncoder(ABC):
             `ClipAlignError`: transformers has no class for such a tower.
         """
 
+    @property
+    def true_end_token(self) -> int | None:
+        """The id of the end token where the configuration holds a stand-in for it, else None."""
+        return None
+
     def end_positions(self, input_ids: Tensor) -> Tensor:
         """Column of each row's last token that the text feature depends on, `LongTensor [N]`. Default: the last."""
         return torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)
