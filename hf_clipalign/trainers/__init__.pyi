@@ -7,6 +7,5 @@ from .prompt_images import PromptImages as PromptImages
 from .prompt_learner import PromptLearner as PromptLearner
 from .prompt_learning_arguments import PromptLearningTrainingArguments as PromptLearningTrainingArguments
 from .prompt_learning_trainer import PromptLearningTrainer as PromptLearningTrainer
-from .schedule import gaussian_weights as gaussian_weights
 from .schedule import published_rates as published_rates
 from .teacher import Teacher as Teacher

@@ -139,9 +139,15 @@ class KDPLTrainer(PromptLearningTrainer):
         """The symmetric Kullback-Leibler distance to the teacher."""
         if "teacher_logits" not in inputs:
             self._teach([inputs])
-        outputs = model(inputs["pixel_values"], class_indices=inputs.get("class_indices"))
+        outputs = model(
+            inputs["pixel_values"], class_indices=inputs.get("class_indices"), with_frozen=self._regularised
+        )
         losses = kdpl_loss(outputs["logits"], inputs["teacher_logits"])
         return self._finish_loss(losses, outputs, inputs, return_outputs)
+
+    def _frozen_templates(self) -> Sequence[str]:
+        agnostic = self.args.class_agnostic and self.args.frozen_templates is None
+        return [_AGNOSTIC_TEMPLATE] if agnostic else super()._frozen_templates()
 
     @torch.no_grad()
     def _teach(self, batches: list[dict[str, Any]]) -> None:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
-from hf_clipalign.backbones.packing import PackedPrompts
+from hf_clipalign.backbones.packing import PackedPrompts, encode_texts
+from hf_clipalign.data import fill
 from hf_clipalign.data.dictionary import check_names
 from hf_clipalign.tuners import build_prompts, class_text_features, has_text_prompts, plan_prompts
 
@@ -92,7 +93,11 @@ class PromptLearner(nn.Module):
         return len(self._plans[class_set])
 
     def forward(
-        self, pixel_values: Tensor, class_set: str = TRAIN, class_indices: Tensor | None = None
+        self,
+        pixel_values: Tensor,
+        class_set: str = TRAIN,
+        class_indices: Tensor | None = None,
+        with_frozen: bool = False,
     ) -> dict[str, Tensor]:
         """Logits of pictures against the classes of a set, in float32.
 
@@ -100,18 +105,24 @@ class PromptLearner(nn.Module):
             pixel_values (`Tensor [N, 3, H, W]`): pictures.
             class_set (`str`): which classes. Default: those that are trained on.
             class_indices (`LongTensor [K]`, *optional*): some of them only.
+            with_frozen (`bool`): also the image features without prompts. Default False.
 
         Returns:
             `dict`: `logits [N, K]`, `image_embeds [N, d]` and `text_embeds [K, d]` (`[N, K, d]` for CoCoOp), the
-            embeddings of unit length.
+            embeddings of unit length; `frozen_image_embeds [N, d]` if asked for.
         """
-        image_embeds = F.normalize(self.encoder.encode_image(pixel_values.to(self.encoder.dtype)).float(), dim=-1)
+        frozen = {}
+        if with_frozen:
+            with torch.no_grad(), self.model.disable_adapter():
+                frozen["frozen_image_embeds"] = self._image_embeds(pixel_values)
+        image_embeds = self._image_embeds(pixel_values)
         text_embeds = self._text_embeds(class_set, class_indices, image_embeds)
         with torch.autocast(pixel_values.device.type, enabled=False):
             return {
                 "logits": self.scaled(image_embeds, text_embeds),
                 "image_embeds": image_embeds,
                 "text_embeds": text_embeds,
+                **frozen,
             }
 
     def scaled(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
@@ -142,6 +153,19 @@ class PromptLearner(nn.Module):
         """Recomputes activations in the backward pass, without the reentrant form, which needs trained inputs."""
         kwargs = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
         self.encoder.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+
+    @torch.no_grad()
+    def frozen_text_embeds(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Text features without prompts: per class the mean over templates, then unit length, `[C, d]`."""
+        with self.model.disable_adapter():
+            total = sum(
+                encode_texts(self.encoder, self.tokenizer, fill(template, class_names), normalize=False).float()
+                for template in templates
+            )
+        return F.normalize(torch.as_tensor(total), dim=-1)
+
+    def _image_embeds(self, pixel_values: Tensor) -> Tensor:
+        return F.normalize(self.encoder.encode_image(pixel_values.to(self.encoder.dtype)).float(), dim=-1)
 
     def _text_embeds(self, class_set: str, class_indices: Tensor | None, image_embeds: Tensor) -> Tensor:
         if not has_text_prompts(self.model) and class_set not in self._fixed:

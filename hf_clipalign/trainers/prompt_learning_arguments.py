@@ -36,7 +36,9 @@ class PromptLearningTrainingArguments(TrainingArguments):
         skip_unreadable (`bool`): leave out pictures that cannot be read, and say how many. Default: an error.
         gaussian_mean (`float`, *optional*): epoch with the highest weight in the average of prompts (PromptSRC).
         gaussian_std (`float`, *optional*): standard deviation in epochs of these weights.
-        text_weight, image_weight, logits_weight (`float`): PromptSRC's regulariser. Default 25, 10, 1.
+        text_weight, image_weight (`float`): PromptSRC's regulariser. Default 25 and 10.
+        frozen_templates (`str`, *optional*): file with one prompt a line, whose mean text features PromptSRC keeps close
+            to. Default: the 60 of CLIP; class-agnostic, `template` alone.
     """
 
     _paper: ClassVar[str] = "https://arxiv.org/abs/2109.01134"
@@ -58,7 +60,7 @@ class PromptLearningTrainingArguments(TrainingArguments):
         metadata={"help": "Leave out pictures that cannot be read, naming and counting them; else they are an error."},
     )
     dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Drop an incomplete last batch, so that every image has the same weight."}
+        default=True, metadata={"help": "Drop an incomplete last training batch, so that every picture has the same weight."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: pictures are columns."})
 
@@ -66,6 +68,7 @@ class PromptLearningTrainingArguments(TrainingArguments):
     learning_rate: float = field(default=0.002, metadata={"help": "Full learning rate, after the warm-up."})
     num_train_epochs: float = field(default=50, metadata={"help": "Passes over the pictures."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Pictures per process and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Pictures per process in evaluation."})
     optim: str = field(default="sgd", metadata={"help": "Optimizer; the papers use sgd."})
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd; other optimizers ignore it."})
     weight_decay: float = field(default=5e-4, metadata={"help": "L2 term on every prompt parameter, biases too."})
@@ -89,7 +92,10 @@ class PromptLearningTrainingArguments(TrainingArguments):
     )
     text_weight: float = field(default=25.0, metadata={"help": "PromptSRC: weight of the text feature term."})
     image_weight: float = field(default=10.0, metadata={"help": "PromptSRC: weight of the image feature term."})
-    logits_weight: float = field(default=1.0, metadata={"help": "PromptSRC: weight of the logits term."})
+    frozen_templates: str | None = field(
+        default=None,
+        metadata={"help": "PromptSRC: file of prompts, one a line, for the frozen text features; by default CLIP's 60."},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data import ImageSource
+from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource
+from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
 from hf_clipalign.trainers.prompt_average import PromptAverage
 from hf_clipalign.trainers.prompt_images import PromptImages, collate, drop_unreadable
 from hf_clipalign.trainers.prompt_learner import TRAIN, PromptLearner
 from hf_clipalign.trainers.prompt_learning_arguments import PromptLearningTrainingArguments
-from hf_clipalign.trainers.schedule import gaussian_weights, published_rates, published_scheduler
+from hf_clipalign.trainers.schedule import published_rates, published_scheduler
 
 _ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -174,18 +177,52 @@ class PromptLearningTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Cross-entropy of the logits over the training classes."""
-        outputs = model(inputs["pixel_values"])
+        outputs = model(inputs["pixel_values"], with_frozen=self._regularised)
         losses = {"loss": F.cross_entropy(outputs["logits"], inputs["labels"])}
         return self._finish_loss(losses, outputs, inputs, return_outputs)
+
+    @property
+    def _regularised(self) -> bool:
+        return self.learner.method == "clip_promptsrc"
 
     def _finish_loss(
         self, losses: dict[str, Tensor], outputs: dict[str, Tensor], inputs: dict[str, Any], return_outputs: bool
     ) -> Any:
+        """Adds PromptSRC's regulariser where it belongs, and keeps the terms for the log."""
+        if self._regularised:
+            terms = self._regulariser(outputs, inputs.get("class_indices"))
+            losses = {**losses, **terms, "loss": losses["loss"] + sum(terms.values())}
         self._n_terms += 1
         for name, value in losses.items():
             if name != "loss":
                 self._terms[name] = self._terms.get(name, 0.0) + float(value.detach())
         return (losses["loss"], outputs) if return_outputs else losses["loss"]
+
+    def _regulariser(self, outputs: dict[str, Tensor], class_indices: Tensor | None) -> dict[str, Tensor]:
+        """Weighted distances of text features, image features and logits to those without prompts."""
+        frozen_text = self._frozen_text if class_indices is None else self._frozen_text[class_indices]
+        frozen_image = outputs["frozen_image_embeds"]
+        terms = promptsrc_losses(
+            outputs["text_embeds"],
+            frozen_text,
+            outputs["image_embeds"],
+            frozen_image,
+            outputs["logits"],
+            self.learner.scaled(frozen_image, frozen_text),
+            self.args.text_weight,
+            self.args.image_weight,
+        )
+        return {f"{name}_distance": terms[name] for name in ("text", "image", "logits")}
+
+    @cached_property
+    def _frozen_text(self) -> Tensor:
+        return self.learner.frozen_text_embeds(self.class_names, self._frozen_templates()).to(self.args.device)
+
+    def _frozen_templates(self) -> Sequence[str]:
+        if self.args.frozen_templates is None:
+            return IMAGENET_TEMPLATES
+        lines = Path(self.args.frozen_templates).read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip()]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch; a loss that is not finite ends the training before it reaches the prompts."""
@@ -242,8 +279,9 @@ class PromptLearningTrainer(Trainer):
             return None
         if self.args.load_best_model_at_end:
             raise ClipAlignError("Gaussian averaging and load_best_model_at_end exclude each other: choose one")
-        weights = gaussian_weights(math.ceil(self.args.num_train_epochs), self.args.gaussian_mean, self.args.gaussian_std)
-        average = PromptAverage(self.learner, weights)
+        epochs = math.ceil(self.args.num_train_epochs)
+        weights = gaussian_prompt_weights(epochs, self.args.gaussian_mean, self.args.gaussian_std)
+        average = PromptAverage(self.learner, weights.tolist())
         self.add_callback(average)
         return average
 
@@ -275,6 +313,16 @@ class PromptLearningTrainer(Trainer):
             return super().evaluate(dataset, ignore_keys, metric_key_prefix)
         with self._classes_of(dataset):
             return super().evaluate(dataset, ignore_keys, metric_key_prefix)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """All pictures, also those of an incomplete last batch."""
+        with _keeping_last_batch(self.args):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """All pictures, also those of an incomplete last batch."""
+        with _keeping_last_batch(self.args):
+            return super().get_test_dataloader(test_dataset)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -324,6 +372,15 @@ class PromptLearningTrainer(Trainer):
             raise ClipAlignError(f"{checkpoint!r} is no checkpoint of a prompt adapter: it has no {_ADAPTER_FILE}")
         device = str(self.learner.encoder.device)
         set_peft_model_state_dict(self.peft_model, load_file(file, device=device), adapter_name=name)
+
+
+@contextmanager
+def _keeping_last_batch(args: PromptLearningTrainingArguments) -> Iterator[None]:
+    drop_last, args.dataloader_drop_last = args.dataloader_drop_last, False
+    try:
+        yield
+    finally:
+        args.dataloader_drop_last = drop_last
 
 
 class _Classes:

@@ -54,21 +54,3 @@ def published_scheduler(optimizer: Optimizer, rates: list[float], steps_per_epoc
         return rates[min(step // steps_per_epoch, len(rates) - 1)] / full
 
     return LambdaLR(optimizer, factor)
-
-
-def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
-    """Weight of every epoch's prompts in PromptSRC's average: a Gaussian over epochs 1 … E, with sum 1.
-
-    Args:
-        epochs (`int`): E.
-        mean (`float`): the epoch (counted from 1) with the highest weight.
-        std (`float`): standard deviation in epochs, above 0.
-
-    Raises:
-        `ClipAlignError`: `std` is not positive.
-    """
-    if std <= 0 or epochs < 1:
-        raise ClipAlignError(f"Gaussian averaging needs epochs and a positive std, not {epochs} epochs and std {std}")
-    exponents = [-0.5 * ((epoch - mean) / std) ** 2 for epoch in range(1, epochs + 1)]
-    values = [math.exp(exponent - max(exponents)) for exponent in exponents]
-    return [value / sum(values) for value in values]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.trainers import adapter_preset, gaussian_weights, published_rates, training_preset
+from hf_clipalign.trainers import adapter_preset, published_rates, training_preset
 from hf_clipalign.trainers.prompt_average import PromptAverage
 from hf_clipalign.trainers.schedule import published_scheduler
 
@@ -37,18 +37,6 @@ def test_scheduler_changes_at_epochs_only() -> None:
         optimizer.step()
         scheduler.step()
     assert seen == pytest.approx([rate for rate in rates for _ in range(4)] + [rates[-1]] * 2)
-
-
-@pytest.mark.parametrize(("mean", "std"), [(15, 1), (6, 10)])
-def test_weights_of_the_average(mean: int, std: int) -> None:
-    weights = gaussian_weights(20, mean, std)
-    assert weights == pytest.approx(REFERENCE[f"promptsrc_gpa_weights/epochs20_mean{mean}_std{std}"], abs=1e-7)
-
-
-def test_average_far_from_every_epoch_does_not_underflow() -> None:
-    weights = gaussian_weights(3, 200, 1)
-    assert sum(weights) == pytest.approx(1)
-    assert weights[2] > 0.99
 
 
 def test_average_of_epochs(tmp_path: Path) -> None:
@@ -102,5 +90,3 @@ def test_unknown_presets(arguments: tuple, message: str) -> None:
 def test_impossible_schedules() -> None:
     with pytest.raises(ClipAlignError, match="1 or more epochs"):
         published_rates(0.1, 0)
-    with pytest.raises(ClipAlignError, match="positive std"):
-        gaussian_weights(5, 1, 0)
