@@ -52,7 +52,7 @@ def cross_dataset(accuracy: Accuracy, sources: Mapping[str, ImageSource]) -> dic
 def domain_generalization(
     accuracy: Accuracy, source: ImageSource, targets: Mapping[str, ImageSource]
 ) -> dict[str, float]:
-    """Accuracy on the training domain (`source`), on each other domain, and the mean of the OTHER domains (`average`)."""
+    """Accuracy on the training domain (`source`), on each other one, and the mean of the OTHERS (`average`)."""
     return {"source": accuracy(source), **_each_and_average(accuracy, targets)}
 
 

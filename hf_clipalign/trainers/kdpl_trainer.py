@@ -15,7 +15,6 @@ from hf_clipalign.data.dictionary import check_names, load_dictionary
 from hf_clipalign.losses import kdpl_loss, top_classes
 from hf_clipalign.trainers.kdpl_arguments import KDPLTrainingArguments
 from hf_clipalign.trainers.prompt_images import PromptImages
-from hf_clipalign.trainers.prompt_learner import TRAIN
 from hf_clipalign.trainers.prompt_learning_arguments import PromptLearningTrainingArguments
 from hf_clipalign.trainers.prompt_learning_trainer import PromptLearningTrainer
 from hf_clipalign.trainers.teacher import Teacher
@@ -35,7 +34,7 @@ class KDPLTrainer(PromptLearningTrainer):
     Args:
         model, args, processing_class, train_dataset, eval_dataset, class_names: see `PromptLearningTrainer`; labels of
             `train_dataset` are ignored, and with `class_agnostic` the class names too.
-        teacher (`str`, `Path`, `nn.Module` or `Teacher`): the bigger model; each model tokenises with its own tokenizer.
+        teacher (`str`, `Path`, `nn.Module` or `Teacher`): the bigger model; each tokenises with its own tokenizer.
         teacher_processor (`ProcessorMixin`, *optional*): its processor. Default: the one of the checkpoint.
         dictionary (`Sequence[str]`, *optional*): concepts for `class_agnostic`, instead of `args.dictionary`.
 
@@ -91,7 +90,9 @@ class KDPLTrainer(PromptLearningTrainer):
         assert isinstance(args, KDPLTrainingArguments)
         if not args.class_agnostic:
             if self._dictionary is not None:
-                raise ClipAlignError("a dictionary was given, but class_agnostic is False: set it, or drop the dictionary")
+                raise ClipAlignError(
+                    "a dictionary was given, but class_agnostic is False: set it, or drop the dictionary"
+                )
             return super()._training_class_names(images, class_names, args)
         names = self._dictionary if self._dictionary is not None else load_dictionary(args.dictionary)
         names = check_names(names, "dictionary")
@@ -157,7 +158,9 @@ class KDPLTrainer(PromptLearningTrainer):
         for batch in batches:
             batch["teacher_logits"] = scale * self._teacher_image_features(batch) @ text.T
         if self.args.class_agnostic and self.args.k_max < len(text):
-            kept = top_classes(self._mean_probabilities([batch["teacher_logits"] for batch in batches]), self.args.k_max)
+            kept = top_classes(
+                self._mean_probabilities([batch["teacher_logits"] for batch in batches]), self.args.k_max
+            )
             for batch in batches:
                 batch["teacher_logits"] = batch["teacher_logits"][:, kept]
                 batch["class_indices"] = kept

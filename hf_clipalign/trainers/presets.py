@@ -51,20 +51,21 @@ def training_preset(method: str, backbone: str = "vit_b32", protocol: str = "bas
 
 
 def adapter_preset(method: str, backbone: str = "vit_b32", protocol: str = "base_to_novel") -> dict[str, Any]:
-    """Keyword arguments of the method's PEFT config as published, for example for `CoOpConfig(**adapter_preset("coop"))`.
+    """Keyword arguments of the method's PEFT config as published: `CoOpConfig(**adapter_preset("coop"))`.
 
     Args and errors as `training_preset`.
     """
     _check(method, backbone, protocol)
     depth = 9 if protocol == "base_to_novel" else 3
     words = {"ctx_init": "a photo of a"}
-    return {
+    settings: dict[str, dict[str, Any]] = {
         "coop": {"n_ctx": 4, **words},
         "cocoop": {"n_ctx": 4, **words},
         "vpt": {"n_prompts": 8, "depth": 12},
         "maple": {"n_ctx": 2, "depth": 9, **words},
         "promptsrc": {"n_ctx": 4, "n_prompts": 4, "text_depth": depth, "image_depth": depth, **words},
-    }[method]
+    }
+    return settings[method]
 
 
 def _check(method: str, backbone: str, protocol: str) -> None:

@@ -56,7 +56,9 @@ class PromptImages(Dataset):
         self.source: ImageSource = source if isinstance(source, ImageSource) else from_dataset(source)
         self.sides = [("", _image_processor(processor), image_size)]
         if teacher_processor is not None:
-            self.sides.append((TEACHER_PREFIX, _image_processor(teacher_processor), int(teacher_image_size or image_size)))
+            self.sides.append(
+                (TEACHER_PREFIX, _image_processor(teacher_processor), int(teacher_image_size or image_size))
+            )
         self.augment = augment
         self.crop_scale = crop_scale
         self.seed = seed

@@ -47,7 +47,7 @@ class PromptLearner(nn.Module):
             )
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ClipAlignError(
-                "nothing in the model is trainable: load the adapter with PeftModel.from_pretrained(…, is_trainable=True)"
+                "nothing in the model is trainable: pass is_trainable=True to PeftModel.from_pretrained"
             )
         self.model = model
         self.tokenizer = tokenizer
@@ -64,7 +64,11 @@ class PromptLearner(nn.Module):
     @property
     def adapter_name(self) -> str:
         """The adapter that is trained."""
-        return self.model.active_adapters[0] if isinstance(self.model.active_adapters, list) else self.model.active_adapter
+        return (
+            self.model.active_adapters[0]
+            if isinstance(self.model.active_adapters, list)
+            else self.model.active_adapter
+        )
 
     @property
     def method(self) -> str:
@@ -149,10 +153,22 @@ class PromptLearner(nn.Module):
         """Saves the adapter that is trained, and nothing else."""
         self.model.save_pretrained(folder, selected_adapters=[self.adapter_name], **kwargs)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         """Recomputes activations in the backward pass, without the reentrant form, which needs trained inputs."""
-        kwargs = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
-        self.encoder.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+        kwargs = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
+        model = self.encoder.model
+        if hasattr(model, "activation_checkpointing_enable"):
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs, **options)
+        else:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The older name of `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     @torch.no_grad()
     def frozen_text_embeds(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:

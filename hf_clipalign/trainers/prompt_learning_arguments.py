@@ -37,8 +37,8 @@ class PromptLearningTrainingArguments(TrainingArguments):
         gaussian_mean (`float`, *optional*): epoch with the highest weight in the average of prompts (PromptSRC).
         gaussian_std (`float`, *optional*): standard deviation in epochs of these weights.
         text_weight, image_weight (`float`): PromptSRC's regulariser. Default 25 and 10.
-        frozen_templates (`str`, *optional*): file with one prompt a line, whose mean text features PromptSRC keeps close
-            to. Default: the 60 of CLIP; class-agnostic, `template` alone.
+        frozen_templates (`str`, *optional*): file of prompts, one a line, whose mean text features PromptSRC stays
+            close to. Default: the 60 of CLIP; class-agnostic, `template` alone.
     """
 
     _paper: ClassVar[str] = "https://arxiv.org/abs/2109.01134"
@@ -60,7 +60,8 @@ class PromptLearningTrainingArguments(TrainingArguments):
         metadata={"help": "Leave out pictures that cannot be read, naming and counting them; else they are an error."},
     )
     dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Drop an incomplete last training batch, so that every picture has the same weight."}
+        default=True,
+        metadata={"help": "Drop an incomplete last training batch, so that every picture has the same weight."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: pictures are columns."})
 
@@ -94,7 +95,9 @@ class PromptLearningTrainingArguments(TrainingArguments):
     image_weight: float = field(default=10.0, metadata={"help": "PromptSRC: weight of the image feature term."})
     frozen_templates: str | None = field(
         default=None,
-        metadata={"help": "PromptSRC: file of prompts, one a line, for the frozen text features; by default CLIP's 60."},
+        metadata={
+            "help": "PromptSRC: file of prompts, one a line, for the frozen text features; by default CLIP's 60."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from transformers import Trainer
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -81,6 +81,7 @@ class PromptLearningTrainer(Trainer):
         args.label_names = args.label_names or ["labels"]
         learner = PromptLearner(model, processing_class, args.template)
         self._processing_class = processing_class
+        self._image_side = learner.encoder.image_size
         self._class_sets: dict[tuple[str, ...], str] = {}
         train_images = self._images(train_dataset, args, training=True)
         names = self._training_class_names(train_images, class_names, args)
@@ -117,7 +118,7 @@ class PromptLearningTrainer(Trainer):
     @property
     def learner(self) -> PromptLearner:
         """The module that is trained."""
-        return self.model
+        return cast(PromptLearner, self.model)
 
     @property
     def peft_model(self) -> Any:
@@ -135,7 +136,7 @@ class PromptLearningTrainer(Trainer):
         return PromptImages(
             dataset,
             self._processing_class,
-            self._image_size(),
+            self._image_side,
             augment=args.augment and training,
             crop_scale=args.crop_scale,
             seed=args.seed,
@@ -144,12 +145,6 @@ class PromptLearningTrainer(Trainer):
 
     def _teacher_inputs(self, training: bool) -> dict[str, Any]:
         return {}
-
-    def _image_size(self) -> int:
-        processor = getattr(self._processing_class, "image_processor", self._processing_class)
-        crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
-        size = dict(crop or processor.size)
-        return int(size.get("height") or size.get("shortest_edge"))
 
     def _eval_images(self, dataset: Any, args: PromptLearningTrainingArguments) -> Any:
         if isinstance(dataset, Mapping) and not _is_source(dataset):
@@ -263,12 +258,12 @@ class PromptLearningTrainer(Trainer):
                 self.args.warmup_epochs,
                 self.args.warmup_rate,
             )
-            self.lr_scheduler = published_scheduler(optimizer or self.optimizer, rates, steps)
+            self.lr_scheduler = published_scheduler(cast(Optimizer, optimizer or self.optimizer), rates, steps)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains; with Gaussian averaging, the model holds the average afterwards. See `transformers.Trainer.train`."""
+        """Trains; with Gaussian averaging, the model then holds the average. See `transformers.Trainer.train`."""
         output = super().train(*args, **kwargs)
         if self.average is not None:
             self.average.apply()
@@ -299,18 +294,19 @@ class PromptLearningTrainer(Trainer):
         """
         images = self._images(dataset, self.args, training=False)
         with self._classes_of(images, class_names):
-            return float(self.predict(images).metrics["test_accuracy"])
+            return float((self.predict(images).metrics or {})["test_accuracy"])
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Accuracy and cross-entropy, every data set among its own classes. See `transformers.Trainer.evaluate`."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        known: Any = self.eval_dataset
+        dataset = known if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
-            dataset = self.eval_dataset[dataset]
+            dataset = known[dataset]
         dataset = self._eval_images(dataset, self.args)
         if isinstance(dataset, Mapping):
-            return super().evaluate(dataset, ignore_keys, metric_key_prefix)
+            return super().evaluate(dict(dataset), ignore_keys, metric_key_prefix)
         with self._classes_of(dataset):
             return super().evaluate(dataset, ignore_keys, metric_key_prefix)
 
@@ -347,7 +343,7 @@ class PromptLearningTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Writes the adapter; in a checkpoint also what averaging has so far, elsewhere also the processor."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         self.learner.save_pretrained(str(folder))
         if not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
@@ -362,7 +358,7 @@ class PromptLearningTrainer(Trainer):
             self.average.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        self._load_adapter(self.state.best_model_checkpoint)
+        self._load_adapter(str(self.state.best_model_checkpoint))
 
     def _load_adapter(self, checkpoint: str) -> None:
         name = self.learner.adapter_name
@@ -451,5 +447,6 @@ def _check_training_images(
     labels = np.asarray(images.source.labels)
     if labels.min() < 0 or labels.max() >= n_classes:
         raise ClipAlignError(
-            f"{images.source.name}: labels go from {labels.min()} to {labels.max()}, but there are {n_classes} class names"
+            f"{images.source.name}: labels go from {labels.min()} to {labels.max()}, "
+            f"but there are {n_classes} class names"
         )

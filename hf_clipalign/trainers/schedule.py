@@ -10,7 +10,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from hf_clipalign._errors import ClipAlignError
 
 
-def published_rates(learning_rate: float, epochs: int, warmup_epochs: int = 1, warmup_rate: float = 1e-5) -> list[float]:
+def published_rates(
+    learning_rate: float, epochs: int, warmup_epochs: int = 1, warmup_rate: float = 1e-5
+) -> list[float]:
     """Learning rate of every epoch, as the reference implementations set it.
 
     The warm-up epochs run at a constant low rate. The cosine starts after them at the FULL rate but has a period of
@@ -35,9 +37,13 @@ def published_rates(learning_rate: float, epochs: int, warmup_epochs: int = 1, w
         ```
     """
     if epochs < 1 or warmup_epochs < 0:
-        raise ClipAlignError(f"a schedule needs 1 or more epochs and 0 or more of warm-up, not {epochs}, {warmup_epochs}")
+        raise ClipAlignError(
+            f"a schedule needs 1 or more epochs and 0 or more of warm-up, not {epochs}, {warmup_epochs}"
+        )
     cosine = [0.5 * (1 + math.cos(math.pi * epoch / epochs)) for epoch in range(epochs)]
-    return [warmup_rate] * min(warmup_epochs, epochs) + [learning_rate * factor for factor in cosine[: epochs - warmup_epochs]]
+    return [warmup_rate] * min(warmup_epochs, epochs) + [
+        learning_rate * factor for factor in cosine[: epochs - warmup_epochs]
+    ]
 
 
 def published_scheduler(optimizer: Optimizer, rates: list[float], steps_per_epoch: int) -> LambdaLR:

@@ -36,8 +36,8 @@ class Teacher:
         model (`str`, `Path`, `nn.Module` or `DualEncoder`): the model, or the checkpoint to load it from.
         processor (`ProcessorMixin`, *optional*): its processor. Default: the one of the checkpoint that `model` names.
         cache_dir (`str` or `Path`, *optional*): where features are kept between runs, as safetensors. Their file names
-            are hashes of the teacher's weights and configuration, of the prompts and their token ids, or of the pictures and the
-            image processor.
+            are hashes of the teacher's weights and configuration, and of the prompts and their token ids, or of the
+            pictures and the image processor.
 
     Raises:
         `ClipAlignError`: the checkpoint cannot be loaded; a model without a processor.

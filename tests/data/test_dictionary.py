@@ -35,7 +35,7 @@ def test_text_file(tmp_path: Path) -> None:
 
 def test_gzipped_csv_with_header(tmp_path: Path) -> None:
     file = tmp_path / "names.csv.gz"
-    file.write_bytes(gzip.compress('id,Name\n1,"fox, red"\n2,owl\n'.encode()))
+    file.write_bytes(gzip.compress(b'id,Name\n1,"fox, red"\n2,owl\n'))
     assert load_dictionary(file) == ["fox, red", "owl"]
     assert load_dictionary(file, column="id") == ["1", "2"]
 

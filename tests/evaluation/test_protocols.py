@@ -52,7 +52,7 @@ def test_average_leaves_out_the_source() -> None:
         cross_dataset(score, {})
 
 
-@pytest.fixture()
+@pytest.fixture
 def table() -> ResultTable:
     table = ResultTable("Seen and unseen", note="python train.py")
     for seed, value in enumerate((0.50, 0.60, 0.70)):
