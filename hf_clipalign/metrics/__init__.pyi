@@ -1,0 +1,13 @@
+from .bootstrap import bootstrap_interval as bootstrap_interval
+from .bootstrap import paired_bootstrap as paired_bootstrap
+from .classification import mean_per_class_accuracy as mean_per_class_accuracy
+from .classification import nearest_class_mean as nearest_class_mean
+from .classification import top_k_accuracy as top_k_accuracy
+from .modules import RetrievalMetric as RetrievalMetric
+from .modules import RevisitedRetrievalMetric as RevisitedRetrievalMetric
+from .modules import TopKAccuracy as TopKAccuracy
+from .retrieval import retrieval_metrics as retrieval_metrics
+from .retrieval import retrieval_metrics_from_similarities as retrieval_metrics_from_similarities
+from .revisited import revisited_retrieval_metrics as revisited_retrieval_metrics
+from .separation import histogram_iou as histogram_iou
+from .separation import pair_similarities as pair_similarities

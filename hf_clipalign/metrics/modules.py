@@ -1,0 +1,87 @@
+"""`evaluate.Metric` classes around the functions of this package.
+
+Importing this module imports `evaluate`, which takes seconds; the functions do not need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import evaluate
+from datasets import Features, Value
+from datasets import Sequence as ListOf
+
+from .classification import top_k_accuracy
+from .retrieval import retrieval_metrics
+from .revisited import revisited_retrieval_metrics
+
+
+class RetrievalMetric(evaluate.Metric):
+    """[`hf_clipalign.metrics.retrieval_metrics`] for `evaluate`: predictions are features, references are labels.
+
+    The set is searched with itself, each query left out of its own list; pass `gallery` and `gallery_labels` to
+    `compute` for a gallery of its own. Further keyword arguments of `compute` go to the function.
+
+    Example:
+        >>> metric = RetrievalMetric()
+        >>> metric.add_batch(predictions=[[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]], references=[0, 0, 1, 1])
+        >>> metric.compute(ks=(1,))["map"]
+        1.0
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = [
+            Features({"predictions": ListOf(Value("float32")), "references": Value(kind)})
+            for kind in ("int64", "string")
+        ]
+        return _describe("Label-based retrieval: mAP, mAP@R, R-precision and recall@k.", self, features)
+
+    def _compute(
+        self, predictions: Any, references: Any, gallery: Any = None, gallery_labels: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        if gallery is None:
+            return retrieval_metrics(
+                predictions, predictions, references, references, **{"exclude_self": True, **kwargs}
+            )
+        return retrieval_metrics(predictions, gallery, references, gallery_labels, **kwargs)
+
+
+class RevisitedRetrievalMetric(evaluate.Metric):
+    """[`hf_clipalign.metrics.revisited_retrieval_metrics`] for `evaluate`: one row of similarities per query.
+
+    Example:
+        >>> metric = RevisitedRetrievalMetric()
+        >>> metric.compute(similarities=[[0.9, 0.5, 0.1]], easy=[[0]], hard=[[2]], junk=[[]])["map_easy"]
+        1.0
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        lists = {name: ListOf(Value("int64")) for name in ("easy", "hard", "junk")}
+        features = Features({"similarities": ListOf(Value("float32")), **lists})
+        return _describe("Revisited Oxford and Paris protocol.", self, features)
+
+    def _compute(self, similarities: Any, easy: Any, hard: Any, junk: Any, **kwargs: Any) -> dict[str, Any]:
+        return revisited_retrieval_metrics(similarities, easy, hard, junk, **kwargs)
+
+
+class TopKAccuracy(evaluate.Metric):
+    """[`hf_clipalign.metrics.top_k_accuracy`] for `evaluate`: predictions are logits, references are class numbers.
+
+    Example:
+        >>> TopKAccuracy().compute(predictions=[[0.1, 0.9], [0.8, 0.2]], references=[1, 1], ks=(1, 2))
+        {'top1': 0.5, 'top2': 1.0}
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = Features({"predictions": ListOf(Value("float32")), "references": Value("int64")})
+        return _describe("Share of samples whose class is among the k highest logits.", self, features)
+
+    def _compute(self, predictions: Any, references: Any, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
+        return top_k_accuracy(predictions, references, ks)
+
+
+def _describe(text: str, metric: evaluate.Metric, features: Any) -> evaluate.MetricInfo:
+    return evaluate.MetricInfo(
+        description=text, citation="", inputs_description=type(metric).__doc__ or "", features=features
+    )

@@ -1,0 +1,51 @@
+"""Loading models and processors, and the errors on the way."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hf_clipalign import ClipAlignError
+from hf_clipalign.backbones import load_model, load_processor
+from tests.tiny_models import save_tiny, tiny_clip
+
+
+def test_a_folder_is_loaded_in_evaluation_mode(tmp_path):
+    folder = save_tiny("clip", tmp_path / "clip")
+    assert not load_model(folder).training
+    processor = load_processor(str(folder))
+    assert type(processor.image_processor).__name__ == "CLIPImageProcessorPil"
+
+
+def test_a_model_is_returned_as_it_is():
+    model = tiny_clip()
+    assert load_model(model) is model
+
+
+@pytest.mark.parametrize("name", ["./missing", "/nowhere/at/all", "one/two/three"])
+def test_a_missing_folder_is_named(name):
+    with pytest.raises(ClipAlignError, match=f"no folder '{name}'"):
+        load_model(name)
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(ClipAlignError, match=f"{tmp_path.name}' does not hold a model"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-thing"}))
+    with pytest.raises(ClipAlignError, match="does not hold a model"):
+        load_model(tmp_path)
+
+
+def test_an_id_that_is_not_cached_while_offline_says_so(tmp_path):
+    code = (
+        "from hf_clipalign.backbones import load_model\n"
+        "try:\n    load_model('owner/name')\n"
+        "except ValueError as error:\n    print(type(error).__name__, error)"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "ClipAlignError cannot load the model 'owner/name'" in result.stdout
+    assert "not in the local cache and the Hub cannot be reached" in result.stdout
+    assert len(result.stdout.strip().splitlines()) == 1

@@ -1,0 +1,146 @@
+"""The command line, as a person calls it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_clipalign.data import load_mini
+
+STUDENT = "mini-student"
+
+
+def clipalign(*arguments, cwd, expect=0):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    command = [sys.executable, "-c", "from hf_clipalign.cli import main; main()", *map(str, arguments)]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    assert result.returncode == expect, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Eight emoji in three styles, one folder for each emoji."""
+    folder = tmp_path_factory.mktemp("photos")
+    rows = load_mini().emoji_subset(styles=["noto", "twemoji", "fluent"], split="train")
+    names = sorted(set(rows["name"][:]))[:8]
+    for row in rows.select(np.flatnonzero(np.isin(rows["name"][:], names))):
+        path = folder / row["name"].replace(":", "") / f"{row['style']}.png"
+        path.parent.mkdir(exist_ok=True)
+        row["image"].save(path)
+    return folder
+
+
+def test_help_teaches_every_command(tmp_path):
+    listing, _ = clipalign("--help", cwd=tmp_path)
+    for command in ("demo", "spectrum", "evaluate", "trim", "embed"):
+        assert command in listing
+        page, _ = clipalign(command, "--help", cwd=tmp_path)
+        assert "Usage" in page
+        assert len(page) > 400
+    assert clipalign("--version", cwd=tmp_path)[0].startswith("clipalign 0.")
+
+
+def test_wrong_usage_has_exit_code_2(tmp_path):
+    assert "No such option" in clipalign("demo", "--nonsense", cwd=tmp_path, expect=2)[1]
+
+
+def test_spectrum(tmp_path):
+    printed, _ = clipalign("spectrum", "--model", STUDENT, "--image-band", "1,48", cwd=tmp_path)
+    assert Image.open(tmp_path / "spectrum.png").width > 500
+    assert "1,48" in printed
+    assert "given" in printed
+    assert "ONLY a suggestion" in printed
+
+
+def test_trim_writes_an_aligned_model_and_stock_towers(tmp_path):
+    printed, _ = clipalign("trim", "--model", STUDENT, "--image-band", "1,48", cwd=tmp_path)
+    assert "text band: not aligned" in printed
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(tmp_path / "isoclip"))
+    trim = ("trim", "--model", STUDENT, "--image-band", "1,48")
+    clipalign(*trim, "--stock", "image", "--compact", "--out", "small", cwd=tmp_path)
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert config["projection_dim"] == 128 - 1 - 48
+    assert config["architectures"] == ["CLIPVisionModelWithProjection"]
+
+
+def test_embed_names_what_it_skips(photos, tmp_path):
+    (photos / "broken.png").write_bytes(b"nothing")
+    try:
+        printed, _ = clipalign("embed", photos, "--out", "features", cwd=tmp_path)
+    finally:
+        (photos / "broken.png").unlink()
+    assert "skipped" in printed
+    assert "broken.png" in printed
+
+
+def test_evaluate_chooses_a_band_on_one_half_and_reports_on_the_other(photos, tmp_path):
+    clipalign("embed", photos, "--model", STUDENT, "--out", "features", cwd=tmp_path)
+    printed, _ = clipalign("evaluate", "features", "--out", "report", cwd=tmp_path)
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["band"] == results["band_search"]["band"]
+    assert {score["head"] for score in results["comparison"]["scores"]} >= {"raw", "isoclip", "isoclip-compact"}
+    assert results["comparison"]["n_queries"] == 12
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "was chosen on one half of the classes" in page
+    assert "isoclip-compact" in printed
+
+
+def test_evaluate_with_a_given_band_heads_and_gallery(photos, tmp_path):
+    arguments = ("evaluate", photos, "--gallery", photos, "--band", "1,48", "--heads", "raw,isoclip")
+    clipalign(*arguments, cwd=tmp_path)
+    results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert [score["head"] for score in results["comparison"]["scores"]] == ["raw", "isoclip"]
+    assert results["band"] == [1, 48]
+    assert results["comparison"]["n_queries"] >= 20
+
+
+def test_evaluate_classification(photos, tmp_path):
+    clipalign("evaluate", photos, "--task", "ncm", "--train", photos, "--band", "1,48", cwd=tmp_path)
+    rows = json.loads((tmp_path / "evaluation" / "results.json").read_text())["scores"]
+    assert rows[0]["top1"] > 0.5
+    clipalign("evaluate", photos, "--task", "zero-shot", "--template", "an emoji of {}", "--out", "zs", cwd=tmp_path)
+    assert json.loads((tmp_path / "zs" / "results.json").read_text())["scores"]["top1"] > 0.5
+
+
+def test_evaluate_texts(tmp_path):
+    lines = ["image,caption"]
+    for number, name in enumerate(["red heart", "black cat", "green apple", "yellow star", "blue car", "white dog"]):
+        lines += [f"{number}.jpg,an emoji of {name}", f"{number}.jpg,a picture of {name}"]
+    (tmp_path / "captions.csv").write_text("\n".join(lines))
+    clipalign("evaluate", "captions.csv", "--task", "text-text", "--band", "1,20", cwd=tmp_path)
+    comparison = json.loads((tmp_path / "evaluation" / "results.json").read_text())["comparison"]
+    assert comparison["n_queries"] == 12
+    assert comparison["scores"][0]["metrics"]["map"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trim", "--model", "./missing"), "no folder './missing'"),
+        (("trim", "--model", STUDENT), "no band is published"),
+        (("trim", "--model", STUDENT, "--image-band", "many"), "is no band: write K_TOP,K_BOTTOM"),
+        (("trim", "--model", STUDENT, "--image-band", "100,28"), "removes all 128"),
+        (("trim", "--model", STUDENT, "--image-band", "1,2", "--compact"), "--compact needs --stock"),
+        (("evaluate", "no-such-folder/x/y"), "no-such-folder/x/y"),
+        (("evaluate", ".", "--task", "juggling"), "unknown task 'juggling'"),
+        (("demo", "--model", "elephant"), "unknown model 'elephant'"),
+        (("embed", "empty"), "no pictures"),
+        (("spectrum", "--device", "cpu"), None),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(arguments, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    if message is None:
+        clipalign(*arguments, cwd=tmp_path, expect=2)
+        return
+    _, error = clipalign(*arguments, cwd=tmp_path, expect=1)
+    lines = [line for line in error.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert message in lines[0]

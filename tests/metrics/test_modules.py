@@ -1,0 +1,60 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hf_clipalign.metrics import retrieval_metrics, revisited_retrieval_metrics, top_k_accuracy
+
+evaluate = pytest.importorskip("evaluate")
+
+
+@pytest.fixture
+def sample():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((30, 5)).astype(np.float32), rng.integers(5, size=30)
+
+
+def test_the_functions_do_not_import_evaluate():
+    code = "import sys; from hf_clipalign.metrics import retrieval_metrics; assert 'evaluate' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", [list, lambda labels: [f"class {i}" for i in labels]])
+def test_retrieval_metric(sample, kind):
+    from hf_clipalign.metrics import RetrievalMetric
+
+    features, labels = sample[0], kind(sample[1])
+    expected = retrieval_metrics(features, features, labels, labels, exclude_self=True, ks=(2,))
+    metric = RetrievalMetric(keep_in_memory=True)
+    assert metric.compute(predictions=features, references=labels, ks=(2,)) == pytest.approx(expected)
+
+
+def test_retrieval_metric_in_batches_with_a_gallery(sample):
+    from hf_clipalign.metrics import RetrievalMetric
+
+    features, labels = sample
+    metric = RetrievalMetric(keep_in_memory=True)
+    for part in (slice(0, 4), slice(4, 10)):
+        metric.add_batch(predictions=features[part], references=labels[part])
+    expected = retrieval_metrics(features[:10], features[10:], labels[:10], labels[10:])
+    assert metric.compute(gallery=features[10:], gallery_labels=labels[10:]) == pytest.approx(expected)
+
+
+def test_revisited_retrieval_metric(sample):
+    from hf_clipalign.metrics import RevisitedRetrievalMetric
+
+    easy, hard, junk = [[0, 1]] * 30, [[2]] * 30, [[]] * 30
+    expected = revisited_retrieval_metrics(sample[0], easy, hard, junk)
+    metric = RevisitedRetrievalMetric(keep_in_memory=True)
+    assert metric.compute(similarities=sample[0], easy=easy, hard=hard, junk=junk) == pytest.approx(expected)
+
+
+def test_combine(sample):
+    from hf_clipalign.metrics import RetrievalMetric, TopKAccuracy
+
+    features, labels = sample
+    both = evaluate.combine([TopKAccuracy(keep_in_memory=True), RetrievalMetric(keep_in_memory=True)])
+    result = both.compute(predictions=features.tolist(), references=labels.tolist())
+    expected = top_k_accuracy(features, labels) | retrieval_metrics(features, features, labels, labels, True)
+    assert result == pytest.approx(expected)
