@@ -103,8 +103,9 @@ def tiny_tokenizer(family: str = "clip") -> Any:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     _add_special_tokens(tokenizer, special["bos_token"] if family == "metaclip_2" else None, special["eos_token"])
+    names = ["input_ids", "attention_mask"] if family == "metaclip_2" else ["input_ids"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=TEXT_LENGTH[family], padding_side="right", **special
+        tokenizer_object=tokenizer, model_max_length=TEXT_LENGTH[family], model_input_names=names, **special
     )
 
 
@@ -149,7 +150,9 @@ def _siglip2_tokenizer() -> Any:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     pieces = dict.fromkeys([*special, *letters, *("".join(merge) for merge in merges)])
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Siglip2Tokenizer(vocab=vocab, merges=merges, model_max_length=64, padding_side="right")
+    tokenizer = Siglip2Tokenizer(
+        vocab=vocab, merges=merges, model_max_length=64, padding_side="right", model_input_names=["input_ids"]
+    )
     _add_special_tokens(tokenizer.backend_tokenizer, None, "<eos>")
     return tokenizer
 
