@@ -106,11 +106,15 @@ class KDPLTrainer(PromptLearningTrainer):
         return {"teacher_processor": self.teacher.processor, "teacher_image_size": self.teacher.encoder.image_size}
 
     @property
+    def teacher_template(self) -> str:
+        """The teacher's prompt with one `{}`."""
+        default = _AGNOSTIC_TEMPLATE if self.args.class_agnostic else self.args.template
+        return self.args.teacher_template or default
+
+    @property
     def teacher_prompts(self) -> list[str]:
         """The teacher's prompt of every training class."""
-        agnostic = self.args.class_agnostic
-        template = self.args.teacher_template or (_AGNOSTIC_TEMPLATE if agnostic else self.args.template)
-        return fill(template, self.class_names)
+        return fill(self.teacher_template, self.class_names)
 
     def teacher_text_features(self) -> Tensor:
         """The teacher's unit text features of the training classes, `[C, d]`, computed once and after loading."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from transformers import TrainingArguments
 
 from hf_clipalign._errors import ClipAlignError
@@ -19,7 +20,7 @@ class PromptLearningTrainingArguments(TrainingArguments):
 
     The defaults are CoOp's published settings; `preset` gives those of the other methods. Set differently from
     transformers: SGD with momentum 0.9 and weight decay 5e-4 on every prompt parameter, no gradient clipping, no
-    incomplete last batch, a checkpoint after every epoch, and the papers' schedule (`published_rates`).
+    incomplete last batch, a checkpoint after every epoch (the last two are kept), and the papers' schedule (`published_rates`).
 
     Args:
         learning_rate (`float`): full rate. Default 0.002.
@@ -63,6 +64,9 @@ class PromptLearningTrainingArguments(TrainingArguments):
         default=True,
         metadata={"help": "Drop an incomplete last training batch, so that every picture has the same weight."},
     )
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: pictures are columns."})
 
     # training
@@ -80,6 +84,7 @@ class PromptLearningTrainingArguments(TrainingArguments):
     warmup_epochs: int = field(default=1, metadata={"help": "Epochs at the warm-up rate (published schedule)."})
     warmup_rate: float = field(default=1e-5, metadata={"help": "Rate of the warm-up epochs (published schedule)."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: epoch, steps or no."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; None keeps all."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
     )

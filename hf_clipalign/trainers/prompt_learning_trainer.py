@@ -26,6 +26,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
 from hf_clipalign.trainers.prompt_average import PromptAverage
+from hf_clipalign.trainers.prompt_card import write_prompt_card
 from hf_clipalign.trainers.prompt_images import PromptImages, collate, drop_unreadable
 from hf_clipalign.trainers.prompt_learner import TRAIN, PromptLearner
 from hf_clipalign.trainers.prompt_learning_arguments import PromptLearningTrainingArguments
@@ -105,6 +106,8 @@ class PromptLearningTrainer(Trainer):
         )
         self.loss_is_scaled_for_ga = False
         self.class_names = list(names)
+        self._results: Any = None
+        self._command = ""
         self._terms: dict[str, float] = {}
         self._n_terms = 0
         self.add_callback(_ViewsByEpoch(self))
@@ -339,7 +342,21 @@ class PromptLearningTrainer(Trainer):
             self.learner.set_classes(self._class_sets[key], names)
         return _Classes(self, self._class_sets[key])
 
-    # Checkpoints
+    # Checkpoints and card
+
+    def create_model_card(self, *args: Any, results: Any = None, command: str | None = None, **kwargs: Any) -> None:
+        """Writes `README.md` beside the adapter; `push_to_hub` calls it again with what was given last.
+
+        Args:
+            *args: ignored: those of `transformers.Trainer.create_model_card`.
+            results (`ResultTable`, *optional*): the numbers to show.
+            command (`str`, *optional*): what was run.
+            **kwargs: ignored, as `args`.
+        """
+        self._results = results if results is not None else self._results
+        self._command = command if command is not None else self._command
+        if self.is_world_process_zero():
+            write_prompt_card(self, self.args.output_dir or ".", self._results, self._command)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Writes the adapter; in a checkpoint also what averaging has so far, elsewhere also the processor."""
