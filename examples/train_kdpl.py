@@ -197,11 +197,12 @@ def main(argv: list[str] | None = None) -> ResultTable:
         table.add(f"{example.method} ({how})", {part: trainer.accuracy(source)}, seed=0)
 
     trainer.save_model()
-    trainer.create_model_card(results=table, command=command)
+    trainer.create_model_card(results=table if task.tests else None, command=command)
     if training.push_to_hub:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
-        Console().print(table.to_rich())
+        if task.tests:
+            Console().print(table.to_rich())
         print(f"Adapter and model card: {training.output_dir}")
     return table
 
