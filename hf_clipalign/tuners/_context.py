@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +19,7 @@ def resolve_context(config: ContextConfig, encoder: DualEncoder) -> None:
         `ClipAlignError`: no tokenizer is found; the words give fewer than `n_ctx` tokens.
     """
     if config.ctx_init is not None and config.ctx_init_ids is None:
-        tokenizer = _load_tokenizer(config, encoder)
-        ids = tokenizer(config.ctx_init, add_special_tokens=False)["input_ids"]
-        if len(ids) < config.n_ctx:
-            raise ClipAlignError(
-                f"ctx_init={config.ctx_init!r} has {len(ids)} tokens, fewer than n_ctx={config.n_ctx}: give more "
-                "words, a smaller n_ctx, or ctx_init=None for a random start."
-            )
-        config.ctx_init_ids = ids[: config.n_ctx]
+        config.ctx_init_ids = _ids_of_words(config, encoder)
     _check_ids(config, encoder)
 
 
@@ -55,19 +47,32 @@ def _token_table(encoder: DualEncoder) -> Any:
     return encoder.model.get_submodule(encoder.module_paths.token_embedding)
 
 
-def _load_tokenizer(config: ContextConfig, encoder: DualEncoder) -> Any:
-    from transformers import AutoTokenizer
-
+def _ids_of_words(config: ContextConfig, encoder: DualEncoder) -> list[int]:
+    way_out = "Pass ctx_init_ids (the token ids of the words), or tokenizer_name_or_path (a folder or Hub id)."
     name = config.tokenizer_name_or_path or getattr(encoder.model, "name_or_path", "")
-    way_out = (
-        "Pass ctx_init_ids (the token ids of the words), or tokenizer_name_or_path (a folder or Hub id), in the "
-        "configuration."
-    )
     if not name:
         raise ClipAlignError(
             f"ctx_init={config.ctx_init!r} needs a tokenizer, and the model has none beside it. {way_out}"
         )
+    ids = _tokenized(name, str(config.ctx_init))
+    if ids is None:
+        raise ClipAlignError(f"no tokenizer for ctx_init={config.ctx_init!r} at {str(name)!r}. {way_out}")
+    if len(ids) < config.n_ctx:
+        raise ClipAlignError(
+            f"ctx_init={config.ctx_init!r} has {len(ids)} tokens, fewer than n_ctx={config.n_ctx}: give more words, a "
+            "smaller n_ctx, or ctx_init=None for a random start."
+        )
+    return ids[: config.n_ctx]
+
+
+def _tokenized(name: str, words: str) -> list[int] | None:
+    """Token ids without special tokens, or None where no tokenizer is found that knows the words."""
+    from transformers import AutoTokenizer
+
     try:
-        return AutoTokenizer.from_pretrained(str(Path(name)) if Path(name).is_dir() else name)
-    except (OSError, ValueError) as error:
-        raise ClipAlignError(f"no tokenizer for ctx_init={config.ctx_init!r} at {str(name)!r}. {way_out}") from error
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        return None
+    ids = tokenizer(words, add_special_tokens=False)["input_ids"]
+    # a folder without tokenizer files gives an empty tokenizer instead of an error: every word is unknown to it
+    return None if not ids or set(ids) & set(tokenizer.all_special_ids) else ids

@@ -70,7 +70,7 @@ def _add_words(tokenizer: Any, names: list[str]) -> list[int]:
     return tokenizer.convert_tokens_to_ids(names)
 
 
-def _with_words(encoder: DualEncoder, layer: CoOpContext, token_ids: list[int]) -> nn.Module:
+def _with_words(encoder: DualEncoder, layer: CoOpContext, token_ids: list[int]) -> Any:
     """A copy of the bare model whose token table has the context vectors at `token_ids`."""
     context = layer.active_prompts.detach()
     paths = encoder.module_paths
@@ -78,8 +78,7 @@ def _with_words(encoder: DualEncoder, layer: CoOpContext, token_ids: list[int]) 
     parent_path, _, name = paths.token_embedding.rpartition(".")
     stock = copy.deepcopy(encoder.model)
     for leftover in ("peft_config", "_hf_peft_config_loaded"):
-        if hasattr(stock, leftover):
-            delattr(stock, leftover)
+        stock.__dict__.pop(leftover, None)
     table: Any = stock.get_submodule(paths.token_embedding)
     table = table.get_base_layer()
     size = max(*token_ids, len(table.weight) - 1) + 1
