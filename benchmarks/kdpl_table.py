@@ -67,7 +67,7 @@ def main() -> None:
         table = ResultTable.from_json(args.output.read_text(encoding="utf-8"))
     example = load_example()
     cache = str(args.output.parent / "teacher")
-    jobs = [(method, how, seed) for seed in args.seeds for method in args.methods for how in MODES]
+    jobs = [(method, how, seed) for method in args.methods for seed in args.seeds for how in MODES]
     for seed in args.seeds:
         if seed not in table.scores.get("zero-shot student", {}).get("seen classes", {}):
             for name, scores in zero_shot(example, seed).items():

@@ -9,8 +9,8 @@ to test on. On your own pictures (a Hub id, a folder, a parquet file):
         --student openai/clip-vit-base-patch32 --teacher laion/CLIP-ViT-H-14-laion2B-s32B-b79K \
         --teacher_template "a photo of a {}, a type of pet." --bf16 --output_dir runs/pets --push_to_hub
 
-`--labels` is the supervised baseline, `--class_agnostic` learns without class names. All flags of the Trainer work; the
-defaults are the published settings of the method.
+`--labels` is the supervised baseline, `--class_agnostic` learns without class names. All flags of the Trainer work;
+the defaults are the published settings of the method.
 """
 
 from __future__ import annotations

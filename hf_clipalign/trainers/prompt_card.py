@@ -42,7 +42,7 @@ def write_prompt_card(trainer: Any, folder: str | Path, results: Any = None, com
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # noqa: S701
+        autoescape=False,
     )
     text = environment.get_template("prompt_card.md.jinja").render(
         **facts,

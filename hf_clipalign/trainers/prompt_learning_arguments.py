@@ -20,7 +20,8 @@ class PromptLearningTrainingArguments(TrainingArguments):
 
     The defaults are CoOp's published settings; `preset` gives those of the other methods. Set differently from
     transformers: SGD with momentum 0.9 and weight decay 5e-4 on every prompt parameter, no gradient clipping, no
-    incomplete last batch, a checkpoint after every epoch (the last two are kept), and the papers' schedule (`published_rates`).
+    incomplete last batch, a checkpoint after every epoch (the last two are kept), and the papers' schedule
+    (`published_rates`).
 
     Args:
         learning_rate (`float`): full rate. Default 0.002.

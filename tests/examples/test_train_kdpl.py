@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PARTS = ["seen classes", "unseen classes", "unseen domain"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     module = importlib.import_module("train_kdpl")
