@@ -20,7 +20,7 @@ test: $(INSTALLED) lint types
 	$(PYTEST) -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -80,8 +80,11 @@ def plot_band_grid(grid: Mapping[tuple[int, int], float], metric: str = "mAP") -
     figure = Figure(figsize=(1.6 + 0.62 * len(tops), 1.4 + 0.5 * len(bottoms)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(table, origin="lower", cmap="viridis", aspect="auto")
+    bright = np.nanmin(table) + 0.6 * (np.nanmax(table) - np.nanmin(table))
     for row, column in np.argwhere(~np.isnan(table)):
-        axes.text(column, row, f"{table[row, column]:.1f}", ha="center", va="center", fontsize=8, color="white")
+        value = table[row, column]
+        colour = "black" if value > bright else "white"
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=colour)
     best_row, best_column = np.unravel_index(np.nanargmax(table), table.shape)
     axes.add_patch(_frame(int(best_column), int(best_row)))
     _label_ticks(axes, tops, bottoms)

@@ -47,10 +47,10 @@ def decompose(image_projector: Tensor, text_projector: Tensor) -> Spectrum:
     """
     _check_projectors(image_projector, text_projector)
     image, text = as_float64(image_projector), as_float64(text_projector)
-    image_basis, image = _reduce(image)
-    text_basis, text = _reduce(text)
-    left, values, right = _thin_svd(image.T @ text)
-    parts = _expand(image_basis, left), values, _expand(text_basis, right)
+    if image.shape[0] < min(image.shape[1], text.shape[1]):
+        parts = _svd_of_wide_projectors(image, text)
+    else:
+        parts = _thin_svd(image.T @ text)
     dtype = torch.promote_types(image_projector.dtype, torch.float32)
     return Spectrum(*(part.to(image_projector.device, dtype) for part in parts))
 
@@ -147,17 +147,12 @@ def _compact(projector: Tensor, directions: Tensor) -> Tensor:
     return (upper @ basis.T).to(projector.device, projector.dtype)
 
 
-def _reduce(projector: Tensor) -> tuple[Tensor | None, Tensor]:
-    """A wide projector `[d, w]`, w > d, as an orthonormal basis `[w, d]` of its rows and its coordinates `[d, d]`."""
-    shared, width = projector.shape
-    if width <= shared:
-        return None, projector
-    basis, upper = torch.linalg.qr(projector.T)
-    return basis, upper.T
-
-
-def _expand(basis: Tensor | None, vectors: Tensor) -> Tensor:
-    return vectors if basis is None else basis @ vectors
+def _svd_of_wide_projectors(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_thin_svd` of `image^T text` when both have more columns than rows: from the `d x d` core of thin QRs."""
+    image_basis, image_upper = torch.linalg.qr(image.T)
+    text_basis, text_upper = torch.linalg.qr(text.T)
+    left, values, right = _thin_svd(image_upper @ text_upper.T)
+    return image_basis @ left, values, text_basis @ right
 
 
 def _thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
