@@ -359,15 +359,16 @@ class PromptLearningTrainer(Trainer):
             write_prompt_card(self, self.args.output_dir or ".", self._results, self._command)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Writes the adapter; in a checkpoint also what averaging has so far, elsewhere also the processor."""
+        """Writes the adapter; in a checkpoint also the settings and the average so far, elsewhere the processor."""
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         self.learner.save_pretrained(str(folder))
         if not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             self._processing_class.save_pretrained(folder)
-        elif self.average is not None:
-            self.average.save(folder)
+            return
         (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+        if self.average is not None:
+            self.average.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._load_adapter(resume_from_checkpoint)

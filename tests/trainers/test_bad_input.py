@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prompt_runs import CONFIGS, build, losses, mini, pictures, student
 from transformers import TrainingArguments
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import ImageSource, take
 from hf_clipalign.trainers import KDPLTrainingArguments, PromptLearningTrainingArguments
+from tests.trainers.prompt_runs import CONFIGS, build, losses, mini, pictures, student
 
 
 def unlabelled() -> ImageSource:

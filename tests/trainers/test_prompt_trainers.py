@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from prompt_runs import CONFIGS, MODES, N_CLASSES, N_PICTURES, build, losses, mini, pictures, prompts, student
 from torch.nn import functional as F
 from transformers import AutoModel, TrainerCallback
 
@@ -17,6 +16,18 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.data import fill, keep_classes
 from hf_clipalign.losses import kdpl_loss, select_classes
 from hf_clipalign.trainers.prompt_learning_trainer import last_good_checkpoint
+from tests.trainers.prompt_runs import (
+    CONFIGS,
+    MODES,
+    N_CLASSES,
+    N_PICTURES,
+    build,
+    losses,
+    mini,
+    pictures,
+    prompts,
+    student,
+)
 
 
 @pytest.mark.parametrize("mode", MODES)
