@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from peft import get_peft_model
 from rich.console import Console
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import load_model, load_processor
@@ -157,6 +157,7 @@ def add_prompts(student: Any, processor: Any, example: ExampleArguments, templat
 def build_trainer(example: ExampleArguments, training: KDPLTrainingArguments, task: Task, models: Any) -> Any:
     """The supervised trainer or KDPL's."""
     student, processor, teacher, teacher_processor = models
+    set_seed(training.seed)  # before prompts are drawn
     prompted = add_prompts(student, processor, example, training.template)
     common = {"processing_class": processor, "train_dataset": task.train}
     if example.labels:

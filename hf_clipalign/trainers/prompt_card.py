@@ -89,7 +89,7 @@ def _facts(trainer: Any, method: str) -> dict[str, Any]:
 
 
 def _shown(model: Any) -> str:
-    """The model's Hub id; the name of its folder where it is local, since paths of this machine tell others nothing."""
+    """The model's Hub id; the name of its folder where it is local: paths of this machine tell others nothing."""
     name = model.config._name_or_path
     return _hub_id(name) or Path(name).name or type(model).__name__
 

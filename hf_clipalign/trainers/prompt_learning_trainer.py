@@ -79,6 +79,11 @@ class PromptLearningTrainer(Trainer):
         **kwargs: Any,
     ):
         args = args or self.default_arguments()
+        if args.n_gpu > 1:
+            raise ClipAlignError(
+                f"one process cannot train on {args.n_gpu} GPUs: start one per GPU with accelerate launch, "
+                "or show it one with CUDA_VISIBLE_DEVICES=0"
+            )
         args.label_names = args.label_names or ["labels"]
         learner = PromptLearner(model, processing_class, args.template)
         self._processing_class = processing_class
