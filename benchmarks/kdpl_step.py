@@ -4,7 +4,7 @@
     python benchmarks/kdpl_step.py --measured_classes 200   # the textbook's text pass for 200 classes, time times 5
 
 Student ViT-B/32, teacher ViT-B/16, random weights, float32; the teacher's text features are cached on both sides. The
-textbook pads every class prompt to 77 tokens. Its activations for 1,000 classes do not fit most machines' memory, so it
+textbook pads every class prompt to 77 tokens. Its activations for 1,000 classes fit few machines' memory, so it
 runs the text pass in parts of 100 classes with the gradient of the loss to the text features given from outside: less
 work than any textbook code has to do, so the ratio is a lower bound. Every side runs in its own process, whose peak
 memory the operating system reports; both give loss and gradient, which are compared.
