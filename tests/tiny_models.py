@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -18,13 +19,13 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPTokenizer,
+    GemmaTokenizer,
     MetaClip2Config,
     MetaClip2Model,
     PreTrainedTokenizerFast,
     Siglip2Config,
     Siglip2ImageProcessor,
     Siglip2Model,
-    Siglip2Tokenizer,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -150,7 +151,8 @@ def _siglip2_tokenizer() -> Any:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     pieces = dict.fromkeys([*special, *letters, *("".join(merge) for merge in merges)])
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Siglip2Tokenizer(
+    tokenizer_class = getattr(transformers, "Siglip2Tokenizer", GemmaTokenizer)  # the former is newer than 5.0
+    tokenizer = tokenizer_class(
         vocab=vocab, merges=merges, model_max_length=64, padding_side="right", model_input_names=["input_ids"]
     )
     _add_special_tokens(tokenizer.backend_tokenizer, None, "<eos>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -65,6 +66,9 @@ class SiglipEncoder(DualEncoder):
         return self.model.logit_bias
 
     def image_outputs(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+        mask_name = "pixel_attention_mask"
+        if mask_name in kwargs and mask_name not in inspect.signature(self.model.vision_model.forward).parameters:
+            kwargs["attention_mask"] = kwargs.pop(mask_name)  # its name before transformers changed it
         return self.model.vision_model(pixel_values=pixel_values, **kwargs)
 
     def encode_image(self, pixel_values: Tensor, normalize: bool = False, **kwargs: Any) -> Tensor:
