@@ -216,3 +216,10 @@ def test_a_module_to_save_is_trained_and_saved(method: str, tmp_path: Path) -> N
     model = stirred(get_peft_model(tiny_model("clip"), config), seed=3)
     model.save_pretrained(tmp_path)
     assert close(logits(PeftModel.from_pretrained(tiny_model("clip"), tmp_path), "clip"), logits(model, "clip"))
+
+
+@every_method
+def test_merging_is_refused(method: str) -> None:
+    model = prompted(method, "clip")
+    with pytest.raises(NotImplementedError, match="no weights of the model"):
+        model.merge_and_unload()
