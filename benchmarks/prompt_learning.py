@@ -5,16 +5,20 @@
 
 The textbook pads every class prompt to 77 tokens and gives it a row of its own; here prompts share rows and their
 common beginning (`hf_clipalign.backbones.packing`). Parts: `text`, the class-prompt pass forward and backward to a
-learned context, and a dictionary forward; `methods`, a whole step of CoCoOp and of MaPLe.
+learned context, and a dictionary forward; `methods`, a whole step of CoCoOp and of MaPLe; `step`, a whole step of
+CoOp + KDPL with its memory (`kdpl_step.py`, which can be run alone).
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,7 +74,8 @@ def main() -> None:
         for result in PARTS[part](model, arguments):
             console.print(f"{result.what}: {result.textbook:.2f} s / {result.ours:.3f} s", highlight=False)
             results.append(result)
-    console.print(table(results, arguments.threads))
+    if results:
+        console.print(table(results, arguments.threads))
 
 
 def measure_text(model: CLIPModel, arguments: argparse.Namespace) -> Iterator[Result]:
@@ -138,6 +143,14 @@ def measure_methods(model: CLIPModel, arguments: argparse.Namespace) -> Iterator
     ]
     for case in cases:
         yield compare_method(model, *case)
+
+
+def measure_step(model: CLIPModel, arguments: argparse.Namespace) -> list[Result]:
+    """A whole CoOp + KDPL step, time and memory: `kdpl_step.py` runs every side in a process of its own and prints."""
+    script = str(Path(__file__).with_name("kdpl_step.py"))
+    flags = ["--threads", str(arguments.threads), "--measured_classes", "200"]
+    subprocess.run([sys.executable, script, *flags], check=True)
+    return []
 
 
 def compare_method(base: CLIPModel, name: str, config: Any, n_images: int) -> Result:
@@ -217,6 +230,7 @@ def table(results: list[Result], threads: int) -> Table:
 PARTS: dict[str, Callable[[CLIPModel, argparse.Namespace], Iterator[Result]]] = {
     "text": measure_text,
     "methods": measure_methods,
+    "step": measure_step,
 }
 
 

@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 SERVER = HERE.parent / "hub" / "local_hub.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SERVER.is_file(), reason="the test Hub is not part of this checkout")
 def test_pushed_prompt_gives_the_same_logits_elsewhere(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("local_hub", SERVER)
