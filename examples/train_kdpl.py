@@ -61,7 +61,7 @@ MINI_CLASSES = 300
 MINI_DEFAULTS = {
     "template": "an emoji of {}.",
     "teacher_template": "an emoji of {}.",
-    "crop_scale": 0.5,
+    "augment": False,  # icons fill their pictures: a crop cuts off what they are
     "k_max": 300,
     "output_dir": "prompt-mini",
     "logging_strategy": "epoch",

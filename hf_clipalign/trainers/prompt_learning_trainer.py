@@ -23,7 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource
+from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
 from hf_clipalign.trainers.prompt_average import PromptAverage
 from hf_clipalign.trainers.prompt_card import write_prompt_card
@@ -139,10 +139,9 @@ class PromptLearningTrainer(Trainer):
         """Model inputs of pictures; a torch data set that gives them already is returned as it is."""
         if dataset is None or not _is_source(dataset):
             return dataset
-        if isinstance(dataset, ImageSource) and args.skip_unreadable:
-            dataset = drop_unreadable(dataset)
+        source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset)
         return PromptImages(
-            dataset,
+            drop_unreadable(source) if args.skip_unreadable else source,
             self._processing_class,
             self._image_side,
             augment=args.augment and training,
