@@ -298,8 +298,13 @@ class PromptLearningTrainer(Trainer):
 
         Returns:
             `float`: in [0, 1].
+
+        Raises:
+            `ClipAlignError`: the pictures have no labels.
         """
         images = self._images(dataset, self.args, training=False)
+        if isinstance(images, PromptImages) and not images.has_labels:
+            raise ClipAlignError(f"{images.source.name}: no labels, so there is no accuracy to measure")
         with self._classes_of(images, class_names):
             return float((self.predict(images).metrics or {})["test_accuracy"])
 

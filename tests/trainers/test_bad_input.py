@@ -82,6 +82,17 @@ def test_contradictory_settings(settings: dict[str, Any], message: str, tmp_path
         KDPLTrainingArguments(output_dir=str(tmp_path), **settings)
 
 
+def test_accuracy_of_unlabelled_pictures(tmp_path: Path) -> None:
+    with pytest.raises(ClipAlignError, match="no labels, so there is no accuracy"):
+        build("kdpl", tmp_path).accuracy(unlabelled())
+
+
+def test_several_gpus_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KDPLTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ClipAlignError, match=r"cannot train on 2 GPUs: .*accelerate launch"):
+        build("kdpl", tmp_path)
+
+
 def test_bare_model_and_frozen_adapter(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match=r"bare CLIPModel.*get_peft_model"):
         build("supervised", tmp_path, model=mini().student)
