@@ -125,6 +125,7 @@ def test_resumed_is_uninterrupted(mode: str, tmp_path: Path) -> None:
         "num_train_epochs": 3,
         "save_strategy": "steps",
         "save_steps": 4,  # in the middle of the second epoch
+        "save_total_limit": None,
         "gaussian_mean": 2.0,
         "gaussian_std": 1.0,
         "dataloader_num_workers": 1,
