@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -18,6 +19,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPTokenizer,
+    GemmaTokenizer,
     MetaClip2Config,
     MetaClip2Model,
     PreTrainedTokenizerFast,
@@ -107,8 +109,9 @@ def tiny_tokenizer(family: str = "clip") -> Any:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     _add_special_tokens(tokenizer, special["bos_token"] if family == "metaclip_2" else None, special["eos_token"])
+    names = ["input_ids", "attention_mask"] if family == "metaclip_2" else ["input_ids"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=TEXT_LENGTH[family], padding_side="right", **special
+        tokenizer_object=tokenizer, model_max_length=TEXT_LENGTH[family], model_input_names=names, **special
     )
 
 
@@ -153,7 +156,10 @@ def _siglip2_tokenizer() -> Any:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     pieces = dict.fromkeys([*special, *letters, *("".join(merge) for merge in merges)])
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Siglip2Tokenizer(vocab=vocab, merges=merges, model_max_length=64, padding_side="right")
+    tokenizer_class = getattr(transformers, "Siglip2Tokenizer", GemmaTokenizer)  # the former is newer than 5.0
+    tokenizer = tokenizer_class(
+        vocab=vocab, merges=merges, model_max_length=64, padding_side="right", model_input_names=["input_ids"]
+    )
     _add_special_tokens(tokenizer.backend_tokenizer, None, "<eos>")
     return tokenizer
 

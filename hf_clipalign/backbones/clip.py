@@ -124,12 +124,18 @@ class CLIPEncoder(ProjectedTowersEncoder):
     def end_positions(self, input_ids: Tensor) -> Tensor:
         return clip_end_positions(input_ids, self.config.text_config.eos_token_id)
 
+    @property
+    def true_end_token(self) -> int | None:
+        legacy = self.config.text_config.eos_token_id == _LEGACY_EOS_TOKEN_ID
+        return self.config.text_config.vocab_size - 1 if legacy else None
+
 
 @register_backbone("metaclip_2")
 class MetaCLIP2Encoder(CLIPEncoder):
     """`MetaClip2Model`: CLIP's towers with a multilingual vocabulary whose end token really is 2."""
 
     stock_classes = _METACLIP_STOCK
+    true_end_token = None
 
     def end_positions(self, input_ids: Tensor) -> Tensor:
         return _first_position(input_ids, self.config.text_config.eos_token_id)

@@ -225,6 +225,11 @@ class DualEncoder(ABC):
             raise ClipAlignError(f"{type(self).__name__} has no projector layout {layout!r}.")
         return self
 
+    @property
+    def true_end_token(self) -> int | None:
+        """The id of the end token where the configuration holds a stand-in for it, else None."""
+        return None
+
     def end_positions(self, input_ids: Tensor) -> Tensor:
         """Column of each row's last token that the text feature depends on, `LongTensor [N]`. Default: the last."""
         return torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)

@@ -12,6 +12,11 @@ from .features import extract_text_features as extract_text_features
 from .plots import plot_band_grid as plot_band_grid
 from .plots import plot_similarities as plot_similarities
 from .plots import plot_spectrum as plot_spectrum
+from .protocols import ResultTable as ResultTable
+from .protocols import base_to_novel as base_to_novel
+from .protocols import cross_dataset as cross_dataset
+from .protocols import domain_generalization as domain_generalization
+from .protocols import zero_shot_accuracy as zero_shot_accuracy
 from .report import Match as Match
 from .report import MatchRow as MatchRow
 from .report import ReportTable as ReportTable

@@ -1,3 +1,5 @@
 from .kdpl import kdpl_loss as kdpl_loss
 from .kdpl import select_classes as select_classes
 from .kdpl import top_classes as top_classes
+from .promptsrc import gaussian_prompt_weights as gaussian_prompt_weights
+from .promptsrc import promptsrc_losses as promptsrc_losses

@@ -1,0 +1,242 @@
+"""Protocols of the prompt-learning papers: base-to-novel, cross-dataset, domain generalisation, mean over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._files import atomic_file
+from hf_clipalign.backbones import as_dual_encoder
+from hf_clipalign.backbones.packing import encode_texts
+from hf_clipalign.data import ImageSource, fill
+from hf_clipalign.data.few_shot import base_and_novel
+
+Accuracy = Callable[[ImageSource], float]
+"""Gives the share of a source's pictures that are classified right among its `class_names`, in [0, 1]."""
+
+
+def base_to_novel(accuracy: Accuracy, source: ImageSource) -> dict[str, float]:
+    """Accuracy on the base half of the classes, on the novel half, and their harmonic mean.
+
+    Each half is classified among its own classes only. Train on the base half of the training pictures before.
+
+    Args:
+        accuracy (`Callable`): of the trained model, for example `trainer.accuracy`.
+        source (`ImageSource`): test pictures of all classes.
+
+    Returns:
+        `dict`: `base`, `novel`, `harmonic_mean`, in [0, 1].
+
+    Raises:
+        `ClipAlignError`: the source has no labels or fewer than two classes.
+    """
+    base, novel = (accuracy(half) for half in base_and_novel(source))
+    return {"base": base, "novel": novel, "harmonic_mean": _harmonic_mean(base, novel)}
+
+
+def cross_dataset(accuracy: Accuracy, sources: Mapping[str, ImageSource]) -> dict[str, float]:
+    """Accuracy on data sets that the model was not trained on, and their mean (`average`)."""
+    return _each_and_average(accuracy, sources)
+
+
+def domain_generalization(
+    accuracy: Accuracy, source: ImageSource, targets: Mapping[str, ImageSource]
+) -> dict[str, float]:
+    """Accuracy on the training domain (`source`), on each other one, and the mean of the OTHERS (`average`)."""
+    return {"source": accuracy(source), **_each_and_average(accuracy, targets)}
+
+
+def _harmonic_mean(first: float, second: float) -> float:
+    """2ab / (a + b), and 0 where both are 0."""
+    return 0.0 if first + second == 0 else 2 * first * second / (first + second)
+
+
+def zero_shot_accuracy(
+    model: Any, processor: Any, source: ImageSource, template: str = "a photo of a {}.", batch_size: int = 64
+) -> float:
+    """Accuracy of a model with hand-written prompts among the source's class names.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone.
+        processor (`ProcessorMixin`): the checkpoint's processor.
+        source (`ImageSource`): labelled pictures with class names.
+        template (`str`): prompt with one `{}`.
+        batch_size (`int`): pictures per pass. Default 64.
+
+    Raises:
+        `ClipAlignError`: no labels or no class names.
+    """
+    from hf_clipalign.evaluation.features import extract_image_features
+
+    names = source_class_names(source)
+    encoder = as_dual_encoder(model)
+    features = extract_image_features(model, source, processor, batch_size=batch_size, strict=True, progress=False)
+    with torch.no_grad():
+        texts = encode_texts(encoder, processor, fill(template, names)).float().cpu()
+        images = features.values @ encoder.image_projector.matrix.float().cpu().T
+    return float(((images @ texts.T).argmax(dim=1).numpy() == features.labels).mean())
+
+
+def source_class_names(source: ImageSource) -> list[str]:
+    """The source's class names, checked.
+
+    Raises:
+        `ClipAlignError`: no labels, no names, or duplicates.
+    """
+    from hf_clipalign.data.dictionary import check_names
+
+    if source.labels is None or source.class_names is None:
+        missing = "labels" if source.labels is None else "class names"
+        raise ClipAlignError(f"{source.name}: the pictures have no {missing}, so there is no accuracy to measure")
+    return check_names(source.class_names, f"{source.name}: class names")
+
+
+@dataclass
+class ResultTable:
+    """Scores by method and test, over seeds; one object for the terminal, Markdown, CSV and JSON.
+
+    Args:
+        title (`str`): what was measured.
+        note (`str`): a line below the table, for example the command.
+
+    Example:
+        ```python
+        >>> table = ResultTable("Base to novel")
+        >>> for seed, accuracy in enumerate((0.70, 0.72)):
+        ...     table.add("CoOp + KDPL", {"base": accuracy}, seed=seed)
+        >>> print(table.to_markdown())
+        **Base to novel** (%, mean ± std over 2 seeds)
+        <BLANKLINE>
+        | method | base |
+        | --- | --- |
+        | CoOp + KDPL | 71.0 ± 1.4 |
+        ```
+    """
+
+    title: str = ""
+    note: str = ""
+    scores: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+
+    def add(self, method: str, scores: Mapping[str, float], seed: int = 0) -> None:
+        """Adds what one run scored, as fractions; a second run of the same method and seed replaces the first."""
+        row = self.scores.setdefault(method, {})
+        for test, value in scores.items():
+            row.setdefault(test, {})[seed] = float(value)
+
+    @property
+    def tests(self) -> list[str]:
+        """Names of the columns, in the order in which they were first added."""
+        return list(dict.fromkeys(test for row in self.scores.values() for test in row))
+
+    @property
+    def seeds(self) -> list[int]:
+        """All seeds, ascending."""
+        return sorted({seed for row in self.scores.values() for values in row.values() for seed in values})
+
+    def mean(self, method: str, test: str) -> float:
+        """Mean over the seeds of one cell, NaN where there is none."""
+        return mean_and_std(list(self.scores.get(method, {}).get(test, {}).values()))[0]
+
+    def std(self, method: str, test: str) -> float:
+        """Standard deviation over the seeds of one cell (divisor n − 1), NaN below two seeds."""
+        return mean_and_std(list(self.scores.get(method, {}).get(test, {}).values()))[1]
+
+    def cells(self) -> list[list[str]]:
+        """Rows as text: the method and one cell per test, in percent."""
+        return [[method, *(self._cell(method, test) for test in self.tests)] for method in self.scores]
+
+    def to_rich(self) -> Table:
+        """A table for the terminal."""
+        table = Table(title=self._heading(), caption=self.note or None)
+        table.add_column("method")
+        for test in self.tests:
+            table.add_column(test, justify="right")
+        for row in self.cells():
+            table.add_row(*row)
+        return table
+
+    def to_markdown(self) -> str:
+        """Heading, table and note as Markdown."""
+        header = ["method", *self.tests]
+        rows = [header, ["---"] * len(header), *self.cells()]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        heading = [f"**{self.title}**{self._unit()}", ""] if self.title else []
+        return "\n".join([*heading, *lines, *(["", self.note] if self.note else [])])
+
+    def to_csv(self) -> str:
+        """One line per method, test and seed, as fractions."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["method", "test", "seed", "score"])
+        for method, row in self.scores.items():
+            for test, values in row.items():
+                writer.writerows([method, test, seed, repr(value)] for seed, value in sorted(values.items()))
+        return stream.getvalue()
+
+    def to_json(self) -> str:
+        """Everything, so that `from_json` gives the same table."""
+        return json.dumps({"title": self.title, "note": self.note, "scores": self.scores}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> ResultTable:
+        """Reads what `to_json` wrote."""
+        content = json.loads(text)
+        table = cls(content["title"], content["note"])
+        for method, row in content["scores"].items():
+            for test, values in row.items():
+                for seed, value in values.items():
+                    table.add(method, {test: value}, seed=int(seed))
+        return table
+
+    def save(self, path: str | Path) -> Path:
+        """Writes `.md`, `.csv` or `.json` by the file's ending.
+
+        Raises:
+            `ClipAlignError`: another ending, or the file cannot be written.
+        """
+        writers = {".md": self.to_markdown, ".csv": self.to_csv, ".json": self.to_json}
+        path = Path(path)
+        if path.suffix not in writers:
+            raise ClipAlignError(f"cannot save a table as {path.name!r}: the ending must be {', '.join(writers)}")
+        with atomic_file(path) as staging:
+            staging.write_text(writers[path.suffix]().rstrip("\n") + "\n", encoding="utf-8")
+        return path
+
+    def _cell(self, method: str, test: str) -> str:
+        mean, std = self.mean(method, test), self.std(method, test)
+        if math.isnan(mean):
+            return "–"
+        return f"{100 * mean:.1f}" if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f}"
+
+    def _unit(self) -> str:
+        return f" (%, mean ± std over {len(self.seeds)} seeds)" if len(self.seeds) > 1 else " (%)"
+
+    def _heading(self) -> str:
+        return self.title + self._unit()
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (divisor n − 1); NaN where there are too few values."""
+    if not values:
+        return math.nan, math.nan
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def _each_and_average(accuracy: Accuracy, sources: Mapping[str, ImageSource]) -> dict[str, float]:
+    if not sources:
+        raise ClipAlignError("there is no data set to test on: give at least one")
+    scores = {name: accuracy(source) for name, source in sources.items()}
+    return {**scores, "average": sum(scores.values()) / len(scores)}

@@ -1,0 +1,52 @@
+"""PromptSRC's self-regularisation and its average of the prompts over epochs (Khattak et al., 2023)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def promptsrc_losses(
+    text_features: Tensor,
+    frozen_text_features: Tensor,
+    image_features: Tensor,
+    frozen_image_features: Tensor,
+    logits: Tensor,
+    frozen_logits: Tensor,
+    text_weight: float = 25.0,
+    image_weight: float = 10.0,
+) -> dict[str, Tensor]:
+    """What holds a prompted model near the frozen one; added to cross-entropy or to a distillation loss.
+
+    Args:
+        text_features (`Tensor [C, d]`): unit-length text features of the prompted model.
+        frozen_text_features (`Tensor [C, d]`): those of the frozen model, a mean over many templates, unit length.
+        image_features (`Tensor [N, d]`): unit-length image features of the prompted model.
+        frozen_image_features (`Tensor [N, d]`): those of the frozen model.
+        logits (`Tensor [N, C]`): logits of the prompted model.
+        frozen_logits (`Tensor [N, C]`): logits of the frozen features.
+        text_weight (`float`): weight of the text term. Default 25.
+        image_weight (`float`): weight of the image term. Default 10.
+
+    Returns:
+        `dict`: `text` and `image` (weighted mean absolute differences), `logits` (KL(frozen ‖ prompted), its sum
+            divided by N · C), and their sum `loss`.
+    """
+    text = text_weight * F.l1_loss(text_features, frozen_text_features)
+    image = image_weight * F.l1_loss(image_features, frozen_image_features)
+    log_probabilities, frozen = F.log_softmax(logits, dim=-1), F.log_softmax(frozen_logits, dim=-1)
+    agreement = F.kl_div(log_probabilities, frozen, reduction="sum", log_target=True) / logits.numel()
+    return {"text": text, "image": image, "logits": agreement, "loss": text + image + agreement}
+
+
+def gaussian_prompt_weights(n_epochs: int, mean: float = 15.0, std: float = 1.0) -> Tensor:
+    """Weights of the prompts at the ends of epochs 1..n, a Gaussian over the epochs that sums to one: `[n_epochs]`.
+
+    Args:
+        n_epochs (`int`): number of epochs.
+        mean (`float`): epoch with the largest weight. Default 15 (of 20).
+        std (`float`): width in epochs. Default 1.
+    """
+    epochs = torch.arange(1, n_epochs + 1, dtype=torch.float64)
+    return torch.softmax(-((epochs - mean) ** 2) / (2 * std**2), dim=0).to(torch.float32)

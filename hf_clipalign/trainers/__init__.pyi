@@ -1,0 +1,11 @@
+from .kdpl_arguments import KDPLTrainingArguments as KDPLTrainingArguments
+from .kdpl_trainer import KDPLTrainer as KDPLTrainer
+from .presets import METHODS as METHODS
+from .presets import adapter_preset as adapter_preset
+from .presets import training_preset as training_preset
+from .prompt_images import PromptImages as PromptImages
+from .prompt_learner import PromptLearner as PromptLearner
+from .prompt_learning_arguments import PromptLearningTrainingArguments as PromptLearningTrainingArguments
+from .prompt_learning_trainer import PromptLearningTrainer as PromptLearningTrainer
+from .schedule import published_rates as published_rates
+from .teacher import Teacher as Teacher

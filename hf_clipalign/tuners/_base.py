@@ -1,0 +1,184 @@
+"""What the prompt-learning methods have in common: configuration, places in the model, and the PEFT plumbing."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor, nn
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones import as_dual_encoder
+from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
+from hf_clipalign.tuners._layers import PIXEL_MASK_NAMES, PROMPT_STD, PromptLayer, widen_pixel_mask
+
+
+@dataclass
+class PromptConfig(PeftConfig):
+    """Base of the configurations of the prompt-learning methods.
+
+    Args:
+        target_modules (`str`, *optional*): the modules that are wrapped, a regular expression. Set at creation.
+        modules_to_save (`list[str]`, *optional*): further modules to train and save, `["visual_projection"]` for
+            example. Default None.
+    """
+
+    target_modules: str | None = field(default=None, metadata={"help": "Modules that are wrapped; set at creation."})
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Further modules to train and save with the prompts."}
+    )
+
+    def _require_positive(self, **numbers: int | None) -> None:
+        for name, value in numbers.items():
+            if value is not None and value < 1:
+                raise ClipAlignError(f"{name} must be at least 1, got {value}.")
+
+
+@dataclass
+class ContextConfig(PromptConfig):
+    """Base of the configurations of the methods that learn context words.
+
+    Args:
+        n_ctx (`int`): number of learned context vectors.
+        ctx_init (`str`, *optional*): words whose embeddings the context starts from; the first `n_ctx` tokens count.
+            Default None: drawn from N(0, 0.02).
+        ctx_init_ids (`list[int]`, *optional*): the same as token ids. Found at creation from `ctx_init`, so that
+            loading an adapter needs no tokenizer.
+        tokenizer_name_or_path (`str`, *optional*): folder or Hub id of the tokenizer for `ctx_init`. Default: the
+            model's own.
+    """
+
+    n_ctx: int = field(default=4, metadata={"help": "Number of learned context vectors."})
+    ctx_init: str | None = field(
+        default=None, metadata={"help": "Words that the context starts from; None draws it from N(0, 0.02)."}
+    )
+    ctx_init_ids: list[int] | None = field(
+        default=None, metadata={"help": "Token ids that the context starts from; found at creation from `ctx_init`."}
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Tokenizer for `ctx_init`; None takes the one beside the model."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive(n_ctx=self.n_ctx)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for prompts.
+
+    Args:
+        tower (`"image"` or `"text"`): which tower.
+        index (`int`): 0 for the tower's embeddings, i for the input of its encoder layer i.
+    """
+
+    tower: Modality
+    index: int
+
+
+class PromptTuner(BaseTuner):
+    """PEFT model of a prompt-learning method. A method says where its prompts go and how they start."""
+
+    tuner_layer_cls = PromptLayer
+    target_module_mapping: dict[str, Any] = {}  # noqa: RUF012 (as declared by PEFT)
+    method_name: ClassVar[str]
+
+    def depths(self, config: Any, encoder: DualEncoder) -> dict[Modality, int]:
+        """Number of layers with prompts in each tower, the embeddings being the first."""
+        raise NotImplementedError
+
+    def wrap(self, module: nn.Module, site: Site, encoder: DualEncoder) -> PromptLayer:
+        """The method's wrapper for a place."""
+        raise NotImplementedError
+
+    def fill(self, layer: Any, adapter_name: str, site: Site, config: Any, encoder: DualEncoder) -> None:
+        """Adds an adapter's parameters to a wrapper."""
+        raise NotImplementedError
+
+    def check(self, config: Any, encoder: DualEncoder) -> None:
+        """Completes the configuration and refuses what the family cannot do."""
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        return peft_config
+
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        encoder = as_dual_encoder(model)
+        if encoder.module_paths is None:
+            raise ClipAlignError(
+                f"{self.method_name} cannot be learned for {type(model).__name__}: where its towers keep their "
+                "layers is not known. It works on CLIP, MetaCLIP 2, SigLIP and SigLIP 2."
+            )
+        self.check(peft_config, encoder)
+        peft_config.target_modules = "|".join(re.escape(path) for path in self._sites(peft_config, encoder))
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        encoder = as_dual_encoder(self.model)
+        site = self._sites(peft_config, encoder)[current_key]
+        layer = target if isinstance(target, PromptLayer) else self.wrap(target, site, encoder)
+        self.fill(layer, adapter_name, site, peft_config, encoder)
+        if layer is not target:
+            self._replace_module(parent, target_name, layer, target)
+        if site == Site("image", 0):
+            _hook_pixel_mask(parent)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own version copies child.weight when unloading, which encoder layers lack
+        setattr(parent, child_name, new_module)
+
+    def _sites(self, config: Any, encoder: DualEncoder) -> dict[str, Site]:
+        paths = encoder.module_paths
+        assert paths is not None
+        embeddings = {"text": paths.token_embedding, "image": paths.image_embeddings}
+        layers = {"text": paths.text_layers, "image": paths.image_layers}
+        sites = {}
+        for tower, depth in self.depths(config, encoder).items():
+            for index in range(depth):
+                path = embeddings[tower] if index == 0 else f"{layers[tower]}.{index}"
+                sites[path] = Site(tower, index)
+        return sites
+
+
+def n_layers(encoder: DualEncoder, tower: Modality) -> int:
+    """Number of encoder layers of a tower."""
+    assert encoder.module_paths is not None
+    paths = {"text": encoder.module_paths.text_layers, "image": encoder.module_paths.image_layers}
+    return len(encoder.model.get_submodule(paths[tower]))
+
+
+def checked_depth(name: str, depth: int | None, available: int, default: int) -> int:
+    """A depth that the towers have: `default` at most if it is not given.
+
+    Raises:
+        `ClipAlignError`: the depth is above the number of layers.
+    """
+    if depth is None:
+        return min(default, available)
+    if depth > available:
+        raise ClipAlignError(f"{name}={depth}, but the tower has {available} layers: choose {available} or fewer.")
+    return depth
+
+
+def random_prompts(n: int, width: int, encoder: DualEncoder) -> Tensor:
+    """`[n, width]` from N(0, 0.02)."""
+    return torch.empty(n, width, dtype=encoder.dtype).normal_(std=PROMPT_STD)
+
+
+def _hook_pixel_mask(tower: nn.Module) -> None:
+    masks_patches = any(name in inspect.signature(tower.forward).parameters for name in PIXEL_MASK_NAMES)
+    if masks_patches and widen_pixel_mask not in tower._forward_pre_hooks.values():
+        tower.register_forward_pre_hook(widen_pixel_mask, with_kwargs=True)

@@ -1,0 +1,199 @@
+"""The two wrappers that every method is made of: prompts in the text tower, prompts in the image tower."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones.dual_encoder import DualEncoder
+
+PROMPT_STD = 0.02
+PIXEL_MASK_NAMES = ("pixel_attention_mask", "attention_mask")  # the latter before transformers named it otherwise
+
+
+class PromptLayer(nn.Module, BaseTunerLayer):
+    """Wraps a module of the tower and holds one set of prompts per adapter name.
+
+    The first name in `adapter_layer_names` is the `ParameterDict` of the prompts.
+
+    Args:
+        base_layer (`nn.Module`): the module to wrap.
+    """
+
+    def __init__(self, base_layer: nn.Module):
+        super().__init__()
+        self.base_layer: Any = base_layer
+        self.merged_adapters: list[str] = []
+        self._disable_adapters = False
+        setattr(self, self.adapter_layer_names[0], nn.ParameterDict())
+
+    @property
+    def prompts(self) -> nn.ParameterDict:
+        """The prompts of every adapter by its name."""
+        return getattr(self, self.adapter_layer_names[0])
+
+    @property
+    def active_adapter_name(self) -> str | None:
+        """The adapter that this layer applies, or None.
+
+        Raises:
+            `ClipAlignError`: several adapters are active.
+        """
+        if self.disable_adapters:
+            return None
+        active = [name for name in self.active_adapters if name in self._holder]
+        if len(active) > 1:
+            raise ClipAlignError(
+                f"prompts of several adapters cannot be applied together: {active}. Choose one with set_adapter."
+            )
+        return active[0] if active else None
+
+    @property
+    def _holder(self) -> Any:
+        return self.prompts
+
+    def add_prompts(self, adapter_name: str, values: Tensor, inference_mode: bool) -> None:
+        """Adds an adapter whose prompts start at `values`, on the device of the wrapped module."""
+        device = next(self.get_base_layer().parameters()).device
+        self.prompts[adapter_name] = nn.Parameter(values.detach().clone().to(device))
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise NotImplementedError("learned prompts are no weights of the model: there is nothing to merge them into")
+
+    def unmerge(self) -> None:
+        raise NotImplementedError("learned prompts are never merged")
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return False
+
+
+class TextPrompts(PromptLayer):
+    """Replaces the n positions after the start token: behind the token table, or before an encoder layer.
+
+    Args:
+        base_layer (`nn.Module`): the token table (`nn.Embedding`) or an encoder layer.
+        start (`int`): first position to replace; 1 with a start token, else 0.
+    """
+
+    is_conditional: ClassVar[bool] = False
+    """Whether every image has its own prompts (CoCoOp)."""
+
+    def __init__(self, base_layer: nn.Module, start: int):
+        super().__init__(base_layer)
+        self.start = start
+
+    @property
+    def needs_own_rows(self) -> bool:
+        """Whether prompts of different classes share nothing that could be packed."""
+        return False
+
+    @property
+    def shared_prefix(self) -> int:
+        """Number of leading tokens that class prompts must have in common."""
+        return self.start + self.n_ctx
+
+    @property
+    def n_ctx(self) -> int:
+        """Number of positions that the active adapter replaces."""
+        return self.active_prompts.shape[-2]
+
+    @property
+    def class_token_position(self) -> str:
+        """Where the class name stands in the prompts of the active adapter."""
+        return "end"
+
+    @property
+    def active_prompts(self) -> Tensor:
+        """The prompts of the active adapter, `[n, d_t]`."""
+        return self.prompts[str(self.active_adapter_name)]
+
+    def put(self, hidden_states: Tensor, input_ids: Tensor | None = None) -> Tensor:
+        """`hidden_states [R, T, d_t]` with the active adapter's prompts in place."""
+        if self.active_adapter_name is None:
+            return hidden_states
+        return replace_positions(hidden_states, self.active_prompts, self.start)
+
+    @contextlib.contextmanager
+    def for_classes(self, indices: Tensor) -> Iterator[None]:
+        """Inside, the rows are prompts of the classes `indices [R]`. Only class-specific contexts use it."""
+        yield
+
+    @contextlib.contextmanager
+    def for_images(self, image_features: Tensor, rows_per_image: int) -> Iterator[None]:
+        """Inside, each image of `image_features [N, d]` owns `rows_per_image` rows. Only CoCoOp uses it."""
+        yield
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.get_base_layer(), nn.Embedding):
+            return self.put(self.base_layer(hidden_states, *args, **kwargs), hidden_states)
+        return self.base_layer(self.put(hidden_states), *args, **kwargs)
+
+
+class ImagePrompts(PromptLayer):
+    """Appends prompts to the image tokens, or replaces those that an earlier layer appended.
+
+    Args:
+        base_layer (`nn.Module`): the image embeddings (their output is lengthened, before any norm), or an encoder
+            layer (the last n tokens of its input are replaced).
+        appends (`bool`): which of the two.
+    """
+
+    def __init__(self, base_layer: nn.Module, appends: bool):
+        super().__init__(base_layer)
+        self.appends = appends
+
+    def current_prompts(self, adapter_name: str) -> Tensor:
+        """The prompts of an adapter, `[n, d_v]`."""
+        return self.prompts[adapter_name]
+
+    def active_prompts(self) -> Tensor | None:
+        """The prompts of the active adapter, `[n, d_v]`, or None."""
+        name = self.active_adapter_name
+        return None if name is None else self.current_prompts(name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        prompts = self.active_prompts()
+        if prompts is None:
+            return self.base_layer(*args, **kwargs)
+        if self.appends:
+            return append(self.base_layer(*args, **kwargs), prompts)
+        hidden_states, *rest = args
+        return self.base_layer(append(hidden_states[:, : -len(prompts)], prompts), *rest, **kwargs)
+
+
+def active_context(encoder: DualEncoder) -> TextPrompts | None:
+    """The token table's wrapper where an adapter with text prompts is active, else None."""
+    if encoder.module_paths is None:
+        return None
+    table = encoder.model.get_submodule(encoder.module_paths.token_embedding)
+    return table if isinstance(table, TextPrompts) and table.active_adapter_name is not None else None
+
+
+def replace_positions(hidden_states: Tensor, prompts: Tensor, start: int) -> Tensor:
+    """`hidden_states [R, T, d]` with positions start..start+n-1 from `prompts [n, d]` or `[R, n, d]`."""
+    prompts = prompts.to(hidden_states.dtype).expand(len(hidden_states), -1, -1)
+    return torch.cat([hidden_states[:, :start], prompts, hidden_states[:, start + prompts.shape[1] :]], dim=1)
+
+
+def append(hidden_states: Tensor, prompts: Tensor) -> Tensor:
+    """`hidden_states [N, P, d]` followed by `prompts [n, d]`."""
+    prompts = prompts.to(hidden_states.dtype).expand(len(hidden_states), -1, -1)
+    return torch.cat([hidden_states, prompts], dim=1)
+
+
+def widen_pixel_mask(tower: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Forward pre-hook of image towers that mask padding patches: the appended prompts are no padding."""
+    embeddings = getattr(tower, "embeddings", None)
+    prompts = embeddings.active_prompts() if isinstance(embeddings, ImagePrompts) else None
+    names = [name for name in PIXEL_MASK_NAMES if kwargs.get(name) is not None]
+    if prompts is None or not names:
+        return None
+    mask = kwargs[names[0]]
+    return args, kwargs | {names[0]: torch.cat([mask, mask.new_ones(len(mask), len(prompts))], dim=1)}

@@ -1,0 +1,52 @@
+"""Configuration of CoOp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.tuners._base import ContextConfig
+from hf_clipalign.tuners._registration import peft_type
+
+POSITIONS = ("end", "middle", "front")
+
+
+@dataclass
+class CoOpConfig(ContextConfig):
+    """Configuration of CoOp (Zhou et al., 2022): context vectors take the place of the context words.
+
+    With the class name at the end, the embeddings of the first `n_ctx` words of every prompt are replaced, whatever
+    the words are. With the class name in the middle or in front, the prompts come from `build_prompts`, which marks
+    the places with the start token.
+
+    Args:
+        n_ctx (`int`): number of context vectors. Default 4.
+        ctx_init (`str`, *optional*): words that the context starts from. Default None: drawn from N(0, 0.02).
+        class_token_position (`str`): `"end"` (default), `"middle"` or `"front"`.
+        class_specific (`bool`): one context per class instead of one for all. Default False.
+        n_classes (`int`, *optional*): number of classes, for `class_specific`.
+
+    Example:
+        ```python
+        >>> model = CLIPModel.from_pretrained("openai/clip-vit-base-patch32")
+        >>> model = get_peft_model(model, CoOpConfig(n_ctx=4, ctx_init="a photo of a"))
+        ```
+    """
+
+    class_token_position: str = field(
+        default="end", metadata={"help": "Where the class name stands: end, middle or front."}
+    )
+    class_specific: bool = field(default=False, metadata={"help": "One context per class."})
+    n_classes: int | None = field(default=None, metadata={"help": "Number of classes, for `class_specific`."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = peft_type("CLIP_COOP")
+        if self.class_token_position not in POSITIONS:
+            raise ClipAlignError(
+                f"class_token_position={self.class_token_position!r}: choose one of {', '.join(POSITIONS)}."
+            )
+        if self.class_specific and not self.n_classes:
+            raise ClipAlignError("class_specific=True needs n_classes, the number of classes.")
+        if self.n_classes and not self.class_specific:
+            raise ClipAlignError("n_classes is for class_specific=True: set both or neither.")

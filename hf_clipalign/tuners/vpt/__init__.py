@@ -1,0 +1,7 @@
+"""VPT: learned tokens behind the image patches."""
+
+from hf_clipalign.tuners.vpt.config import VPTConfig
+from hf_clipalign.tuners.vpt.layer import VPTPrompts
+from hf_clipalign.tuners.vpt.model import VPTModel
+
+__all__ = ["VPTConfig", "VPTModel", "VPTPrompts"]
