@@ -34,7 +34,7 @@ from transformers import (
 try:
     from transformers import Siglip2Tokenizer
 except ImportError:  # transformers before 5.1
-    from transformers import GemmaTokenizer as Siglip2Tokenizer
+    pass
 
 FAMILIES = ("clip", "metaclip_2", "siglip", "siglip2")
 WORDS = (
