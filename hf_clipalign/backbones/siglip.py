@@ -64,6 +64,23 @@ class SiglipEncoder(DualEncoder):
     def logit_bias(self) -> Tensor:
         return self.model.logit_bias
 
+    @property
+    def n_patches(self) -> int:
+        flexible = getattr(self.config.vision_config, "num_patches", None)
+        return super().n_patches if flexible is None else flexible
+
+    def blank_images(self, n: int) -> dict[str, Tensor]:
+        vision = self.config.vision_config
+        if not hasattr(vision, "num_patches"):
+            return super().blank_images(n)
+        patch = torch.zeros(1, 1, vision.num_channels * vision.patch_size**2, device=self.device, dtype=self.dtype)
+        side = round(vision.num_patches**0.5)
+        return {
+            "pixel_values": patch.expand(n, vision.num_patches, -1),
+            "pixel_attention_mask": torch.ones(n, vision.num_patches, dtype=torch.int32, device=self.device),
+            "spatial_shapes": torch.full((n, 2), side, device=self.device),
+        }
+
     def image_outputs(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         return self.model.vision_model(pixel_values=pixel_values, **kwargs)
 
