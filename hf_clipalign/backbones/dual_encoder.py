@@ -130,7 +130,7 @@ class DualEncoder(ABC):
         vision = self.config.vision_config
         return (vision.image_size // vision.patch_size) ** 2
 
-    def blank_images(self, n: int) -> dict[str, Tensor]:
+    def blank_images(self, n: int) -> dict[str, Any]:
         """The image tower's inputs for n empty pictures of the model's own size: carriers for patch tokens."""
         side = self.image_size
         pixel_values = torch.zeros(1, 3, side, side, device=self.device, dtype=self.dtype)

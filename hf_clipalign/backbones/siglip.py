@@ -69,7 +69,7 @@ class SiglipEncoder(DualEncoder):
         flexible = getattr(self.config.vision_config, "num_patches", None)
         return super().n_patches if flexible is None else flexible
 
-    def blank_images(self, n: int) -> dict[str, Tensor]:
+    def blank_images(self, n: int) -> dict[str, Any]:
         vision = self.config.vision_config
         if not hasattr(vision, "num_patches"):
             return super().blank_images(n)

@@ -2,13 +2,16 @@ from .classification import nearest_class_mean_logits as nearest_class_mean_logi
 from .classification import zero_shot_weights as zero_shot_weights
 from .comparison import HeadScores as HeadScores
 from .comparison import RetrievalComparison as RetrievalComparison
+from .comparison import compare_embeddings as compare_embeddings
 from .comparison import compare_heads as compare_heads
 from .comparison import top_matches as top_matches
 from .features import Features as Features
 from .features import extract_image_features as extract_image_features
 from .features import extract_text_features as extract_text_features
 from .plots import plot_band_grid as plot_band_grid
+from .plots import plot_intra_modal as plot_intra_modal
 from .plots import plot_similarities as plot_similarities
+from .plots import plot_snapshots as plot_snapshots
 from .plots import plot_spectrum as plot_spectrum
 from .protocols import ResultTable as ResultTable
 from .protocols import base_to_novel as base_to_novel

@@ -1,4 +1,4 @@
-"""OVI: texts become pseudo-pictures. Each text feature gets patch tokens whose image feature comes close to it."""
+"""OVI: texts become pseudo-pictures, patch tokens whose image feature comes close to the text feature."""
 
 from __future__ import annotations
 

@@ -82,7 +82,9 @@ class InversionSettings:
                 raise ClipAlignError(f"{name} is {getattr(self, name)}: give 1 or more.")
         late = [step for step in self.evaluate_at if not 0 <= step <= self.steps]
         if late:
-            raise ClipAlignError(f"evaluate_at asks for step {late[0]}, but there are {self.steps} steps (0 is before).")
+            raise ClipAlignError(
+                f"evaluate_at asks for step {late[0]}, but there are {self.steps} steps (0 is before)."
+            )
 
 
 def invert(
@@ -138,7 +140,8 @@ def check_targets(targets: Tensor, embed_dim: int, what: str, ids: Sequence[Any]
     """The items' names, after a look at the features to be reached.
 
     Raises:
-        `ClipAlignError`: no matrix, another width than the model's, zero or NaN rows, or names of another number, or no items.
+        `ClipAlignError`: no matrix, another width than the model's, zero or NaN rows, no rows, or another number of
+            names.
     """
     if targets.dim() != 2 or targets.shape[1] != embed_dim:
         raise ClipAlignError(

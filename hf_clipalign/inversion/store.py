@@ -1,8 +1,8 @@
 """Inversions of large sets on the disk: whole shards, a manifest, and going on after a kill.
 
 A shard is a safetensors file of consecutive items, written atomically, with the items' ids in its metadata. The
-manifest is written before the first of them and holds everything that decides about the numbers: a folder that was begun otherwise is an
-error, never a mix. Several processes share the shards among themselves.
+manifest is written before the first of them and holds everything that decides about the numbers: a folder that was
+begun otherwise is an error, never a mix. Several processes share the shards among themselves.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ MANIFEST_FILE = "inversion.json"
 _FORMAT = 1
 _METADATA = "hf_clipalign"
 _SNAPSHOT = "features_after_"
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, Any]] = {
     "oti": {"n_tokens": 1, "steps": 150, "template": "a photo of {}"},
     "ovi": {"steps": 1000},
 }
-_COMMON_DEFAULTS = {"lr": 2e-2, "weight_decay": 0.01, "evaluate_at": (), "tolerance": None}
+_COMMON_DEFAULTS: dict[str, dict[str, Any]] = {"lr": 2e-2, "weight_decay": 0.01, "evaluate_at": (), "tolerance": None}
 _SPEED_ONLY = ("batch_size", "strategy", "progress")
 
 
@@ -205,7 +205,9 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise ClipAlignError(f"{str(folder / MANIFEST_FILE)!r} is damaged: delete the folder and begin again.") from error
+        raise ClipAlignError(
+            f"{str(folder / MANIFEST_FILE)!r} is damaged: delete the folder and begin again."
+        ) from error
 
 
 def _shard_file(folder: Path, index: int) -> Path:

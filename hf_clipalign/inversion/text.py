@@ -1,4 +1,4 @@
-"""OTI: pictures become pseudo-words. Each image feature gets tokens in a prompt whose text feature comes close to it."""
+"""OTI: pictures become pseudo-words, tokens in a prompt whose text feature comes close to the image feature."""
 
 from __future__ import annotations
 

@@ -27,7 +27,12 @@ def contents(folder):
 def test_a_store_holds_what_one_call_gives(tmp_path):
     ids, stored = read_inversions(invert(tmp_path / "store"))
     direct = oti(
-        tiny_clip(), EMBEDS, processor=tiny_tokenizer(), ids=NAMES, generator=torch.Generator().manual_seed(0), **OPTIONS
+        tiny_clip(),
+        EMBEDS,
+        processor=tiny_tokenizer(),
+        ids=NAMES,
+        generator=torch.Generator().manual_seed(0),
+        **OPTIONS,
     )
     assert ids == NAMES
     assert stored.steps_taken.tolist() == [3] * 7
