@@ -8,6 +8,10 @@ from .comparison import top_matches as top_matches
 from .features import Features as Features
 from .features import extract_image_features as extract_image_features
 from .features import extract_text_features as extract_text_features
+from .inter_modal import MethodComparison as MethodComparison
+from .inter_modal import compare_methods as compare_methods
+from .inter_modal import tower_milliseconds as tower_milliseconds
+from .inter_modal import zero_shot_controls as zero_shot_controls
 from .plots import plot_band_grid as plot_band_grid
 from .plots import plot_intra_modal as plot_intra_modal
 from .plots import plot_similarities as plot_similarities

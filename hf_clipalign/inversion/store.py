@@ -34,7 +34,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "oti": {"n_tokens": 1, "steps": 150, "template": "a photo of {}"},
     "ovi": {"steps": 1000},
 }
-_COMMON_DEFAULTS: dict[str, dict[str, Any]] = {"lr": 2e-2, "weight_decay": 0.01, "evaluate_at": (), "tolerance": None}
+_COMMON_DEFAULTS: dict[str, Any] = {"lr": 2e-2, "weight_decay": 0.01, "evaluate_at": (), "tolerance": None}
 _SPEED_ONLY = ("batch_size", "strategy", "progress")
 
 

@@ -84,8 +84,8 @@ def intra_modal_report(
         ClipAlignError: Widths differ, values are not finite, or no class has both an image and a text.
 
     Example:
-        >>> report = intra_modal_report([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], [0, 0, 1], [[1.0, 0.2], [0.2, 1.0]], [0, 1]
-        ... )
+        >>> images = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]
+        >>> report = intra_modal_report(images, [0, 0, 1], [[1.0, 0.2], [0.2, 1.0]], [0, 1])
         >>> list(report)
         ['image-image', 'image-text']
     """
