@@ -4,9 +4,9 @@
     python benchmarks/inversion.py --parts oti --steps 5
 
 The textbook pads every prompt to 77 tokens, tokenises it anew at each step, overwrites the placeholder's embedding and
-steps one AdamW over the batch; its weights are frozen as ours are. All ways make the same few steps and one last forward
-pass, and the time is given per step. Each way is run once to warm up, then in turns and in random order; the smallest
-of `--repeats` runs counts. The features of all ways after the same steps from the same start are compared.
+steps one AdamW over the batch; its weights are frozen as ours are. All ways make the same few steps and one last
+forward pass, and the time is given per step. Each way is run once to warm up, then in turns and in random order; the
+smallest of `--repeats` runs counts. The features of all ways after the same steps from the same start are compared.
 """
 
 from __future__ import annotations
