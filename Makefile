@@ -11,6 +11,8 @@ help:
 	@echo "make demo       run the main job on the built-in data; look at demo-report/index.html"
 	@echo "make test       lint, types and the default tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-min   the tests with the oldest transformers, peft, datasets and huggingface_hub that we promise"
+	@echo "make test-open-clip  the tests of the open_clip backbones (a virtual environment of several GB)"
 	@echo "make bench      the benchmarks that say how fast retrieval metrics and the decomposition are"
 
 demo: $(INSTALLED)
@@ -40,3 +42,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) demo-report outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+include Makefile.lanes

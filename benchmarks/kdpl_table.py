@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/kdpl_table.py --output runs/kdpl_table.json
 
-About an hour on one core. Every finished run is written at once; a second call goes on where the first one stopped.
+Less than an hour on one core of its own. Every finished run is written at once; a second call goes on where the first
+one stopped, and `--merge` takes over what calls for other methods or seeds have found.
 """
 
 from __future__ import annotations
@@ -60,11 +61,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file of the table; .md and .csv beside it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--merge", type=Path, nargs="*", default=[], help="tables of other calls to take over first")
     args = parser.parse_args()
     note = "Seen classes: the pictures that were learned from; with labels that is training accuracy."
     table = ResultTable("Learned prompts on the built-in set", note=note)
     if args.output.is_file():
         table = ResultTable.from_json(args.output.read_text(encoding="utf-8"))
+    for other in args.merge:
+        for method, row in ResultTable.from_json(other.read_text(encoding="utf-8")).scores.items():
+            for test, values in row.items():
+                for seed, value in values.items():
+                    table.add(method, {test: value}, seed)
     example = load_example()
     cache = str(args.output.parent / "teacher")
     jobs = [(method, how, seed) for method in args.methods for seed in args.seeds for how in MODES]

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from peft import get_peft_model
 from rich.console import Console
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import load_model, load_processor
@@ -61,7 +61,7 @@ MINI_CLASSES = 300
 MINI_DEFAULTS = {
     "template": "an emoji of {}.",
     "teacher_template": "an emoji of {}.",
-    "crop_scale": 0.5,
+    "augment": False,  # icons fill their pictures: a crop cuts off what they are
     "k_max": 300,
     "output_dir": "prompt-mini",
     "logging_strategy": "epoch",
@@ -157,6 +157,7 @@ def add_prompts(student: Any, processor: Any, example: ExampleArguments, templat
 def build_trainer(example: ExampleArguments, training: KDPLTrainingArguments, task: Task, models: Any) -> Any:
     """The supervised trainer or KDPL's."""
     student, processor, teacher, teacher_processor = models
+    set_seed(training.seed)  # before prompts are drawn
     prompted = add_prompts(student, processor, example, training.template)
     common = {"processing_class": processor, "train_dataset": task.train}
     if example.labels:

@@ -1,6 +1,10 @@
 """Atomic writes."""
 
+import errno
+import os
+
 import pytest
+from safetensors import SafetensorError
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign._files import atomic_file, atomic_folder
@@ -58,3 +62,21 @@ def test_a_place_that_cannot_be_written_is_named(writer, tmp_path):
     if writer is atomic_folder:
         with pytest.raises(ClipAlignError, match="a file of that name exists"), writer(tmp_path / "file"):
             pass
+
+
+@pytest.mark.parametrize("writer", [atomic_file, atomic_folder])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(writer, error, tmp_path):
+    with (
+        pytest.raises(ClipAlignError, match=r"No space left on device.*Make room") as caught,
+        writer(tmp_path / "new"),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -18,17 +19,22 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPTokenizer,
+    GemmaTokenizer,
     MetaClip2Config,
     MetaClip2Model,
     PreTrainedTokenizerFast,
     Siglip2Config,
     Siglip2ImageProcessor,
     Siglip2Model,
-    Siglip2Tokenizer,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
 )
+
+try:
+    from transformers import Siglip2Tokenizer
+except ImportError:  # transformers before 5.1
+    pass
 
 FAMILIES = ("clip", "metaclip_2", "siglip", "siglip2")
 WORDS = (
@@ -150,7 +156,8 @@ def _siglip2_tokenizer() -> Any:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     pieces = dict.fromkeys([*special, *letters, *("".join(merge) for merge in merges)])
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Siglip2Tokenizer(
+    tokenizer_class = getattr(transformers, "Siglip2Tokenizer", GemmaTokenizer)  # the former is newer than 5.0
+    tokenizer = tokenizer_class(
         vocab=vocab, merges=merges, model_max_length=64, padding_side="right", model_input_names=["input_ids"]
     )
     _add_special_tokens(tokenizer.backend_tokenizer, None, "<eos>")
@@ -224,3 +231,130 @@ def _pieces() -> list[str]:
 
 def _clip_vocabulary() -> dict[str, int]:
     return {piece: index for index, piece in enumerate([*_pieces(), "<|startoftext|>", "<|endoftext|>"])}
+
+
+def tiny_chinese_clip(seed: int = 0) -> Any:
+    """`ChineseCLIPModel`: CLIP's image tower, a BERT of width 32 that is read at its first token."""
+    from transformers import ChineseCLIPConfig, ChineseCLIPModel
+
+    text = _bert_config() | {"projection_dim": 24}
+    config = ChineseCLIPConfig(text_config=text, vision_config=_vision_config(), projection_dim=24)
+    return _randomised(ChineseCLIPModel(config), seed)
+
+
+def tiny_altclip(seed: int = 0) -> Any:
+    """`AltCLIPModel`: CLIP's image tower, an XLM-RoBERTa of width 32 with 20 numbers before its projector."""
+    from transformers import AltCLIPConfig, AltCLIPModel
+
+    text = _bert_config() | {"project_dim": 20, "pad_token_id": 1, "max_position_embeddings": 42}
+    config = AltCLIPConfig(text_config=text, vision_config=_vision_config(), projection_dim=24)
+    return _randomised(AltCLIPModel(config), seed)
+
+
+def tiny_vision_text(seed: int = 0) -> Any:
+    """`VisionTextDualEncoderModel` of a ViT and a BERT."""
+    from transformers import BertConfig, ViTConfig
+
+    vision = {name: value for name, value in _vision_config().items() if name != "projection_dim"}
+    return _vision_text(ViTConfig(**vision), BertConfig(**_bert_config()), seed)
+
+
+def tiny_vision_text_clip(seed: int = 0) -> Any:
+    """`VisionTextDualEncoderModel` of CLIP's two towers."""
+    from transformers import CLIPTextConfig, CLIPVisionConfig
+
+    ids = {"bos_token_id": vocab_size("clip") - 2, "eos_token_id": vocab_size("clip") - 1}
+    text = _text_config("clip") | ids | {"pad_token_id": ids["eos_token_id"]}
+    return _vision_text(CLIPVisionConfig(**_vision_config()), CLIPTextConfig(**text), seed)
+
+
+def tiny_clipseg(seed: int = 0) -> Any:
+    """`CLIPSegModel`: the towers under the segmentation model."""
+    from transformers import CLIPSegConfig, CLIPSegModel
+
+    ids = {"bos_token_id": vocab_size("clip") - 2, "eos_token_id": vocab_size("clip") - 1}
+    text = _text_config("clip") | ids | {"pad_token_id": ids["eos_token_id"]}
+    config = CLIPSegConfig(text_config=text, vision_config=_vision_config(), projection_dim=24)
+    return _randomised(CLIPSegModel(config), seed)
+
+
+ALL_MAKERS = {
+    "clip": tiny_clip,
+    "metaclip_2": tiny_metaclip2,
+    "siglip": tiny_siglip,
+    "siglip2": tiny_siglip2,
+    "chinese_clip": tiny_chinese_clip,
+    "altclip": tiny_altclip,
+    "vision_text": tiny_vision_text,
+    "vision_text_clip": tiny_vision_text_clip,
+    "clipseg": tiny_clipseg,
+}
+"""Every family that transformers has, by the name that `tokenizer_of` and the tests use."""
+
+
+def tokenizer_of(family: str) -> Any:
+    """The tokenizer of a family in `ALL_MAKERS`."""
+    if family in ("clip", "vision_text_clip", "clipseg"):
+        return tiny_tokenizer("clip")
+    return tiny_tokenizer(family) if family in FAMILIES else _word_tokenizer(family)
+
+
+@functools.cache
+def _word_tokenizer(family: str) -> Any:
+    """A tokenizer of whole words with the start, end and padding tokens of BERT (RoBERTa's order for AltCLIP)."""
+    start, end, pad, unknown = ("<s>", "</s>", "<pad>", "<unk>") if family == "altclip" else _BERT_TOKENS
+    special = [start, pad, end, unknown] if family == "altclip" else [pad, start, end, unknown]
+    vocab = {token: index for index, token in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocab=vocab, unk_token=unknown))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    _add_special_tokens(tokenizer, start, end)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=_BERT_LENGTH,
+        cls_token=start,
+        sep_token=end,
+        pad_token=pad,
+        unk_token=unknown,
+    )
+
+
+_BERT_TOKENS = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+_BERT_LENGTH = 40
+
+
+def _bert_config() -> dict[str, Any]:
+    return {
+        "vocab_size": len(WORDS) + 4,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": _BERT_LENGTH,
+        "pad_token_id": 0,
+    }
+
+
+def _vision_text(vision_config: Any, text_config: Any, seed: int) -> Any:
+    from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision_config, text_config, projection_dim=24)
+    return _randomised(VisionTextDualEncoderModel(config), seed)
+
+
+def tiny_processor(family: str) -> Any:
+    """The processor of a family in `ALL_MAKERS`: pictures and texts."""
+    import transformers
+
+    names = {
+        "clip": "CLIPProcessor",
+        "metaclip_2": "CLIPProcessor",
+        "siglip": "SiglipProcessor",
+        "siglip2": "Siglip2Processor",
+        "chinese_clip": "ChineseCLIPProcessor",
+        "altclip": "AltCLIPProcessor",
+        "clipseg": "CLIPSegProcessor",
+    }
+    processor_class = getattr(transformers, names.get(family, "VisionTextDualEncoderProcessor"))
+    image_processor = tiny_image_processor(family if family in ("siglip", "siglip2") else "clip")
+    return processor_class(image_processor=image_processor, tokenizer=tokenizer_of(family))

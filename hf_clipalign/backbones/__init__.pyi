@@ -1,8 +1,14 @@
 from .dual_encoder import DualEncoder as DualEncoder
 from .dual_encoder import ModulePaths as ModulePaths
 from .dual_encoder import Projector as Projector
+from .linearization import ProjectionError as ProjectionError
+from .linearization import image_projection_error as image_projection_error
+from .linearization import linearize_pooling_head as linearize_pooling_head
+from .linearization import projection_error as projection_error
 from .loading import load_model as load_model
 from .loading import load_processor as load_processor
+from .open_clip import OpenClipProcessor as OpenClipProcessor
+from .open_clip_conversion import open_clip_to_transformers as open_clip_to_transformers
 from .packing import PackedPrompts as PackedPrompts
 from .packing import encode_prompts as encode_prompts
 from .packing import encode_texts as encode_texts

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_clipalign._errors import ClipAlignError
+
 Modality = Literal["image", "text"]
+Layout = Literal["consistent", "reference"]
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,16 @@ class DualEncoder(ABC):
         model (`nn.Module`): the two-tower model.
     """
 
-    causal_text: ClassVar[bool]
+    causal_text: bool
     """Whether the text tower looks only backwards, so that padding after the end token may be cut off."""
-    exact_image_projector: ClassVar[bool] = True
-    """False where the image head is not linear and `image_projector` is a linearisation of it."""
+    full_length_text: ClassVar[bool] = False
+    """True where texts are padded to the full length and read without a mask, as the family was trained (SigLIP)."""
+    exact_image_projector: bool = True
+    """False where the image head is not linear: `image_projector` is then an approximation, `project_image` exact."""
+    flexible_images: bool = False
+    """True where pictures keep their own shape and come as patches, with a mask and their spatial shapes."""
+    layout: Layout = "consistent"
+    """How the projectors are stacked; see `linearize_pooling_head`."""
     module_paths: ClassVar[ModulePaths | None] = None
     """Where the towers keep their token table and layers; None: prompts cannot be learned for the family."""
     text_start_tokens: ClassVar[int] = 1
@@ -188,16 +197,47 @@ class DualEncoder(ABC):
         """
 
     @abstractmethod
-    def stock_tower(self, modality: Modality, weight: Tensor) -> nn.Module:
+    def stock_tower(self, modality: Modality, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
         """One tower with another projector, as a stock transformers model that loads without this package.
 
         Args:
             modality (`"image"` or `"text"`): which tower.
             weight (`Tensor [k, w]`): the projector to put in; k becomes the `projection_dim`.
+            bias (`Tensor [k]`, *optional*): its bias.
 
         Raises:
-            `ClipAlignError`: transformers has no class for such a tower.
+            `ClipAlignError`: transformers has no class for such a tower, or the class would drop the bias.
         """
+
+    def image_feature_tower(self) -> nn.Module:
+        """The image tower alone, as a stock model that `AutoModel` loads and whose `pooler_output` is `[N, d_v]`.
+
+        Raises:
+            `ClipAlignError`: there is no such class.
+        """
+        raise ClipAlignError(f"{type(self.model).__name__} has no stock class for its image tower alone.")
+
+    def with_projectors(self, image: Projector | None = None, text: Projector | None = None) -> nn.Module:
+        """A copy of the two-tower model, of its own class, with other projectors of the same size.
+
+        Args:
+            image (`Projector`, *optional*): for the image tower. Default: as it is.
+            text (`Projector`, *optional*): for the text tower. Default: as it is.
+
+        Raises:
+            `ClipAlignError`: the class has no place for them.
+        """
+        raise ClipAlignError(f"the projectors of {type(self.model).__name__} cannot be replaced in its own class.")
+
+    def with_layout(self, layout: Layout) -> DualEncoder:
+        """The view with projectors stacked another way; only a linearised head knows one besides "consistent".
+
+        Raises:
+            `ClipAlignError`: there is no such layout for this family.
+        """
+        if layout != self.layout:
+            raise ClipAlignError(f"{type(self).__name__} has no projector layout {layout!r}.")
+        return self
 
     @property
     def true_end_token(self) -> int | None:
@@ -223,22 +263,27 @@ class DualEncoder(ABC):
             attention_mask = None if attention_mask is None else attention_mask[:, :length]
         return self.text_outputs(input_ids, attention_mask).pooler_output
 
+    def project_image(self, features: Tensor) -> Tensor:
+        """The model's own image head on features before it, `[N, d_v]` to `[N, d]`: exact, linear or not."""
+        return F.linear(features, self.image_projector.weight, self.image_projector.bias)
+
+    def project_text(self, features: Tensor) -> Tensor:
+        """The text projector on features before it, `[N, d_t]` to `[N, d]`."""
+        return F.linear(features, self.text_projector.weight, self.text_projector.bias)
+
     def encode_image(self, pixel_values: Tensor, normalize: bool = False, **kwargs: Any) -> Tensor:
         """Image features in the shared space, `[N, d]`; unit length if `normalize` (default False).
 
         Further arguments go to the image tower (`pixel_attention_mask`, `spatial_shapes`, …).
         """
-        return _project(self.image_preprojection(pixel_values, **kwargs), self.image_projector, normalize)
+        projected = self.project_image(self.image_preprojection(pixel_values, **kwargs))
+        return F.normalize(projected, dim=-1) if normalize else projected
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = False) -> Tensor:
         """Text features in the shared space, `[N, d]`; unit length if `normalize` (default False)."""
-        return _project(self.text_preprojection(input_ids, attention_mask), self.text_projector, normalize)
+        projected = self.project_text(self.text_preprojection(input_ids, attention_mask))
+        return F.normalize(projected, dim=-1) if normalize else projected
 
     def projector(self, modality: Modality) -> Projector:
         """`image_projector` or `text_projector` by name."""
         return self.image_projector if modality == "image" else self.text_projector
-
-
-def _project(features: Tensor, projector: Projector, normalize: bool) -> Tensor:
-    projected = F.linear(features, projector.weight, projector.bias)
-    return F.normalize(projected, dim=-1) if normalize else projected

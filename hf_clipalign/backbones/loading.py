@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any
     """
     from transformers import AutoProcessor
 
-    return _load(AutoProcessor.from_pretrained, path_or_id, "processor", backend="pil", **from_pretrained_kwargs)
+    # the first 5.x releases of transformers choose between "fast" and "slow" instead of backends
+    has_backends = find_spec("transformers.models.clip.image_processing_pil_clip") is not None
+    pillow: dict[str, Any] = {"backend": "pil"} if has_backends else {"use_fast": False}
+    return _load(AutoProcessor.from_pretrained, path_or_id, "processor", **pillow, **from_pretrained_kwargs)
 
 
 def _load(load: Any, path_or_id: str | Path, what: str, **kwargs: Any) -> Any:
@@ -52,22 +56,27 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _loading_message(name: str, what: str, error: Exception) -> str:
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(name).is_dir():
         return f"the folder {name!r} does not hold a {what} that transformers can load: {reason}"
-    if _is_offline(error):
+    if _comes_from(error, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
         return (
             f"cannot load the {what} {name!r}: it is not in the local cache and the Hub cannot be reached. "
             "Connect once, or give the folder of a checkpoint on this machine."
         )
+    if _comes_from(error, RepositoryNotFoundError):
+        return (
+            f"cannot load the {what} {name!r}: the Hub shows no such repository. Check the name; if it is private, "
+            "log in with `hf auth login`, set HF_TOKEN or give token=."
+        )
     return f"cannot load the {what} {name!r}: {reason}"
 
 
-def _is_offline(error: BaseException | None) -> bool:
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-
+def _comes_from(error: BaseException | None, *kinds: type[BaseException]) -> bool:
     while error is not None:
-        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)):
+        if isinstance(error, kinds):
             return True
         error = error.__cause__ or error.__context__
     return False

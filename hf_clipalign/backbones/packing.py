@@ -23,6 +23,7 @@ from hf_clipalign.backbones.text import tokenize
 Strategy = Literal["auto", "packed", "cut", "full"]
 
 _BLOCK_TOKENS = 4096
+_BLOCK_TEXTS = 256
 
 
 @dataclass(frozen=True)
@@ -220,9 +221,20 @@ def encode_texts(
     """
     if not len(texts):
         return torch.empty(0, encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)
+    if not encoder.causal_text and strategy in ("auto", "full"):
+        return _encode_as_tokenized(encoder, tokenizer, texts, normalize, truncate)
     input_ids = tokenize(encoder, tokenizer, texts, truncate=truncate)["input_ids"]
     features = encode_prompts(encoder, pack_prompts(encoder, input_ids, strategy=strategy), batch_tokens)
     return project_texts(encoder, features, normalize)
+
+
+def _encode_as_tokenized(
+    encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], normalize: bool, truncate: bool
+) -> Tensor:
+    """Towers that look both ways read each block of texts as the tokenizer pads it, with its mask."""
+    blocks = [list(texts[start : start + _BLOCK_TEXTS]) for start in range(0, len(texts), _BLOCK_TEXTS)]
+    batches = (tokenize(encoder, tokenizer, block, truncate=truncate) for block in blocks)
+    return torch.cat([encoder.encode_text(**batch, normalize=normalize) for batch in batches])
 
 
 def project_texts(encoder: DualEncoder, features: Tensor, normalize: bool = True) -> Tensor:

@@ -14,7 +14,7 @@ from hf_clipalign.backbones.dual_encoder import DualEncoder
 _View = TypeVar("_View", bound=type[DualEncoder])
 
 _VIEW_BY_MODEL_TYPE: dict[str, type[DualEncoder]] = {}
-_BUILT_IN_FAMILIES = ("clip", "siglip")
+_BUILT_IN_FAMILIES = ("clip", "siglip", "first_token", "vision_text", "open_clip")
 
 
 def register_backbone(*model_types: str) -> Callable[[_View], _View]:
@@ -56,12 +56,20 @@ def as_dual_encoder(model: Any) -> DualEncoder:
     if isinstance(model, DualEncoder):
         return model
     base = _unwrap(model)
-    model_type = getattr(getattr(base, "config", None), "model_type", None)
+    model_type = _model_type(base)
     _load_built_in_families()
     view = _VIEW_BY_MODEL_TYPE.get(model_type) if isinstance(model_type, str) else None
     if view is None or not isinstance(base, nn.Module):
         raise ClipAlignError(_unknown_family_message(base, model_type))
     return view(base)
+
+
+def _model_type(model: Any) -> Any:
+    """`config.model_type`; open_clip's models have no configuration and are known by their package."""
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if model_type is None and type(model).__module__.split(".")[0] == "open_clip":
+        return "open_clip"
+    return model_type
 
 
 def _unwrap(model: Any) -> Any:

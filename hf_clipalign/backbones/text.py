@@ -16,7 +16,8 @@ _SHOWN_CHARACTERS = 60
 def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncate: bool = False) -> dict[str, Tensor]:
     """Token ids of texts, padded as the backbone needs them.
 
-    Causal towers get the shortest padding that holds the batch, others the full length that they were trained with.
+    The shortest padding that holds the batch, with its mask; the full length and no mask where the family was trained
+    so (`encoder.full_length_text`).
 
     Args:
         encoder (`DualEncoder`): the backbone that will read the ids.
@@ -25,30 +26,53 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
         truncate (`bool`): cut texts that are over the backbone's length instead of raising. Default False.
 
     Returns:
-        `dict`: `input_ids [N, T]` (and `attention_mask [N, T]` for causal towers), on the encoder's device.
+        `dict`: `input_ids [N, T]` (and `attention_mask [N, T]` unless padded to the full length), on the encoder's
+        device.
 
     Raises:
         `ClipAlignError`: a text is longer than the backbone's context.
     """
+    for candidate in (tokenizer, getattr(tokenizer, "tokenizer", None)):
+        if type(candidate).__module__.split(".")[0] == "open_clip":
+            return _open_clip_tokens(encoder, candidate, texts, truncate)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if not truncate:
         _check_lengths(encoder, tokenizer, texts)
     batch = tokenizer(
         list(texts),
-        padding="longest" if encoder.causal_text else "max_length",
+        padding="max_length" if encoder.full_length_text else "longest",
         truncation=True,
         max_length=encoder.max_text_length,
         return_tensors="pt",
     )
-    names = ("input_ids", "attention_mask") if encoder.causal_text else ("input_ids",)
+    names = ("input_ids",) if encoder.full_length_text else ("input_ids", "attention_mask")
     return {name: batch[name].to(encoder.device) for name in names if name in batch}
+
+
+def _open_clip_tokens(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncate: bool) -> dict[str, Tensor]:
+    """Ids of open_clip's own tokenizers, which pad to the full length and cut what is longer."""
+    length = min(encoder.max_text_length, tokenizer.context_length)
+    if not truncate:
+        for index, text in enumerate(texts):
+            _check_length(index, text, _open_clip_length(tokenizer, text), length)
+    return {"input_ids": tokenizer(list(texts), context_length=length).to(encoder.device)}
+
+
+def _open_clip_length(tokenizer: Any, text: str) -> int:
+    if hasattr(tokenizer, "encode"):
+        return len(tokenizer.encode(text)) + 2
+    return len(tokenizer.tokenizer(tokenizer.clean_fn(text))["input_ids"])
 
 
 def _check_lengths(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str]) -> None:
     for index, ids in enumerate(tokenizer(list(texts), verbose=False)["input_ids"]):
-        if len(ids) > encoder.max_text_length:
-            shown = texts[index] if len(texts[index]) <= _SHOWN_CHARACTERS else texts[index][:_SHOWN_CHARACTERS] + "…"
-            raise ClipAlignError(
-                f"text {index} ({shown!r}) has {len(ids)} tokens, but the model reads {encoder.max_text_length}. "
-                "Shorten it, or pass truncate=True to cut it."
-            )
+        _check_length(index, texts[index], len(ids), encoder.max_text_length)
+
+
+def _check_length(index: int, text: str, length: int, limit: int) -> None:
+    if length > limit:
+        shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+        raise ClipAlignError(
+            f"text {index} ({shown!r}) has {length} tokens, but the model reads {limit}. "
+            "Shorten it, or pass truncate=True to cut it."
+        )

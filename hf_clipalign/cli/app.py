@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 import hf_clipalign
-from hf_clipalign.cli import compare, demo, embed, evaluate, spectrum, trim
+from hf_clipalign.cli import compare, demo, embed, evaluate, export, push, spectrum, trim
 
 app = typer.Typer(
     name="clipalign",
     help="Make any CLIP better at what it was not trained for, and give the result back in a form that stock "
     "libraries load.\n\nStart with [bold]clipalign demo[/], then look at your own model with [bold]clipalign "
-    "spectrum[/], choose a band with [bold]clipalign evaluate[/] and write the result with [bold]clipalign trim[/].",
+    "spectrum[/], choose a band with [bold]clipalign evaluate[/], write the result with [bold]clipalign trim[/] and "
+    "give it to others with [bold]clipalign push[/].",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -25,6 +26,8 @@ app.command("spectrum")(spectrum.spectrum)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("trim")(trim.trim)
+app.command("export")(export.export)
+app.command("push")(push.push)
 app.command("embed")(embed.embed)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.common import DeviceOption, ModelOption, console, load
 
 
@@ -15,33 +17,76 @@ def embed(
         str, typer.Argument(help="A folder (class = sub-folder), a CSV/TSV/parquet table, or a Hub id.")
     ],
     model: ModelOption = "mini-student",
-    out: Annotated[Path, typer.Option(help="Folder for features.safetensors and features.json.")] = Path("features"),
+    out: Annotated[Path, typer.Option(help="Folder for the shards and features.json.")] = Path("features"),
     batch_size: Annotated[int, typer.Option(help="Pictures per pass.", min=1)] = 64,
+    shard_size: Annotated[int, typer.Option(help="Pictures per file.", min=1)] = 4096,
     workers: Annotated[
         int | None, typer.Option(help="Processes that read pictures. Default: by their number.")
     ] = None,
     image_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with pictures.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with classes.")] = None,
     split: Annotated[str | None, typer.Option(help="Data sets: which split.")] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Hub ids: read the data set as it comes, without storing it.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable picture.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace features of another model or other data.")
+    ] = False,
     device: DeviceOption = "cpu",
 ) -> None:
     """Take a model's features of pictures and keep them BEFORE the projector.
 
     Every head and band can then be tried without looking at the pictures again: [bold]clipalign evaluate features/[/].
+    A run that was stopped goes on where it was. Several processes share the work under
+    [bold]torchrun --nproc_per_node 2 -m hf_clipalign.cli embed …[/].
 
     Example: [bold]clipalign embed photos/ --model openai/clip-vit-base-patch32 --out photos-b32[/]
     """
     from hf_clipalign.data import open_source
-    from hf_clipalign.evaluation import extract_image_features
+    from hf_clipalign.evaluation import extract_to_store
+    from hf_clipalign.evaluation._ranks import leave_processes
 
-    source = open_source(images, image_column=image_column, label_column=label_column, split=split)
-    loaded, processor = load(model, device)
-    features = extract_image_features(
-        loaded, source, processor, batch_size=batch_size, num_workers=workers, strict=strict
+    source: Any
+    if streaming:
+        source = _open_stream(images, image_column, label_column, split)
+    else:
+        source = open_source(images, image_column=image_column, label_column=label_column, split=split)
+    loaded, processor = load(model, _own_device(device))
+    store = extract_to_store(
+        loaded,
+        source,
+        processor,
+        out,
+        shard_size=shard_size,
+        batch_size=batch_size,
+        num_workers=workers,
+        strict=strict,
+        overwrite=overwrite,
+        model_name=model,
     )
-    features.model = model
-    features.save(out)
-    console.print(f"{len(features)} pictures, {features.values.shape[1]} numbers each: {out}")
-    for name, reason in features.skipped:
-        console.print(f"[yellow]skipped[/] {name}: {reason}")
+    leave_processes()
+    if os.environ.get("RANK", "0") == "0":
+        console.print(f"{len(store)} pictures, {store.width} numbers each: {out}")
+        for name, reason in store.skipped:
+            console.print(f"[yellow]skipped[/] {name}: {reason}")
+
+
+def _open_stream(name: str, image_column: str | None, label_column: str | None, split: str | None) -> Any:
+    import datasets
+
+    from hf_clipalign.data import open_stream
+
+    if split is None:
+        raise ClipAlignError("--streaming needs --split: a stream is one split of a data set.")
+    try:
+        dataset = datasets.load_dataset(name, split=split, streaming=True)
+    except (OSError, ValueError) as error:
+        raise ClipAlignError(f"cannot stream {name!r}: {str(error).splitlines()[0]}") from error
+    return open_stream(dataset, image_column, label_column)
+
+
+def _own_device(device: str) -> str:
+    """Under a launcher every process takes the accelerator of its own number."""
+    rank = os.environ.get("LOCAL_RANK")
+    return f"{device}:{rank}" if device == "cuda" and rank is not None else device

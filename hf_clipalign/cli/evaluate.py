@@ -40,7 +40,7 @@ def evaluate(
         str,
         typer.Argument(
             help="Folder (class = sub-folder), table, Hub id, features folder of `clipalign embed`; text-text: a "
-            "caption file."
+            "caption file, or a folder with queries, corpus and qrels."
         ),
     ],
     model: ModelOption = "mini-student",
@@ -56,8 +56,8 @@ def evaluate(
     heads: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: raw, pre-projection, centred, centred-each, isoclip, isoclip-compact, text-pca. "
-            "Default: all that apply."
+            help="Comma-separated: raw, linearised (SigLIP), pre-projection, centred, centred-each, isoclip, "
+            "isoclip-compact, text-pca. Default: all that apply."
         ),
     ] = None,
     band: Annotated[
@@ -108,9 +108,17 @@ def _image_image(run: _Run) -> None:
 
 
 def _text_text(run: _Run) -> None:
-    from hf_clipalign.data import load_captions
-    from hf_clipalign.evaluation import extract_text_features, retrieval_task
+    from hf_clipalign.data import is_qrels_folder, load_captions, load_qrels
+    from hf_clipalign.evaluation import extract_text_features, judged_task, retrieval_task
 
+    if is_qrels_folder(run.data):
+        judged = load_qrels(run.data, split=run.columns["split"])
+        queries, corpus = (
+            extract_text_features(run.model, part.texts, run.processor, truncate=True)
+            for part in (judged.queries, judged.corpus)
+        )
+        _compare(run, judged_task(queries, corpus, judged), "text", None, judged.queries.ids or [])
+        return
     captions = load_captions(run.data)
     features = extract_text_features(run.model, captions.texts, run.processor, labels=captions.labels)
     _compare(run, retrieval_task(features), "text", None, captions.texts)
@@ -141,6 +149,7 @@ def _zero_shot(run: _Run) -> None:
 
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import ReportTable, Section, zero_shot_weights
+    from hf_clipalign.isoclip import project_image_features
     from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
 
     features = _image_features(run, run.data)
@@ -148,7 +157,7 @@ def _zero_shot(run: _Run) -> None:
         raise ClipAlignError("zero-shot needs class names: a folder with one sub-folder per class, or a label column.")
     encoder = as_dual_encoder(run.model)
     weights = zero_shot_weights(encoder, run.processor, features.class_names, run.template).cpu().float()
-    embeds = normalize(features.values @ encoder.image_projector.matrix.detach().cpu().float().T, dim=-1)
+    embeds = normalize(project_image_features(encoder, features.values), dim=-1)
     logits = embeds @ weights.T
     scores = top_k_accuracy(logits, features.labels, ks=tuple(k for k in (1, 5) if k <= len(weights)))
     scores["mean_per_class"] = mean_per_class_accuracy(logits.argmax(1), features.labels)
@@ -180,19 +189,23 @@ def _compare(run: _Run, task: Any, modality: Any, class_names: list[str] | None,
         plot_similarities,
         plot_spectrum,
         split_by_class,
+        split_by_query,
     )
     from hf_clipalign.isoclip import decompose, search_band
+    from hf_clipalign.isoclip.search import JudgedPairs
     from hf_clipalign.metrics import pair_similarities
 
     encoder = as_dual_encoder(run.model)
     section = Section(f"{modality}-{modality} retrieval", text=[], tables=[], figures=[])
     if run.band == "auto":
-        chosen_on, task = split_by_class(task, run.seed)
+        judged = isinstance(task, JudgedPairs)
+        chosen_on, task = (split_by_query if judged else split_by_class)(task, run.seed)
         search = search_band(chosen_on, encoder, modality=modality)
         band: Any = search.band
         run.results["band_search"] = {"band": band, "score": search.score, "untrimmed": search.untrimmed_score}
+        halved = "queries" if judged else "classes"
         section.text = [
-            f"Band {band[0]},{band[1]} was chosen on one half of the classes ({len(chosen_on.query)} queries, mAP "
+            f"Band {band[0]},{band[1]} was chosen on one half of the {halved} ({len(chosen_on.query)} queries, mAP "
             f"{100 * search.score:.1f} there, {100 * search.untrimmed_score:.1f} untrimmed). The scores below are "
             "those of the other half."
         ]
@@ -207,12 +220,12 @@ def _compare(run: _Run, task: Any, modality: Any, class_names: list[str] | None,
     run.results |= {"band": band, "comparison": comparison.to_dict()}
     section.tables = [ReportTable(comparison.columns(), comparison.rows(), comparison.caption())]
     pairs = {}
-    for head in heads:
+    for head in heads if not isinstance(task, JudgedPairs) else []:
         query, gallery = head.embed(task.query, task.gallery)
         other = {} if task.exclude_self else {"other": gallery, "other_labels": task.gallery_labels}
         pairs[head.name] = pair_similarities(query, task.query_labels, **other)
     section.figures = [
-        ("Cosines of pairs of the same class and of other pairs", plot_similarities(pairs)),
+        *([("Cosines of pairs of the same class and of other pairs", plot_similarities(pairs))] if pairs else []),
         *section.figures,
         ("Spectrum of the inter-modal operator", plot_spectrum(spectrum.S.cpu(), {modality: band or (0, 0)})),
     ]
@@ -220,11 +233,14 @@ def _compare(run: _Run, task: Any, modality: Any, class_names: list[str] | None,
 
 
 def _image_features(run: _Run, data: str) -> Any:
+    from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.data import open_source
-    from hf_clipalign.evaluation import Features, extract_image_features
+    from hf_clipalign.evaluation import FeatureStore, extract_image_features
 
     if (Path(data) / "features.json").is_file():
-        features = Features.load(data)
+        store = FeatureStore.open(data)
+        store.check_model(as_dual_encoder(run.model))
+        features = store.to_features()
     else:
         source = open_source(data, **run.columns)  # type: ignore[arg-type]
         features = extract_image_features(run.model, source, run.processor)

@@ -9,6 +9,7 @@ import typer
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.common import ModelOption, console, load, parse_band
+from hf_clipalign.cli.push import PrivateOption, RevisionOption
 
 
 def trim(
@@ -28,6 +29,11 @@ def trim(
     compact: Annotated[
         bool, typer.Option("--compact", help="With --stock: fewer numbers per embedding, exactly the same cosines.")
     ] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Push it to this repository on the Hub, too.")
+    ] = None,
+    private: PrivateOption = False,
+    revision: RevisionOption = None,
 ) -> None:
     """Trim a model's projectors for image-image or text-text similarity. No data, no training, seconds.
 
@@ -37,10 +43,15 @@ def trim(
 
     [bold]clipalign trim --model openai/clip-vit-base-patch32 --out clip-b32-isoclip[/]
 
+    [bold]clipalign trim --model openai/clip-vit-base-patch32 --push-to-hub me/clip-b32-isoclip --private[/]
+
     [bold]clipalign trim --model mini-teacher --image-band 1,48 --stock image --compact --out teacher-image[/]
     """
+    from hf_clipalign.hub.push import SPECTRUM_FILE, push_isoclip, push_stock, save_spectrum
     from hf_clipalign.isoclip import IsoCLIPModel
 
+    if push_to_hub is None and (private or revision is not None):
+        raise ClipAlignError("--private and --revision need --push-to-hub OWNER/NAME.")
     if compact and stock is None:
         raise ClipAlignError("--compact needs --stock image or --stock text: only one tower can have a smaller space.")
     loaded, processor = load(model)
@@ -53,6 +64,14 @@ def trim(
         aligned.save_stock(out, modality=stock, compact=compact, processor=processor)  # type: ignore[arg-type]
         kind = "Vision" if stock == "image" else "Text"
         console.print(f"stock checkpoint: {out}  (load it with the {kind}ModelWithProjection class of transformers)")
+    save_spectrum(aligned, out / SPECTRUM_FILE)
     for modality in ("image", "text"):
         band = getattr(aligned.config, f"{modality}_band")
         console.print(f"{modality} band: {'not aligned' if band is None else f'{band[0]},{band[1]}'}")
+    if push_to_hub is not None:
+        options = {"processor": processor, "private": private or None, "revision": revision}
+        if stock is None:
+            commit = push_isoclip(aligned, push_to_hub, **options)
+        else:
+            commit = push_stock(aligned, push_to_hub, stock, compact, **options)
+        console.print(f"pushed: {commit}", soft_wrap=True)

@@ -92,7 +92,7 @@ def _require_map_style(dataset: Any) -> None:
     if isinstance(dataset, datasets.DatasetDict):
         raise ClipAlignError(f"a dict of splits was passed; choose one of {quoted(dataset)}")
     if isinstance(dataset, (datasets.IterableDataset, datasets.IterableDatasetDict)):
-        raise ClipAlignError("a streamed data set was passed; load it with streaming=False")
+        raise ClipAlignError("a streamed data set was passed; load it with streaming=False, or use open_stream")
     if not isinstance(dataset, datasets.Dataset):
         raise ClipAlignError(
             f"cannot open a {type(dataset).__name__}; pass a folder, a CSV, TSV or parquet file, a Hub id, "

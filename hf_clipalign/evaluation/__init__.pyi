@@ -5,6 +5,8 @@ from .comparison import RetrievalComparison as RetrievalComparison
 from .comparison import compare_embeddings as compare_embeddings
 from .comparison import compare_heads as compare_heads
 from .comparison import top_matches as top_matches
+from .extraction import extract_to_store as extract_to_store
+from .feature_store import FeatureStore as FeatureStore
 from .features import Features as Features
 from .features import extract_image_features as extract_image_features
 from .features import extract_text_features as extract_text_features
@@ -28,6 +30,8 @@ from .report import ReportTable as ReportTable
 from .report import Section as Section
 from .report import write_report as write_report
 from .tasks import class_labels as class_labels
+from .tasks import judged_task as judged_task
 from .tasks import nearest_class_mean_scores as nearest_class_mean_scores
 from .tasks import retrieval_task as retrieval_task
 from .tasks import split_by_class as split_by_class
+from .tasks import split_by_query as split_by_query

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.isoclip.heads import Head
-from hf_clipalign.isoclip.search import LabelledRetrieval
-from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap, retrieval_metrics
+from hf_clipalign.isoclip.search import RetrievalTask, score_retrieval
+from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap
 
-_SHOWN = ("map", "map_at_r", "r_precision", "recall_at_1", "recall_at_5", "recall_at_10")
-_TITLES = {"map": "mAP", "map_at_r": "mAP@R", "r_precision": "R-prec"}
+_SHOWN = ("map", "ndcg_at_10", "map_at_r", "r_precision", "recall_at_1", "recall_at_5", "recall_at_10")
+_TITLES = {"map": "mAP", "ndcg_at_10": "nDCG@10", "map_at_r": "mAP@R", "r_precision": "R-prec"}
 
 Interval = tuple[float, float]
 
@@ -129,7 +129,7 @@ class RetrievalComparison:
 
 def compare_heads(
     heads: Sequence[Head],
-    tasks: Mapping[str, LabelledRetrieval],
+    tasks: Mapping[str, RetrievalTask],
     *,
     ks: Sequence[int] = (1, 5, 10),
     query_ids: Mapping[str, Sequence[str]] | None = None,
@@ -143,7 +143,7 @@ def compare_heads(
 
     Args:
         heads (`Sequence[Head]`): the first is the baseline.
-        tasks (`Mapping[str, LabelledRetrieval]`): features before the projector, by name of the task.
+        tasks (`Mapping[str, LabelledRetrieval | JudgedPairs]`): features before the projector, by name of the task.
         ks (`Sequence[int]`): for recall@k. Default (1, 5, 10).
         query_ids (`Mapping[str, Sequence[str]]`, *optional*): names of the queries, to name those without a positive.
         n_resamples (`int`): bootstrap samples. Default 2,000.
@@ -168,7 +168,7 @@ def compare_heads(
 
 def compare_embeddings(
     embeddings: Mapping[str, tuple[Tensor, Tensor]],
-    task: LabelledRetrieval,
+    task: RetrievalTask,
     *,
     name: str = "data",
     ms_per_query: Mapping[str, float] | None = None,
@@ -182,7 +182,7 @@ def compare_embeddings(
     Args:
         embeddings (`Mapping[str, (Tensor [Q, k], Tensor [G, k])]`): unit embeddings of queries and gallery by method;
             the first is the baseline.
-        task (`LabelledRetrieval`): labels, and whether a query's own item is left out.
+        task (`LabelledRetrieval` or `JudgedPairs`): what is relevant, and what is left out.
         name (`str`): of the task.
         ms_per_query (`Mapping[str, float]`, *optional*): what one query takes, by method.
         ks, query_ids, n_resamples, seed: as in `compare_heads`.
@@ -205,7 +205,7 @@ def _compare(
     results: dict[str, dict[str, dict[str, Any]]],
     widths: Mapping[str, int],
     ms_per_query: Mapping[str, float],
-    tasks: Mapping[str, LabelledRetrieval],
+    tasks: Mapping[str, RetrievalTask],
     query_ids: Mapping[str, Sequence[str]] | None,
     n_resamples: int,
     seed: int,
@@ -245,10 +245,8 @@ def metric_title(name: str) -> str:
     return _TITLES.get(name, name.replace("recall_at_", "R@"))
 
 
-def _score(query: Tensor, gallery: Tensor, task: LabelledRetrieval, ks: Sequence[int]) -> dict[str, Any]:
-    return retrieval_metrics(
-        query, gallery, task.query_labels, task.gallery_labels, task.exclude_self, ks, normalize=False, per_query=True
-    )
+def _score(query: Tensor, gallery: Tensor, task: RetrievalTask, ks: Sequence[int]) -> dict[str, Any]:
+    return score_retrieval(task, query, gallery, ks=ks, normalize=False, per_query=True)
 
 
 def _queries(results: dict[str, dict[str, Any]], metric: str) -> np.ndarray:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_folder
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.data import ImageSource
-
-_FEW_PICTURES = 256
-_MOST_WORKERS = 8
-_TENSORS_FILE, _MANIFEST_FILE = "features.safetensors", "features.json"
+from hf_clipalign.evaluation._pictures import PictureJob, default_workers, picture_batches
 
 
 @dataclass
@@ -68,39 +60,25 @@ class Features:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Writes `features.safetensors` and `features.json` to a folder, atomically.
+        """Writes the features to a folder that `load` and `FeatureStore.open` read.
 
         Raises:
-            `ClipAlignError`: the folder cannot be written.
+            `ClipAlignError`: the folder cannot be written to.
         """
-        manifest = {name: value for name, value in asdict(self).items() if name not in ("values", "labels")}
-        tensors = {"values": self.values.contiguous()}
-        if self.labels is not None:
-            tensors["labels"] = torch.from_numpy(np.ascontiguousarray(self.labels))
-        with atomic_folder(folder) as staging:
-            save_file(tensors, staging / _TENSORS_FILE)
-            (staging / _MANIFEST_FILE).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+        from hf_clipalign.evaluation.feature_store import save_features
+
+        save_features(self, folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Features:
-        """Reads what `save` wrote.
+        """Reads what `save` or `extract_to_store` wrote, all of it into memory.
 
         Raises:
             `ClipAlignError`: the folder holds no features, or a file is damaged.
         """
-        folder = Path(folder)
-        try:
-            tensors = load_file(folder / _TENSORS_FILE)
-            manifest = json.loads((folder / _MANIFEST_FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ClipAlignError(
-                f"{str(folder)!r} holds no features: make them with `clipalign embed IMAGES --out {folder}`."
-            ) from error
-        except Exception as error:
-            raise ClipAlignError(f"the features in {str(folder)!r} are damaged: make them again.") from error
-        labels = tensors["labels"].numpy() if "labels" in tensors else None
-        manifest["skipped"] = [(name, reason) for name, reason in manifest["skipped"]]
-        return cls(values=tensors["values"], labels=labels, **manifest)
+        from hf_clipalign.evaluation.feature_store import FeatureStore
+
+        return FeatureStore.open(folder).to_features()
 
 
 def extract_image_features(
@@ -134,14 +112,21 @@ def extract_image_features(
     encoder = as_dual_encoder(model)
     if len(source) == 0:
         raise ClipAlignError("there are no pictures to take features of.")
+    if batch_size < 1:
+        raise ClipAlignError(f"batch_size is {batch_size}: give 1 or more.")
+    starts = range(0, len(source), batch_size)
+    jobs = [PictureJob(0, range(start, min(start + batch_size, len(source)))) for start in starts]
+    workers = default_workers(len(source)) if num_workers is None else num_workers
     blocks, rows, skipped = [], [], []
-    for kept, pixel_values, failures in _read_batches(source, processor, batch_size, num_workers, progress):
-        if failures and strict:
-            raise ClipAlignError(failures[0][1])
-        skipped += [(source.ids[row], reason) for row, reason in failures]
-        if kept:
-            blocks.append(_image_block(encoder, pixel_values))
-            rows += kept
+    with tqdm(total=len(source), desc="pictures", unit="picture", disable=not progress) as bar:
+        for batch in picture_batches(source, processor, jobs, workers):
+            if batch.failures and strict:
+                raise ClipAlignError(batch.failures[0][1])
+            skipped += batch.failures
+            if batch.inputs is not None:
+                blocks.append(image_block(encoder, batch.inputs))
+                rows += batch.rows
+            bar.update(batch.n_rows)
     if not rows:
         raise ClipAlignError(f"none of the {len(source)} pictures can be read; the first reason: {skipped[0][1]}")
     return Features(
@@ -187,16 +172,8 @@ def extract_text_features(
         raise ClipAlignError("there are no texts to take features of.")
     if labels is not None and len(labels) != len(texts):
         raise ClipAlignError(f"{len(texts)} texts but {len(labels)} labels: give one label for each text.")
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    values = torch.empty(len(texts), encoder.text_projector.matrix.shape[1])
     with tqdm(total=len(texts), desc="texts", unit="text", disable=not progress) as bar:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = tokenize(encoder, tokenizer, [texts[row] for row in rows], truncate=truncate)
-            with torch.no_grad():
-                features = encoder.text_projector.lift(encoder.text_preprojection(**batch))
-            values[rows] = features.float().cpu()
-            bar.update(len(rows))
+        values = encode_texts(encoder, texts, tokenizer, batch_size, truncate, bar)
     return Features(
         values=values,
         modality="text",
@@ -207,56 +184,25 @@ def extract_text_features(
 
 
 @torch.no_grad()
-def _image_block(encoder: DualEncoder, pixel_values: Tensor) -> Tensor:
-    features = encoder.image_preprojection(pixel_values.to(encoder.device, encoder.dtype, non_blocking=True))
-    return encoder.image_projector.lift(features).float().cpu()
+def image_block(encoder: DualEncoder, inputs: dict[str, Any]) -> Tensor:
+    """Features before the projector `[N, w]`, float32 on the CPU, of a processed batch of pictures."""
+    moved = {
+        name: value.to(encoder.device, encoder.dtype if value.is_floating_point() else None, non_blocking=True)
+        for name, value in inputs.items()
+    }
+    return encoder.image_projector.lift(encoder.image_preprojection(**moved)).float().cpu()
 
 
-Batch = tuple[list[int], Any, list[tuple[int, str]]]
-
-
-class _PictureBatches(Dataset):
-    """Reads and processes one batch of rows at a time: what a worker does. Failures travel back as text."""
-
-    def __init__(self, source: ImageSource, processor: Any):
-        self.source = source
-        self.image_processor = getattr(processor, "image_processor", processor)
-
-    def __getitem__(self, rows: list[int]) -> Batch:
-        pictures, kept, failures = [], [], []
-        for row in rows:
-            try:
-                pictures.append(self.source.read(row))
-                kept.append(row)
-            except ClipAlignError as error:
-                failures.append((row, str(error)))
-        return kept, self._pixel_values(pictures) if pictures else None, failures
-
-    def _pixel_values(self, pictures: list[Any]) -> Tensor:
-        # arrays with a stated layout: a picture one pixel wide or high has no layout that could be guessed
-        arrays = [np.asarray(picture) for picture in pictures]
-        return self.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt")[
-            "pixel_values"
-        ]
-
-
-def _read_batches(
-    source: ImageSource, processor: Any, batch_size: int, num_workers: int | None, progress: bool
-) -> Iterator[Batch]:
-    if batch_size < 1:
-        raise ClipAlignError(f"batch_size is {batch_size}: give 1 or more.")
-    batches = [list(range(start, min(start + batch_size, len(source)))) for start in range(0, len(source), batch_size)]
-    loader: DataLoader = DataLoader(
-        _PictureBatches(source, processor),
-        batch_size=None,
-        sampler=batches,
-        num_workers=_default_workers(len(source)) if num_workers is None else num_workers,
-    )
-    with tqdm(total=len(source), desc="pictures", unit="picture", disable=not progress) as bar:
-        for rows, batch in zip(batches, loader, strict=True):
-            yield batch
-            bar.update(len(rows))
-
-
-def _default_workers(n_pictures: int) -> int:
-    return 0 if n_pictures < _FEW_PICTURES else max(1, min(_MOST_WORKERS, (os.cpu_count() or 2) - 1))
+@torch.no_grad()
+def encode_texts(
+    encoder: DualEncoder, texts: Sequence[str], tokenizer: Any, batch_size: int, truncate: bool, bar: tqdm
+) -> Tensor:
+    """Features before the projector `[N, w]`; sorted by length inside, so that little padding is computed."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    values = torch.empty(len(texts), encoder.text_projector.matrix.shape[1])
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = tokenize(encoder, tokenizer, [texts[row] for row in rows], truncate=truncate)
+        values[rows] = encoder.text_projector.lift(encoder.text_preprojection(**batch)).float().cpu()
+        bar.update(len(rows))
+    return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,11 +19,11 @@ from hf_clipalign.evaluation.comparison import RetrievalComparison, compare_embe
 from hf_clipalign.evaluation.features import Features
 from hf_clipalign.inversion import InversionOutput, oti, ovi
 from hf_clipalign.isoclip.bands import Band
-from hf_clipalign.isoclip.heads import Head, comparison_heads
+from hf_clipalign.isoclip.heads import Head, comparison_heads, project_image_features
 from hf_clipalign.isoclip.search import LabelledRetrieval
 from hf_clipalign.metrics import mean_per_class_accuracy, retrieval_metrics, top_k_accuracy
 
-METHODS = ("baseline", "pre-projection", "centred", "isoclip", "text-pca", "oti", "ovi")
+METHODS = ("baseline", "linearised", "pre-projection", "centred", "isoclip", "text-pca", "oti", "ovi")
 """What `compare_methods` can put in a table; `oti` for pictures, `ovi` for texts."""
 
 _INVERSION_OF: dict[Modality, str] = {"image": "oti", "text": "ovi"}
@@ -149,7 +149,7 @@ def zero_shot_controls(
         raise ClipAlignError("zero-shot needs class names: a folder with one sub-folder per class, or a label column.")
     encoder = as_dual_encoder(model)
     classes = zero_shot_weights(encoder, processor, images.class_names, template).float().cpu()
-    embeds = Head("baseline", encoder.image_projector.matrix.detach().float().cpu()).project(images.values)
+    embeds = project_image_features(encoder, images.values)
 
     def logits(method: str) -> Tensor:
         left, right = embeds, classes
@@ -202,9 +202,7 @@ def _heads(
     """The linear methods by name, in float32 on the CPU, the baseline always among them."""
     names = ["raw", *[name for name in methods if name not in ("baseline", "oti", "ovi")]]
     heads = comparison_heads(encoder, modality, band, text_embeds, names)
-    cpu = [
-        Head(head.name, None if head.matrix is None else head.matrix.float().cpu(), head.centering) for head in heads
-    ]
+    cpu = [replace(head, matrix=None if head.matrix is None else head.matrix.float().cpu()) for head in heads]
     return {"baseline" if head.name == "raw" else head.name: head for head in cpu}
 
 

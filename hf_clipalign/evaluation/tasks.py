@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data import JudgedRetrieval
 from hf_clipalign.evaluation.classification import nearest_class_mean_logits
 from hf_clipalign.evaluation.features import Features
 from hf_clipalign.isoclip.heads import Head
-from hf_clipalign.isoclip.search import LabelledRetrieval
+from hf_clipalign.isoclip.search import JudgedPairs, LabelledRetrieval
 from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
 
 
@@ -62,6 +63,35 @@ def split_by_class(task: LabelledRetrieval, seed: int = 0) -> tuple[LabelledRetr
         )
     chosen = np.random.default_rng(seed).permutation(classes)[: len(classes) // 2]
     return _restrict(task, chosen), _restrict(task, np.setdiff1d(np.unique(np.asarray(task.gallery_labels)), chosen))
+
+
+def judged_task(queries: Features, corpus: Features, judged: JudgedRetrieval) -> JudgedPairs:
+    """A retrieval task from features of `judged.queries` and `judged.corpus`, in their order."""
+    return JudgedPairs(queries.values, corpus.values, judged.relevant, judged.grades, judged.excluded)
+
+
+def split_by_query(task: JudgedPairs, seed: int = 0) -> tuple[JudgedPairs, JudgedPairs]:
+    """Halves a judged task by queries; both halves search the whole gallery.
+
+    Raises:
+        `ClipAlignError`: fewer than four queries.
+    """
+    if len(task.query) < 4:
+        raise ClipAlignError(
+            f"a band cannot be chosen and reported on {len(task.query)} queries: give --band K_TOP,K_BOTTOM."
+        )
+    order = np.random.default_rng(seed).permutation(len(task.query))
+    halves = (np.sort(half) for half in np.array_split(order, 2))
+    first, second = (
+        task._replace(
+            query=task.query[torch.from_numpy(rows)],
+            relevant=[task.relevant[row] for row in rows],
+            grades=[task.grades[row] for row in rows],
+            excluded=np.asarray(task.excluded)[rows],
+        )
+        for rows in halves
+    )
+    return first, second
 
 
 def class_labels(features: Features) -> np.ndarray:

@@ -132,7 +132,7 @@ def pseudo_prompt(encoder: DualEncoder, processor: Any, template: str, n_tokens:
             f"template {template!r} with {n_tokens} pseudo-tokens has {len(ids)} tokens, but the model reads "
             f"{encoder.max_text_length}: use a shorter template or fewer pseudo-tokens."
         )
-    if not encoder.causal_text:
+    if encoder.full_length_text:
         ids += [tokenizer.pad_token_id] * (encoder.max_text_length - len(ids))
     return PseudoPrompt(torch.tensor(ids), position, n_tokens)
 
@@ -158,6 +158,7 @@ def _locate(tokenizer: Any, template: str) -> tuple[list[int], int]:
 
 def _text_encode(encoder: DualEncoder, prompt: PseudoPrompt, n: int, strategy: Strategy) -> Callable[[Tensor], Tensor]:
     """The map from pseudo-tokens `[n, R, d_t]` to text features `[n, d]` through the stock tower."""
+    table = encoder.model.get_submodule(_text_path(encoder))
     input_ids = prompt.input_ids.repeat(n, 1)
     end = int(encoder.end_positions(input_ids[:1]))
     # no two prompts share their pseudo-tokens: another id there ends what the packing takes as common
@@ -165,7 +166,6 @@ def _text_encode(encoder: DualEncoder, prompt: PseudoPrompt, n: int, strategy: S
     plan = pack_prompts(encoder, input_ids, strategy=strategy)
     columns = plan.columns[:, None] - end + prompt.position + torch.arange(prompt.n_tokens, device=plan.device)
     rows = plan.rows[:, None].expand_as(columns)
-    table = encoder.model.get_submodule(_text_path(encoder))
 
     def encode(tokens: Tensor) -> Tensor:
         def replace(module: Any, inputs: Any, output: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ from .configuration import IsoCLIPConfig as IsoCLIPConfig
 from .heads import HEAD_NAMES as HEAD_NAMES
 from .heads import Head as Head
 from .heads import comparison_heads as comparison_heads
+from .heads import project_image_features as project_image_features
 from .modeling import IsoCLIPModel as IsoCLIPModel
 from .search import BandSearch as BandSearch
+from .search import JudgedPairs as JudgedPairs
 from .search import LabelledRetrieval as LabelledRetrieval
 from .search import search_band as search_band
 from .spectrum import Spectrum as Spectrum

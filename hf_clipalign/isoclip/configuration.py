@@ -15,10 +15,14 @@ class IsoCLIPConfig(PreTrainedConfig):
         image_band (`(int, int)`, *optional*): `(k_top, k_bottom)` for images; None if images are not aligned.
         text_band (`(int, int)`, *optional*): the same for texts.
         base_model_name_or_path (`str`, *optional*): where the base model came from, for the model card.
+        projector_layout (`str`): "reference" for a SigLIP that was aligned in the authors' layout of its linearised
+            head (`SiglipEncoder(model, layout="reference")`). Default "consistent".
     """
 
     model_type = "isoclip"
     sub_configs: ClassVar[dict[str, type]] = {"clip_config": AutoConfig}
+    # the base's configuration is written whole: not every one can be compared with its defaults
+    has_no_defaults_at_init = True
 
     def __init__(
         self,
@@ -26,6 +30,7 @@ class IsoCLIPConfig(PreTrainedConfig):
         image_band: tuple[int, int] | None = None,
         text_band: tuple[int, int] | None = None,
         base_model_name_or_path: str | None = None,
+        projector_layout: str = "consistent",
         **kwargs: Any,
     ):
         if not isinstance(clip_config, PreTrainedConfig):
@@ -35,6 +40,7 @@ class IsoCLIPConfig(PreTrainedConfig):
         self.image_band = _as_band(image_band)
         self.text_band = _as_band(text_band)
         self.base_model_name_or_path = base_model_name_or_path
+        self.projector_layout = projector_layout
         super().__init__(**kwargs)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,11 +29,14 @@ class Head:
         matrix (`Tensor [k, w]`, *optional*): the projector; None compares the features as they are.
         centering (`str`): `"none"` (default); `"gallery"` subtracts the mean of the gallery from both sides; `"each"`
             subtracts from each side its own mean, for which the queries must be known together.
+        before (`Callable`, *optional*): applied to the features before the matrix: the model's own head where it is
+            not linear (SigLIP).
     """
 
     name: str
     matrix: Tensor | None = None
     centering: Centering = "none"
+    before: Callable[[Tensor], Tensor] | None = None
 
     def embed(self, query: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
         """Unit embeddings `[Q, k]` and `[G, k]` from features before the projector `[Q, w]` and `[G, w]`."""
@@ -42,7 +48,9 @@ class Head:
         return F.normalize(query, dim=-1), F.normalize(gallery, dim=-1)
 
     def project(self, features: Tensor) -> Tensor:
-        """The linear map alone, `[N, k]`."""
+        """The map alone, `[N, k]`."""
+        if self.before is not None:
+            features = self.before(features)
         return features if self.matrix is None else features @ self.matrix.T.to(features)
 
     def width(self, features: Tensor) -> int:
@@ -50,8 +58,15 @@ class Head:
         return features.shape[1] if self.matrix is None else self.matrix.shape[0]
 
 
-HEAD_NAMES = ("raw", "pre-projection", "centred", "centred-each", "isoclip", "isoclip-compact", "text-pca")
-"""Heads that `comparison_heads` can build. `centred` subtracts the gallery's mean, `centred-each` each side's own."""
+HEAD_NAMES = (
+    *("raw", "linearised", "pre-projection", "centred", "centred-each"),
+    *("isoclip", "isoclip-compact", "text-pca"),
+)
+"""Heads that `comparison_heads` can build. `centred` subtracts the gallery's mean, `centred-each` each side's own.
+
+`linearised` is for models whose image head is not linear (SigLIP): `raw` is then the model's own head, and the
+difference between the two is what the linearisation behind the IsoCLIP heads costs.
+"""
 
 
 def comparison_heads(
@@ -80,9 +95,31 @@ def comparison_heads(
         if name not in HEAD_NAMES:
             raise ClipAlignError(f"unknown head {name!r}: choose from {', '.join(HEAD_NAMES)}.")
         if name not in available:
-            need = "a band" if name.startswith("isoclip") else "texts, and images to compare"
-            raise ClipAlignError(f"the head {name!r} needs {need}.")
+            raise ClipAlignError(f"the head {name!r} needs {_NEEDS[name]}.")
     return [available[name] for name in names]
+
+
+_NEEDS = {
+    "isoclip": "a band",
+    "isoclip-compact": "a band",
+    "text-pca": "texts, and images to compare",
+    "linearised": "images, and a model whose image head is not linear",
+}
+
+
+def project_image_features(encoder: DualEncoder, features: Tensor) -> Tensor:
+    """The model's own image head on stored features.
+
+    Args:
+        encoder (`DualEncoder`): the backbone that they come from.
+        features (`Tensor [N, w]`): before the projector, with or without the column of ones.
+
+    Returns:
+        `Tensor [N, d]`: in the dtype and on the device of `features`.
+    """
+    with torch.no_grad():
+        projected = encoder.project_image(features[:, : encoder.vision_dim].to(encoder.device, encoder.dtype))
+    return projected.to(features)
 
 
 def _available_heads(
@@ -90,16 +127,22 @@ def _available_heads(
 ) -> dict[str, Head]:
     image, text = encoder.image_projector.matrix.detach(), encoder.text_projector.matrix.detach()
     own = 0 if modality == "image" else 1
-    projector = (image, text)[own]
+    projector, before = (image, text)[own], None
+    linearised = []
+    if modality == "image" and not encoder.exact_image_projector:
+        before = functools.partial(project_image_features, encoder)
+        linearised = [Head("linearised", projector)]
+        projector = torch.eye(encoder.embed_dim)
     heads = [
-        Head("raw", projector),
+        Head("raw", projector, before=before),
+        *linearised,
         Head("pre-projection"),
-        Head("centred", projector, "gallery"),
-        Head("centred-each", projector, "each"),
+        Head("centred", projector, "gallery", before),
+        Head("centred-each", projector, "each", before),
     ]
     if band is not None:
         heads.append(Head("isoclip", trim_projectors(image, text, *band)[own]))
         heads.append(Head("isoclip-compact", compact_projectors(image, text, *band)[own]))
     if text_embeds is not None and modality == "image":
-        heads.append(Head("text-pca", text_pca_projector(image, text_embeds)))
+        heads.append(Head("text-pca", text_pca_projector(projector, text_embeds), before=before))
     return {head.name: head for head in heads}

@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_folder
+from hf_clipalign._publishing import push_aligned
 from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder, load_model
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.isoclip.bands import Band, known_bands, known_checkpoints
 from hf_clipalign.isoclip.configuration import IsoCLIPConfig
 from hf_clipalign.isoclip.spectrum import band_slice, compact_projectors, decompose, trim_projectors
+
+_HUB_KWARGS = ("repo_id", "private", "revision", "commit_message", "token")
 
 
 class IsoCLIPModel(PreTrainedModel):
@@ -71,6 +74,11 @@ class IsoCLIPModel(PreTrainedModel):
         """
         base = load_model(model_or_id, **from_pretrained_kwargs)
         encoder = as_dual_encoder(base)
+        if not isinstance(encoder.config, PreTrainedConfig):
+            raise ClipAlignError(
+                f"this {type(encoder.model).__name__} has no transformers configuration to save: convert it with "
+                "hf_clipalign.backbones.open_clip_to_transformers, or use trim_projectors on as_dual_encoder(model)."
+            )
         name = str(model_or_id) if isinstance(model_or_id, (str, Path)) else encoder.config._name_or_path
         image_band, text_band = _resolve_bands(name, image_band, text_band)
         image, text = encoder.image_projector, encoder.text_projector
@@ -82,9 +90,11 @@ class IsoCLIPModel(PreTrainedModel):
             image_band=image_band,
             text_band=text_band,
             base_model_name_or_path=None if not name or Path(name).exists() else name,
+            projector_layout=encoder.layout,
         )
         config.dtype = encoder.dtype
         model = cls._around(config, encoder.model)
+        _check_biases(model, encoder)
         if image_band:
             _fill_head(model.image_projection, trim_projectors(image.matrix, text.matrix, *image_band, spectrum)[0])
         if text_band:
@@ -110,7 +120,7 @@ class IsoCLIPModel(PreTrainedModel):
     @property
     def encoder(self) -> DualEncoder:
         """The view of the base model."""
-        return as_dual_encoder(self.clip)
+        return as_dual_encoder(self.clip).with_layout(self.config.projector_layout)
 
     def get_image_features(
         self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any
@@ -157,19 +167,47 @@ class IsoCLIPModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Saves configuration and weights; a crash leaves no half-written file. Arguments as in transformers."""
-        if kwargs.get("push_to_hub"):
-            super().save_pretrained(save_directory, **kwargs)
-            return
+        push = kwargs.pop("push_to_hub", False)
+        hub_kwargs = {name: kwargs.pop(name) for name in _HUB_KWARGS if name in kwargs}
         with atomic_folder(save_directory) as staging:
             super().save_pretrained(staging, **kwargs)
+        if push:
+            self.push_to_hub(hub_kwargs.pop("repo_id", None) or Path(save_directory).name, **hub_kwargs)
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, processor: Any = None, max_shard_size: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Pushes model, processor, card and spectrum plot to the Hub in one commit.
+
+        Args:
+            repo_id (`str`): `owner/name`, made if it does not exist.
+            processor (`ProcessorMixin`, *optional*): pushed with it. Default: the base model's, if it can be found.
+            max_shard_size (`str`, *optional*): as in `save_pretrained`.
+            **kwargs: `private`, `revision`, `commit_message`, `token`, `overwrite_card`, `info`, `evaluations`, as
+                `hf_clipalign.hub.push_folder`.
+
+        Returns:
+            `CommitInfo`: the commit; it reads as its address.
+
+        Raises:
+            `ClipAlignError`: the Hub or the disk refuses; a second try is always possible.
+        """
+        save_kwargs = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+        return push_aligned(self, repo_id, processor=processor, save_kwargs=save_kwargs, **kwargs)
 
     def save_stock(
-        self, path: str | Path, modality: Modality = "image", compact: bool = False, processor: Any = None
+        self,
+        path: str | Path,
+        modality: Modality = "image",
+        compact: bool = False,
+        processor: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Writes the aligned tower as a checkpoint that stock transformers loads, without this package.
 
         It loads with `CLIPVisionModelWithProjection` (`image_embeds`) or `CLIPTextModelWithProjection`
-        (`text_embeds`), or the same classes of the base's family.
+        (`text_embeds`), or the same classes of the base's family; SigLIP's with `SiglipVisionModel` and
+        `SiglipTextModel` (`pooler_output`). `config.json` names the class.
 
         Args:
             path (`str` or `Path`): folder to write to.
@@ -177,29 +215,47 @@ class IsoCLIPModel(PreTrainedModel):
             compact (`bool`): write the exact smaller embedding, r - k_top - k_bottom numbers instead of d, with the
                 same cosines. Default False.
             processor (`ProcessorMixin`, *optional*): saved with it, so that the folder is complete.
+            dtype (`torch.dtype`, *optional*): of the saved weights, `torch.float16` for half the size. Default: the
+                model's.
 
         Raises:
-            `ClipAlignError`: that modality was not aligned, the projector has a bias that the stock class would drop,
-                or the folder cannot be written.
+            `ClipAlignError`: that modality was not aligned, transformers has no class for the tower or one that would
+                drop something, or the folder cannot be written.
         """
-        stock: Any = self.encoder.stock_tower(modality, self._stock_weight(modality, compact))
+        projector = self.aligned_projector(modality, compact)
+        stock: Any = self.encoder.stock_tower(modality, projector.weight, projector.bias)
+        stock.config.hf_clipalign = {
+            "method": "isoclip",
+            "modality": modality,
+            "band": list(self._band(modality)),
+            "compact": compact,
+            "base_model_name_or_path": self.config.base_model_name_or_path,
+        }
         with atomic_folder(path) as staging:
-            stock.save_pretrained(staging)
+            stock.to(dtype or stock.dtype).save_pretrained(staging)
             if processor is not None:
                 processor.save_pretrained(staging)
 
-    def _stock_weight(self, modality: Modality, compact: bool) -> Tensor:
+    def aligned_projector(self, modality: Modality, compact: bool = False) -> Projector:
+        """The projector of aligned features.
+
+        Args:
+            modality (`"image"` or `"text"`): which tower's.
+            compact (`bool`): the exact smaller one, `[k, w]` with k = r - k_top - k_bottom, with the same cosines.
+                Default False: the trimmed one, `[d, w]`.
+
+        Raises:
+            `ClipAlignError`: that modality was not aligned.
+        """
         band = self._band(modality)
-        projector = self.encoder.projector(modality)
-        if projector.bias is not None:
-            raise ClipAlignError(
-                f"the {modality} projector of {type(self.clip).__name__} has a bias, which a stock "
-                "ModelWithProjection class would silently drop. Save the aligned model with save_pretrained instead."
-            )
         if not compact:
-            return getattr(self, f"{modality}_projection").weight.detach()
+            head = getattr(self, f"{modality}_projection")
+            return Projector(head.weight.detach(), None if head.bias is None else head.bias.detach())
         projectors = self.encoder.image_projector.matrix, self.encoder.text_projector.matrix
-        return compact_projectors(*projectors, *band)[0 if modality == "image" else 1]
+        matrix = compact_projectors(*projectors, *band)[0 if modality == "image" else 1]
+        if self.encoder.projector(modality).bias is None:
+            return Projector(matrix)
+        return Projector(matrix[:, :-1], matrix[:, -1])
 
     def _band(self, modality: Modality) -> Band:
         if modality not in ("image", "text"):
@@ -242,6 +298,17 @@ def _resolve_bands(name: str, image_band: Band | None, text_band: Band | None) -
             "Give image_band=(k_top, k_bottom) and/or text_band. " + _HOW_TO_CHOOSE
         )
     return image_band, text_band
+
+
+def _check_biases(model: IsoCLIPModel, encoder: DualEncoder) -> None:
+    for modality, head in (("image", model.image_projection), ("text", model.text_projection)):
+        projector = encoder.image_projector if modality == "image" else encoder.text_projector
+        if head is not None and head.bias is None and projector.bias is not None:
+            raise ClipAlignError(
+                f"the {modality} projector of this {type(encoder.model).__name__} has a bias, which the class has no "
+                "place for: saving and loading would silently drop it. Take the bias out (fold it into the layer "
+                "norm before the projector), or work with trim_projectors on the matrices."
+            )
 
 
 def _empty_head(projector: Projector) -> nn.Linear:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.isoclip.bands import Band
 from hf_clipalign.isoclip.spectrum import decompose
-from hf_clipalign.metrics import retrieval_metrics
+from hf_clipalign.metrics import retrieval_metrics, retrieval_metrics_from_qrels
 
 _K_TOP_SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
 _K_BOTTOM_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2)
@@ -36,6 +37,37 @@ class LabelledRetrieval(NamedTuple):
     exclude_self: bool = False
 
 
+class JudgedPairs(NamedTuple):
+    """One retrieval task whose relevance is judged pair by pair; see `retrieval_metrics_from_qrels`.
+
+    Attributes:
+        query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
+        relevant, grades: for each query the positions of its relevant items and how relevant they are.
+        excluded (`np.ndarray [Q]`): position that is no match for the query, -1 for none.
+    """
+
+    query: Tensor
+    gallery: Tensor
+    relevant: Sequence[Any]
+    grades: Sequence[Any]
+    excluded: Any
+
+    @property
+    def query_labels(self) -> Any:
+        """Every query stands for itself."""
+        return np.arange(len(self.query))
+
+
+RetrievalTask = LabelledRetrieval | JudgedPairs
+
+
+def score_retrieval(task: RetrievalTask, query: Tensor, gallery: Tensor, **options: Any) -> dict[str, Any]:
+    """The metrics of a task for other features of the same items, `[Q, k]` and `[G, k]`."""
+    if isinstance(task, JudgedPairs):
+        return retrieval_metrics_from_qrels(query, gallery, task.relevant, task.grades, task.excluded, **options)
+    return retrieval_metrics(query, gallery, task.query_labels, task.gallery_labels, task.exclude_self, **options)
+
+
 @dataclass(frozen=True)
 class BandSearch:
     """What `search_band` found.
@@ -56,7 +88,7 @@ class BandSearch:
 
 
 def search_band(
-    validation: LabelledRetrieval | Sequence[LabelledRetrieval],
+    validation: RetrievalTask | Sequence[RetrievalTask],
     encoder: DualEncoder,
     *,
     modality: Modality = "image",
@@ -71,7 +103,7 @@ def search_band(
     of the winner on the data it was chosen on is too good.
 
     Args:
-        validation (`LabelledRetrieval` or a sequence of them): the tasks; their scores are averaged.
+        validation (`LabelledRetrieval`, `JudgedPairs`, or a sequence of them): the tasks; their scores are averaged.
         encoder (`DualEncoder`): the backbone that the features come from.
         modality (`"image"` or `"text"`): what the features are. Default `"image"`.
         metric (`str`): key of `retrieval_metrics` to maximise. Default `"map"`.
@@ -83,7 +115,7 @@ def search_band(
     Raises:
         `ClipAlignError`: no task, features of another width than the backbone's, an unknown metric, or no valid band.
     """
-    tasks = [validation] if isinstance(validation, LabelledRetrieval) else list(validation)
+    tasks = [validation] if isinstance(validation, (LabelledRetrieval, JudgedPairs)) else list(validation)
     projector = encoder.projector(modality).matrix.detach().float()
     _check_tasks(tasks, projector.shape[1])
     spectrum = decompose(encoder.image_projector.matrix, encoder.text_projector.matrix)
@@ -104,8 +136,8 @@ def search_band(
     return BandSearch(best, grid[best], grid.get((0, 0), score((0, 0))), metric, grid)
 
 
-def _score(task: LabelledRetrieval, query: Tensor, gallery: Tensor, metric: str) -> float:
-    scores = retrieval_metrics(query, gallery, task.query_labels, task.gallery_labels, task.exclude_self)
+def _score(task: RetrievalTask, query: Tensor, gallery: Tensor, metric: str) -> float:
+    scores = score_retrieval(task, query, gallery)
     if metric not in scores:
         raise ClipAlignError(f"unknown metric {metric!r}: choose from {', '.join(scores)}.")
     return scores[metric]
@@ -121,7 +153,7 @@ def _bands(rank: int, k_top: Sequence[int] | None, k_bottom: Sequence[int] | Non
     return bands
 
 
-def _check_tasks(tasks: list[LabelledRetrieval], width: int) -> None:
+def _check_tasks(tasks: list[RetrievalTask], width: int) -> None:
     if not tasks:
         raise ClipAlignError("no validation task was given: a band is chosen on at least one.")
     for task in tasks:

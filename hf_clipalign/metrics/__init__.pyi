@@ -9,6 +9,7 @@ from .modules import RetrievalMetric as RetrievalMetric
 from .modules import RevisitedRetrievalMetric as RevisitedRetrievalMetric
 from .modules import TopKAccuracy as TopKAccuracy
 from .retrieval import retrieval_metrics as retrieval_metrics
+from .retrieval import retrieval_metrics_from_qrels as retrieval_metrics_from_qrels
 from .retrieval import retrieval_metrics_from_similarities as retrieval_metrics_from_similarities
 from .revisited import revisited_retrieval_metrics as revisited_retrieval_metrics
 from .separation import histogram_iou as histogram_iou

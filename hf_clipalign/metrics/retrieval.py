@@ -76,21 +76,8 @@ def retrieval_metrics(
         >>> retrieval_metrics(features, features, [0, 0, 1, 1], [0, 0, 1, 1], exclude_self=True)["map"]
         1.0
     """
-    queries = as_matrix(query, "query", device)
-    items = queries if gallery is query else as_matrix(gallery, "gallery", queries.device)
-    if queries.shape[1] != items.shape[1]:
-        raise ClipAlignError(
-            f"query has {queries.shape[1]} dimensions and gallery has {items.shape[1]}; "
-            "take both from the same model and projection"
-        )
-    same = items is queries
-    queries = _prepare(queries, normalize)
-    items = queries if same else _prepare(items, normalize)
-
-    def similarities(rows: Tensor, out: Tensor) -> None:
-        torch.mm(queries[rows], items.T, out=out)
-
-    task = _match_labels(query_labels, gallery_labels, len(queries), len(items), exclude_self, queries.device)
+    similarities, shape, device = _cosines(query, gallery, normalize, device)
+    task = _match_labels(query_labels, gallery_labels, *shape, exclude_self, device)
     return _evaluate(similarities, task, ks, definition, per_query, block_size)
 
 
@@ -135,17 +122,91 @@ def retrieval_metrics_from_similarities(
     return _evaluate(copy_rows, task, ks, definition, per_query, block_size)
 
 
+def retrieval_metrics_from_qrels(
+    query: Any,
+    gallery: Any,
+    relevant: Sequence[Any],
+    grades: Sequence[Any] | None = None,
+    excluded: Any = None,
+    ks: Sequence[int] = (1, 5, 10),
+    *,
+    normalize: bool = True,
+    per_query: bool = False,
+    block_size: int | None = None,
+    device: torch.device | str | None = None,
+) -> dict[str, Any]:
+    """[`retrieval_metrics`] where relevance is judged pair by pair, and nDCG, the measure of BEIR.
+
+    `ndcg_at_k` sums grade / log2(rank + 1) over the relevant items of the first k ranks and divides by the largest
+    sum that an order could reach, as trec_eval does (Järvelin and Kekäläinen 2002). Ties count against the query.
+
+    Args:
+        query: Features [Q, d], torch or NumPy.
+        gallery: Features [N, d].
+        relevant: For each query the positions in the gallery of its relevant items, each once; Q arrays, also empty.
+        grades: For each query how relevant they are, above 0, in the same order. Default: all 1.
+        excluded: For each query a position in the gallery that is left out of its list, or -1, [Q]. Default: none.
+        ks: Cut-offs of `recall_at_k` and `ndcg_at_k`.
+        normalize: Scale the rows to unit length first.
+        per_query: Add `per_query`, a dictionary of float arrays [Q].
+        block_size: Queries per block; by default chosen so that a block takes about 200 MB.
+        device: Where to compute; by default where `query` is.
+
+    Returns:
+        The dictionary of [`retrieval_metrics`] with `ndcg_at_<k>`. Queries without a relevant item are left out of
+        the means and counted.
+
+    Raises:
+        ClipAlignError: Shapes or lengths do not fit, a position is outside the gallery, appears twice or is excluded,
+            a grade is not above 0, or no query has a relevant item.
+
+    Example:
+        >>> features = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]
+        >>> retrieval_metrics_from_qrels([[1.0, 0.1]], features, [[1]], excluded=[0])["ndcg_at_10"]
+        1.0
+    """
+    similarities, shape, device = _cosines(query, gallery, normalize, device)
+    task = _match_pairs(relevant, grades, excluded, *shape, device)
+    return _evaluate(similarities, task, ks, "standard", per_query, block_size)
+
+
 class _Task(NamedTuple):
-    """Which gallery items share the label of a query: `order[start : start + size]`."""
+    """Which gallery items are relevant to a query: `order[start : start + size]`."""
 
     order: Tensor
     start: Tensor
     size: Tensor
     exclude_self: bool
+    n_gallery: int
+    grades: Tensor | None = None
+    """As `order`, for judged pairs; ascending within a query."""
+    excluded: Tensor | None = None
+    """Position that is left out, -1 for none; with `exclude_self` it is the query's own."""
 
     @property
     def n_relevant(self) -> Tensor:
         return self.size - int(self.exclude_self)
+
+
+def _cosines(
+    query: Any, gallery: Any, normalize: bool, device: torch.device | str | None
+) -> tuple[Callable[[Tensor, Tensor], None], tuple[int, int], torch.device]:
+    """What fills a block of similarities, (Q, N), and where."""
+    queries = as_matrix(query, "query", device)
+    items = queries if gallery is query else as_matrix(gallery, "gallery", queries.device)
+    if queries.shape[1] != items.shape[1]:
+        raise ClipAlignError(
+            f"query has {queries.shape[1]} dimensions and gallery has {items.shape[1]}; "
+            "take both from the same model and projection"
+        )
+    same = items is queries
+    queries = _prepare(queries, normalize)
+    items = queries if same else _prepare(items, normalize)
+
+    def similarities(rows: Tensor, out: Tensor) -> None:
+        torch.mm(queries[rows], items.T, out=out)
+
+    return similarities, (len(queries), len(items)), queries.device
 
 
 def _evaluate(
@@ -182,8 +243,10 @@ def _score_queries(
     block_size: int | None,
 ) -> dict[str, np.ndarray]:
     """Every metric of every query, arrays [Q]."""
-    n_gallery, device = len(task.order), task.order.device
+    n_gallery, device = task.n_gallery, task.order.device
     names = ["map", "map_at_r", "r_precision", *(f"recall_at_{k}" for k in ks)]
+    if task.grades is not None:
+        names += [f"ndcg_at_{k}" for k in ks]
     scores = torch.full((len(names), len(task.size)), torch.nan, device=device)
     if definition == "reference":
         scores[:, task.n_relevant == 0] = torch.tensor(
@@ -195,7 +258,10 @@ def _score_queries(
         chunks, table = buffer.rows(len(rows), int(task.size[rows[0]]))
         fill(rows, table)
         positives = _relevant_similarities(table, rows, task)
-        scores[:, rows] = _scores(rank_positives(chunks, positives), task.n_relevant[rows], ks, extra)
+        ranks = rank_positives(chunks, positives)
+        scores[: 3 + len(ks), rows] = _scores(ranks, task.n_relevant[rows], ks, extra)
+        if task.grades is not None:
+            scores[3 + len(ks) :, rows] = _discounted_gains(ranks, _sorted_grades(positives, rows, task), ks)
     return dict(zip(names, scores.double().cpu().numpy(), strict=True))
 
 
@@ -203,9 +269,34 @@ def _relevant_similarities(table: Tensor, rows: Tensor, task: _Task) -> Tensor:
     """Similarities of each query's relevant items, padded with -inf; takes the query itself out of `table` [B, N]."""
     if task.exclude_self:
         table.scatter_(1, rows[:, None], -torch.inf)
+    if task.excluded is not None:
+        some = (task.excluded[rows] >= 0).nonzero().flatten()
+        table[some, task.excluded[rows[some]]] = -torch.inf
+    places, beyond = _places(rows, task)
+    return table.gather(1, task.order[places]).masked_fill_(beyond, -torch.inf)
+
+
+def _places(rows: Tensor, task: _Task) -> tuple[Tensor, Tensor]:
+    """Where in `task.order` the relevant items of each query stand, [B, n], and which entries are padding."""
     offset = torch.arange(int(task.size[rows[0]]), device=rows.device)
     places = (task.start[rows, None] + offset).clamp_(max=len(task.order) - 1)
-    return table.gather(1, task.order[places]).masked_fill_(offset >= task.size[rows, None], -torch.inf)
+    return places, offset >= task.size[rows, None]
+
+
+def _sorted_grades(positives: Tensor, rows: Tensor, task: _Task) -> Tensor:
+    """Grades [B, n] in descending order of similarity, of tied items the lower grade first, 0 for padding."""
+    assert task.grades is not None
+    places, beyond = _places(rows, task)
+    order = positives.sort(dim=1, descending=True, stable=True).indices
+    return task.grades[places].masked_fill(beyond, 0.0).gather(1, order)
+
+
+def _discounted_gains(ranks: PositiveRanks, grades: Tensor, ks: tuple[int, ...]) -> Tensor:
+    """nDCG [len(ks), B] from grades in the order of `ranks`."""
+    gains = grades / (ranks.rank + 1).log2()
+    ideal = grades.sort(dim=1, descending=True).values / (ranks.position + 1).log2()
+    tables = [((gains * (ranks.rank <= k)).sum(1), ideal[:, :k].sum(1)) for k in ks]
+    return torch.stack([found / best for found, best in tables])
 
 
 def _scores(ranks: PositiveRanks, n_relevant: Tensor, ks: tuple[int, ...], extra: int) -> Tensor:
@@ -234,7 +325,54 @@ def _match_labels(
     start = np.searchsorted(gallery[order], query, side="left")
     end = np.searchsorted(gallery[order], query, side="right")
     on_device = [torch.as_tensor(array, device=device) for array in (order, start, end - start)]
-    return _Task(on_device[0], on_device[1], on_device[2], exclude_self)
+    return _Task(on_device[0], on_device[1], on_device[2], exclude_self, n_gallery)
+
+
+def _match_pairs(
+    relevant: Sequence[Any],
+    grades: Sequence[Any] | None,
+    excluded: Any,
+    n_queries: int,
+    n_gallery: int,
+    device: torch.device,
+) -> _Task:
+    positions = [np.asarray(row, dtype=np.int64).reshape(-1) for row in relevant]
+    weights = (
+        [np.ones(len(row)) for row in positions] if grades is None else [np.asarray(row, float) for row in grades]
+    )
+    left_out = np.full(n_queries, -1) if excluded is None else np.asarray(excluded, dtype=np.int64)
+    _check_pairs(positions, weights, left_out, n_queries, n_gallery)
+    order = [np.argsort(row, kind="stable") for row in weights]
+    size = np.array([len(row) for row in positions])
+    arrays = (
+        np.concatenate([row[index] for row, index in zip(positions, order, strict=True)]),
+        np.cumsum(size) - size,
+        size,
+        np.concatenate([row[index] for row, index in zip(weights, order, strict=True)]).astype(np.float32),
+        left_out,
+    )
+    items, start, sizes, gains, own = (torch.as_tensor(array, device=device) for array in arrays)
+    return _Task(items, start, sizes, False, n_gallery, gains, own)
+
+
+def _check_pairs(
+    relevant: list[np.ndarray], grades: list[np.ndarray], excluded: np.ndarray, n_queries: int, n_gallery: int
+) -> None:
+    for name, values in (("relevant", relevant), ("grades", grades), ("excluded", excluded)):
+        if len(values) != n_queries:
+            raise ClipAlignError(f"{name} has {len(values)} entries for {n_queries} queries")
+    for row, (items, gains) in enumerate(zip(relevant, grades, strict=True)):
+        problem = None
+        if len(items) and (items.min() < 0 or items.max() >= n_gallery):
+            problem = f"positions outside the gallery of {n_gallery}"
+        elif len(np.unique(items)) != len(items):
+            problem = "an item that is named twice"
+        elif excluded[row] in items:
+            problem = f"the item {excluded[row]}, which is excluded"
+        elif len(gains) != len(items) or not (np.isfinite(gains) & (gains > 0)).all():
+            problem = "grades that are not one number above 0 for each item"
+        if problem:
+            raise ClipAlignError(f"query {row} has {problem}; repair its entry in relevant or grades")
 
 
 def _check_same_items(query: np.ndarray, gallery: np.ndarray) -> None:

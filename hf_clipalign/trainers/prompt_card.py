@@ -31,8 +31,9 @@ def write_prompt_card(trainer: Any, folder: str | Path, results: Any = None, com
 
     method = trainer.learner.method.removeprefix("clip_")
     facts = _facts(trainer, method)
+    base = trainer.learner.encoder.config._name_or_path
     data = ModelCardData(
-        base_model=_hub_id(facts["base_model"]),
+        base_model=_hub_id(base),
         library_name="peft",
         pipeline_tag="zero-shot-image-classification",
         tags=["hf_clipalign", "clip", "prompt-learning", method, *(["kdpl"] if facts["teacher"] else [])],
@@ -46,7 +47,7 @@ def write_prompt_card(trainer: Any, folder: str | Path, results: Any = None, com
     )
     text = environment.get_template("prompt_card.md.jinja").render(
         **facts,
-        adapter=trainer.args.hub_model_id or str(folder),
+        adapter=trainer.args.hub_model_id or Path(folder).name,
         results=results.to_markdown() if results is not None else "",
         command=command,
         papers=[PAPERS[method], *([PAPERS["kdpl"]] if facts["teacher"] else [])],
@@ -62,7 +63,7 @@ def _facts(trainer: Any, method: str) -> dict[str, Any]:
     source = getattr(trainer.train_dataset, "source", None)
     teacher = getattr(trainer, "teacher", None)
     agnostic = bool(getattr(args, "class_agnostic", False))
-    base = learner.encoder.config._name_or_path or type(learner.encoder.model).__name__
+    base = _shown(learner.encoder.model)
     kept = f"{len(trainer.class_names):,} concepts of a dictionary, {getattr(args, 'k_max', 0):,} kept per step"
     return {
         "title": f"{PAPERS[method].name}{' + KDPL' if teacher else ''} prompt for {Path(base).name}",
@@ -74,7 +75,7 @@ def _facts(trainer: Any, method: str) -> dict[str, Any]:
         "fingerprint": source.fingerprint() if source is not None else "",
         "classes": kept if agnostic else f"{len(trainer.class_names):,}",
         "class_agnostic": agnostic,
-        "teacher": (teacher.model.config._name_or_path or type(teacher.model).__name__) if teacher else "",
+        "teacher": _shown(teacher.model) if teacher else "",
         "teacher_parameters": teacher.n_parameters if teacher else 0,
         "teacher_template": trainer.teacher_template if teacher else "",
         "learning_rate": args.learning_rate,
@@ -85,6 +86,12 @@ def _facts(trainer: Any, method: str) -> dict[str, Any]:
             [f"hf_clipalign {hf_clipalign.__version__}", *(f"{name} {version(name)}" for name in _LIBRARIES)]
         ),
     }
+
+
+def _shown(model: Any) -> str:
+    """The model's Hub id; the name of its folder where it is local: paths of this machine tell others nothing."""
+    name = model.config._name_or_path
+    return _hub_id(name) or Path(name).name or type(model).__name__
 
 
 def _hub_id(name: str) -> str | None:

@@ -23,7 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource
+from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
 from hf_clipalign.trainers.prompt_average import PromptAverage
 from hf_clipalign.trainers.prompt_card import write_prompt_card
@@ -79,6 +79,11 @@ class PromptLearningTrainer(Trainer):
         **kwargs: Any,
     ):
         args = args or self.default_arguments()
+        if args.n_gpu > 1:
+            raise ClipAlignError(
+                f"one process cannot train on {args.n_gpu} GPUs: start one per GPU with accelerate launch, "
+                "or show it one with CUDA_VISIBLE_DEVICES=0"
+            )
         args.label_names = args.label_names or ["labels"]
         learner = PromptLearner(model, processing_class, args.template)
         self._processing_class = processing_class
@@ -134,10 +139,9 @@ class PromptLearningTrainer(Trainer):
         """Model inputs of pictures; a torch data set that gives them already is returned as it is."""
         if dataset is None or not _is_source(dataset):
             return dataset
-        if isinstance(dataset, ImageSource) and args.skip_unreadable:
-            dataset = drop_unreadable(dataset)
+        source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset)
         return PromptImages(
-            dataset,
+            drop_unreadable(source) if args.skip_unreadable else source,
             self._processing_class,
             self._image_side,
             augment=args.augment and training,
@@ -294,8 +298,13 @@ class PromptLearningTrainer(Trainer):
 
         Returns:
             `float`: in [0, 1].
+
+        Raises:
+            `ClipAlignError`: the pictures have no labels.
         """
         images = self._images(dataset, self.args, training=False)
+        if isinstance(images, PromptImages) and not images.has_labels:
+            raise ClipAlignError(f"{images.source.name}: no labels, so there is no accuracy to measure")
         with self._classes_of(images, class_names):
             return float((self.predict(images).metrics or {})["test_accuracy"])
 
@@ -359,15 +368,16 @@ class PromptLearningTrainer(Trainer):
             write_prompt_card(self, self.args.output_dir or ".", self._results, self._command)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Writes the adapter; in a checkpoint also what averaging has so far, elsewhere also the processor."""
+        """Writes the adapter; in a checkpoint also the settings and the average so far, elsewhere the processor."""
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         self.learner.save_pretrained(str(folder))
         if not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             self._processing_class.save_pretrained(folder)
-        elif self.average is not None:
-            self.average.save(folder)
+            return
         (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+        if self.average is not None:
+            self.average.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._load_adapter(resume_from_checkpoint)

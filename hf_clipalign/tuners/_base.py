@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
-from hf_clipalign.tuners._layers import PROMPT_STD, PromptLayer, widen_pixel_mask
+from hf_clipalign.tuners._layers import PIXEL_MASK_NAMES, PROMPT_STD, PromptLayer, widen_pixel_mask
 
 
 @dataclass
@@ -179,6 +179,6 @@ def random_prompts(n: int, width: int, encoder: DualEncoder) -> Tensor:
 
 
 def _hook_pixel_mask(tower: nn.Module) -> None:
-    masks_patches = "pixel_attention_mask" in inspect.signature(tower.forward).parameters
+    masks_patches = any(name in inspect.signature(tower.forward).parameters for name in PIXEL_MASK_NAMES)
     if masks_patches and widen_pixel_mask not in tower._forward_pre_hooks.values():
         tower.register_forward_pre_hook(widen_pixel_mask, with_kwargs=True)

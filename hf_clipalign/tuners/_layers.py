@@ -14,6 +14,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 
 PROMPT_STD = 0.02
+PIXEL_MASK_NAMES = ("pixel_attention_mask", "attention_mask")  # the latter before transformers named it otherwise
 
 
 class PromptLayer(nn.Module, BaseTunerLayer):
@@ -189,8 +190,10 @@ def append(hidden_states: Tensor, prompts: Tensor) -> Tensor:
 
 def widen_pixel_mask(tower: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Forward pre-hook of image towers that mask padding patches: the appended prompts are no padding."""
-    embeddings, mask = getattr(tower, "embeddings", None), kwargs.get("pixel_attention_mask")
+    embeddings = getattr(tower, "embeddings", None)
     prompts = embeddings.active_prompts() if isinstance(embeddings, ImagePrompts) else None
-    if prompts is None or mask is None:
+    names = [name for name in PIXEL_MASK_NAMES if kwargs.get(name) is not None]
+    if prompts is None or not names:
         return None
-    return args, kwargs | {"pixel_attention_mask": torch.cat([mask, mask.new_ones(len(mask), len(prompts))], dim=1)}
+    mask = kwargs[names[0]]
+    return args, kwargs | {names[0]: torch.cat([mask, mask.new_ones(len(mask), len(prompts))], dim=1)}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 from hf_clipalign import ClipAlignError
@@ -75,6 +76,17 @@ def test_classes_are_drawn_by_the_seed_and_halves_are_apart(example: Any) -> Non
     assert not seen & unseen
     assert domain == seen
     assert len(seen) == len(unseen) == len(first.train) == 12
+
+
+def test_a_second_run_gives_the_same_prompt(example: Any, tmp_path: Path) -> None:
+    adapters = []
+    for run, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(adapters))
+        example.main(flags(tmp_path / run, "--method", "vpt", "--seed", str(seed)))
+        adapters.append(load_file(tmp_path / run / "adapter_model.safetensors"))
+    first, again, other = adapters
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
 def save_pictures(folder: Path, n_classes: int) -> None:

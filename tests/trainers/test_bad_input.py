@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prompt_runs import CONFIGS, build, losses, mini, pictures, student
 from transformers import TrainingArguments
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import ImageSource, take
 from hf_clipalign.trainers import KDPLTrainingArguments, PromptLearningTrainingArguments
+from tests.trainers.prompt_runs import CONFIGS, build, losses, mini, pictures, student
 
 
 def unlabelled() -> ImageSource:
@@ -80,6 +80,17 @@ def test_refused_at_construction(mode: str, settings: dict[str, Any], message: s
 def test_contradictory_settings(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match=message):
         KDPLTrainingArguments(output_dir=str(tmp_path), **settings)
+
+
+def test_accuracy_of_unlabelled_pictures(tmp_path: Path) -> None:
+    with pytest.raises(ClipAlignError, match="no labels, so there is no accuracy"):
+        build("kdpl", tmp_path).accuracy(unlabelled())
+
+
+def test_several_gpus_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KDPLTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ClipAlignError, match=r"cannot train on 2 GPUs: .*accelerate launch"):
+        build("kdpl", tmp_path)
 
 
 def test_bare_model_and_frozen_adapter(tmp_path: Path) -> None:

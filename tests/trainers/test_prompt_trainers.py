@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from prompt_runs import CONFIGS, MODES, N_CLASSES, N_PICTURES, build, losses, mini, pictures, prompts, student
 from torch.nn import functional as F
 from transformers import AutoModel, TrainerCallback
 
@@ -17,6 +16,18 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.data import fill, keep_classes
 from hf_clipalign.losses import kdpl_loss, select_classes
 from hf_clipalign.trainers.prompt_learning_trainer import last_good_checkpoint
+from tests.trainers.prompt_runs import (
+    CONFIGS,
+    MODES,
+    N_CLASSES,
+    N_PICTURES,
+    build,
+    losses,
+    mini,
+    pictures,
+    prompts,
+    student,
+)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -114,6 +125,7 @@ def test_resumed_is_uninterrupted(mode: str, tmp_path: Path) -> None:
         "num_train_epochs": 3,
         "save_strategy": "steps",
         "save_steps": 4,  # in the middle of the second epoch
+        "save_total_limit": None,
         "gaussian_mean": 2.0,
         "gaussian_std": 1.0,
         "dataloader_num_workers": 1,

@@ -26,7 +26,14 @@ def run(mode: str, processes: int, batch: int, folder: Path) -> dict:
     return json.loads(lines[0].removeprefix("RESULT "))
 
 
-@pytest.mark.parametrize("mode", ["supervised", "kdpl", "agnostic"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param("supervised", marks=pytest.mark.slow),
+        pytest.param("kdpl", marks=pytest.mark.slow),
+        "agnostic",
+    ],
+)
 def test_two_processes_are_one_with_the_doubled_batch(mode: str, tmp_path: Path) -> None:
     one = run(mode, 1, 12, tmp_path / "one")
     two = run(mode, 2, 6, tmp_path / "two")

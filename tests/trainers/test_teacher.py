@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from prompt_runs import build, losses, mini, pictures, prompts
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import fill
 from hf_clipalign.trainers import Teacher
+from tests.trainers.prompt_runs import build, losses, mini, pictures, prompts
 
 PROMPTS = ["an emoji of cat.", "an emoji of red heart."]
 

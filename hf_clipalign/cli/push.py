@@ -1,0 +1,54 @@
+"""`clipalign push`: a saved folder to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_clipalign.cli.common import console
+
+PrivateOption = Annotated[
+    bool, typer.Option("--private", help="Into a private repository: a public one of that name is refused.")
+]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch to commit to; made if it does not exist.")]
+OverwriteCardOption = Annotated[
+    bool, typer.Option("--overwrite-card", help="Replace the model card that the repository has.")
+]
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="Aligned model, stock checkpoint or PEFT adapter.")],
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, OWNER/NAME; made if it does not exist.")],
+    private: PrivateOption = False,
+    revision: RevisionOption = None,
+    overwrite_card: OverwriteCardOption = False,
+    results: Annotated[
+        Path | None, typer.Option(help="results.json of `clipalign evaluate`, for the model card.")
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="Title of the commit.")] = None,
+) -> None:
+    """Push a folder to the Hugging Face Hub with a model card: everything in one commit, or nothing.
+
+    A card that the repository has already is kept. Log in with [bold]hf auth login[/] or set HF_TOKEN.
+
+    Examples:
+
+    [bold]clipalign push clip-b32-isoclip me/clip-b32-isoclip --private[/]
+
+    [bold]clipalign push isoclip me/photos-isoclip --results evaluation/results.json[/]
+    """
+    from hf_clipalign.hub import describe_folder, push_folder, read_evaluations
+
+    evaluations = [] if results is None else read_evaluations(results, describe_folder(folder, repo_id))
+    commit = push_folder(
+        folder,
+        repo_id,
+        private=private or None,
+        revision=revision,
+        commit_message=message,
+        overwrite_card=overwrite_card,
+        evaluations=evaluations,
+    )
+    console.print(f"pushed: {commit}", soft_wrap=True)

@@ -1,0 +1,5 @@
+"""Giving results back: model cards, pushing to the Hub, and exports for other libraries."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,58 @@
+"""What the exports share: number formats and the embeddings that they must reproduce."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones import DualEncoder, Projector
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """`"float32"` or `"float16"` (or the torch type itself) as a torch type.
+
+    Raises:
+        `ClipAlignError`: another one.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ClipAlignError(f"unknown dtype {name!r}: choose from {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def compression(projector: Projector, size: int) -> Tensor:
+    """The map `[k, d]` that shortens trimmed embeddings `[N, d]` to their k numbers and keeps every cosine."""
+    left = torch.linalg.svd(projector.matrix.detach().double().cpu(), full_matrices=False).U
+    return left[:, :size].T.contiguous()
+
+
+def processor_part(processor: Any, name: str, what: str) -> Any:
+    """`processor.<name>`, or the processor itself if it is that part already.
+
+    Raises:
+        `ClipAlignError`: there is no such part.
+    """
+    part = getattr(processor, name, None)
+    marker = "convert_ids_to_tokens" if name == "tokenizer" else "image_mean"
+    if part is None and hasattr(processor, marker):
+        part = processor
+    if part is None:
+        raise ClipAlignError(f"{type(processor).__name__} holds no {what}: give the checkpoint's own processor.")
+    return part
+
+
+def example_inputs(encoder: DualEncoder, modality: str, batch_size: int = 2) -> dict[str, Tensor]:
+    """Inputs of the right shapes for tracing a tower, on the encoder's device."""
+    if modality == "image":
+        side = encoder.image_size
+        return {"pixel_values": torch.zeros(batch_size, 3, side, side, device=encoder.device)}
+    length = encoder.max_text_length if encoder.full_length_text else min(encoder.max_text_length, 16)
+    ids = torch.ones(batch_size, length, dtype=torch.long, device=encoder.device)
+    return (
+        {"input_ids": ids} if encoder.full_length_text else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    )

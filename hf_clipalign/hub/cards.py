@@ -1,0 +1,284 @@
+"""One builder for the cards of aligned models, stock exports and adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.evaluation.report import ReportTable
+from hf_clipalign.papers import Paper, paper
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+Kind = Literal["clip", "isoclip", "stock", "adapter"]
+KINDS: tuple[Kind, ...] = ("clip", "isoclip", "stock", "adapter")
+SPECTRUM_FILE = "spectrum.png"
+
+_LIBRARIES = {"clip": "transformers", "isoclip": "hf_clipalign", "stock": "transformers", "adapter": "peft"}
+_RELATIONS = {"clip": "finetune", "isoclip": "finetune", "stock": "finetune", "adapter": "adapter"}
+
+
+@dataclass(frozen=True)
+class CardEvaluation:
+    """Results on one task: for the metadata, and as a table for people.
+
+    Args:
+        title (`str`): heading.
+        results (`Sequence[EvalResult]`): this model's own numbers, for `model-index`.
+        table (`ReportTable`, *optional*): this model beside what it is compared with.
+        verdict (`str`): the outcome in words.
+    """
+
+    title: str
+    results: Sequence[EvalResult]
+    table: ReportTable | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class ModelCardInfo:
+    """All that a card says.
+
+    Args:
+        kind (`str`): `"isoclip"` (an aligned model), `"stock"` (one aligned tower for stock classes), `"adapter"`
+            (PEFT) or `"clip"` (a plain two-tower model).
+        name (`str`): title of the card and name in `model-index`.
+        load_from (`str`): Hub id or folder that the snippets load from.
+        model_class (`str`, *optional*): class of transformers that loads the model without this package; for an
+            aligned model, its exported tower. Default: there is none, and the card says so.
+        base_model (`str`, *optional*): the model that this one was made from; a Hub id goes into the metadata.
+        base_from (`str`, *optional*): where the snippets load the base model from. Default: `base_model`.
+        method (`str`, *optional*): key of `hf_clipalign.papers.PAPERS`.
+        modality (`str`): `"image"` or `"text"`, of a stock tower.
+        description (`str`): a paragraph under the title.
+        image_band (`(k_top, k_bottom)`, *optional*): singular directions that the image projector lost.
+        text_band (`(k_top, k_bottom)`, *optional*): the same for texts.
+        compact (`bool`): a stock tower with the smaller embedding. Default False.
+        parameters (`Mapping[str, Any]`): what else was set, shown as a table.
+        needs_package (`bool`): an adapter of a type that only this package knows. Default False.
+        has_processor (`bool`): a processor lies with the model. Default True.
+        has_spectrum (`bool`): `spectrum.png` lies with the model. Default False.
+        evaluations (`Sequence[CardEvaluation]`): measured results.
+        limits (`Sequence[str]`): what one must not expect.
+        licence (`str`, *optional*): licence identifier of the base model, as on the Hub (`"mit"`). None: not known.
+        licence_note (`str`): a sentence on the licence.
+        tags (`Sequence[str]`): more tags.
+
+    Raises:
+        `ClipAlignError`: the kind, the method or the modality is unknown; a stock model without its class.
+    """
+
+    kind: Kind
+    name: str
+    load_from: str
+    model_class: str | None = None
+    base_model: str | None = None
+    base_from: str | None = None
+    method: str | None = None
+    modality: str = "image"
+    description: str = ""
+    image_band: tuple[int, int] | None = None
+    text_band: tuple[int, int] | None = None
+    compact: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    needs_package: bool = False
+    has_processor: bool = True
+    has_spectrum: bool = False
+    evaluations: Sequence[CardEvaluation] = ()
+    limits: Sequence[str] = ()
+    licence: str | None = None
+    licence_note: str = ""
+    tags: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ClipAlignError(f"unknown kind of card {self.kind!r}: choose from {', '.join(KINDS)}.")
+        if self.modality not in ("image", "text"):
+            raise ClipAlignError(f"unknown modality {self.modality!r}: give 'image' or 'text'.")
+        if self.kind in ("clip", "stock") and self.model_class is None:
+            raise ClipAlignError(f"a card of kind {self.kind!r} needs model_class: name the class that loads it.")
+        if self.method is not None:
+            paper(self.method)
+
+    @property
+    def paper(self) -> Paper | None:
+        """The paper of the method."""
+        return None if self.method is None else paper(self.method)
+
+    @property
+    def base_source(self) -> str:
+        """Where the snippets load the base model from."""
+        return self.base_from or self.base_model or "owner/base-model"
+
+    @property
+    def processor_source(self) -> str:
+        """Where the snippets load the processor from."""
+        return self.load_from if self.has_processor else self.base_source
+
+    @property
+    def tower_output(self) -> str:
+        """Where the output of `model_class` has the features of a tower."""
+        if not (self.model_class or "").endswith("WithProjection"):
+            return "pooler_output"
+        return "image_embeds" if self.modality == "image" else "text_embeds"
+
+    @property
+    def pipeline_tag(self) -> str:
+        """The Hub's name of the task."""
+        if self.kind in ("clip", "adapter"):
+            return "zero-shot-image-classification"
+        return "image-feature-extraction" if self.modality == "image" else "feature-extraction"
+
+    @property
+    def all_tags(self) -> list[str]:
+        """Tags of the metadata: each once, in order."""
+        parts = ["hf_clipalign", "clip", *([self.method] if self.method else []), *self.tags]
+        if self.kind == "isoclip":
+            parts += ["image-retrieval", "training-free"]
+        if self.paper is not None:
+            parts.append(f"arxiv:{self.paper.arxiv}")
+        return list(dict.fromkeys(parts))
+
+    @property
+    def band(self) -> tuple[int, int] | None:
+        """The band of this card's modality."""
+        return self.image_band if self.modality == "image" else self.text_band
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The bands and the other parameters, by the words that the card uses."""
+        bands = {"image": self.image_band, "text": self.text_band}
+        rows = {f"{name} band (k_top, k_bottom)": band for name, band in bands.items() if band is not None}
+        return {**rows, **({"embedding": "compact, the same cosines"} if self.compact else {}), **self.parameters}
+
+    @property
+    def head(self) -> str:
+        """Which head of a comparison this model is."""
+        if self.kind not in ("isoclip", "stock"):
+            return "raw"
+        return "isoclip-compact" if self.compact else "isoclip"
+
+    @property
+    def results(self) -> list[EvalResult]:
+        """The results of all evaluations."""
+        return [result for evaluation in self.evaluations for result in evaluation.results]
+
+
+def build_card(info: ModelCardInfo) -> ModelCard:
+    """Writes the card: metadata, snippets for this package and for stock libraries, results, citation, licence.
+
+    Args:
+        info (`ModelCardInfo`): the facts.
+
+    Returns:
+        `huggingface_hub.ModelCard`: `str(card)` is the file, `card.data` its metadata.
+
+    Raises:
+        `ClipAlignError`: the metadata would not be valid on the Hub.
+
+    Example:
+        ```python
+        >>> info = ModelCardInfo("isoclip", "clip-b32-isoclip", load_from="me/clip-b32-isoclip", method="isoclip")
+        >>> build_card(info).save("README.md")
+        ```
+    """
+    from huggingface_hub import ModelCard
+
+    environment = Environment(
+        loader=PackageLoader("hf_clipalign.hub", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _cell
+    environment.tests["hub_id"] = is_hub_id
+    body = environment.get_template(f"{info.kind}.md.jinja").render(info=info, spectrum_file=SPECTRUM_FILE)
+    card = ModelCard(f"---\n{_metadata(info).to_yaml()}\n---\n\n{body}")
+    check_card(card)
+    return card
+
+
+def check_card(card: ModelCard | str) -> ModelCardData:
+    """Checks a card's metadata without a network.
+
+    The YAML must survive a round trip, `model-index` must give back the same results, Hub ids must be possible ones,
+    and what a reader of the Hub filters by must be there.
+
+    Args:
+        card (`ModelCard` or `str`): the card or its text.
+
+    Returns:
+        `ModelCardData`: the parsed metadata.
+
+    Raises:
+        `ClipAlignError`: the first thing that is wrong.
+    """
+    from huggingface_hub import ModelCard
+
+    text = str(card)
+    data: Any
+    if not text.startswith("---\n"):
+        raise ClipAlignError("the card has no metadata: it must start with a block between two lines of ---.")
+    try:
+        data = ModelCard(text).data
+        again = ModelCard(f"---\n{data.to_yaml()}\n---\n").data
+    except Exception as error:
+        raise ClipAlignError(f"the card's metadata cannot be read: {str(error).splitlines()[0]}") from error
+    if data.to_dict() != again.to_dict():
+        raise ClipAlignError("the card's metadata change when they are written and read again.")
+    for name in ("library_name", "pipeline_tag", "tags"):
+        if not data.get(name):
+            raise ClipAlignError(f"the card's metadata lack {name!r}.")
+    base = data.get("base_model")
+    if base is not None and not is_hub_id(base):
+        raise ClipAlignError(f"the card's base_model {base!r} is no Hub id: give owner/name, or leave it out.")
+    for result in data.get("eval_results") or []:
+        if isinstance(result.metric_value, bool) or not isinstance(result.metric_value, (int, float)):
+            raise ClipAlignError(f"the card's result {result.metric_type!r} is no number: {result.metric_value!r}.")
+    return data
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether `name` can be a repository on the Hub (`owner/name`), by its form only."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if not isinstance(name, str) or name.count("/") != 1:
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _metadata(info: ModelCardInfo) -> ModelCardData:
+    from huggingface_hub import ModelCardData
+
+    on_hub = is_hub_id(info.base_model)
+    extra: dict[str, Any] = (
+        {"base_model_relation": _RELATIONS[info.kind]} if on_hub and info.kind in _RELATIONS else {}
+    )
+    return ModelCardData(
+        base_model=info.base_model if on_hub else None,
+        license=info.licence,
+        library_name=_LIBRARIES[info.kind],
+        pipeline_tag=info.pipeline_tag,
+        tags=info.all_tags,
+        model_name=info.name if info.results else None,
+        eval_results=info.results or None,
+        **extra,
+    )
+
+
+def _cell(value: Any) -> str:
+    """A value that cannot break a Markdown table."""
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(part) for part in value)
+    return str(value).replace("|", "\\|").replace("\n", " ")

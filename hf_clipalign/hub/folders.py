@@ -1,0 +1,136 @@
+"""What a saved folder says about itself, for its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.hub.cards import SPECTRUM_FILE, ModelCardInfo, is_hub_id
+
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+_ADAPTER_BOOKKEEPING = (
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"),
+    *("task_type", "target_modules"),
+)
+
+
+def describe_folder(folder: str | Path, load_from: str | None = None) -> ModelCardInfo:
+    """The facts for a card that lie in a saved folder itself.
+
+    Args:
+        folder (`str` or `Path`): written by `save_pretrained`, `save_stock` or `clipalign trim`; or a PEFT adapter.
+        load_from (`str`, *optional*): Hub id for the snippets. Default: the folder.
+
+    Returns:
+        `ModelCardInfo`: change it with `dataclasses.replace`.
+
+    Raises:
+        `ClipAlignError`: the folder holds neither a model nor an adapter, or its JSON is broken.
+    """
+    folder = Path(folder)
+    common: dict[str, Any] = {
+        "name": (load_from or str(folder)).rstrip("/").rsplit("/", 1)[-1],
+        "load_from": load_from or str(folder),
+        "has_processor": any((folder / name).is_file() for name in _PROCESSOR_FILES),
+        "has_spectrum": (folder / SPECTRUM_FILE).is_file(),
+    }
+    if (folder / "adapter_config.json").is_file():
+        return _adapter(_read(folder / "adapter_config.json"), common)
+    if not (folder / "config.json").is_file():
+        raise ClipAlignError(
+            f"{str(folder)!r} holds no config.json and no adapter_config.json: give a folder that "
+            "`clipalign trim` or save_pretrained wrote."
+        )
+    config = _read(folder / "config.json")
+    if config.get("model_type") == "isoclip":
+        return _aligned(config, common)
+    if "hf_clipalign" in config:
+        return _stock(config, common)
+    return ModelCardInfo(kind="clip", model_class=_model_class(config), **common)
+
+
+def _aligned(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
+    image_band, text_band = _band(config.get("image_band")), _band(config.get("text_band"))
+    modality = "image" if image_band else "text"
+    return ModelCardInfo(
+        kind="isoclip",
+        method="isoclip",
+        model_class=_tower_class(config.get("clip_config") or {}, modality),
+        base_model=_hub_id(config.get("base_model_name_or_path")),
+        modality=modality,
+        image_band=image_band,
+        text_band=text_band,
+        **common,
+    )
+
+
+def _stock(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
+    facts = config["hf_clipalign"]
+    band = _band(facts["band"])
+    return ModelCardInfo(
+        kind="stock",
+        method=facts["method"],
+        model_class=_model_class(config),
+        base_model=_hub_id(facts.get("base_model_name_or_path")),
+        modality=facts["modality"],
+        image_band=band if facts["modality"] == "image" else None,
+        text_band=band if facts["modality"] == "text" else None,
+        compact=facts["compact"],
+        parameters={"numbers per embedding": config["projection_dim"]} if "projection_dim" in config else {},
+        **common,
+    )
+
+
+def _adapter(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
+    peft_type = str(config.get("peft_type"))
+    shown = {
+        name: value
+        for name, value in sorted(config.items())
+        if name not in _ADAPTER_BOOKKEEPING and isinstance(value, (int, float, str, list)) and value not in ("", [])
+    }
+    return ModelCardInfo(
+        kind="adapter",
+        base_model=_hub_id(config.get("base_model_name_or_path")),
+        parameters={"adapter type": peft_type, **shown},
+        needs_package=not _is_peft_own(peft_type),
+        tags=[peft_type.lower()],
+        **common,
+    )
+
+
+def _is_peft_own(peft_type: str) -> bool:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    config = PEFT_TYPE_TO_CONFIG_MAPPING.get(peft_type)  # type: ignore[call-overload]
+    return config is not None and config.__module__.split(".")[0] == "peft"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ClipAlignError(f"cannot read {str(path)!r}: {error}. Write the folder again.") from error
+
+
+def _model_class(config: dict[str, Any]) -> str:
+    return next(iter(config.get("architectures") or ["AutoModel"]))
+
+
+def _tower_class(config: dict[str, Any], modality: str) -> str | None:
+    """The class of transformers for one tower of a family, by the library's naming."""
+    import transformers
+
+    family = _model_class(config).removesuffix("Model")
+    tower = f"{family}{'Vision' if modality == 'image' else 'Text'}Model"
+    return next((name for name in (f"{tower}WithProjection", tower) if hasattr(transformers, name)), None)
+
+
+def _band(value: Any) -> tuple[int, int] | None:
+    return None if value is None else (int(value[0]), int(value[1]))
+
+
+def _hub_id(name: Any) -> str | None:
+    """A Hub id, never the path of a folder on this machine."""
+    return name if is_hub_id(name) and not Path(name).exists() else None

@@ -1,0 +1,147 @@
+"""The papers behind the methods: model cards, docs and `--help` take their facts from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hf_clipalign._errors import ClipAlignError
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper and how to cite it.
+
+    Attributes:
+        key (`str`): name of the method in this package, for example `"isoclip"`.
+        method (`str`): what the paper calls its method.
+        title (`str`): title of the paper.
+        authors (`tuple[str, ...]`): in the order of the paper.
+        arxiv (`str`): arXiv identifier.
+        year (`int`): year of publication.
+        venue (`str`): conference, or "" for a preprint.
+        summary (`str`): what the method does, in one sentence.
+        code (`str`): address of the authors' code, or "".
+    """
+
+    key: str
+    method: str
+    title: str
+    authors: tuple[str, ...]
+    arxiv: str
+    year: int
+    venue: str
+    summary: str
+    code: str = ""
+
+    @property
+    def url(self) -> str:
+        """Address of the abstract."""
+        return f"https://arxiv.org/abs/{self.arxiv}"
+
+    @property
+    def citation(self) -> str:
+        """One line for running text."""
+        place = f"{self.venue} {self.year}" if self.venue else str(self.year)
+        return f"{self.title}, {place}, arXiv {self.arxiv}"
+
+    @property
+    def bibtex(self) -> str:
+        """A BibTeX entry."""
+        fields = {
+            "title": f"{{{self.title}}}",
+            "author": " and ".join(self.authors),
+            "year": str(self.year),
+            "eprint": self.arxiv,
+            "archivePrefix": "arXiv",
+            "url": self.url,
+        }
+        if self.venue:
+            fields["note"] = f"{self.venue} {self.year}"
+        lines = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+        return f"@misc{{{self.key}{self.year},\n{lines}\n}}"
+
+
+_ALL = (
+    Paper(
+        key="isoclip",
+        method="IsoCLIP",
+        title="IsoCLIP: Decomposing CLIP Projectors for Efficient Intra-modal Alignment",
+        authors=(
+            "Simone Magistri",
+            "Dipam Goswami",
+            "Marco Mistretta",
+            "Bartłomiej Twardowski",
+            "Joost van de Weijer",
+            "Andrew D. Bagdanov",
+        ),
+        arxiv="2603.19862",
+        year=2026,
+        venue="CVPR",
+        summary="keeps the middle band of the spectrum of the inter-modal operator in the projectors, without "
+        "data and without training, so that pictures compare better with pictures and texts with texts",
+        code="https://github.com/simomagi/IsoCLIP",
+    ),
+    Paper(
+        key="inversion",
+        method="Cross the Gap",
+        title="Cross the Gap: Exposing the Intra-modal Misalignment in CLIP via Modality Inversion",
+        authors=("Marco Mistretta", "Alberto Baldrati", "Lorenzo Agnolucci", "Marco Bertini", "Andrew D. Bagdanov"),
+        arxiv="2502.04263",
+        year=2025,
+        venue="ICLR",
+        summary="maps features to the other modality by optimisation, so that a comparison within one modality "
+        "becomes one between modalities",
+        code="https://github.com/miccunifi/Cross-the-Gap",
+    ),
+    Paper(
+        key="kdpl",
+        method="KDPL",
+        title="Improving Zero-shot Generalization of Learned Prompts via Unsupervised Knowledge Distillation",
+        authors=("Marco Mistretta", "Alberto Baldrati", "Marco Bertini", "Andrew D. Bagdanov"),
+        arxiv="2407.03056",
+        year=2024,
+        venue="ECCV",
+        summary="learns prompts without labels, from the predictions of a bigger CLIP",
+        code="https://github.com/miccunifi/KDPL",
+    ),
+    Paper(
+        key="spectralgcd",
+        method="SpectralGCD",
+        title="SpectralGCD: Spectral Concept Selection and Cross-modal Representation Learning for Generalized "
+        "Category Discovery",
+        authors=("Lorenzo Caselli", "Marco Mistretta", "Simone Magistri", "Andrew D. Bagdanov"),
+        arxiv="2602.17395",
+        year=2026,
+        venue="ICLR",
+        summary="finds unknown classes among unlabelled pictures through their similarities to the concepts of a "
+        "dictionary",
+        code="https://github.com/miccunifi/SpectralGCD",
+    ),
+    Paper(
+        key="retune",
+        method="RE-tune",
+        title="RE-tune: Incremental Fine Tuning of Biomedical Vision-Language Models for Multi-label Chest X-ray "
+        "Classification",
+        authors=("Marco Mistretta", "Andrew D. Bagdanov"),
+        arxiv="2410.17827",
+        year=2024,
+        venue="",
+        summary="adds findings one after the other with small adapters on frozen encoders, from positive and "
+        "negative prompts",
+    ),
+)
+PAPERS: dict[str, Paper] = {paper.key: paper for paper in _ALL}
+
+
+def paper(key: str) -> Paper:
+    """The paper of a method.
+
+    Args:
+        key (`str`): `"isoclip"`, `"inversion"`, `"kdpl"`, `"spectralgcd"` or `"retune"`.
+
+    Raises:
+        `ClipAlignError`: no such method.
+    """
+    if key not in PAPERS:
+        raise ClipAlignError(f"no paper is known for the method {key!r}: choose from {', '.join(PAPERS)}, or none.")
+    return PAPERS[key]

@@ -1,0 +1,54 @@
+"""A trained prompt goes to a Hub over HTTP and comes back in a fresh process with the same logits."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trainers.prompt_runs import pictures
+
+HERE = Path(__file__).parent
+SERVER = HERE.parent / "hub" / "local_hub.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SERVER.is_file(), reason="the test Hub is not part of this checkout")
+def test_pushed_prompt_gives_the_same_logits_elsewhere(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("local_hub", SERVER)
+    local_hub = importlib.util.module_from_spec(spec)
+    sys.modules["local_hub"] = local_hub
+    spec.loader.exec_module(local_hub)
+    repo_id = f"{local_hub.OWNER}/emoji-prompt"
+    (tmp_path / "names.txt").write_text("\n".join(pictures().class_names), encoding="utf-8")
+    with local_hub.serve() as (hub, address):
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": address,
+            "HF_TOKEN": "hf_writer",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "PYTHONPATH": str(HERE.parents[1]),
+        }
+
+        def run(script: str, *arguments: str) -> str:
+            command = [sys.executable, str(HERE / script), str(tmp_path), repo_id, *arguments]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+            assert done.returncode == 0, done.stderr[-3000:]
+            return done.stdout
+
+        run("hub_author.py")
+        files = hub.repos[repo_id].files()
+        assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "tokenizer.json"} <= set(files)
+        assert len(files["adapter_model.safetensors"]) < 5_000
+        card = files["README.md"].decode()
+        assert f'pipeline("zero-shot-image-classification", model="{repo_id}")' in card
+        assert str(tmp_path) not in card
+        lines = [line for line in run("hub_reader.py", str(tmp_path / "names.txt")).splitlines() if "DIFF" in line]
+    assert len(lines) == 2
+    assert all(float(line.split()[1]) < 1e-4 for line in lines)
