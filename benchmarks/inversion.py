@@ -139,14 +139,13 @@ def main() -> None:
     def our_ovi(model: CLIPModel) -> Callable[[int], Tensor]:
         return lambda steps: ovi(model, targets, n_tokens=1, steps=steps, init=image_init, **common).features
 
-    lines = []
     if "oti" in options.parts:
         ways = {
             "textbook, 77 tokens": lambda steps: textbook_oti(model, targets, text_init, steps),
             "cut": our_oti("cut"),
             "packed": our_oti("packed"),
         }
-        lines += measure(ways, "OTI", options.steps, options.repeats)
+        show(measure(ways, "OTI", options.steps, options.repeats), options)
     if "ovi" in options.parts:
         ways = {
             "textbook": lambda steps: textbook_ovi(model, targets, image_init, steps),
@@ -154,17 +153,15 @@ def main() -> None:
         }
         if options.bf16:
             ways["ours, bfloat16"] = our_ovi(copy.deepcopy(model).to(torch.bfloat16))
-        lines += measure(ways, "OVI", options.steps, options.repeats)
-    show(lines, options)
+        show(measure(ways, "OVI", options.steps, options.repeats), options)
 
 
 def show(lines: list[Line], options: argparse.Namespace) -> None:
-    """The table; ratios and differences are against the part's textbook."""
+    """The table of a part; ratios and differences are against its textbook, which comes first."""
     title = f"ViT-B/32 sizes, float32, batch {options.batch}, {options.threads} threads"
     table = Table("part", "way", "s per step", "textbook / way", "largest difference of unit features", title=title)
-    textbooks = {line.part: line for line in reversed(lines) if line.way.startswith("textbook")}
+    reference = lines[0]
     for line in lines:
-        reference = textbooks[line.part]
         unit = [F.normalize(features, dim=-1) for features in (line.features, reference.features)]
         difference = (unit[0] - unit[1]).abs().max().item()
         ratio = reference.seconds / line.seconds

@@ -18,7 +18,7 @@ from hf_clipalign.evaluation import (
 from hf_clipalign.inversion import oti
 from hf_clipalign.isoclip import LabelledRetrieval, comparison_heads
 from hf_clipalign.metrics import retrieval_metrics
-from tests.tiny_models import tiny_clip, tiny_tokenizer
+from tests.tiny_models import tiny_clip, tiny_model, tiny_pixel_values, tiny_tokenizer
 
 LABELS = np.repeat(np.arange(4), 3)
 
@@ -86,6 +86,22 @@ def test_every_method_says_what_a_query_takes():
 def test_texts_are_inverted_by_ovi():
     result = compare(task=task("text"), modality="text", methods=["baseline", "ovi"], n_tokens=4)
     assert result.inversion.tokens.shape == (12, 4, 48)
+
+
+def test_siglip_is_compared_by_its_own_head():
+    model, tokenizer = tiny_model("siglip"), tiny_tokenizer("siglip")
+    inputs = tiny_pixel_values(6, "siglip")
+    encoder = as_dual_encoder(model)
+    with torch.no_grad():
+        values = encoder.image_projector.lift(encoder.image_preprojection(**inputs))
+        embeds = encoder.encode_image(**inputs)
+    labels = [0, 0, 1, 1, 2, 2]
+    data = LabelledRetrieval(values, values, labels, labels, exclude_self=True)
+    result = compare_methods(model, data, processor=tokenizer, steps=4, evaluate_at=(4,), progress=False)
+    expected = retrieval_metrics(embeds, embeds, labels, labels, True)
+    assert result.retrieval.scores[0].metrics["map"] == pytest.approx(expected["map"])
+    cosines = F.cosine_similarity(result.inversion.features, embeds)
+    assert 1 - cosines.mean() < result.inversion.losses[0]
 
 
 def pictures():
