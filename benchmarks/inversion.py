@@ -7,6 +7,9 @@ The textbook pads every prompt to 77 tokens, tokenises it anew at each step, ove
 steps one AdamW over the batch; its weights are frozen as ours are. All ways make the same few steps and one last
 forward pass, and the time is given per step. Each way is run once to warm up, then in turns and in random order; the
 smallest of `--repeats` runs counts. The features of all ways after the same steps from the same start are compared.
+
+The loss is summed over the batch on both sides. The published mean costs the same, but it divides the gradients by the
+batch size, and random weights give gradients so small that AdamW's eps is then felt.
 """
 
 from __future__ import annotations
@@ -90,7 +93,7 @@ def textbook(encode: Callable[[Tensor], Tensor], targets: Tensor, init: Tensor, 
     tokens = init.clone().requires_grad_(True)
     optimizer = torch.optim.AdamW([tokens], lr=2e-2, weight_decay=0.01)
     for _ in range(steps):
-        loss = (1 - F.cosine_similarity(encode(tokens), targets)).mean()
+        loss = (1 - F.cosine_similarity(encode(tokens), targets)).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
