@@ -3,8 +3,8 @@
     python benchmarks/decompose.py    # ViT-L/14 sizes, all sides in one run, well under a minute
 
 The textbook side multiplies the projectors to the 1024 x 768 operator, takes its full SVD, and applies U_S U_S^T
-and V_S V_S^T. It is measured with torch and NumPy in float32 and in float64; the error of every side is that of the trimmed
-projectors against the float64 SVD.
+and V_S V_S^T. It is measured with torch and NumPy in float32 and in float64; the error of every side is that of the
+trimmed projectors against the float64 SVD.
 """
 
 from __future__ import annotations

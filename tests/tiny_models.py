@@ -31,11 +31,6 @@ from transformers import (
     SiglipModel,
 )
 
-try:
-    from transformers import Siglip2Tokenizer
-except ImportError:  # transformers before 5.1
-    pass
-
 FAMILIES = ("clip", "metaclip_2", "siglip", "siglip2")
 WORDS = (
     *("a", "an", "the", "photo", "picture", "painting", "of", "in", "on", "with", "and", "good", "bad", "type"),
