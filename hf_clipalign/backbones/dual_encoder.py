@@ -25,12 +25,14 @@ class ModulePaths:
         text_layers (`str`): the list of its encoder layers.
         image_embeddings (`str`): the module that gives the image tokens `[N, P, d]` to the first norm or layer.
         image_layers (`str`): the list of the image tower's encoder layers.
+        patch_embedding (`str`): the module that turns pixels into patch tokens, `[N, d, h, w]` or `[N, P, d]`.
     """
 
     token_embedding: str = "text_model.embeddings.token_embedding"
     text_layers: str = "text_model.encoder.layers"
     image_embeddings: str = "vision_model.embeddings"
     image_layers: str = "vision_model.encoder.layers"
+    patch_embedding: str = "vision_model.embeddings.patch_embedding"
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,18 @@ class DualEncoder(ABC):
             return ("full",)
         attention = getattr(getattr(self.config, "text_config", self.config), "_attn_implementation", None)
         return ("cut", "full") if "flash" in str(attention) else ("packed", "cut", "full")
+
+    @property
+    def n_patches(self) -> int:
+        """Number P of patch tokens of a picture of the model's own size."""
+        vision = self.config.vision_config
+        return (vision.image_size // vision.patch_size) ** 2
+
+    def blank_images(self, n: int) -> dict[str, Any]:
+        """The image tower's inputs for n empty pictures of the model's own size: carriers for patch tokens."""
+        side = self.image_size
+        pixel_values = torch.zeros(1, 3, side, side, device=self.device, dtype=self.dtype)
+        return {"pixel_values": pixel_values.expand(n, -1, -1, -1)}
 
     @property
     def embed_dim(self) -> int:

@@ -101,6 +101,22 @@ class SiglipEncoder(DualEncoder):
     def logit_bias(self) -> Tensor:
         return self.model.logit_bias
 
+    @property
+    def n_patches(self) -> int:
+        return self.config.vision_config.num_patches if self.flexible_images else super().n_patches
+
+    def blank_images(self, n: int) -> dict[str, Any]:
+        if not self.flexible_images:
+            return super().blank_images(n)
+        vision = self.config.vision_config
+        patch = torch.zeros(1, 1, vision.num_channels * vision.patch_size**2, device=self.device, dtype=self.dtype)
+        side = round(vision.num_patches**0.5)
+        return {
+            "pixel_values": patch.expand(n, vision.num_patches, -1),
+            "pixel_attention_mask": torch.ones(n, vision.num_patches, dtype=torch.int32, device=self.device),
+            "spatial_shapes": torch.full((n, 2), side, device=self.device),
+        }
+
     def image_outputs(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         vision = self.model.vision_model
         if "pixel_attention_mask" in kwargs and "attention_mask" in inspect.signature(vision.forward).parameters:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import hf_clipalign
-from hf_clipalign.cli import demo, embed, evaluate, export, push, spectrum, trim
+from hf_clipalign.cli import compare, demo, embed, evaluate, export, push, spectrum, trim
 
 app = typer.Typer(
     name="clipalign",
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("spectrum")(spectrum.spectrum)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("trim")(trim.trim)
 app.command("export")(export.export)
 app.command("push")(push.push)

@@ -2,6 +2,7 @@ from .classification import nearest_class_mean_logits as nearest_class_mean_logi
 from .classification import zero_shot_weights as zero_shot_weights
 from .comparison import HeadScores as HeadScores
 from .comparison import RetrievalComparison as RetrievalComparison
+from .comparison import compare_embeddings as compare_embeddings
 from .comparison import compare_heads as compare_heads
 from .comparison import top_matches as top_matches
 from .extraction import extract_to_store as extract_to_store
@@ -9,8 +10,14 @@ from .feature_store import FeatureStore as FeatureStore
 from .features import Features as Features
 from .features import extract_image_features as extract_image_features
 from .features import extract_text_features as extract_text_features
+from .inter_modal import MethodComparison as MethodComparison
+from .inter_modal import compare_methods as compare_methods
+from .inter_modal import tower_milliseconds as tower_milliseconds
+from .inter_modal import zero_shot_controls as zero_shot_controls
 from .plots import plot_band_grid as plot_band_grid
+from .plots import plot_intra_modal as plot_intra_modal
 from .plots import plot_similarities as plot_similarities
+from .plots import plot_snapshots as plot_snapshots
 from .plots import plot_spectrum as plot_spectrum
 from .protocols import ResultTable as ResultTable
 from .protocols import base_to_novel as base_to_novel

@@ -34,6 +34,7 @@ class HeadScores:
         map_interval (`(low, high)`): 95 % bootstrap interval of the mAP.
         gain (`float`), gain_interval (`(low, high)`): mAP minus the first head's, with its paired interval.
         per_task (`dict`): mAP of each task.
+        ms_per_query (`float`, *optional*): milliseconds that one query takes, where that was measured.
     """
 
     head: str
@@ -43,6 +44,7 @@ class HeadScores:
     gain: float
     gain_interval: Interval
     per_task: dict[str, float]
+    ms_per_query: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class RetrievalComparison:
     def columns(self) -> list[str]:
         """Headings of `rows`."""
         titles = [metric_title(name) for name in self._shown()]
-        return ["head", "numbers", *titles, "mAP, 95 % interval", f"mAP − {self.scores[0].head}"]
+        timed = ["ms per query"] if self._timed() else []
+        return ["head", "numbers", *titles, "mAP, 95 % interval", f"mAP − {self.scores[0].head}", *timed]
 
     def rows(self) -> list[list[str]]:
         """The table as text, scores in percent."""
@@ -81,6 +84,7 @@ class RetrievalComparison:
                 *(f"{100 * score.metrics[name]:.1f}" for name in self._shown()),
                 f"{100 * score.map_interval[0]:.1f} to {100 * score.map_interval[1]:.1f}",
                 "" if score is self.scores[0] else _signed(score.gain, score.gain_interval),
+                *([f"{score.ms_per_query:.3g}"] if self._timed() else []),
             ]
             for score in self.scores
         ]
@@ -95,6 +99,9 @@ class RetrievalComparison:
         for row in self.rows():
             table.add_row(*row[:left_out], *row[left_out + 1 :])
         return table
+
+    def _timed(self) -> bool:
+        return all(score.ms_per_query is not None for score in self.scores)
 
     def _shown(self) -> list[str]:
         """Metrics worth a column: those that equal recall@1 everywhere (one relevant item for each query) are not."""
@@ -150,18 +157,71 @@ def compare_heads(
     """
     if not heads or not tasks:
         raise ClipAlignError("a comparison needs at least one head and one task.")
+    results = {
+        head.name: {name: _score(*head.embed(task.query, task.gallery), task, ks) for name, task in tasks.items()}
+        for head in heads
+    }
+    first = next(iter(tasks.values())).query
+    widths = {head.name: head.width(first) for head in heads}
+    return _compare(results, widths, {}, tasks, query_ids, n_resamples, seed)
+
+
+def compare_embeddings(
+    embeddings: Mapping[str, tuple[Tensor, Tensor]],
+    task: RetrievalTask,
+    *,
+    name: str = "data",
+    ms_per_query: Mapping[str, float] | None = None,
+    ks: Sequence[int] = (1, 5, 10),
+    query_ids: Sequence[str] | None = None,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> RetrievalComparison:
+    """Scores methods whose queries are more than a linear map of the task's features, such as inversions.
+
+    Args:
+        embeddings (`Mapping[str, (Tensor [Q, k], Tensor [G, k])]`): unit embeddings of queries and gallery by method;
+            the first is the baseline.
+        task (`LabelledRetrieval` or `JudgedPairs`): what is relevant, and what is left out.
+        name (`str`): of the task.
+        ms_per_query (`Mapping[str, float]`, *optional*): what one query takes, by method.
+        ks, query_ids, n_resamples, seed: as in `compare_heads`.
+
+    Returns:
+        `RetrievalComparison`.
+
+    Raises:
+        `ClipAlignError`: no method; or as `retrieval_metrics`.
+    """
+    if not embeddings:
+        raise ClipAlignError("a comparison needs at least one method.")
+    results = {method: {name: _score(*pair, task, ks)} for method, pair in embeddings.items()}
+    widths = {method: query.shape[1] for method, (query, _) in embeddings.items()}
+    ids = None if query_ids is None else {name: query_ids}
+    return _compare(results, widths, ms_per_query or {}, {name: task}, ids, n_resamples, seed)
+
+
+def _compare(
+    results: dict[str, dict[str, dict[str, Any]]],
+    widths: Mapping[str, int],
+    ms_per_query: Mapping[str, float],
+    tasks: Mapping[str, RetrievalTask],
+    query_ids: Mapping[str, Sequence[str]] | None,
+    n_resamples: int,
+    seed: int,
+) -> RetrievalComparison:
+    """The comparison from the metrics of every method on every task; the first method is the baseline."""
     groups = np.concatenate([np.asarray(task.query_labels).astype(str) for task in tasks.values()])
-    results = {head.name: {name: _score(head, task, ks) for name, task in tasks.items()} for head in heads}
-    baseline = _queries(results[heads[0].name], "map")
+    first = next(iter(results.values()))
+    baseline = _queries(first, "map")
     missing = [
         query_ids[name][int(row)] if query_ids else f"{name} query {row}"
-        for name, result in results[heads[0].name].items()
+        for name, result in first.items()
         for row in np.flatnonzero(np.isnan(result["per_query"]["map"]))
     ]
-    width = next(iter(tasks.values())).query
     scores = [
-        _head_scores(head, head.width(width), results[head.name], baseline, groups, n_resamples, seed)
-        for head in heads
+        _head_scores(method, widths[method], result, baseline, groups, n_resamples, seed, ms_per_query.get(method))
+        for method, result in results.items()
     ]
     return RetrievalComparison(
         scores=scores,
@@ -185,8 +245,7 @@ def metric_title(name: str) -> str:
     return _TITLES.get(name, name.replace("recall_at_", "R@"))
 
 
-def _score(head: Head, task: RetrievalTask, ks: Sequence[int]) -> dict[str, Any]:
-    query, gallery = head.embed(task.query, task.gallery)
+def _score(query: Tensor, gallery: Tensor, task: RetrievalTask, ks: Sequence[int]) -> dict[str, Any]:
     return score_retrieval(task, query, gallery, ks=ks, normalize=False, per_query=True)
 
 
@@ -195,26 +254,28 @@ def _queries(results: dict[str, dict[str, Any]], metric: str) -> np.ndarray:
 
 
 def _head_scores(
-    head: Head,
+    method: str,
     width: int,
     results: dict[str, dict[str, Any]],
     baseline: np.ndarray,
     groups: np.ndarray,
     n_resamples: int,
     seed: int,
+    ms_per_query: float | None,
 ) -> HeadScores:
     names = next(iter(results.values()))["per_query"]
     values = _queries(results, "map")
     _, low, high = bootstrap_interval(values, groups, n_resamples, seed=seed)
     gain, gain_low, gain_high = paired_bootstrap(values, baseline, groups, n_resamples, seed=seed)
     return HeadScores(
-        head=head.name,
+        head=method,
         width=width,
         metrics={name: float(np.nanmean(_queries(results, name))) for name in names},
         map_interval=(float(low), float(high)),
         gain=float(gain),
         gain_interval=(float(gain_low), float(gain_high)),
         per_task={name: result["map"] for name, result in results.items()},
+        ms_per_query=ms_per_query,
     )
 
 

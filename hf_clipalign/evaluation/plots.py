@@ -65,6 +65,51 @@ def plot_similarities(pairs: Mapping[str, tuple[Any, Any]], bins: int = 80) -> F
     return figure
 
 
+def plot_intra_modal(report: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Histograms of `intra_modal_report`: one panel for each kind of pair, all on the same axis of cosines.
+
+    Args:
+        report (`Mapping[str, dict]`): as `hf_clipalign.metrics.intra_modal_report` returns it.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    figure = Figure(figsize=(6.5, 1.9 * len(report)), layout="constrained")
+    panels = figure.subplots(len(report), 1, squeeze=False, sharex=True).ravel()
+    for axes, (kind, part) in zip(panels, report.items(), strict=True):
+        edges = np.asarray(part["bin_edges"])
+        for name, colour, label in (("negative", _NEGATIVE, "other"), ("positive", _POSITIVE, "same")):
+            axes.stairs(part[name]["histogram"], edges, fill=True, alpha=0.6, color=colour, label=label)
+        axes.set_title(f"{kind}: overlap {part['iou']:.2f}", fontsize=10)
+        axes.set_yticks([])
+    panels[0].legend(frameon=False)
+    panels[-1].set_xlabel("cosine")
+    return figure
+
+
+def plot_snapshots(curves: Mapping[str, Mapping[int, float]], baseline: float, metric: str = "mAP") -> Figure:
+    """A score over inversion steps, with the score without inversion as a line, in percent.
+
+    Args:
+        curves (`Mapping[str, Mapping[int, float]]`): by name: score after so many steps.
+        baseline (`float`): the score without inversion.
+        metric (`str`): what the axis means. Default `"mAP"`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    figure = Figure(figsize=(6.0, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        steps = sorted(curve)
+        axes.plot(steps, [100 * curve[step] for step in steps], marker="o", markersize=3, label=name)
+    axes.axhline(100 * baseline, color="#222222", linestyle="--", linewidth=1, label="without inversion")
+    axes.set_xlabel("steps")
+    axes.set_ylabel(f"{metric}, %")
+    axes.legend(frameon=False)
+    return figure
+
+
 def plot_band_grid(grid: Mapping[tuple[int, int], float], metric: str = "mAP") -> Figure:
     """Score of every band that a search tried, in percent; the best cell is framed.
 

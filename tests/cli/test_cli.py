@@ -39,7 +39,7 @@ def photos(tmp_path_factory):
 
 def test_help_teaches_every_command(tmp_path):
     listing, _ = clipalign("--help", cwd=tmp_path)
-    for command in ("demo", "spectrum", "evaluate", "trim", "push", "embed"):
+    for command in ("demo", "spectrum", "evaluate", "compare", "trim", "push", "embed"):
         assert command in listing
         page, _ = clipalign(command, "--help", cwd=tmp_path)
         assert "Usage" in page
@@ -144,3 +144,45 @@ def test_a_mistake_gets_one_clear_line(arguments, message, tmp_path):
     lines = [line for line in error.splitlines() if line.startswith("error:")]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_compare_puts_inversion_beside_the_heads(photos, tmp_path):
+    printed, _ = clipalign(
+        "compare", "--data", photos, "--methods", "baseline,isoclip,text-pca,oti", "--band", "1,8", "--steps", "4",
+        "--evaluate-at", "0,4", cwd=tmp_path,
+    )  # fmt: skip
+    results = json.loads((tmp_path / "comparison" / "results.json").read_text())
+    scores = results["comparison"]["scores"]
+    assert [score["head"] for score in scores] == ["baseline", "isoclip", "text-pca", "oti"]
+    assert set(results["map_after_steps"]) == {"0", "4"}
+    assert results["map_after_steps"]["4"] == pytest.approx(scores[3]["metrics"]["map"])
+    assert scores[3]["ms_per_query"] > scores[0]["ms_per_query"] > 0
+    assert "ms per query" in printed
+    page = (tmp_path / "comparison" / "index.html").read_text()
+    assert "ms per query" in page
+    assert "data:image/png" in page
+
+
+def test_compare_classifies_within_one_modality_as_the_control(photos, tmp_path):
+    clipalign("compare", "--data", photos, "--task", "zero-shot", "--steps", "3", cwd=tmp_path)
+    scores = json.loads((tmp_path / "comparison" / "results.json").read_text())["scores"]
+    assert [row["method"] for row in scores] == ["baseline", "oti", "ovi"]
+
+
+def test_compare_texts(tmp_path):
+    lines = [f"{image}.png,{text} {word}" for image, word in enumerate(("cat", "dog")) for text in ("a", "the", "red")]
+    (tmp_path / "captions.csv").write_text("image,caption\n" + "\n".join(lines) + "\n")
+    arguments = ["--data", "captions.csv", "--task", "text-text", "--methods", "baseline,ovi", "--steps", "3"]
+    clipalign("compare", *arguments, cwd=tmp_path)
+    scores = json.loads((tmp_path / "comparison" / "results.json").read_text())["comparison"]["scores"]
+    assert [score["head"] for score in scores] == ["baseline", "ovi"]
+
+
+def test_compare_explains_bad_options(photos, tmp_path):
+    for options, words in (
+        (["--task", "magic"], "unknown task 'magic'"),
+        (["--methods", "magic"], "unknown method 'magic'"),
+        (["--methods", "oti", "--oti-template", "a photo"], "0 places"),
+        (["--evaluate-at", "ten"], "'ten' are no steps"),
+    ):
+        assert words in clipalign("compare", "--data", photos, *options, cwd=tmp_path, expect=1)[1]

@@ -1,0 +1,219 @@
+"""`clipalign compare`: linear heads and inversions side by side, with the time that a query takes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.cli.common import DeviceOption, ModelOption, console, load
+from hf_clipalign.cli.evaluate import _fixed_band, _image_features, _plain, _rich_table, _Run
+
+_DEFAULT_METHODS = {
+    "image-image": "baseline,isoclip,text-pca,oti",
+    "text-text": "baseline,isoclip,ovi",
+    "zero-shot": "baseline,oti,ovi",
+}
+_DEFAULT_STEPS = {"oti": 150, "ovi": 1000}
+_TEXT_PCA_CONCEPTS = 2000
+
+
+def compare(
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            "--dataset",
+            help="Folder (class = sub-folder), table, Hub id, features folder of `clipalign embed`; text-text: a "
+            "caption file.",
+        ),
+    ],
+    model: ModelOption = "mini-student",
+    task: Annotated[str, typer.Option(help="image-image, text-text or zero-shot.")] = "image-image",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated, the first is the reference: baseline, pre-projection, centred, isoclip, text-pca, "
+            "oti (pictures), ovi (texts). Default: what fits the task."
+        ),
+    ] = None,
+    gallery: Annotated[str | None, typer.Option(help="image-image: search here instead of in the data.")] = None,
+    band: Annotated[
+        str,
+        typer.Option(
+            help="For isoclip: auto (chosen on half of the classes, all methods reported on the other half), known, "
+            "or K_TOP,K_BOTTOM."
+        ),
+    ] = "auto",
+    steps: Annotated[int | None, typer.Option(help="Of the inversion. Default: 150 for oti, 1000 for ovi.")] = None,
+    n_tokens: Annotated[int, typer.Option(help="Pseudo-tokens (oti) or pseudo-patches (ovi) per item.")] = 1,
+    oti_template: Annotated[str, typer.Option(help="Prompt around the pseudo-tokens.")] = "a photo of {}",
+    evaluate_at: Annotated[
+        str | None, typer.Option(help="Steps whose mAP is shown as a curve, for example 10,25,50,100.")
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="An item stops when its loss fell by less than this in ten steps.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Items inverted together; for speed only.")] = 64,
+    template: Annotated[str, typer.Option(help="Prompt for class names (zero-shot, text-pca).")] = "a photo of a {}.",
+    image_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with pictures.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with classes.")] = None,
+    split: Annotated[str | None, typer.Option(help="Data sets: which split.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split into halves, the inversion and the bootstrap.")] = 0,
+    device: DeviceOption = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder for index.html and results.json.")] = Path("comparison"),
+) -> None:
+    """Compare baseline, trimmed heads and inversions on one task: scores and milliseconds per query in one table.
+
+    OTI and OVI move every query to the other modality by optimisation (Cross the Gap): they need no training, but
+    hundreds of passes for each query. The task zero-shot is the control: there inversion is expected to hurt.
+
+    Examples:
+
+    [bold]clipalign compare --data photos/ --methods baseline,isoclip,text-pca,oti --evaluate-at 10,25,50,100[/]
+
+    [bold]clipalign compare --data captions.csv --task text-text[/]
+
+    [bold]clipalign compare --data photos/ --task zero-shot --steps 100[/]
+    """
+    if task not in _DEFAULT_METHODS:
+        raise ClipAlignError(f"unknown task {task!r}: choose from {', '.join(_DEFAULT_METHODS)}.")
+    names = [name.strip() for name in (methods or _DEFAULT_METHODS[task]).split(",")]
+    columns = {"image_column": image_column, "label_column": label_column, "split": split}
+    run = _Run(data, gallery, model, band, names, template, seed, columns, device)
+    run.model, run.processor = load(model, device)
+    run.results = {"model": model, "data": data, "task": task, "gallery": gallery, "seed": seed}
+    inversion: dict[str, Any] = {"tolerance": tolerance, "batch_size": batch_size}
+    if task == "zero-shot":
+        _zero_shot(run, steps, n_tokens, {**inversion, "oti_template": oti_template})
+    else:
+        inversion |= {"n_tokens": n_tokens, "template": oti_template, "evaluate_at": _steps(evaluate_at)}
+        inversion["steps"] = steps or _DEFAULT_STEPS["oti" if task == "image-image" else "ovi"]
+        _retrieval(run, task, inversion)
+    _write(run, out)
+
+
+def _retrieval(run: _Run, task_name: str, inversion: dict[str, Any]) -> None:
+    from hf_clipalign.backbones import as_dual_encoder
+    from hf_clipalign.evaluation import ReportTable, Section, compare_methods, plot_snapshots
+    from hf_clipalign.isoclip import search_band
+
+    modality: Any = task_name.split("-")[0]
+    task, ids, class_names, tower_ms = _task(run, modality)
+    text: list[str] = []
+    band, methods = None, run.heads or []
+    if "isoclip" in methods and run.band == "auto":
+        chosen_on, task, ids = _halves(task, ids, run.seed)
+        search = search_band(chosen_on, as_dual_encoder(run.model), modality=modality)
+        band = search.band
+        text = [
+            f"Band {band[0]},{band[1]} was chosen on one half of the classes ({len(chosen_on.query)} queries). All "
+            "scores are those of the other half."
+        ]
+    elif "isoclip" in methods:
+        band = _fixed_band(run, modality)
+    result = compare_methods(
+        run.model, task, processor=run.processor, modality=modality, methods=methods, band=band,
+        text_embeds=_texts(run, class_names) if "text-pca" in methods else None, query_ids=ids, tower_ms=tower_ms,
+        seed=run.seed, **inversion,
+    )  # fmt: skip
+    comparison = result.retrieval
+    console.print(comparison.table(f"{task_name} retrieval, {run.model_name}"))
+    run.results |= {
+        "band": band,
+        "inversion": inversion,
+        "comparison": comparison.to_dict(),
+        "milliseconds": result.milliseconds,
+        "map_after_steps": result.curve,
+        "losses": None if result.inversion is None else result.inversion.losses.tolist(),
+    }
+    figures = []
+    if result.curve:
+        baseline = comparison.scores[0].metrics["map"]
+        console.print("mAP after steps: " + ", ".join(f"{step}: {100 * v:.1f}" for step, v in result.curve.items()))
+        figures = [("mAP over the steps of the inversion", plot_snapshots({"inversion": result.curve}, baseline))]
+    table = ReportTable(comparison.columns(), comparison.rows(), comparison.caption())
+    run.sections.append(Section(f"{task_name} retrieval", text=text, tables=[table], figures=figures))
+
+
+def _zero_shot(run: _Run, steps: int | None, n_tokens: int, inversion: dict[str, Any]) -> None:
+    from hf_clipalign.evaluation import ReportTable, Section, zero_shot_controls
+
+    images = _image_features(run, run.data)
+    rows = zero_shot_controls(
+        run.model, images, processor=run.processor, template=run.template, methods=run.heads or [], seed=run.seed,
+        n_tokens=n_tokens, oti_steps=steps or _DEFAULT_STEPS["oti"], ovi_steps=steps or _DEFAULT_STEPS["ovi"],
+        **inversion,
+    )  # fmt: skip
+    run.results["scores"] = rows
+    columns = list(rows[0])
+    text = [
+        [row["method"], *(f"{100 * row[name]:.1f}" for name in columns[1:-1]), f"{row['ms_per_image']:.3g}"]
+        for row in rows
+    ]
+    caption = (
+        f"percent; {len(images)} pictures. baseline: image against prompt; oti: inverted image against prompt; ovi: "
+        "image against inverted prompt. The last two are within one modality."
+    )
+    console.print(_rich_table(columns, text, caption))
+    run.sections.append(Section("Zero-shot classification", tables=[ReportTable(columns, text, caption)]))
+
+
+def _task(run: _Run, modality: str) -> tuple[Any, list[str], list[str] | None, float]:
+    """Task, names of the queries, class names, and milliseconds of the tower per query."""
+    from hf_clipalign.data import load_captions
+    from hf_clipalign.evaluation import extract_text_features, retrieval_task, tower_milliseconds
+
+    if modality == "image":
+        query = _image_features(run, run.data)
+        gallery = None if run.second is None else _image_features(run, run.second)
+        return retrieval_task(query, gallery), query.ids, query.class_names, tower_milliseconds(run.model)
+    captions = load_captions(run.data)
+    start = time.perf_counter()
+    features = extract_text_features(run.model, captions.texts, run.processor, labels=captions.labels)
+    milliseconds = 1000 * (time.perf_counter() - start) / len(features)
+    return retrieval_task(features), features.ids, None, milliseconds
+
+
+def _halves(task: Any, ids: list[str], seed: int) -> tuple[Any, Any, list[str]]:
+    """The half to choose on, the half to report, and the names of the latter's queries."""
+    import numpy as np
+
+    from hf_clipalign.evaluation import split_by_class
+
+    chosen_on, reported = split_by_class(task, seed)
+    kept = np.isin(np.asarray(task.query_labels), np.unique(np.asarray(reported.query_labels)))
+    return chosen_on, reported, [ids[row] for row in np.flatnonzero(kept)]
+
+
+def _texts(run: _Run, class_names: list[str] | None) -> Any:
+    """Prompts for text-PCA: the class names if they are enough, else the most frequent concepts of the dictionary."""
+    from hf_clipalign.backbones import as_dual_encoder
+    from hf_clipalign.data import load_dictionary
+    from hf_clipalign.evaluation import zero_shot_weights
+
+    enough = as_dual_encoder(run.model).embed_dim // 2
+    names = class_names if class_names and len(class_names) > enough else load_dictionary()[:_TEXT_PCA_CONCEPTS]
+    return zero_shot_weights(run.model, run.processor, names, run.template)
+
+
+def _steps(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise ClipAlignError(f"{text!r} are no steps: write numbers like 10,25,50.") from error
+
+
+def _write(run: _Run, out: Path) -> None:
+    from hf_clipalign._files import atomic_file
+    from hf_clipalign.evaluation import write_report
+
+    with atomic_file(out / "results.json") as staging:
+        staging.write_text(json.dumps(run.results, indent=1, ensure_ascii=False, default=_plain), encoding="utf-8")
+    lead = f"Model {run.model_name}, data {run.data}."
+    page = write_report(out / "index.html", "clipalign compare", run.sections, lead)
+    console.print(f"page: {page}   numbers: {out / 'results.json'}")

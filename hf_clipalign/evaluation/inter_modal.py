@@ -1,0 +1,243 @@
+"""Tasks within one modality done across the two, by inversion, beside the linear heads (Cross the Gap's protocols)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones import DualEncoder, as_dual_encoder
+from hf_clipalign.backbones.dual_encoder import Modality
+from hf_clipalign.evaluation.classification import zero_shot_weights
+from hf_clipalign.evaluation.comparison import RetrievalComparison, compare_embeddings
+from hf_clipalign.evaluation.features import Features
+from hf_clipalign.inversion import InversionOutput, oti, ovi
+from hf_clipalign.isoclip.bands import Band
+from hf_clipalign.isoclip.heads import Head, comparison_heads, project_image_features
+from hf_clipalign.isoclip.search import LabelledRetrieval
+from hf_clipalign.metrics import mean_per_class_accuracy, retrieval_metrics, top_k_accuracy
+
+METHODS = ("baseline", "linearised", "pre-projection", "centred", "isoclip", "text-pca", "oti", "ovi")
+"""What `compare_methods` can put in a table; `oti` for pictures, `ovi` for texts."""
+
+_INVERSION_OF: dict[Modality, str] = {"image": "oti", "text": "ovi"}
+_TIMED_IMAGES, _FOUND = 16, 10
+
+
+@dataclass(frozen=True)
+class MethodComparison:
+    """Methods side by side on one task.
+
+    Attributes:
+        retrieval (`RetrievalComparison`): scores; the milliseconds per query are the sum of the three parts below.
+        milliseconds (`dict`): by method, per query: `tower`, `method` (projection or inversion), `search`.
+        curve (`dict[int, float]`): mAP of the inversion after so many steps.
+        inversion (`InversionOutput`, *optional*): of the queries, if an inversion was among the methods.
+    """
+
+    retrieval: RetrievalComparison
+    milliseconds: dict[str, dict[str, float]]
+    curve: dict[int, float]
+    inversion: InversionOutput | None
+
+
+def compare_methods(
+    model: Any,
+    task: LabelledRetrieval,
+    *,
+    processor: Any,
+    modality: Modality = "image",
+    methods: Sequence[str] = ("baseline", "oti"),
+    band: Band | None = None,
+    text_embeds: Tensor | None = None,
+    query_ids: Sequence[str] | None = None,
+    tower_ms: float = 0.0,
+    seed: int = 0,
+    **inversion: Any,
+) -> MethodComparison:
+    """Scores linear heads and inversions on the same features.
+
+    An inversion moves the queries to the other modality; the gallery keeps its own embeddings. A query's native item
+    stays out of the gallery where the task says so.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone.
+        task (`LabelledRetrieval`): features before the projector, on the CPU.
+        processor (`ProcessorMixin`): the checkpoint's processor.
+        modality (`"image"` or `"text"`): of the task.
+        methods (`Sequence[str]`): of `METHODS`; the first is what the others are compared with.
+        band (`(k_top, k_bottom)`, *optional*): for `isoclip`.
+        text_embeds (`Tensor [M, d]`, *optional*): for `text-pca`.
+        query_ids (`Sequence[str]`, *optional*): unique names of the queries; they also seed the inversion.
+        tower_ms (`float`): what the tower takes for one query, added to every method. Default 0.
+        seed (`int`): of the bootstrap and of the inversion. Default 0.
+        **inversion: further arguments of `oti` or `ovi` (`steps`, `n_tokens`, `evaluate_at`, …).
+
+    Returns:
+        `MethodComparison`.
+
+    Raises:
+        `ClipAlignError`: an unknown method, one that the task cannot have, or one whose band or texts are missing.
+    """
+    encoder = as_dual_encoder(model)
+    _check_methods(methods, modality)
+    heads = _heads(encoder, modality, band, text_embeds, methods)
+    gallery = F.normalize(heads["baseline"].project(task.gallery), dim=-1)
+    embeddings: dict[str, tuple[Tensor, Tensor]] = {}
+    times: dict[str, dict[str, float]] = {}
+    inverted = None
+    for method in methods:
+        if method in heads:
+            embeddings[method], own = _timed(heads[method].embed, task.query, task.gallery)
+        else:
+            targets = heads["baseline"].project(task.query)
+            inverted, own = _timed(_invert, encoder, method, targets, processor, query_ids, seed, inversion)
+            embeddings[method] = F.normalize(inverted.features.cpu(), dim=-1), gallery
+        _, search = _timed(_nearest, *embeddings[method])
+        times[method] = {"tower": tower_ms, "method": own / len(task.query), "search": search / len(task.query)}
+    total = {method: sum(parts.values()) for method, parts in times.items()}
+    retrieval = compare_embeddings(embeddings, task, ms_per_query=total, query_ids=query_ids, seed=seed)
+    return MethodComparison(retrieval, times, _curve(inverted, gallery, task), inverted)
+
+
+@torch.no_grad()
+def zero_shot_controls(
+    model: Any,
+    images: Features,
+    *,
+    processor: Any,
+    template: str = "a photo of a {}.",
+    methods: Sequence[str] = ("baseline", "oti", "ovi"),
+    seed: int = 0,
+    oti_template: str = "a photo of {}",
+    n_tokens: int = 1,
+    oti_steps: int = 150,
+    ovi_steps: int = 1000,
+    **inversion: Any,
+) -> list[dict[str, Any]]:
+    """Zero-shot classification as it is and, as the control, within one modality: there inversion should NOT help.
+
+    `baseline` compares images with class prompts. `oti` inverts the images and compares them with the prompts, text
+    with text. `ovi` inverts the prompts and compares images with them, image with image.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone.
+        images (`Features`): labelled, with class names.
+        processor (`ProcessorMixin`): the checkpoint's processor.
+        template (`str`): prompt of the class names.
+        methods (`Sequence[str]`): of `baseline`, `oti`, `ovi`.
+        seed (`int`): of the inversions. Default 0.
+        oti_template (`str`): prompt of the pseudo-token. Default `"a photo of {}"`.
+        n_tokens (`int`): pseudo-patches of OVI; OTI takes one pseudo-token. Default 1.
+        oti_steps (`int`), ovi_steps (`int`): steps. Defaults 150 and 1,000.
+        **inversion: further arguments of both.
+
+    Returns:
+        `list[dict]`: one per method: `method`, `top1`, `top5`, `mean_per_class` (fractions), and `ms_per_image`: time
+        of the inversions and comparisons, without the towers.
+
+    Raises:
+        `ClipAlignError`: no class names, or an unknown method.
+    """
+    if images.class_names is None or images.labels is None:
+        raise ClipAlignError("zero-shot needs class names: a folder with one sub-folder per class, or a label column.")
+    encoder = as_dual_encoder(model)
+    classes = zero_shot_weights(encoder, processor, images.class_names, template).float().cpu()
+    embeds = project_image_features(encoder, images.values)
+
+    def logits(method: str) -> Tensor:
+        left, right = embeds, classes
+        if method == "oti":
+            settings = {"steps": oti_steps, "template": oti_template, **inversion}
+            left = _invert(encoder, "oti", embeds, processor, images.ids, seed, settings).features.cpu()
+        elif method == "ovi":
+            settings = {"steps": ovi_steps, "n_tokens": n_tokens, **inversion}
+            right = _invert(encoder, "ovi", classes, processor, images.class_names, seed, settings).features.cpu()
+        return F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).T
+
+    rows = []
+    for method in methods:
+        if method not in ("baseline", "oti", "ovi"):
+            raise ClipAlignError(f"unknown method {method!r} for zero-shot: choose from baseline, oti, ovi.")
+        scores, milliseconds = _timed(logits, method)
+        accuracy = top_k_accuracy(scores, images.labels, ks=tuple(k for k in (1, 5) if k <= len(classes)))
+        balanced = mean_per_class_accuracy(scores.argmax(1), images.labels)
+        per_image = milliseconds / len(images)
+        rows.append({"method": method, **accuracy, "mean_per_class": balanced, "ms_per_image": per_image})
+    return rows
+
+
+def tower_milliseconds(model: Any) -> float:
+    """What the image tower takes for one picture, in milliseconds, in batches of 16 (empty pictures, one warm-up)."""
+    encoder = as_dual_encoder(model)
+    inputs = encoder.blank_images(_TIMED_IMAGES)
+
+    @torch.no_grad()
+    def run() -> float:
+        return float(encoder.encode_image(**inputs).sum())
+
+    run()
+    return _timed(run)[1] / _TIMED_IMAGES
+
+
+def _check_methods(methods: Sequence[str], modality: Modality) -> None:
+    for method in methods:
+        if method not in METHODS:
+            raise ClipAlignError(f"unknown method {method!r}: choose from {', '.join(METHODS)}.")
+        if method in _INVERSION_OF.values() and method != _INVERSION_OF[modality]:
+            raise ClipAlignError(
+                f"{method} does not invert {modality}s: use {_INVERSION_OF[modality]} for {modality}-{modality}."
+            )
+
+
+def _heads(
+    encoder: DualEncoder, modality: Modality, band: Band | None, text_embeds: Tensor | None, methods: Sequence[str]
+) -> dict[str, Head]:
+    """The linear methods by name, in float32 on the CPU, the baseline always among them."""
+    names = ["raw", *[name for name in methods if name not in ("baseline", "oti", "ovi")]]
+    heads = comparison_heads(encoder, modality, band, text_embeds, names)
+    cpu = [replace(head, matrix=None if head.matrix is None else head.matrix.float().cpu()) for head in heads]
+    return {"baseline" if head.name == "raw" else head.name: head for head in cpu}
+
+
+def _invert(
+    encoder: DualEncoder,
+    method: str,
+    targets: Tensor,
+    processor: Any,
+    ids: Sequence[str] | None,
+    seed: int,
+    options: dict[str, Any],
+) -> InversionOutput:
+    shared: dict[str, Any] = {"ids": ids, "generator": torch.Generator().manual_seed(seed), **options}
+    if method == "oti":
+        return oti(encoder, targets, processor=processor, **shared)
+    shared.pop("template", None)
+    return ovi(encoder, targets, **{"n_tokens": 1, **shared})
+
+
+def _curve(inverted: InversionOutput | None, gallery: Tensor, task: LabelledRetrieval) -> dict[int, float]:
+    if inverted is None:
+        return {}
+    return {
+        step: retrieval_metrics(
+            features.cpu(), gallery, task.query_labels, task.gallery_labels, task.exclude_self, (1,)
+        )["map"]
+        for step, features in sorted(inverted.snapshots.items())
+    }
+
+
+def _nearest(query: Tensor, gallery: Tensor) -> Tensor:
+    return (query @ gallery.T).topk(min(_FOUND, len(gallery)), dim=1).indices
+
+
+def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = function(*arguments)
+    return result, 1000 * (time.perf_counter() - start)

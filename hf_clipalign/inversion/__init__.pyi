@@ -1,0 +1,5 @@
+from .image import ovi as ovi
+from .optimisation import InversionOutput as InversionOutput
+from .store import invert_to_store as invert_to_store
+from .store import read_inversions as read_inversions
+from .text import oti as oti

@@ -1,0 +1,118 @@
+"""OVI: texts become pseudo-pictures, patch tokens whose image feature comes close to the text feature."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones import DualEncoder, as_dual_encoder
+from hf_clipalign.inversion.optimisation import (
+    InversionOutput,
+    InversionSettings,
+    check_targets,
+    frozen,
+    initial_tokens,
+    invert,
+)
+
+
+def ovi(
+    model: Any,
+    text_embeds: Tensor,
+    *,
+    n_tokens: int,
+    steps: int = 1000,
+    init: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    ids: Sequence[Any] | None = None,
+    lr: float = 2e-2,
+    weight_decay: float = 0.01,
+    batch_size: int = 64,
+    evaluate_at: Sequence[int] = (),
+    tolerance: float | None = None,
+    progress: bool = True,
+) -> InversionOutput:
+    """Optimisation-based visual inversion (Cross the Gap, section 4.2): text features in the place of pictures.
+
+    The pseudo-patches stand for all patch embeddings: of P patches, patch i gets token `floor(i · R / P)`. Class token
+    and position embeddings are added as usual. The paper takes R = 1 for CLIP ViT-B/32, 4 for ViT-L/14 and SigLIP.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone. Its weights are read only.
+        text_embeds (`Tensor [N, d]`): projected text features; their lengths do not matter.
+        n_tokens (`int`): pseudo-patches R per item.
+        steps (`int`): AdamW steps. Default 1,000.
+        init (`Tensor [N, R, d_v]` or `[R, d_v]`, *optional*): tokens to start from. Default: N(0, 0.02²).
+        generator (`torch.Generator`, *optional*), ids (`Sequence`, *optional*): as in `oti`.
+        lr (`float`), weight_decay (`float`), batch_size (`int`), evaluate_at (`Sequence[int]`): as in `oti`.
+        tolerance (`float`, *optional*): an item stops once its loss fell by less than this within ten steps.
+        progress (`bool`): show a progress bar. Default True.
+
+    Returns:
+        `InversionOutput`: tokens `[N, R, d_v]`, features `[N, d]`, losses `[steps]`, snapshots.
+
+    Raises:
+        `ClipAlignError`: more pseudo-patches than patches, features of another width, zero or NaN features, or steps
+            below one.
+
+    Example:
+        ```python
+        >>> queries = ovi(model, text_embeds, n_tokens=1).features  # compare these with text features
+        ```
+    """
+    encoder = as_dual_encoder(model)
+    settings = InversionSettings(
+        n_tokens, steps, lr, weight_decay, batch_size, tuple(evaluate_at), tolerance, progress
+    )
+    names = check_targets(text_embeds, encoder.embed_dim, "text embeddings", ids)
+    if n_tokens > encoder.n_patches:
+        raise ClipAlignError(f"{n_tokens} pseudo-patches, but the model's pictures have {encoder.n_patches} patches.")
+    start = initial_tokens(names, (n_tokens, encoder.vision_dim), init, generator)
+    with frozen(encoder.model):
+        return invert(
+            lambda n: _image_encode(encoder, n_tokens, n),
+            text_embeds.detach().to(encoder.device),
+            start.to(encoder.device),
+            settings,
+            "OVI",
+        )
+
+
+def _image_encode(encoder: DualEncoder, n_tokens: int, n: int) -> Callable[[Tensor], Tensor]:
+    """The map from pseudo-patches `[n, R, d_v]` to image features `[n, d]` through the stock tower."""
+    if encoder.module_paths is None:
+        raise ClipAlignError(f"pseudo-patches cannot be learned for {type(encoder.model).__name__}.")
+    patch_embedding = encoder.model.get_submodule(encoder.module_paths.patch_embedding)
+    token_of_patch = torch.arange(encoder.n_patches, device=encoder.device) * n_tokens // encoder.n_patches
+    blank = encoder.blank_images(n)
+
+    side = round(encoder.n_patches**0.5)
+    as_map = blank["pixel_values"].dim() == 4  # patches as a map [n, d_v, side, side], else as rows [n, P, d_v]
+
+    def encode(tokens: Tensor) -> Tensor:
+        patches = tokens.to(encoder.dtype)[:, token_of_patch]
+        if as_map:
+            patches = patches.transpose(1, 2).reshape(n, -1, side, side)
+        with _answering(patch_embedding, patches):
+            return encoder.encode_image(**blank)
+
+    return encode
+
+
+@contextlib.contextmanager
+def _answering(module: nn.Module, output: Tensor) -> Iterator[None]:
+    """A module that gives `output` whatever it is asked, and computes nothing."""
+    own = module.__dict__.get("forward")
+    module.__dict__["forward"] = lambda *args, **kwargs: output
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = own

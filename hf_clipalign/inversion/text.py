@@ -1,0 +1,191 @@
+"""OTI: pictures become pseudo-words, tokens in a prompt whose text feature comes close to the image feature."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_prompts, pack_prompts, project_texts
+from hf_clipalign.backbones.packing import Strategy
+from hf_clipalign.inversion.optimisation import (
+    InversionOutput,
+    InversionSettings,
+    check_targets,
+    frozen,
+    initial_tokens,
+    invert,
+)
+
+_PLACEHOLDERS = ("£", "$", "*", "x", "q", "z", "photo", "cat")
+
+
+@dataclass(frozen=True)
+class PseudoPrompt:
+    """A tokenised prompt with room for R pseudo-tokens.
+
+    Args:
+        input_ids (`LongTensor [L]`): with start and end token, padded where the tower reads its full length only.
+        position (`int`): column of the first pseudo-token.
+        n_tokens (`int`): R.
+    """
+
+    input_ids: Tensor
+    position: int
+    n_tokens: int
+
+
+def oti(
+    model: Any,
+    image_embeds: Tensor,
+    *,
+    processor: Any,
+    n_tokens: int = 1,
+    steps: int = 150,
+    template: str = "a photo of {}",
+    init: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    ids: Sequence[Any] | None = None,
+    lr: float = 2e-2,
+    weight_decay: float = 0.01,
+    batch_size: int = 64,
+    evaluate_at: Sequence[int] = (),
+    tolerance: float | None = None,
+    strategy: Strategy = "auto",
+    progress: bool = True,
+) -> InversionOutput:
+    """Optimisation-based textual inversion (Cross the Gap, section 4.1): image features in the place of texts.
+
+    Every item learns pseudo-tokens v inside the template such that `1 - cos(text feature of v, image feature)` falls.
+    Causal towers compute the template's beginning once for many items and nothing after the end token.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone. Its weights are read only.
+        image_embeds (`Tensor [N, d]`): projected image features; their lengths do not matter.
+        processor (`ProcessorMixin` or `PreTrainedTokenizerBase`): the checkpoint's processor or tokenizer.
+        n_tokens (`int`): pseudo-tokens R per item. Default 1.
+        steps (`int`): AdamW steps. Default 150; retrieval often peaks earlier, see `evaluate_at`.
+        template (`str`): the prompt with one `{}`. Default `"a photo of {}"`.
+        init (`Tensor [N, R, d_t]` or `[R, d_t]`, *optional*): tokens to start from. Default: N(0, 0.02²).
+        generator (`torch.Generator`, *optional*): seeds the start. An item's start depends on the seed and on its id,
+            never on the others. Default: a fixed seed.
+        ids (`Sequence`, *optional*): names of the items. Default: their row numbers.
+        lr (`float`): learning rate. Default 0.02.
+        weight_decay (`float`): decoupled weight decay. Default 0.01.
+        batch_size (`int`): items per pass; for speed only. Default 64.
+        evaluate_at (`Sequence[int]`): steps whose features are kept in `snapshots`.
+        tolerance (`float`, *optional*): an item stops once its loss fell by less than this within ten steps.
+        strategy (`str`): `"auto"`, `"packed"`, `"cut"` or `"full"`; see `pack_prompts`. Default `"auto"`.
+        progress (`bool`): show a progress bar. Default True.
+
+    Returns:
+        `InversionOutput`: tokens `[N, R, d_t]`, features `[N, d]`, losses `[steps]`, snapshots.
+
+    Raises:
+        `ClipAlignError`: a template without exactly one `{}`, a prompt over the context length, features of another
+            width, zero or NaN features, or steps below one.
+
+    Example:
+        ```python
+        >>> queries = oti(model, image_embeds, processor=processor).features  # compare these with image features
+        ```
+    """
+    encoder = as_dual_encoder(model)
+    settings = InversionSettings(
+        n_tokens, steps, lr, weight_decay, batch_size, tuple(evaluate_at), tolerance, progress
+    )
+    names = check_targets(image_embeds, encoder.embed_dim, "image embeddings", ids)
+    prompt = pseudo_prompt(encoder, processor, template, n_tokens)
+    start = initial_tokens(names, (n_tokens, encoder.text_dim), init, generator)
+    with frozen(encoder.model):
+        return invert(
+            lambda n: _text_encode(encoder, prompt, n, strategy),
+            image_embeds.detach().to(encoder.device),
+            start.to(encoder.device),
+            settings,
+            "OTI",
+        )
+
+
+def pseudo_prompt(encoder: DualEncoder, processor: Any, template: str, n_tokens: int) -> PseudoPrompt:
+    """Tokenises a template and makes room for pseudo-tokens.
+
+    The place is found by a stand-in word that the tokenizer knows as one token. Its id is never read.
+
+    Raises:
+        `ClipAlignError`: the template has not exactly one `{}`, or the prompt is over the context length.
+    """
+    if template.count("{}") != 1:
+        raise ClipAlignError(
+            f"the template {template!r} has {template.count('{}')} places for pseudo-tokens: write one {{}} in it."
+        )
+    tokenizer = getattr(processor, "tokenizer", processor)
+    ids, position = _locate(tokenizer, template)
+    ids[position:position] = [ids[position]] * (n_tokens - 1)
+    if len(ids) > encoder.max_text_length:
+        raise ClipAlignError(
+            f"template {template!r} with {n_tokens} pseudo-tokens has {len(ids)} tokens, but the model reads "
+            f"{encoder.max_text_length}: use a shorter template or fewer pseudo-tokens."
+        )
+    if encoder.full_length_text:
+        ids += [tokenizer.pad_token_id] * (encoder.max_text_length - len(ids))
+    return PseudoPrompt(torch.tensor(ids), position, n_tokens)
+
+
+def _locate(tokenizer: Any, template: str) -> tuple[list[int], int]:
+    """Ids of the template with one stand-in, and where it is: a second one next to it must add one equal id."""
+    before, after = template.split("{}")
+    for word in _PLACEHOLDERS:
+        if word in template:
+            continue
+        once, twice = (
+            tokenizer(re.sub(r"\s+", " ", f"{before} {words} {after}").rstrip())["input_ids"]
+            for words in (word, f"{word} {word}")
+        )
+        same = next((i for i, (a, b) in enumerate(zip(once, twice, strict=False)) if a != b), len(once)) - 1
+        if same >= 0 and twice == [*once[: same + 1], once[same], *once[same + 1 :]]:
+            return list(once), same
+    raise ClipAlignError(
+        f"the tokenizer {type(tokenizer).__name__} knows none of {', '.join(_PLACEHOLDERS)} as one token in "
+        f"{template!r}: use another template."
+    )
+
+
+def _text_encode(encoder: DualEncoder, prompt: PseudoPrompt, n: int, strategy: Strategy) -> Callable[[Tensor], Tensor]:
+    """The map from pseudo-tokens `[n, R, d_t]` to text features `[n, d]` through the stock tower."""
+    table = encoder.model.get_submodule(_text_path(encoder))
+    input_ids = prompt.input_ids.repeat(n, 1)
+    end = int(encoder.end_positions(input_ids[:1]))
+    # no two prompts share their pseudo-tokens: another id there ends what the packing takes as common
+    input_ids[1:, prompt.position] = _other_id(prompt.input_ids[prompt.position], prompt.input_ids[end])
+    plan = pack_prompts(encoder, input_ids, strategy=strategy)
+    columns = plan.columns[:, None] - end + prompt.position + torch.arange(prompt.n_tokens, device=plan.device)
+    rows = plan.rows[:, None].expand_as(columns)
+
+    def encode(tokens: Tensor) -> Tensor:
+        def replace(module: Any, inputs: Any, output: Tensor) -> Tensor:
+            return output.index_put((rows, columns), tokens.to(output.dtype))
+
+        handle = table.register_forward_hook(replace)
+        try:
+            features = encode_prompts(encoder, plan, batch_tokens=plan.n_tokens)
+        finally:
+            handle.remove()
+        return project_texts(encoder, features, normalize=False)
+
+    return encode
+
+
+def _other_id(placeholder: Tensor, end: Tensor) -> int:
+    return next(token for token in range(3) if token not in (int(placeholder), int(end)))
+
+
+def _text_path(encoder: DualEncoder) -> str:
+    if encoder.module_paths is None:
+        raise ClipAlignError(f"pseudo-tokens cannot be learned for {type(encoder.model).__name__}.")
+    return encoder.module_paths.token_embedding

@@ -1,0 +1,183 @@
+"""What both inversions promise on every family: items never meet, the model is left alone, bad input is explained."""
+
+import functools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones import as_dual_encoder
+from hf_clipalign.inversion import oti, ovi
+from hf_clipalign.inversion.optimisation import initial_tokens
+from hf_clipalign.inversion.text import pseudo_prompt
+from tests.tiny_models import FAMILIES, tiny_clip, tiny_model, tiny_tokenizer
+
+METHODS = ("oti", "ovi")
+
+
+@functools.cache
+def targets(family, n=5):
+    width = as_dual_encoder(tiny_model(family)).embed_dim
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(1))
+
+
+def run(method, family="clip", embeds=None, model=None, **options):
+    model = tiny_model(family) if model is None else model
+    embeds = targets(family) if embeds is None else embeds
+    options = {"steps": 6, "progress": False, "n_tokens": 2} | options
+    if method == "ovi":
+        return ovi(model, embeds, **options)
+    return oti(model, embeds, processor=tiny_tokenizer(family), **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_features_come_closer_and_are_those_of_the_tokens(method, family):
+    output = run(method, family, steps=30, evaluate_at=(0, 30))
+    encoder = as_dual_encoder(tiny_model(family))
+    width = encoder.text_dim if method == "oti" else encoder.vision_dim
+    assert output.tokens.shape == (5, 2, width)
+    assert output.features.shape == targets(family).shape
+    assert output.losses.shape == (30,)
+    cosines = [F.cosine_similarity(output.snapshots[step], targets(family)) for step in (0, 30)]
+    assert (cosines[1] > cosines[0] + 0.05).all()
+    torch.testing.assert_close(output.losses[0], 1 - cosines[0].mean())
+    again = run(method, family, steps=1, init=output.tokens, evaluate_at=(0,))
+    torch.testing.assert_close(again.snapshots[0], output.features, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_an_item_does_not_depend_on_its_batch_mates(method, family):
+    together = run(method, family)
+    alone = run(method, family, targets(family)[3:4], ids=[3])
+    small = run(method, family, batch_size=2)
+    torch.testing.assert_close(alone.features[0], together.features[3], atol=1e-4, rtol=0)
+    torch.testing.assert_close(small.features, together.features, atol=1e-4, rtol=0)
+    torch.testing.assert_close(small.losses, together.losses, atol=1e-5, rtol=0)
+    other = run(method, family, targets(family)[3:4], ids=[4])
+    assert (other.features[0] - together.features[3]).abs().max() > 1e-3
+
+
+def test_starts_depend_on_seed_and_name_only():
+    first = initial_tokens(range(3), (2, 8), None, torch.Generator().manual_seed(7))
+    assert torch.equal(initial_tokens(["2", "0"], (2, 8), None, torch.Generator().manual_seed(7)), first[[2, 0]])
+    assert not torch.equal(initial_tokens(range(3), (2, 8), None, torch.Generator().manual_seed(8)), first)
+    assert torch.equal(initial_tokens(range(3), (2, 8), None, None), initial_tokens(range(3), (2, 8), None, None))
+    many = initial_tokens(range(500), (1, 64), None, None)
+    assert many.std() == pytest.approx(0.02, rel=0.02)
+    assert len(many.flatten().unique()) > 31_000
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_snapshots_are_shorter_runs(method):
+    output = run(method, evaluate_at=(0, 4, 6))
+    assert sorted(output.snapshots) == [0, 4, 6]
+    torch.testing.assert_close(output.snapshots[4], run(method, steps=4).features, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.snapshots[6], output.features, atol=0, rtol=0)
+    assert (output.snapshots[0] - output.snapshots[4]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_item_stops_when_it_stops_improving(method):
+    options = {"steps": 120, "tolerance": 0.02}
+    together = run(method, **options)
+    assert together.steps_taken.min() < 120
+    assert len(together.steps_taken.unique()) > 1
+    for item, taken in enumerate(together.steps_taken.tolist()):
+        alone = run(method, embeds=targets("clip")[item : item + 1], ids=[item], **options)
+        assert alone.steps_taken.tolist() == [taken]
+        stopped = run(method, embeds=targets("clip")[item : item + 1], ids=[item], steps=taken)
+        torch.testing.assert_close(together.features[item], stopped.features[0], atol=5e-3, rtol=0)
+    assert run(method, steps=20).steps_taken.tolist() == [20] * 5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_is_left_as_it_was(method):
+    model = tiny_clip()
+    model.train()
+    model.text_model.encoder.layers[0].eval()
+    model.visual_projection.weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    with pytest.raises(RuntimeError):
+        run(method, model=model, init=torch.full((2, 32 if method == "oti" else 48), 0.1, device="meta"))
+    run(method, model=model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == trained
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks or "forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_works_under_no_grad_and_in_bfloat16(method):
+    with torch.no_grad():
+        exact = run(method, steps=20)
+    half = run(method, model=tiny_clip().to(torch.bfloat16), steps=20)
+    assert half.tokens.dtype == half.features.dtype == torch.float32
+    torch.testing.assert_close(half.losses[-1], exact.losses[-1], atol=0.02, rtol=0)
+    assert exact.losses[-1] < exact.losses[0] - 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("template", ["a photo of {}", "{} texture.", "a car on a  {}", "x£{}."])
+def test_the_place_of_the_pseudo_tokens(family, template):
+    encoder, tokenizer = as_dual_encoder(tiny_model(family)), tiny_tokenizer(family)
+    prompt = pseudo_prompt(encoder, tokenizer, template, 3)
+    ids = prompt.input_ids.tolist()
+    stand_in = ids[prompt.position]
+    assert ids[prompt.position : prompt.position + 3] == [stand_in] * 3
+    assert stand_in not in (ids[prompt.position - 1] if prompt.position else None, ids[prompt.position + 3])
+    assert len(ids) == 64 or encoder.causal_text
+    one = pseudo_prompt(encoder, tokenizer, template, 1).input_ids.tolist()
+    short = [*ids[: prompt.position], *ids[prompt.position + 2 :]]
+    assert short == (one if encoder.causal_text else one[: len(short)])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"template": "a photo"}, "'a photo' has 0 places"),
+        ({"template": "{} of {}"}, "'{} of {}' has 2 places"),
+        ({"n_tokens": 73}, "73 pseudo-tokens has 78 tokens, but the model reads 77"),
+    ],
+)
+def test_bad_templates(options, words):
+    with pytest.raises(ClipAlignError, match=words):
+        run("oti", **options)
+
+
+def spoilt(value):
+    embeds = targets("clip").clone()
+    embeds[[1, 3]] = value
+    return embeds
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"embeds": torch.ones(2, 31)}, r"\[2, 31\], but the model's shared space has 24"),
+        ({"embeds": torch.ones(24)}, r"\[24\]"),
+        ({"embeds": torch.ones(0, 24)}, "there are no"),
+        ({"embeds": spoilt(0.0), "ids": list("abcde")}, r"zero for 2 items \(b, d\)"),
+        ({"embeds": spoilt(float("nan"))}, r"NaN or infinite for 2 items \(1, 3\)"),
+        ({"steps": 0}, "steps is 0"),
+        ({"n_tokens": 0}, "n_tokens is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"evaluate_at": (3, 7)}, "step 7, but there are 6 steps"),
+        ({"ids": ["a"]}, "1 ids"),
+        ({"init": torch.zeros(4, 2, 32)}, r"\[4, 2, 32\], but the pseudo-tokens have \[5, 2,"),
+    ],
+)
+def test_bad_input(method, options, words):
+    with pytest.raises(ClipAlignError, match=words):
+        run(method, **options)
+
+
+def test_more_pseudo_patches_than_patches():
+    with pytest.raises(ClipAlignError, match="17 pseudo-patches, but the model's pictures have 16"):
+        run("ovi", n_tokens=17)
