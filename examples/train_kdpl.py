@@ -194,11 +194,12 @@ def main(argv: list[str] | None = None) -> ResultTable:
     trainer = build_trainer(example, training, task, models)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     how = "labels" if example.labels else "KDPL, class names unknown" if training.class_agnostic else "KDPL"
+    row = f"{example.method} ({how})"
     for part, source in task.tests.items():
-        table.add(f"{example.method} ({how})", {part: trainer.accuracy(source)}, seed=0)
+        table.add(row, {part: trainer.accuracy(source)}, seed=0)
 
     trainer.save_model()
-    trainer.create_model_card(results=table if task.tests else None, command=command)
+    trainer.create_model_card(results=table if task.tests else None, command=command, row=row)
     if training.push_to_hub:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():

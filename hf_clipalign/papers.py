@@ -129,6 +129,82 @@ _ALL = (
         summary="adds findings one after the other with small adapters on frozen encoders, from positive and "
         "negative prompts",
     ),
+    Paper(
+        key="coop",
+        method="CoOp",
+        title="Learning to Prompt for Vision-Language Models",
+        authors=("Kaiyang Zhou", "Jingkang Yang", "Chen Change Loy", "Ziwei Liu"),
+        arxiv="2109.01134",
+        year=2022,
+        venue="International Journal of Computer Vision",
+        summary="learns the words around the class name as vectors, the same for all pictures",
+        code="https://github.com/KaiyangZhou/CoOp",
+    ),
+    Paper(
+        key="cocoop",
+        method="CoCoOp",
+        title="Conditional Prompt Learning for Vision-Language Models",
+        authors=("Kaiyang Zhou", "Jingkang Yang", "Chen Change Loy", "Ziwei Liu"),
+        arxiv="2203.05557",
+        year=2022,
+        venue="CVPR",
+        summary="learns the words around the class name and a small network that shifts them for each picture",
+        code="https://github.com/KaiyangZhou/CoOp",
+    ),
+    Paper(
+        key="vpt",
+        method="VPT",
+        title="Visual Prompt Tuning",
+        authors=(
+            "Menglin Jia",
+            "Luming Tang",
+            "Bor-Chun Chen",
+            "Claire Cardie",
+            "Serge Belongie",
+            "Bharath Hariharan",
+            "Ser-Nam Lim",
+        ),
+        arxiv="2203.12119",
+        year=2022,
+        venue="ECCV",
+        summary="learns tokens beside the patches of the picture, in one layer or more of the frozen image encoder",
+        code="https://github.com/KMnP/vpt",
+    ),
+    Paper(
+        key="maple",
+        method="MaPLe",
+        title="MaPLe: Multi-modal Prompt Learning",
+        authors=(
+            "Muhammad Uzair Khattak",
+            "Hanoona Rasheed",
+            "Muhammad Maaz",
+            "Salman Khan",
+            "Fahad Shahbaz Khan",
+        ),
+        arxiv="2210.03117",
+        year=2023,
+        venue="CVPR",
+        summary="learns prompts of the text encoder and maps them to prompts of the image encoder",
+        code="https://github.com/muzairkhattak/multimodal-prompt-learning",
+    ),
+    Paper(
+        key="promptsrc",
+        method="PromptSRC",
+        title="Self-regulating Prompts: Foundational Model Adaptation without Forgetting",
+        authors=(
+            "Muhammad Uzair Khattak",
+            "Syed Talal Wasim",
+            "Muzammal Naseer",
+            "Salman Khan",
+            "Ming-Hsuan Yang",
+            "Fahad Shahbaz Khan",
+        ),
+        arxiv="2307.06948",
+        year=2023,
+        venue="ICCV",
+        summary="learns prompts of both encoders that stay close to the features of the frozen model",
+        code="https://github.com/muzairkhattak/PromptSRC",
+    ),
 )
 PAPERS: dict[str, Paper] = {paper.key: paper for paper in _ALL}
 
@@ -137,7 +213,7 @@ def paper(key: str) -> Paper:
     """The paper of a method.
 
     Args:
-        key (`str`): `"isoclip"`, `"inversion"`, `"kdpl"`, `"spectralgcd"` or `"retune"`.
+        key (`str`): a key of `PAPERS`, for example `"isoclip"` or `"kdpl"`.
 
     Raises:
         `ClipAlignError`: no such method.

@@ -170,7 +170,7 @@ class ResultTable:
         header = ["method", *self.tests]
         rows = [header, ["---"] * len(header), *self.cells()]
         lines = ["| " + " | ".join(row) + " |" for row in rows]
-        heading = [f"**{self.title}**{self._unit()}", ""] if self.title else []
+        heading = [f"**{self.title}**{self.unit}", ""] if self.title else []
         return "\n".join([*heading, *lines, *(["", self.note] if self.note else [])])
 
     def to_csv(self) -> str:
@@ -218,11 +218,13 @@ class ResultTable:
             return "–"
         return f"{100 * mean:.1f}" if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f}"
 
-    def _unit(self) -> str:
+    @property
+    def unit(self) -> str:
+        """What the cells hold, in brackets, for a heading."""
         return f" (%, mean ± std over {len(self.seeds)} seeds)" if len(self.seeds) > 1 else " (%)"
 
     def _heading(self) -> str:
-        return self.title + self._unit()
+        return self.title + self.unit
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:

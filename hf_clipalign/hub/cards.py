@@ -54,12 +54,15 @@ class ModelCardInfo:
         base_model (`str`, *optional*): the model that this one was made from; a Hub id goes into the metadata.
         base_from (`str`, *optional*): where the snippets load the base model from. Default: `base_model`.
         method (`str`, *optional*): key of `hf_clipalign.papers.PAPERS`.
+        also_cites (`Sequence[str]`): keys of further methods that took part, each described and cited.
         modality (`str`): `"image"` or `"text"`, of a stock tower.
         description (`str`): a paragraph under the title.
         image_band (`(k_top, k_bottom)`, *optional*): singular directions that the image projector lost.
         text_band (`(k_top, k_bottom)`, *optional*): the same for texts.
         compact (`bool`): a stock tower with the smaller embedding. Default False.
         parameters (`Mapping[str, Any]`): what else was set, shown as a table.
+        command (`str`): what was run, shown below the settings.
+        template (`str`): the prompt with `{}` that a prompt adapter was trained with, for the snippet.
         needs_package (`bool`): an adapter of a type that only this package knows. Default False.
         has_processor (`bool`): a processor lies with the model. Default True.
         has_spectrum (`bool`): `spectrum.png` lies with the model. Default False.
@@ -80,12 +83,15 @@ class ModelCardInfo:
     base_model: str | None = None
     base_from: str | None = None
     method: str | None = None
+    also_cites: Sequence[str] = ()
     modality: str = "image"
     description: str = ""
     image_band: tuple[int, int] | None = None
     text_band: tuple[int, int] | None = None
     compact: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    template: str = ""
     needs_package: bool = False
     has_processor: bool = True
     has_spectrum: bool = False
@@ -102,13 +108,13 @@ class ModelCardInfo:
             raise ClipAlignError(f"unknown modality {self.modality!r}: give 'image' or 'text'.")
         if self.kind in ("clip", "stock") and self.model_class is None:
             raise ClipAlignError(f"a card of kind {self.kind!r} needs model_class: name the class that loads it.")
-        if self.method is not None:
-            paper(self.method)
+        for key in self._methods:
+            paper(key)
 
     @property
-    def paper(self) -> Paper | None:
-        """The paper of the method."""
-        return None if self.method is None else paper(self.method)
+    def papers(self) -> list[Paper]:
+        """The paper of the method, then those of the further methods."""
+        return [paper(key) for key in self._methods]
 
     @property
     def base_source(self) -> str:
@@ -137,11 +143,10 @@ class ModelCardInfo:
     @property
     def all_tags(self) -> list[str]:
         """Tags of the metadata: each once, in order."""
-        parts = ["hf_clipalign", "clip", *([self.method] if self.method else []), *self.tags]
+        parts = ["hf_clipalign", "clip", *self._methods, *self.tags]
         if self.kind == "isoclip":
             parts += ["image-retrieval", "training-free"]
-        if self.paper is not None:
-            parts.append(f"arxiv:{self.paper.arxiv}")
+        parts += [f"arxiv:{one.arxiv}" for one in self.papers]
         return list(dict.fromkeys(parts))
 
     @property
@@ -167,6 +172,10 @@ class ModelCardInfo:
     def results(self) -> list[EvalResult]:
         """The results of all evaluations."""
         return [result for evaluation in self.evaluations for result in evaluation.results]
+
+    @property
+    def _methods(self) -> list[str]:
+        return [*([] if self.method is None else [self.method]), *self.also_cites]
 
 
 def build_card(info: ModelCardInfo) -> ModelCard:

@@ -113,6 +113,7 @@ class PromptLearningTrainer(Trainer):
         self.class_names = list(names)
         self._results: Any = None
         self._command = ""
+        self._row: str | None = None
         self._terms: dict[str, float] = {}
         self._n_terms = 0
         self.add_callback(_ViewsByEpoch(self))
@@ -353,19 +354,27 @@ class PromptLearningTrainer(Trainer):
 
     # Checkpoints and card
 
-    def create_model_card(self, *args: Any, results: Any = None, command: str | None = None, **kwargs: Any) -> None:
+    def create_model_card(
+        self, *args: Any, results: Any = None, command: str | None = None, row: str | None = None, **kwargs: Any
+    ) -> None:
         """Writes `README.md` beside the adapter; `push_to_hub` calls it again with what was given last.
 
         Args:
             *args: ignored: those of `transformers.Trainer.create_model_card`.
             results (`ResultTable`, *optional*): the numbers to show.
             command (`str`, *optional*): what was run.
+            row (`str`, *optional*): the row of `results` that is this adapter: its numbers go into the metadata.
+                Default: the only row; of several none.
             **kwargs: ignored, as `args`.
+
+        Raises:
+            `ClipAlignError`: `results` has no such row.
         """
-        self._results = results if results is not None else self._results
+        if results is not None:
+            self._results, self._row = results, row
         self._command = command if command is not None else self._command
         if self.is_world_process_zero():
-            write_prompt_card(self, self.args.output_dir or ".", self._results, self._command)
+            write_prompt_card(self, self.args.output_dir or ".", self._results, self._command, self._row)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Writes the adapter; in a checkpoint also the settings and the average so far, elsewhere the processor."""

@@ -150,6 +150,17 @@ def test_card_of_a_method_that_only_this_package_knows():
     assert card.data.pipeline_tag == "zero-shot-image-classification"
 
 
+def test_card_of_a_learned_prompt_shows_both_papers_the_command_and_the_template():
+    facts = {"method": "coop", "also_cites": ["kdpl"], "command": "python train.py", "template": "a sketch of a {}."}
+    card = build_card(info(kind="adapter", image_band=None, needs_package=True, **facts))
+    assert card.data.tags == ["hf_clipalign", "clip", "coop", "kdpl", "arxiv:2109.01134", "arxiv:2407.03056"]
+    citation = card.text.split("## Citation")[1]
+    assert citation.index(paper("coop").bibtex) < citation.index(paper("kdpl").bibtex)
+    assert "```bash\npython train.py\n```" in card.text
+    assert 'hypothesis_template="a sketch of a {}."' in card.text
+    assert 'pipeline("zero-shot-image-classification", model="me/aligned")' in card.text
+
+
 def test_unknown_licence_is_said_and_not_invented():
     card = build_card(info(licence=None))
     assert card.data.license is None
@@ -176,6 +187,7 @@ def test_cells_cannot_break_the_table():
     [
         ({"kind": "onnx"}, "unknown kind"),
         ({"method": "magic"}, "no paper is known"),
+        ({"also_cites": ["magic"]}, "no paper is known"),
         ({"modality": "sound"}, "unknown modality"),
         ({"kind": "stock", "model_class": None}, "needs model_class"),
     ],
