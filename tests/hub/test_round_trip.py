@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 
+import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from packaging.version import Version
 
 from hf_clipalign.hub import check_card
 from tests.hub.conftest import OWN_CARD, Site
@@ -155,10 +157,14 @@ def test_second_try_works(site, name):
 
 
 def test_upload_of_a_big_file_survives_a_cut(site):
-    """The client itself sends the object again."""
+    """The client itself sends the object again; the first 1.x clients do not, and then one line says so."""
     puts = [status for method, path, status in site.hub.log if method == "PUT" and "object-cut-lfs" in path]
     assert puts[:2] == [0, 200]
-    assert site.report()["object-cut-lfs"].startswith(site.url)
+    said = site.report()["object-cut-lfs"]
+    if Version(huggingface_hub.__version__) < Version("2.0"):
+        assert "the connection to the Hub broke" in said
+    else:
+        assert said.startswith(site.url)
 
 
 def test_refused_pushes_leave_nothing(site):
