@@ -131,7 +131,8 @@ class KDPLTrainer(PromptLearningTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Takes the micro-batches of one step and adds the teacher's logits, for classes chosen over all of them."""
         batches, n_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._teach(batches)
+        if batches:
+            self._teach(batches)
         return batches, n_items
 
     def compute_loss(

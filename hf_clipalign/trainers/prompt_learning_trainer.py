@@ -250,9 +250,9 @@ class PromptLearningTrainer(Trainer):
         """Weight decay is on every prompt parameter, as published."""
         return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
-    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
-        """Keeps the number of steps in an epoch for the schedule."""
-        values = super().set_initial_training_values(args, dataloader)
+    def set_initial_training_values(self, args: Any, dataloader: Any, *batch_size: Any) -> Any:
+        """Keeps the number of steps in an epoch for the schedule. (The first 5.x releases give the batch size too.)"""
+        values = super().set_initial_training_values(args, dataloader, *batch_size)
         self._steps_per_epoch = values[1]
         return values
 
