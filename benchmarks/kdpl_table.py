@@ -56,6 +56,12 @@ def learned(example: Any, method: str, flags: list[str], seed: int, cache: str) 
         return {part: trainer.accuracy(source) for part, source in task.tests.items()}
 
 
+def save(table: ResultTable, path: Path) -> None:
+    """Writes the table as JSON, Markdown and CSV."""
+    for ending in (".json", ".md", ".csv"):
+        table.save(path.with_suffix(ending))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="JSON file of the table; .md and .csv beside it")
@@ -87,9 +93,9 @@ def main() -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             scores = learned(example, method, MODES[how], seed, cache)
         table.add(name, scores, seed)
-        for ending in (".json", ".md", ".csv"):
-            table.save(args.output.with_suffix(ending))
+        save(table, args.output)
         print(f"{name}, seed {seed}: {time.perf_counter() - start:.0f} s, {scores}", flush=True)
+    save(table, args.output)
     Console().print(table.to_rich())
 
 
