@@ -17,4 +17,5 @@ from .packing import project_texts as project_texts
 from .registry import as_dual_encoder as as_dual_encoder
 from .registry import register_backbone as register_backbone
 from .registry import supported_model_types as supported_model_types
+from .revision import weights_hash as weights_hash
 from .text import tokenize as tokenize

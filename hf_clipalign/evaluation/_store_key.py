@@ -6,10 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-import torch
-from torch import nn
-
-from hf_clipalign.backbones import DualEncoder
+from hf_clipalign.backbones import DualEncoder, weights_hash
 
 # what decides about the features, and how messages call it; other entries of a manifest are for people
 _IDENTITY = {
@@ -33,15 +30,6 @@ def describe_model(encoder: DualEncoder, name: str | None) -> dict[str, Any]:
         "dtype": str(encoder.dtype).removeprefix("torch."),
         "weights": weights_hash(encoder.model),
     }
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers that are saved."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def describe_image_processor(processor: Any) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
-from hf_clipalign.backbones import DualEncoder, as_dual_encoder
+from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.inversion.image import ovi
 from hf_clipalign.inversion.optimisation import InversionOutput, check_targets
 from hf_clipalign.inversion.text import oti
@@ -151,7 +151,7 @@ def _manifest(
             "revision": getattr(encoder.config, "_commit_hash", None),
             "class": type(encoder.model).__name__,
             "dtype": str(encoder.dtype).removeprefix("torch."),
-            "weights": _weights_hash(encoder.model),
+            "weights": weights_hash(encoder.model),
         },
         "data": {
             "items": len(names),
@@ -261,14 +261,6 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if not 0 <= rank < world_size:
         raise ClipAlignError(f"rank is {rank} of {world_size} processes: give 0 to {world_size - 1}.")
     return rank, world_size
-
-
-def _weights_hash(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _hash(content: str | bytes) -> str:

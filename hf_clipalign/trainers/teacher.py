@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
-from hf_clipalign.backbones import DualEncoder, as_dual_encoder, load_model, load_processor
+from hf_clipalign.backbones import DualEncoder, as_dual_encoder, load_model, load_processor, weights_hash
 from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource
 from hf_clipalign.trainers.prompt_images import collate
@@ -129,12 +129,8 @@ class Teacher:
 def weights_digest(model: Any) -> str:
     """A hash of a model's configuration and of every weight and buffer by name; not of where it was loaded from."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in _VOLATILE}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    content = f"{json.dumps(config, sort_keys=True, default=str)} {weights_hash(model)}"
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _read(file: Path) -> Tensor | None:
