@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.common import DeviceOption, ModelOption, console, load
-from hf_clipalign.cli.evaluate import _fixed_band, _image_features, _plain, _rich_table, _Run
+from hf_clipalign.cli.evaluation_run import EvaluationRun, fixed_band, image_features, rich_table, write_results
 
 _DEFAULT_METHODS = {
     "image-image": "baseline,isoclip,text-pca,oti",
@@ -84,7 +83,7 @@ def compare(
         raise ClipAlignError(f"unknown task {task!r}: choose from {', '.join(_DEFAULT_METHODS)}.")
     names = [name.strip() for name in (methods or _DEFAULT_METHODS[task]).split(",")]
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
-    run = _Run(data, gallery, model, band, names, template, seed, columns, device)
+    run = EvaluationRun(data, gallery, model, band, names, template, seed, columns, device)
     run.model, run.processor = load(model, device)
     run.results = {"model": model, "data": data, "task": task, "gallery": gallery, "seed": seed}
     inversion: dict[str, Any] = {"tolerance": tolerance, "batch_size": batch_size}
@@ -94,10 +93,10 @@ def compare(
         inversion |= {"n_tokens": n_tokens, "template": oti_template, "evaluate_at": _steps(evaluate_at)}
         inversion["steps"] = steps or _DEFAULT_STEPS["oti" if task == "image-image" else "ovi"]
         _retrieval(run, task, inversion)
-    _write(run, out)
+    write_results(run, out, "clipalign compare")
 
 
-def _retrieval(run: _Run, task_name: str, inversion: dict[str, Any]) -> None:
+def _retrieval(run: EvaluationRun, task_name: str, inversion: dict[str, Any]) -> None:
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import ReportTable, Section, compare_methods, plot_snapshots
     from hf_clipalign.isoclip import search_band
@@ -115,7 +114,7 @@ def _retrieval(run: _Run, task_name: str, inversion: dict[str, Any]) -> None:
             "scores are those of the other half."
         ]
     elif "isoclip" in methods:
-        band = _fixed_band(run, modality)
+        band = fixed_band(run, modality)
     result = compare_methods(
         run.model, task, processor=run.processor, modality=modality, methods=methods, band=band,
         text_embeds=_texts(run, class_names) if "text-pca" in methods else None, query_ids=ids, tower_ms=tower_ms,
@@ -140,10 +139,10 @@ def _retrieval(run: _Run, task_name: str, inversion: dict[str, Any]) -> None:
     run.sections.append(Section(f"{task_name} retrieval", text=text, tables=[table], figures=figures))
 
 
-def _zero_shot(run: _Run, steps: int | None, n_tokens: int, inversion: dict[str, Any]) -> None:
+def _zero_shot(run: EvaluationRun, steps: int | None, n_tokens: int, inversion: dict[str, Any]) -> None:
     from hf_clipalign.evaluation import ReportTable, Section, zero_shot_controls
 
-    images = _image_features(run, run.data)
+    images = image_features(run, run.data)
     rows = zero_shot_controls(
         run.model, images, processor=run.processor, template=run.template, methods=run.heads or [], seed=run.seed,
         n_tokens=n_tokens, oti_steps=steps or _DEFAULT_STEPS["oti"], ovi_steps=steps or _DEFAULT_STEPS["ovi"],
@@ -159,18 +158,18 @@ def _zero_shot(run: _Run, steps: int | None, n_tokens: int, inversion: dict[str,
         f"percent; {len(images)} pictures. baseline: image against prompt; oti: inverted image against prompt; ovi: "
         "image against inverted prompt. The last two are within one modality."
     )
-    console.print(_rich_table(columns, text, caption))
+    console.print(rich_table(columns, text, caption))
     run.sections.append(Section("Zero-shot classification", tables=[ReportTable(columns, text, caption)]))
 
 
-def _task(run: _Run, modality: str) -> tuple[Any, list[str], list[str] | None, float]:
+def _task(run: EvaluationRun, modality: str) -> tuple[Any, list[str], list[str] | None, float]:
     """Task, names of the queries, class names, and milliseconds of the tower per query."""
     from hf_clipalign.data import load_captions
     from hf_clipalign.evaluation import extract_text_features, retrieval_task, tower_milliseconds
 
     if modality == "image":
-        query = _image_features(run, run.data)
-        gallery = None if run.second is None else _image_features(run, run.second)
+        query = image_features(run, run.data)
+        gallery = None if run.second is None else image_features(run, run.second)
         return retrieval_task(query, gallery), query.ids, query.class_names, tower_milliseconds(run.model)
     captions = load_captions(run.data)
     start = time.perf_counter()
@@ -190,7 +189,7 @@ def _halves(task: Any, ids: list[str], seed: int) -> tuple[Any, Any, list[str]]:
     return chosen_on, reported, [ids[row] for row in np.flatnonzero(kept)]
 
 
-def _texts(run: _Run, class_names: list[str] | None) -> Any:
+def _texts(run: EvaluationRun, class_names: list[str] | None) -> Any:
     """Prompts for text-PCA: the class names if they are enough, else the most frequent concepts of the dictionary."""
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.data import load_dictionary
@@ -206,14 +205,3 @@ def _steps(text: str | None) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError as error:
         raise ClipAlignError(f"{text!r} are no steps: write numbers like 10,25,50.") from error
-
-
-def _write(run: _Run, out: Path) -> None:
-    from hf_clipalign._files import atomic_file
-    from hf_clipalign.evaluation import write_report
-
-    with atomic_file(out / "results.json") as staging:
-        staging.write_text(json.dumps(run.results, indent=1, ensure_ascii=False, default=_plain), encoding="utf-8")
-    lead = f"Model {run.model_name}, data {run.data}."
-    page = write_report(out / "index.html", "clipalign compare", run.sections, lead)
-    console.print(f"page: {page}   numbers: {out / 'results.json'}")

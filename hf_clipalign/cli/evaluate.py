@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.table import Table
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import DeviceOption, ModelOption, console, load, parse_band
-
-
-@dataclass
-class _Run:
-    """The options of one call, the model, and what has been found so far."""
-
-    data: str
-    second: str | None
-    model_name: str
-    band: str
-    heads: list[str] | None
-    template: str
-    seed: int
-    columns: dict[str, str | None]
-    device: str
-    model: Any = None
-    processor: Any = None
-    results: dict[str, Any] = field(default_factory=dict)
-    sections: list[Any] = field(default_factory=list)
+from hf_clipalign.cli.common import DeviceOption, ModelOption, console, load
+from hf_clipalign.cli.evaluation_run import EvaluationRun, fixed_band, image_features, rich_table, write_results
 
 
 def evaluate(
@@ -92,22 +70,22 @@ def evaluate(
         raise ClipAlignError(f"unknown task {task!r}: choose from {', '.join(_TASKS)}.")
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
     names = None if heads is None else [name.strip() for name in heads.split(",")]
-    run = _Run(data, second, model, band, names, template, seed, columns, device)
+    run = EvaluationRun(data, second, model, band, names, template, seed, columns, device)
     run.model, run.processor = load(model, device)
     run.results = {"model": model, "data": data, "task": task, "second": second, "seed": seed}
     _TASKS[task](run)
-    _write(run, out)
+    write_results(run, out, "clipalign evaluate")
 
 
-def _image_image(run: _Run) -> None:
+def _image_image(run: EvaluationRun) -> None:
     from hf_clipalign.evaluation import retrieval_task
 
-    query = _image_features(run, run.data)
-    gallery = None if run.second is None else _image_features(run, run.second)
+    query = image_features(run, run.data)
+    gallery = None if run.second is None else image_features(run, run.second)
     _compare(run, retrieval_task(query, gallery), "image", query.class_names, query.ids)
 
 
-def _text_text(run: _Run) -> None:
+def _text_text(run: EvaluationRun) -> None:
     from hf_clipalign.data import is_qrels_folder, load_captions, load_qrels
     from hf_clipalign.evaluation import extract_text_features, judged_task, retrieval_task
 
@@ -124,7 +102,7 @@ def _text_text(run: _Run) -> None:
     _compare(run, retrieval_task(features), "text", None, captions.texts)
 
 
-def _nearest_class_mean(run: _Run) -> None:
+def _nearest_class_mean(run: EvaluationRun) -> None:
     from hf_clipalign.evaluation import ReportTable, Section, nearest_class_mean_scores
 
     if run.second is None:
@@ -133,18 +111,18 @@ def _nearest_class_mean(run: _Run) -> None:
         raise ClipAlignError(
             "ncm takes a given band: --band K_TOP,K_BOTTOM, known or none (choose it on image-image)."
         )
-    train, test = _image_features(run, run.second), _image_features(run, run.data)
-    heads = _heads(run, "image", _fixed_band(run, "image"), train.class_names)
+    train, test = image_features(run, run.second), image_features(run, run.data)
+    heads = _heads(run, "image", fixed_band(run, "image"), train.class_names)
     rows = nearest_class_mean_scores([head for head in heads if head.centering == "none"], train, test)
     run.results["scores"] = rows
     columns = ["head", "numbers", *[name for name in rows[0] if name not in ("head", "numbers")]]
     text = [[row["head"], str(row["numbers"]), *(f"{100 * row[name]:.1f}" for name in columns[2:])] for row in rows]
     caption = f"percent; nearest class mean of {len(train)} pictures, {len(test)} tested"
-    console.print(_rich_table(columns, text, caption))
+    console.print(rich_table(columns, text, caption))
     run.sections.append(Section("Nearest class mean", tables=[ReportTable(columns, text, caption)]))
 
 
-def _zero_shot(run: _Run) -> None:
+def _zero_shot(run: EvaluationRun) -> None:
     from torch.nn.functional import normalize
 
     from hf_clipalign.backbones import as_dual_encoder
@@ -152,7 +130,7 @@ def _zero_shot(run: _Run) -> None:
     from hf_clipalign.isoclip import project_image_features
     from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
 
-    features = _image_features(run, run.data)
+    features = image_features(run, run.data)
     if features.class_names is None or features.labels is None:
         raise ClipAlignError("zero-shot needs class names: a folder with one sub-folder per class, or a label column.")
     encoder = as_dual_encoder(run.model)
@@ -167,11 +145,11 @@ def _zero_shot(run: _Run) -> None:
         "keeps the original projectors: trimming is for image-image and text-text similarity only."
     )
     columns, row = list(scores), [f"{100 * value:.1f}" for value in scores.values()]
-    console.print(_rich_table(columns, [row], caption))
+    console.print(rich_table(columns, [row], caption))
     run.sections.append(Section("Zero-shot classification", tables=[ReportTable(columns, [row], caption)]))
 
 
-_TASKS: dict[str, Callable[[_Run], None]] = {
+_TASKS: dict[str, Callable[[EvaluationRun], None]] = {
     "image-image": _image_image,
     "text-text": _text_text,
     "ncm": _nearest_class_mean,
@@ -179,7 +157,7 @@ _TASKS: dict[str, Callable[[_Run], None]] = {
 }
 
 
-def _compare(run: _Run, task: Any, modality: Any, class_names: list[str] | None, ids: list[str]) -> None:
+def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str] | None, ids: list[str]) -> None:
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import (
         ReportTable,
@@ -212,7 +190,7 @@ def _compare(run: _Run, task: Any, modality: Any, class_names: list[str] | None,
         section.figures = [("mAP of every band, on the half it was chosen on", plot_band_grid(search.grid))]
         query_ids = None
     else:
-        band, query_ids = _fixed_band(run, modality), {"data": ids}
+        band, query_ids = fixed_band(run, modality), {"data": ids}
     heads = _heads(run, modality, band, class_names)
     comparison = compare_heads(heads, {"data": task}, query_ids=query_ids, seed=run.seed)
     console.print(comparison.table(f"{modality}-{modality} retrieval, {run.model_name}"))
@@ -232,41 +210,9 @@ def _compare(run: _Run, task: Any, modality: Any, class_names: list[str] | None,
     run.sections.append(section)
 
 
-def _image_features(run: _Run, data: str) -> Any:
-    from hf_clipalign.backbones import as_dual_encoder
-    from hf_clipalign.data import open_source
-    from hf_clipalign.evaluation import FeatureStore, extract_image_features
-
-    if (Path(data) / "features.json").is_file():
-        store = FeatureStore.open(data)
-        store.check_model(as_dual_encoder(run.model))
-        features = store.to_features()
-    else:
-        source = open_source(data, **run.columns)  # type: ignore[arg-type]
-        features = extract_image_features(run.model, source, run.processor)
-    if features.skipped:
-        names = ", ".join(name for name, _ in features.skipped[:5])
-        console.print(f"[yellow]{len(features.skipped)} pictures could not be read and are left out:[/] {names}")
-    run.results.setdefault("skipped", []).extend(features.skipped)
-    return features
-
-
-def _fixed_band(run: _Run, modality: str) -> tuple[int, int] | None:
-    from hf_clipalign.isoclip import known_bands
-
-    if run.band in ("none", "auto"):
-        return None
-    if run.band != "known":
-        return parse_band(run.band)
-    band = getattr(known_bands(run.model_name), modality, None)
-    if band is None:
-        raise ClipAlignError(
-            f"no {modality} band is published for {run.model_name!r}: use --band auto or K_TOP,K_BOTTOM."
-        )
-    return band
-
-
-def _heads(run: _Run, modality: Any, band: tuple[int, int] | None, class_names: list[str] | None) -> list[Any]:
+def _heads(
+    run: EvaluationRun, modality: Any, band: tuple[int, int] | None, class_names: list[str] | None
+) -> list[Any]:
     from dataclasses import replace
 
     from hf_clipalign.backbones import as_dual_encoder
@@ -279,27 +225,3 @@ def _heads(run: _Run, modality: Any, band: tuple[int, int] | None, class_names: 
         texts = zero_shot_weights(encoder, run.processor, class_names, run.template)
     heads = comparison_heads(encoder, modality, band, texts, run.heads)
     return [replace(head, matrix=None if head.matrix is None else head.matrix.float().cpu()) for head in heads]
-
-
-def _rich_table(columns: list[str], rows: list[list[str]], caption: str) -> Table:
-    table = Table(caption=caption)
-    for column in columns:
-        table.add_column(column, justify="left" if column == "head" else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _write(run: _Run, out: Path) -> None:
-    from hf_clipalign._files import atomic_file
-    from hf_clipalign.evaluation import write_report
-
-    with atomic_file(out / "results.json") as staging:
-        staging.write_text(json.dumps(run.results, indent=1, ensure_ascii=False, default=_plain), encoding="utf-8")
-    lead = f"Model {run.model_name}, data {run.data}."
-    page = write_report(out / "index.html", "clipalign evaluate", run.sections, lead)
-    console.print(f"page: {page}   numbers: {out / 'results.json'}")
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)
