@@ -1,0 +1,121 @@
+"""Contrastive losses of pictures and their texts: softmax (CLIP) and sigmoid (SigLIP)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_clipalign._errors import ClipAlignError
+
+Number = float | Tensor
+
+
+def contrastive_loss(
+    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Number, *, positives: Tensor | None = None
+) -> Tensor:
+    """Symmetric InfoNCE: each picture must find its text among all texts, each text its picture among all pictures.
+
+    This is the loss of CLIP (arXiv 2103.00020, figure 3). With several positives, as when a picture has many captions,
+    the target of a row is shared equally by its positives: −1/|P(i)| Σ_{p ∈ P(i)} log softmax(i)_p, the outer form of
+    supervised contrastive learning (arXiv 2004.11362, equation 2) in both directions. Positives are then no negatives
+    of each other, and every picture and every text has the same weight, however many partners it has. Computed in
+    float32, whatever the type of the embeddings (under autocast: switch it off around the call).
+
+    Args:
+        image_embeds (`Tensor [N, d]`): pictures; normalised here.
+        text_embeds (`Tensor [M, d]`): texts; normalised here.
+        logit_scale (`float` or scalar `Tensor`): factor on the cosines, one over the temperature.
+        positives (`BoolTensor [N, M]`, *optional*): which text belongs to which picture. Default: row i to row i.
+
+    Returns:
+        `Tensor`: the mean over pictures and the mean over texts, averaged; a scalar.
+
+    Raises:
+        `ClipAlignError`: shapes that do not fit, a scale that is not positive, a picture or a text without a partner.
+
+    Example:
+        ```python
+        >>> contrastive_loss(torch.eye(2), torch.eye(2), logit_scale=1.0)
+        tensor(0.3133)
+        ```
+    """
+    cosines, positives = _cosines_and_positives(image_embeds, text_embeds, positives)
+    _check_scale(logit_scale)
+    for name, rows in (("picture", positives.any(dim=1)), ("text", positives.any(dim=0))):
+        if not rows.all():
+            alone = int((~rows).nonzero()[0])
+            raise ClipAlignError(f"{name} {alone} has no positive partner: leave it out, or mark one in positives")
+    logits = logit_scale * cosines
+    return (_shared_cross_entropy(logits, positives) + _shared_cross_entropy(logits.T, positives.T)) / 2
+
+
+def sigmoid_loss(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Number,
+    logit_bias: Number = 0.0,
+    *,
+    positives: Tensor | None = None,
+) -> Tensor:
+    """Pairwise sigmoid loss: every picture with every text is one yes-or-no question (SigLIP, arXiv 2303.15343).
+
+    Σ_ij softplus(−z_ij (s cos_ij + b)) / N with z = 1 for positives and −1 for all others (algorithm 1). Several
+    positives need nothing special: each is a question of its own. Computed in float32, whatever the type of the
+    embeddings (under autocast: switch it off around the call).
+
+    Args:
+        image_embeds (`Tensor [N, d]`): pictures; normalised here.
+        text_embeds (`Tensor [M, d]`): texts; normalised here.
+        logit_scale (`float` or scalar `Tensor`): factor s on the cosines.
+        logit_bias (`float` or scalar `Tensor`): offset b. SigLIP starts at −10. Default 0.
+        positives (`BoolTensor [N, M]`, *optional*): which text belongs to which picture. Default: row i to row i.
+
+    Returns:
+        `Tensor`: the sum over all pairs divided by the number of pictures, a scalar.
+
+    Raises:
+        `ClipAlignError`: shapes that do not fit, or a scale that is not positive.
+
+    Example:
+        ```python
+        >>> sigmoid_loss(torch.eye(2), torch.eye(2), logit_scale=10.0, logit_bias=-5.0)
+        tensor(0.0134)
+        ```
+    """
+    cosines, positives = _cosines_and_positives(image_embeds, text_embeds, positives)
+    _check_scale(logit_scale)
+    logits = logit_scale * cosines + logit_bias
+    return F.softplus(torch.where(positives, -logits, logits)).sum() / len(logits)
+
+
+def _cosines_and_positives(images: Tensor, texts: Tensor, positives: Tensor | None) -> tuple[Tensor, Tensor]:
+    if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1] or not len(images) or not len(texts):
+        raise ClipAlignError(
+            f"image_embeds {tuple(images.shape)} and text_embeds {tuple(texts.shape)} must be [N, d] and [M, d] with "
+            "the same d, of one row or more"
+        )
+    if positives is None and len(images) != len(texts):
+        raise ClipAlignError(
+            f"{len(images)} pictures and {len(texts)} texts are no pairs: give as many of both, or say in positives "
+            "which belong together"
+        )
+    if positives is None:
+        positives = torch.eye(len(images), dtype=torch.bool, device=images.device)
+    if positives.dtype != torch.bool or positives.shape != (len(images), len(texts)):
+        raise ClipAlignError(
+            f"positives must be booleans [{len(images)}, {len(texts)}], one for each picture and text; they are "
+            f"{positives.dtype} {tuple(positives.shape)}"
+        )
+    return F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T, positives
+
+
+def _check_scale(logit_scale: Number) -> None:
+    if not logit_scale > 0:
+        raise ClipAlignError(f"logit_scale must be positive, not {float(logit_scale):g}")
+
+
+def _shared_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:
+    """Mean cross-entropy of the rows; the target of a row is shared equally by its positives."""
+    log_probabilities = logits.log_softmax(dim=-1).masked_fill(~positives, 0.0)
+    return -(log_probabilities.sum(dim=-1) / positives.sum(dim=-1)).mean()

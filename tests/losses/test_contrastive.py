@@ -1,0 +1,101 @@
+"""Losses of pictures and texts against their formulas and against transformers' own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers.models.clip.modeling_clip import image_text_contrastive_loss as clip_loss
+
+from hf_clipalign import ClipAlignError
+from hf_clipalign.losses import contrastive_loss, sigmoid_loss
+
+
+def draw(n: int, m: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 8, generator=generator), torch.randn(m, 8, generator=generator)
+
+
+def test_pairs_give_the_loss_that_transformers_gives() -> None:
+    images, texts = draw(6, 6)
+    cosines = F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T
+    torch.testing.assert_close(contrastive_loss(images, texts, 14.3), clip_loss(14.3 * cosines))
+
+
+def test_shared_positives_are_their_formula() -> None:
+    images, texts = draw(3, 5)
+    positives = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 1]], dtype=torch.bool)
+    logits = 5.0 * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+    rows = []
+    for table, mask in ((logits, positives), (logits.T, positives.T)):
+        means = [
+            torch.stack([row[p] - row.logsumexp(0) for p in mask[i].nonzero().flatten()]).mean()
+            for i, row in enumerate(table)
+        ]
+        rows.append(-torch.stack(means).mean())
+    torch.testing.assert_close(contrastive_loss(images, texts, 5.0, positives=positives), sum(rows) / 2)
+
+
+@pytest.mark.parametrize("loss", [contrastive_loss, sigmoid_loss])
+def test_a_second_caption_is_pulled_to_its_picture_and_not_pushed_away(loss) -> None:
+    images, texts = draw(4, 4)
+    positives = torch.eye(4, dtype=torch.bool)
+    positives[0, 1] = True
+    pulls = []
+    for mask in (positives, None):
+        second = texts[1].clone().requires_grad_()
+        loss(images, torch.stack([texts[0], second, texts[2], texts[3]]), 1.0, positives=mask).backward()
+        pulls.append(-(second.grad @ F.normalize(images[0], dim=-1)).item())
+    assert pulls[0] > 0.01 > pulls[1]
+
+
+def test_sigmoid_is_its_formula() -> None:
+    images, texts = draw(4, 4)
+    logits = 7.0 * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T - 3.0
+    expected = -F.logsigmoid(logits * (2 * torch.eye(4) - 1)).sum() / 4
+    torch.testing.assert_close(sigmoid_loss(images, texts, 7.0, -3.0), expected)
+    positives = torch.zeros(4, 4, dtype=torch.bool)
+    positives[0] = True
+    expected = -F.logsigmoid(torch.where(positives, logits, -logits)).sum() / 4
+    torch.testing.assert_close(sigmoid_loss(images, texts, 7.0, -3.0, positives=positives), expected)
+
+
+@pytest.mark.parametrize("loss", [contrastive_loss, sigmoid_loss])
+def test_length_and_type_do_not_matter_and_gradients_flow(loss) -> None:
+    images, texts = draw(5, 5)
+    scale = torch.tensor(10.0, requires_grad=True)
+    images.requires_grad_()
+    value = loss(images, texts, scale)
+    value.backward()
+    assert images.grad.abs().max() > 0
+    assert scale.grad != 0
+    torch.testing.assert_close(loss(3 * images, 0.1 * texts, 10.0), value)
+    half = loss(images.bfloat16(), texts.bfloat16(), 10.0)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, value, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("loss", [contrastive_loss, sigmoid_loss])
+@pytest.mark.parametrize(
+    ("shapes", "scale", "positives", "match"),
+    [
+        (((3, 4), (2, 4)), 1.0, None, "3 pictures and 2 texts"),
+        (((3, 4), (3, 5)), 1.0, None, "same d"),
+        (((0, 4), (0, 4)), 1.0, None, "one row or more"),
+        (((3, 4), (3, 4)), 0.0, None, "logit_scale must be positive, not 0"),
+        (((3, 4), (3, 4)), float("nan"), None, "logit_scale must be positive, not nan"),
+        (((3, 4), (2, 4)), 1.0, torch.ones(3, 3, dtype=torch.bool), "positives must be booleans"),
+        (((2, 4), (2, 4)), 1.0, torch.eye(2), "positives must be booleans"),
+    ],
+)
+def test_bad_input(loss, shapes, scale, positives, match) -> None:
+    with pytest.raises(ClipAlignError, match=match):
+        loss(torch.ones(shapes[0]), torch.ones(shapes[1]), scale, positives=positives)
+
+
+def test_nobody_is_alone() -> None:
+    images, texts = draw(2, 2)
+    with pytest.raises(ClipAlignError, match="picture 1 has no positive"):
+        contrastive_loss(images, texts, 1.0, positives=torch.tensor([[True, True], [False, False]]))
+    with pytest.raises(ClipAlignError, match="text 0 has no positive"):
+        contrastive_loss(images, texts, 1.0, positives=torch.tensor([[False, True], [False, True]]))
