@@ -118,6 +118,11 @@ class DualEncoder(ABC):
         """The factor on cosines (after the exponential), a scalar tensor."""
 
     @property
+    def log_logit_scale(self) -> nn.Parameter:
+        """The model's parameter whose exponential is `logit_scale`."""
+        return self.model.logit_scale
+
+    @property
     def logit_bias(self) -> Tensor | None:
         """The offset added to scaled cosines (sigmoid-trained families), a scalar tensor, or None."""
         return None
