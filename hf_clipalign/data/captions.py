@@ -6,8 +6,9 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from .._errors import ClipAlignError
 from ._common import first_column, quoted, short_reason
+from ._image_source import ImageSource, digest
 
 _IMAGE_COLUMNS = ("image", "image_name", "image_id", "file_name", "filename", "image_path", "filepath", "path", "id")
 _TEXT_COLUMNS = ("caption", "captions", "comment", "text", "texts", "sentence", "sentences", "raw", "sentences_raw")
@@ -85,6 +87,64 @@ def load_captions(
         raise
     except Exception as error:
         raise ClipAlignError(f"{file}: the captions cannot be read ({short_reason(error)})") from error
+
+
+def with_captions(source: ImageSource, captions: Captions | Sequence[str | Sequence[str]]) -> ImageSource:
+    """The pictures of a source with captions, to train on pairs.
+
+    Args:
+        source ([`ImageSource`]): The pictures.
+        captions ([`Captions`] or sequence):
+            Captions by the picture's name, which is its id in the source or its file name (captions of other pictures
+            are not looked at); or one entry per picture, a caption or a list of them.
+
+    Returns:
+        [`ImageSource`]: the same pictures in the same order.
+
+    Raises:
+        [`ClipAlignError`]: if the numbers differ, or a picture has no caption; it is named.
+
+    Example:
+
+    ```python
+    >>> photos = with_captions(image_folder("val2017"), load_captions("captions_val2017.json"))
+    ```
+    """
+    if isinstance(captions, Captions):
+        texts = _by_name(source, captions)
+    elif len(captions) != len(source):
+        raise ClipAlignError(
+            f"{source.name}: {len(source)} pictures, but {len(captions)} captions; give one entry per picture"
+        )
+    else:
+        texts = [[entry] if isinstance(entry, str) else list(entry) for entry in captions]
+    return ImageSource(
+        source.items,
+        ids=source.ids,
+        labels=source.labels,
+        class_names=source.class_names,
+        texts=texts,
+        name=source.name,
+        fingerprint=partial(_captioned_fingerprint, source, texts),
+    )
+
+
+def _by_name(source: ImageSource, captions: Captions) -> list[list[str]]:
+    texts: dict[str, list[str]] = {name: [] for name in captions.image_ids}
+    for text, label in zip(captions.texts, captions.labels.tolist(), strict=True):
+        texts[captions.image_ids[label]].append(text)
+    names = [name if name in texts else os.path.basename(name) for name in source.ids]
+    missing = [source.ids[row] for row, name in enumerate(names) if name not in texts]
+    if missing:
+        raise ClipAlignError(
+            f"{source.name}: {len(missing)} of {len(source)} pictures have no caption, the first is {missing[0]!r}; "
+            "captions are matched by id or file name"
+        )
+    return [texts[name] for name in names]
+
+
+def _captioned_fingerprint(source: ImageSource, texts: list[list[str]]) -> str:
+    return digest([source.fingerprint()], [text for group in texts for text in (str(len(group)), *group)])
 
 
 def _group(file: Path, records: Iterable[_Record]) -> Captions:

@@ -111,7 +111,7 @@ def _cosines_and_positives(images: Tensor, texts: Tensor, positives: Tensor | No
 
 
 def _check_scale(logit_scale: Number) -> None:
-    if not logit_scale > 0:
+    if logit_scale <= 0:
         raise ClipAlignError(f"logit_scale must be positive, not {float(logit_scale):g}")
 
 

@@ -1,3 +1,8 @@
+from .contrastive_arguments import ContrastiveTrainingArguments as ContrastiveTrainingArguments
+from .contrastive_pairs import ImageTextPairs as ImageTextPairs
+from .contrastive_pairs import collate_pairs as collate_pairs
+from .contrastive_trainer import ContrastiveTrainer as ContrastiveTrainer
+from .gather import gather_rows as gather_rows
 from .kdpl_arguments import KDPLTrainingArguments as KDPLTrainingArguments
 from .kdpl_trainer import KDPLTrainer as KDPLTrainer
 from .presets import METHODS as METHODS

@@ -451,12 +451,12 @@ def accuracy_metric(prediction: Any) -> dict[str, float]:
     return {"accuracy": float((np.asarray(logits).argmax(axis=1) == np.asarray(labels)).mean())}
 
 
-def last_good_checkpoint(output_dir: str | Path | None) -> str | None:
-    """The newest checkpoint of a run whose adapter has finite numbers only."""
+def last_good_checkpoint(output_dir: str | Path | None, weights: str = _ADAPTER_FILE) -> str | None:
+    """The newest checkpoint of a run whose weights (files of such names) have finite numbers only."""
     root = Path(output_dir or ".")
     checkpoints = [path for path in root.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rsplit("-", 1)[-1].isdigit()]
     for path in sorted(checkpoints, key=lambda path: int(path.name.rsplit("-", 1)[-1]), reverse=True):
-        files = list(path.rglob(_ADAPTER_FILE))
+        files = list(path.rglob(weights))
         if files and all(torch.isfinite(value).all() for file in files for value in load_file(file).values()):
             return os.fspath(path)
     return None

@@ -1,0 +1,162 @@
+"""What can be set when a dual encoder is trained on pictures with captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from transformers import TrainingArguments
+
+from hf_clipalign._errors import ClipAlignError
+
+_CHOICES = {
+    "loss": ("info_nce", "sigmoid"),
+    "temperature_mode": ("clamped", "learned", "fixed"),
+    "trainable": ("all", "projectors", "image", "text", "given"),
+    "positives": ("picture", "label"),
+    "captions": ("random", "all"),
+}
+
+
+@dataclass
+class ContrastiveTrainingArguments(TrainingArguments):
+    """Settings of `ContrastiveTrainer`: those of `transformers.TrainingArguments`, and the ones below.
+
+    Set differently from transformers: AdamW with beta2 0.98, eps 1e-6 and weight decay 0.1 on matrices only, a cosine
+    schedule, gradient norm 1, no incomplete last batch (as CLIP was trained), a checkpoint after every epoch (the last
+    two are kept).
+
+    Args:
+        loss (`str`): "info_nce" (softmax, CLIP) or "sigmoid" (SigLIP).
+        temperature (`float`, *optional*): start, or fixed value: cosines are divided by it. Default: the checkpoint's.
+        temperature_mode (`str`): "clamped" (learned, the scale never above `max_logit_scale`, as CLIP), "learned" or
+            "fixed".
+        max_logit_scale (`float`, *optional*): for "clamped". Default: 100, or the starting scale if that is higher.
+        logit_bias (`float`, *optional*): start of the sigmoid loss's bias. Default: the checkpoint's, else -10.
+        trainable (`str`): "all", "projectors", "image" or "text" (one tower with its projector), or "given" (what has
+            `requires_grad`).
+        image_term_weight (`float`): weight of the SimCLR term: `info_nce_loss` between two views of each picture.
+        image_term_temperature (`float`): its own temperature. Default 0.1.
+        cache_chunk_size (`int`, *optional*): pictures and texts in one pass of a tower; activations are kept for one
+            chunk only and made again for the gradient, so that the batch can be as big as its inputs fit.
+        positives (`str`): "picture" (captions of the same picture) or "label" (of any picture of the same class).
+        captions (`str`): "random" (one a picture and epoch, drawn by `seed`) or "all" (each is a positive).
+        truncate_captions (`bool`): cut captions over the model's length, as CLIP was trained; False: an error.
+        text_column (`str`, *optional*): the captions in a `datasets.Dataset`.
+        augment (`bool`): random crop (and flip), reproducible from `seed`, epoch and picture.
+        crop_scale (`float`): smallest share of the picture's area in a crop. Default 0.5.
+        flip (`bool`): also mirror half of the pictures. Default False: "left" and "right" are words.
+    """
+
+    _paper: ClassVar[str] = "https://arxiv.org/abs/2103.00020"
+
+    # loss
+    loss: str = field(default="info_nce", metadata={"help": "info_nce (softmax, CLIP) or sigmoid (SigLIP)."})
+    temperature: float | None = field(
+        default=None, metadata={"help": "Start or fixed value of the temperature; by default the checkpoint's."}
+    )
+    temperature_mode: str = field(
+        default="clamped", metadata={"help": "clamped (learned up to a highest scale), learned or fixed."}
+    )
+    max_logit_scale: float | None = field(
+        default=None, metadata={"help": "Highest scale (1 / temperature) if clamped; by default 100 or the start."}
+    )
+    logit_bias: float | None = field(
+        default=None, metadata={"help": "Start of the sigmoid loss's bias; by default the checkpoint's, else -10."}
+    )
+    image_term_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the SimCLR term between two views of each picture; 0 is none."}
+    )
+    image_term_temperature: float = field(default=0.1, metadata={"help": "Temperature of the SimCLR term."})
+    cache_chunk_size: int | None = field(
+        default=None, metadata={"help": "Items in one pass of a tower (gradient caching); by default the whole batch."}
+    )
+
+    # model
+    trainable: str = field(default="all", metadata={"help": "all, projectors, image, text (one tower) or given."})
+
+    # data
+    positives: str = field(
+        default="picture", metadata={"help": "Captions that belong to a picture: its own, or all of its label."}
+    )
+    captions: str = field(default="random", metadata={"help": "random (one a picture and epoch) or all."})
+    truncate_captions: bool = field(
+        default=True, metadata={"help": "Cut captions over the model's length; False makes them an error."}
+    )
+    text_column: str | None = field(default=None, metadata={"help": "Column of the captions in a data set."})
+    augment: bool = field(
+        default=False, metadata={"help": "Random crop, reproducible from the seed, the epoch and the picture."}
+    )
+    crop_scale: float = field(
+        default=0.5, metadata={"help": "Smallest share of a picture's area that a random crop keeps."}
+    )
+    flip: bool = field(default=False, metadata={"help": "Mirror half of the augmented pictures."})
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Drop an incomplete last batch, so that all pairs meet as many negatives."}
+    )
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: pictures are columns."})
+
+    # training
+    learning_rate: float = field(default=1e-5, metadata={"help": "Highest learning rate."})
+    weight_decay: float = field(default=0.1, metadata={"help": "Weight decay of matrices; vectors and scalars: none."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: epoch, steps or no."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; None keeps all."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ClipAlignError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(choices)}")
+        self._check_loss()
+        self._check_data()
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # every parameter that is trained has a gradient in every step
+
+    def _check_loss(self) -> None:
+        for name in ("temperature", "max_logit_scale", "image_term_temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ClipAlignError(f"{name} is {value}: give a positive number")
+        if self.max_logit_scale is not None and self.temperature_mode != "clamped":
+            raise ClipAlignError(
+                f"max_logit_scale is for temperature_mode 'clamped', not {self.temperature_mode!r}: drop one of them"
+            )
+        if self.max_logit_scale and self.temperature and 1 / self.temperature > self.max_logit_scale * (1 + 1e-6):
+            raise ClipAlignError(
+                f"temperature {self.temperature:g} is a scale of {1 / self.temperature:g}, above max_logit_scale "
+                f"{self.max_logit_scale:g}: raise one of them"
+            )
+        if self.logit_bias is not None and self.loss != "sigmoid":
+            raise ClipAlignError("logit_bias is for loss 'sigmoid': drop it, or choose that loss")
+        if not 0 <= self.image_term_weight < float("inf"):
+            raise ClipAlignError(f"image_term_weight is {self.image_term_weight}: give 0 (none) or a positive number")
+        if self.cache_chunk_size is not None and self.cache_chunk_size < 1:
+            raise ClipAlignError(f"cache_chunk_size is {self.cache_chunk_size}: give 1 or more")
+        if _layerwise_checkpointing(self):
+            raise ClipAlignError(
+                "checkpointing of layers cannot be switched on here: set cache_chunk_size, or call "
+                "model.gradient_checkpointing_enable() before"
+            )
+
+    def _check_data(self) -> None:
+        if self.remove_unused_columns:
+            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the picture column")
+        if not 0 < self.crop_scale <= 1:
+            raise ClipAlignError(f"crop_scale is {self.crop_scale}: give a share above 0 and up to 1")
+        if self.flip and not self.augment:
+            raise ClipAlignError("flip is a part of the augmentation: set augment=True, or drop flip")
+
+
+def _layerwise_checkpointing(args: Any) -> bool:
+    """Its name is `gradient_checkpointing` in the first 5.x releases of transformers."""
+    return bool(getattr(args, "activation_checkpointing", False) or getattr(args, "gradient_checkpointing", False))

@@ -1,0 +1,104 @@
+"""Small contrastive runs on the built-in set, for the tests; as a script, one run that prints its result.
+
+torchrun --standalone --nproc_per_node 2 tests/trainers/contrastive_runs.py 6 /tmp/run '{"loss": "sigmoid"}'
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_clipalign.data import ImageSource, Mini, from_dataset, load_mini, take, with_captions
+from hf_clipalign.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
+
+N_PICTURES = 36
+
+
+@functools.cache
+def mini() -> Mini:
+    """The built-in set."""
+    return load_mini()
+
+
+@functools.cache
+def pairs() -> ImageSource:
+    """36 emoji in several styles; each has its name and up to three keywords as captions."""
+    emoji = mini().emoji_subset(split="train").select(range(N_PICTURES))
+    source = from_dataset(emoji, label_column="name")
+    keywords, names = emoji["keywords"][:], emoji["name"][:]
+    return with_captions(source, [[f"an emoji of {n}", *k[:3]] for n, k in zip(names, keywords, strict=True)])
+
+
+def few(n: int) -> ImageSource:
+    """The first n pairs."""
+    return take(pairs(), range(n))
+
+
+def student(**changes: Any) -> Any:
+    """A fresh copy of the built-in student, with other values in both towers' configurations."""
+    if not changes:
+        return copy.deepcopy(mini().student)
+    config = copy.deepcopy(mini().student.config)
+    for tower in (config.text_config, config.vision_config):
+        for name, value in changes.items():
+            setattr(tower, name, value)
+    return type(mini().student).from_pretrained(mini().student_path, config=config, dtype=torch.float32)
+
+
+def build(folder: Any, model: Any = None, **settings: Any) -> ContrastiveTrainer:
+    """A trainer; settings that are not of its arguments go to the trainer itself."""
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 12,
+        "learning_rate": 1e-4,
+        "temperature": 0.05,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    own = ("train_dataset", "eval_dataset", "callbacks", "augmentation")
+    passed = {"train_dataset": pairs(), **{name: settings.pop(name) for name in own if name in settings}}
+    arguments |= settings
+    return ContrastiveTrainer(
+        model or student(),
+        ContrastiveTrainingArguments(**arguments),
+        processing_class=mini().student_processor,
+        **passed,
+    )
+
+
+def losses(trainer: Any) -> list[float]:
+    """The logged loss of every step."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def weights(trainer: Any) -> dict[str, Tensor]:
+    """Copies of all parameters, those of the loss included."""
+    return {name: parameter.detach().clone() for name, parameter in trainer.learner.named_parameters()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    batch, folder, settings = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+    trainer = build(folder, per_device_train_batch_size=batch, **settings)
+    trainer.train()
+    scores = trainer.evaluate(few(20))
+    if trainer.is_world_process_zero():
+        torch_free = {name: value.flatten().tolist() for name, value in weights(trainer).items()}
+        print("RESULT " + json.dumps({"losses": losses(trainer), "weights": torch_free, "scores": scores}))
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
