@@ -18,6 +18,7 @@ _LOSSES = {
     "info_nce": "symmetric InfoNCE",
     "sigmoid": "pairwise sigmoid",
 }
+_FORGETTING = "What the base model knows about other pictures may be lost in part; that was not measured."
 _OWN_BIAS = (
     "The bias of the sigmoid loss is not in the checkpoint, as its class has none: rankings and softmax scores do not "
     "need it."
@@ -59,7 +60,7 @@ def _describe(trainer: Any, folder: Path, results: ReportTable | None, command: 
         parameters={**_data(trainer), **_training(trainer)},
         command=command,
         evaluations=[] if results is None else [CardEvaluation("Results", [], results)],
-        limits=[_OWN_BIAS] if trainer.learner.own_bias is not None else [],
+        limits=[_FORGETTING, *([] if trainer.learner.own_bias is None else [_OWN_BIAS])],
         tags=["contrastive-learning"],
     )
 

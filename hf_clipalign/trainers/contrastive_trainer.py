@@ -24,7 +24,7 @@ from hf_clipalign.trainers.contrastive_card import write_contrastive_card
 from hf_clipalign.trainers.contrastive_learner import ContrastiveLearner
 from hf_clipalign.trainers.contrastive_pairs import Augmentation, ImageTextPairs, RandomCrop, collate_pairs
 from hf_clipalign.trainers.gather import gather_rows
-from hf_clipalign.trainers.prompt_learning_trainer import last_good_checkpoint
+from hf_clipalign.trainers.prompt_learning_trainer import keeping_last_batch, last_good_checkpoint
 
 _BIAS_FILE = "loss_bias.safetensors"
 _HIGHEST_SCALE = 100.0
@@ -258,11 +258,13 @@ class ContrastiveTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """All pictures, also those of an incomplete last batch."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
+        with keeping_last_batch(self.args):
             return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = drop_last
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """All pictures, also those of an incomplete last batch."""
+        with keeping_last_batch(self.args):
+            return super().get_test_dataloader(self._pairs(test_dataset, self.args, training=False))
 
     # Checkpoints and card
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
@@ -325,12 +325,12 @@ class PromptLearningTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """All pictures, also those of an incomplete last batch."""
-        with _keeping_last_batch(self.args):
+        with keeping_last_batch(self.args):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """All pictures, also those of an incomplete last batch."""
-        with _keeping_last_batch(self.args):
+        with keeping_last_batch(self.args):
             return super().get_test_dataloader(test_dataset)
 
     def prediction_step(
@@ -407,7 +407,8 @@ class PromptLearningTrainer(Trainer):
 
 
 @contextmanager
-def _keeping_last_batch(args: PromptLearningTrainingArguments) -> Iterator[None]:
+def keeping_last_batch(args: TrainingArguments) -> Iterator[None]:
+    """Data loaders made meanwhile keep an incomplete last batch."""
     drop_last, args.dataloader_drop_last = args.dataloader_drop_last, False
     try:
         yield

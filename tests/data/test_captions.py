@@ -1,10 +1,13 @@
 import json
+import pickle
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.data import load_captions
+from hf_clipalign.data import Captions, ImageSource, image_folder, load_captions, with_captions
 
 EXPECTED = (["A dog, running", "A cat", "The dog"], [0, 1, 0], ["dog.jpg", "cat.jpg"])
 ROWS = [("dog.jpg", "A dog, running"), ("cat.jpg", "A cat"), ("dog.jpg", "The dog")]
@@ -120,3 +123,30 @@ def test_missing_files_and_columns(tmp_path):
     (tmp_path / "a.csv").write_text("image,caption\nx,one\n")
     with pytest.raises(ClipAlignError, match="no column 'c'"):
         load_captions(tmp_path / "a.csv", text_column="c")
+
+
+def test_captions_meet_their_pictures(tmp_path):
+    for name in ("b/one.png", "a/two.png", "a/three.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    source = image_folder(tmp_path)
+    captions = Captions(
+        ["1", "2", "2b", "3", "x"], np.array([0, 1, 1, 2, 3]), ["one.png", "a/two.png", "three.png", "y"]
+    )
+    paired = with_captions(source, captions)
+    texts = dict(zip(paired.ids, paired.texts, strict=True))
+    assert texts == {"a/three.png": ["3"], "a/two.png": ["2", "2b"], "b/one.png": ["1"]}
+    assert paired.labels.tolist() == source.labels.tolist()
+    assert with_captions(source, ["p", ["q", "r"], "s"]).texts == [["p"], ["q", "r"], ["s"]]
+    prints = {with_captions(source, [text, "b", "c"]).fingerprint() for text in ("a", "a", "b")}
+    assert len(prints) == 2
+    assert source.fingerprint() not in prints
+    assert pickle.loads(pickle.dumps(paired)).fingerprint() == paired.fingerprint()
+
+
+def test_captions_that_do_not_fit_the_pictures():
+    source = ImageSource([b""] * 2, ids=["0.png", "1.png"], name="photos")
+    with pytest.raises(ClipAlignError, match="photos: 2 pictures, but 3 captions"):
+        with_captions(source, ["a", "b", "c"])
+    with pytest.raises(ClipAlignError, match=r"1 of 2 pictures have no caption, the first is '1\.png'"):
+        with_captions(source, Captions(["a"], np.array([0]), ["0.png"]))
