@@ -239,6 +239,12 @@ class DualEncoder(ABC):
             raise ClipAlignError(f"{type(self).__name__} has no projector layout {layout!r}.")
         return self
 
+    def drop_text_tower(self) -> None:
+        """Frees the text tower in place, where the family allows it: texts cannot be encoded any more.
+
+        Everything about pictures stays. By default the tower is kept.
+        """
+
     @property
     def true_end_token(self) -> int | None:
         """The id of the end token where the configuration holds a stand-in for it, else None."""

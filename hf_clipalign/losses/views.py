@@ -52,8 +52,8 @@ def view_distillation_loss(
 ) -> Tensor:
     """Self-distillation between two views: each view must predict the sharper class distribution of the other one.
 
-    The clustering term of SimGCD (arXiv 2211.11727, equation 3) and SpectralGCD (arXiv 2602.17395): the mean of the two
-    cross-entropies between views, in float32. The teacher gets no gradient.
+    The clustering term of SimGCD (arXiv 2211.11727, equation 3) and SpectralGCD (arXiv 2602.17395): the mean of the
+    two cross-entropies between views, in float32. The teacher gets no gradient.
 
     Args:
         student_logits (`Tensor [2N, C]`): class logits of first views, then of second views.
