@@ -14,6 +14,10 @@ from .few_shot import few_shot as few_shot
 from .few_shot import few_shot_rows as few_shot_rows
 from .few_shot import keep_classes as keep_classes
 from .few_shot import take as take
+from .gcd_split import GCD_PRESETS as GCD_PRESETS
+from .gcd_split import GCDPreset as GCDPreset
+from .gcd_split import GCDSplit as GCDSplit
+from .gcd_split import gcd_preset as gcd_preset
 from .images import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .images import read_image as read_image
 from .mini import Concepts as Concepts

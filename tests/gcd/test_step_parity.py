@@ -162,7 +162,6 @@ def test_gradients(epoch: int) -> None:
 
 def test_parameters_after_a_step() -> None:
     model = reference_model()
-    torch.optim.SGD(parameter_groups(model, 0.1, 0.005), momentum=0.9, weight_decay=5e-5)
     optimizer = torch.optim.SGD(parameter_groups(model, 0.1, 0.005), momentum=0.9, weight_decay=5e-5)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     losses_of(model, 0)["loss"].backward()
