@@ -8,6 +8,7 @@ from .benchmarks import clean_class_names as clean_class_names
 from .captions import Captions as Captions
 from .captions import load_captions as load_captions
 from .dictionary import check_names as check_names
+from .dictionary import extend_dictionary as extend_dictionary
 from .dictionary import load_dictionary as load_dictionary
 from .few_shot import base_and_novel as base_and_novel
 from .few_shot import few_shot as few_shot
