@@ -10,21 +10,38 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 
 
-def class_profiles(probabilities: Tensor, classes: Tensor, n_classes: int) -> Tensor:
-    """Mean concept distribution of the pictures of every class.
+class ProfileSums:
+    """Mean concept distributions of classes, added up batch by batch.
 
     Args:
-        probabilities (`Tensor [N, C]`): concept distributions of pictures.
-        classes (`LongTensor [N]`): their classes.
         n_classes (`int`): K.
-
-    Returns:
-        `Tensor [K, C]`: zero rows for classes without a picture.
+        n_concepts (`int`): C.
+        device (`torch.device`, *optional*): where the sums are kept.
     """
-    totals = torch.zeros(n_classes, probabilities.shape[1], dtype=torch.float64, device=probabilities.device)
-    totals.index_add_(0, classes, probabilities.double())
-    counts = torch.bincount(classes, minlength=n_classes).clamp(min=1)
-    return (totals / counts[:, None]).float()
+
+    def __init__(self, n_classes: int, n_concepts: int, device: torch.device | None = None):
+        self._totals = torch.zeros(n_classes, n_concepts, device=device)
+        self._counts = torch.zeros(n_classes, device=device)
+
+    def add(self, probabilities: Tensor, classes: Tensor) -> None:
+        """Adds pictures.
+
+        Args:
+            probabilities (`Tensor [N, C]`): their concept distributions.
+            classes (`LongTensor [N]`): their classes.
+        """
+        self._totals.index_add_(0, classes, probabilities.float())
+        self._counts += torch.bincount(classes, minlength=len(self._counts))
+
+    @property
+    def profiles(self) -> Tensor:
+        """Mean distribution of every class, `[K, C]`; zero rows for classes without a picture."""
+        return self._totals / self._counts.clamp(min=1)[:, None]
+
+    @property
+    def overall(self) -> Tensor:
+        """Mean distribution of all pictures, `[C]`."""
+        return self._totals.sum(dim=0) / self._counts.sum().clamp(min=1)
 
 
 def concept_contributions(profiles: Tensor, overall: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_texts, l
 from hf_clipalign.data import fill, read_image
 from hf_clipalign.data.dictionary import check_names
 from hf_clipalign.gcd.configuration import SpectralGCDConfig
-from hf_clipalign.gcd.explanation import class_profiles, concept_contributions, top_concepts
+from hf_clipalign.gcd.explanation import ProfileSums, concept_contributions, top_concepts
 from hf_clipalign.gcd.head import ConceptHead
 
 _N_NAMING = 3
@@ -259,9 +259,15 @@ class SpectralGCDModel(PreTrainedModel):
                 trained on.
             classes (`LongTensor [N]`): what the model predicts for them.
         """
-        probabilities = cross_modal.float().softmax(dim=-1)
-        self.class_profiles.copy_(class_profiles(probabilities, classes, self.config.n_classes))
-        self.overall_profile.copy_(probabilities.mean(dim=0))
+        sums = ProfileSums(self.config.n_classes, len(self.config.concepts), cross_modal.device)
+        sums.add(cross_modal.float().softmax(dim=-1), classes)
+        self.set_profiles(sums)
+
+    @torch.no_grad()
+    def set_profiles(self, sums: ProfileSums) -> None:
+        """Takes over concept profiles that were added up batch by batch; see `describe_classes`."""
+        self.class_profiles.copy_(sums.profiles)
+        self.overall_profile.copy_(sums.overall)
 
     def class_concepts(self, k: int = 10) -> list[list[tuple[str, float]]]:
         """The k concepts that set each class apart, best first, with their contributions.

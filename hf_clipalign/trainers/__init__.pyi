@@ -1,3 +1,7 @@
+from .gcd_arguments import SpectralGCDTrainingArguments as SpectralGCDTrainingArguments
+from .gcd_teacher import TeacherConcepts as TeacherConcepts
+from .gcd_teacher import teacher_concepts as teacher_concepts
+from .gcd_trainer import SpectralGCDTrainer as SpectralGCDTrainer
 from .kdpl_arguments import KDPLTrainingArguments as KDPLTrainingArguments
 from .kdpl_trainer import KDPLTrainer as KDPLTrainer
 from .presets import METHODS as METHODS
