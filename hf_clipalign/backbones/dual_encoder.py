@@ -239,11 +239,13 @@ class DualEncoder(ABC):
             raise ClipAlignError(f"{type(self).__name__} has no projector layout {layout!r}.")
         return self
 
-    def drop_text_tower(self) -> None:
-        """Frees the text tower in place, where the family allows it: texts cannot be encoded any more.
+    def drop_text_tower(self) -> bool:
+        """Frees the text tower in place: texts cannot be encoded any more, everything about pictures stays.
 
-        Everything about pictures stays. By default the tower is kept.
+        Returns:
+            `bool`: whether that was done. Default False: a family that does not say how keeps its tower.
         """
+        return False
 
     @property
     def true_end_token(self) -> int | None:

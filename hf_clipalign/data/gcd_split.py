@@ -1,4 +1,4 @@
-"""Pictures of known and of unknown classes, some of the known ones with labels: what category discovery starts from."""
+"""Pictures of known and of unknown classes, some of the known ones with labels: where category discovery starts."""
 
 from __future__ import annotations
 
@@ -290,7 +290,9 @@ def _known_first(names: Sequence[str], known: Any, class_seed: int | None) -> tu
     wanted = [clean_class_name(name).casefold() for name in check_names(known, "known classes")]
     missing = [name for name, key in zip(known, wanted, strict=True) if key not in position]
     if missing:
-        raise ClipAlignError(f"known classes {quoted(missing[:5])} are not among the {n} classes: {quoted(names[:8])}…")
+        raise ClipAlignError(
+            f"known classes {quoted(missing[:5])} are not among the {n} classes: {quoted(names[:8])}…"
+        )
     chosen = [position[key] for key in wanted]
     if len(chosen) == n:
         raise ClipAlignError(f"all {n} classes are known: there is nothing to discover; name fewer")
@@ -309,7 +311,7 @@ def _draw_labelled(labels: np.ndarray, n_known: int, fraction: float, seed: int,
 
 def _refuse_empty_classes(name: str, labels: np.ndarray, names: Sequence[str]) -> None:
     counts = np.bincount(labels, minlength=len(names))
-    empty = [names[index] for index in np.flatnonzero(counts == 0)]
+    empty = [name for name, count in zip(names, counts, strict=True) if count == 0]
     _refuse(name, empty, "has no picture: leave it out with hf_clipalign.data.keep_classes")
 
 

@@ -49,4 +49,6 @@ class ConceptHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=_MLP_STD)
                 nn.init.zeros_(layer.bias)
-        nn.init.uniform_(self.prototypes.weight, -(self.prototypes.in_features**-0.5), self.prototypes.in_features**-0.5)
+        nn.init.uniform_(
+            self.prototypes.weight, -(self.prototypes.in_features**-0.5), self.prototypes.in_features**-0.5
+        )

@@ -210,7 +210,9 @@ class SpectralGCDModel(PreTrainedModel):
     def image_processor(self, processor: Any) -> None:
         self._image_processor = getattr(processor, "image_processor", processor)
 
-    def forward(self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any) -> SpectralGCDOutput | tuple:
+    def forward(
+        self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any
+    ) -> SpectralGCDOutput | tuple:
         """Class cosines and all that the losses need.
 
         Args:
@@ -279,9 +281,7 @@ class SpectralGCDModel(PreTrainedModel):
             raise ClipAlignError(
                 "the classes have no concept profiles yet: train with SpectralGCDTrainer, or call describe_classes"
             )
-        return top_concepts(
-            concept_contributions(self.class_profiles, self.overall_profile), self.config.concepts, k
-        )
+        return top_concepts(concept_contributions(self.class_profiles, self.overall_profile), self.config.concepts, k)
 
     def class_labels(self) -> list[str]:
         """Readable names of all classes: known names, and for novel classes their strongest concepts."""

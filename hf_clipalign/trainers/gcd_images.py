@@ -88,8 +88,8 @@ def random_square(
 class BalancedSampler(Sampler[Draw]):
     """Draws with replacement: labelled pictures with weight 1, unlabelled ones with |labelled| / |unlabelled|.
 
-    One half of an epoch's draws is labelled on average. The draws depend on seed and epoch only, so every process makes
-    the same ones, and so does a resumed run.
+    One half of an epoch's draws is labelled on average. The draws depend on seed and epoch only, so every process
+    makes the same ones, and so does a resumed run.
 
     Args:
         labelled (`np.ndarray [N]`, bool): which pictures have a label.

@@ -34,8 +34,8 @@ from hf_clipalign.trainers.teacher import Teacher
 class SpectralGCDTrainer(Trainer):
     """Trains a `SpectralGCDModel` on pictures of which some are labelled.
 
-    All losses compare the pictures of the whole batch: with several processes the outputs are gathered first, so that W
-    processes with batches of n do what one does with W · n. (Accumulation steps are batches of their own.) After
+    All losses compare the pictures of the whole batch: with several processes the outputs are gathered first, so that
+    W processes with batches of n do what one does with W · n. (Accumulation steps are batches of their own.) After
     training, the classes have the concept profiles that names and explanations need.
 
     Args:
@@ -266,9 +266,7 @@ class SpectralGCDTrainer(Trainer):
                 "accuracy to measure; look at assign_classes() and model.class_labels()"
             )
         rows = self.split.unlabelled_rows
-        scores = clustering_accuracy(
-            self.split.labels[rows], self.assign_classes()[rows], self.split.known_mask[rows]
-        )
+        scores = clustering_accuracy(self.split.labels[rows], self.assign_classes()[rows], self.split.known_mask[rows])
         metrics = {f"{metric_key_prefix}_{name}": float(scores[name]) for name in ("all", "old", "new")}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
