@@ -90,6 +90,10 @@ class ProjectedTowersEncoder(DualEncoder):
         getattr(stock, "vision_model", stock).load_state_dict(getattr(source, "vision_model", source).state_dict())
         return stock
 
+    def drop_text_tower(self) -> bool:
+        self.model.text_model = nn.Module()
+        return True
+
     def with_projectors(self, image: Projector | None = None, text: Projector | None = None) -> nn.Module:
         replaced = copy.deepcopy(self.model)
         for linear, projector in ((replaced.visual_projection, image), (replaced.text_projection, text)):

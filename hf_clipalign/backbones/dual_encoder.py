@@ -244,6 +244,14 @@ class DualEncoder(ABC):
             raise ClipAlignError(f"{type(self).__name__} has no projector layout {layout!r}.")
         return self
 
+    def drop_text_tower(self) -> bool:
+        """Frees the text tower in place: texts cannot be encoded any more, everything about pictures stays.
+
+        Returns:
+            `bool`: whether that was done. Default False: a family that does not say how keeps its tower.
+        """
+        return False
+
     @property
     def true_end_token(self) -> int | None:
         """The id of the end token where the configuration holds a stand-in for it, else None."""

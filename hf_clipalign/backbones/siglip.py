@@ -170,6 +170,12 @@ class SiglipEncoder(DualEncoder):
         getattr(stock, "text_model", stock).load_state_dict(state)
         return stock
 
+    def drop_text_tower(self) -> bool:
+        head = self.model.text_model.head
+        self.model.text_model = nn.Module()
+        self.model.text_model.head = head
+        return True
+
     def image_feature_tower(self) -> nn.Module:
         return self._stock_image("Siglip2VisionModel" if self.flexible_images else "SiglipVisionModel", None)
 

@@ -9,12 +9,17 @@ from .captions import Captions as Captions
 from .captions import load_captions as load_captions
 from .captions import with_captions as with_captions
 from .dictionary import check_names as check_names
+from .dictionary import extend_dictionary as extend_dictionary
 from .dictionary import load_dictionary as load_dictionary
 from .few_shot import base_and_novel as base_and_novel
 from .few_shot import few_shot as few_shot
 from .few_shot import few_shot_rows as few_shot_rows
 from .few_shot import keep_classes as keep_classes
 from .few_shot import take as take
+from .gcd_split import GCD_PRESETS as GCD_PRESETS
+from .gcd_split import GCDPreset as GCDPreset
+from .gcd_split import GCDSplit as GCDSplit
+from .gcd_split import gcd_preset as gcd_preset
 from .images import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .images import read_image as read_image
 from .mini import Concepts as Concepts

@@ -3,8 +3,13 @@ from .bootstrap import paired_bootstrap as paired_bootstrap
 from .classification import mean_per_class_accuracy as mean_per_class_accuracy
 from .classification import nearest_class_mean as nearest_class_mean
 from .classification import top_k_accuracy as top_k_accuracy
+from .clustering import clustering_accuracy as clustering_accuracy
+from .clustering import clustering_report as clustering_report
+from .clustering import match_clusters as match_clusters
 from .gap import intra_modal_report as intra_modal_report
 from .gap import modality_gap as modality_gap
+from .harmonic import harmonic_mean as harmonic_mean
+from .modules import ClusteringAccuracy as ClusteringAccuracy
 from .modules import RetrievalMetric as RetrievalMetric
 from .modules import RevisitedRetrievalMetric as RevisitedRetrievalMetric
 from .modules import TopKAccuracy as TopKAccuracy

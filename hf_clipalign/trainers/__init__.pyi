@@ -3,6 +3,10 @@ from .contrastive_pairs import ImageTextPairs as ImageTextPairs
 from .contrastive_pairs import collate_pairs as collate_pairs
 from .contrastive_trainer import ContrastiveTrainer as ContrastiveTrainer
 from .gather import gather_rows as gather_rows
+from .gcd_arguments import SpectralGCDTrainingArguments as SpectralGCDTrainingArguments
+from .gcd_teacher import TeacherConcepts as TeacherConcepts
+from .gcd_teacher import teacher_concepts as teacher_concepts
+from .gcd_trainer import SpectralGCDTrainer as SpectralGCDTrainer
 from .kdpl_arguments import KDPLTrainingArguments as KDPLTrainingArguments
 from .kdpl_trainer import KDPLTrainer as KDPLTrainer
 from .presets import METHODS as METHODS
