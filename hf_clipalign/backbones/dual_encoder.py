@@ -266,18 +266,18 @@ class DualEncoder(ABC):
             attention_mask = None if attention_mask is None else attention_mask[:, :length]
         return self.text_outputs(input_ids, attention_mask).pooler_output
 
-    def project_image(self, features: Tensor) -> Tensor:
+    def project_image(self, features: Tensor, adapted: bool = True) -> Tensor:
         """The model's own image head on features before it, `[N, d_v]` to `[N, d]`: exact, linear or not.
 
-        An adapter behind the head (`behind_head`) takes part.
+        An adapter behind the head (`behind_head`) takes part unless `adapted` is False.
         """
         projected = F.linear(features, self.image_projector.weight, self.image_projector.bias)
-        return self.behind_head("image", projected)
+        return self.behind_head("image", projected) if adapted else projected
 
-    def project_text(self, features: Tensor) -> Tensor:
-        """The text projector on features before it, `[N, d_t]` to `[N, d]`, and the adapter behind it, if any."""
+    def project_text(self, features: Tensor, adapted: bool = True) -> Tensor:
+        """The text projector on features before it, `[N, d_t]` to `[N, d]`; `adapted` as in `project_image`."""
         projected = F.linear(features, self.text_projector.weight, self.text_projector.bias)
-        return self.behind_head("text", projected)
+        return self.behind_head("text", projected) if adapted else projected
 
     def behind_head(self, modality: Modality, features: Tensor) -> Tensor:
         """What an adapter in the place of a head makes of the head's output; `features` themselves without one.

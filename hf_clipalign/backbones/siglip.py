@@ -123,7 +123,9 @@ class SiglipEncoder(DualEncoder):
         if "pixel_attention_mask" in kwargs and "attention_mask" in inspect.signature(vision.forward).parameters:
             kwargs["attention_mask"] = kwargs.pop("pixel_attention_mask")  # its name in the first 5.x releases
         pooled: list[Tensor] = []
-        handle = self._image_head.layernorm.register_forward_pre_hook(lambda module, args: pooled.append(args[0][:, 0]))
+        handle = self._image_head.layernorm.register_forward_pre_hook(
+            lambda module, args: pooled.append(args[0][:, 0])
+        )
         try:
             outputs = vision(pixel_values=pixel_values, **kwargs)
         finally:
@@ -131,11 +133,13 @@ class SiglipEncoder(DualEncoder):
         outputs.pooler_output = pooled[-1]
         return outputs
 
-    def project_image(self, features: Tensor) -> Tensor:
-        return self.behind_head("image", residual_head(self._image_head, features))
+    def project_image(self, features: Tensor, adapted: bool = True) -> Tensor:
+        projected = residual_head(self._image_head, features)
+        return self.behind_head("image", projected) if adapted else projected
 
-    def project_text(self, features: Tensor) -> Tensor:
-        return self.model.text_model.head(features)
+    def project_text(self, features: Tensor, adapted: bool = True) -> Tensor:
+        projected = self._text_head(features)
+        return self.behind_head("text", projected) if adapted else projected
 
     @property
     def _image_head(self) -> Any:
