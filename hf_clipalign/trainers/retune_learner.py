@@ -48,7 +48,7 @@ class RETuneLearner(nn.Module):
         if encoder is None and isinstance(model.get_base_model(), EmbeddingSpace):
             raise ClipAlignError("an EmbeddingSpace has no towers to read the prompts: pass the backbone as encoder.")
         self.model = model
-        self.config = config
+        self.adapter_config = config
         self.tokenizer = tokenizer
         self._encoder = [as_dual_encoder(model if encoder is None else encoder)]  # in a list: it is not trained
         self.findings: list[str] = []

@@ -105,7 +105,7 @@ class RETuneTrainer(Trainer):
         self.state_folder = RETuneState(args.output_dir or "retune")
         self._identity = _identity(learner)
         for data in filter(None, (train_dataset, eval_dataset)):
-            check_data(data, learner.config.embed_dim, self._identity["model"])
+            check_data(data, learner.adapter_config.embed_dim, self._identity["model"])
         self.state_folder.check(**self._identity)
         self.prompts = self._all_prompts(prompts, train_dataset, eval_dataset)
         learner.set_prompts(self.prompts)
@@ -417,7 +417,7 @@ class RETuneTrainer(Trainer):
 
 def _identity(learner: RETuneLearner) -> dict[str, dict[str, Any]]:
     """What must be the same in all runs of a folder."""
-    encoder, config = learner.encoder, learner.config
+    encoder, config = learner.encoder, learner.adapter_config
     name = getattr(encoder.config, "_name_or_path", None) or config.base_model_name_or_path or None
     adapter = {key: getattr(config, key) for key in ("adapter", "sides", "embed_dim")}
     return {"model": {"name": name, "weights": backbone_hash(encoder)}, "adapter": adapter}
