@@ -22,6 +22,7 @@ _NOT_TAKEN_OVER = ("model_type", "architectures", "transformers_version")
 class ProjectedTowersEncoder(DualEncoder):
     """Models with `vision_model`, `text_model`, `visual_projection`, `text_projection` and `logit_scale`."""
 
+    feature_heads: ClassVar[dict[Modality, str] | None] = {"image": "visual_projection", "text": "text_projection"}
     stock_classes: ClassVar[dict[str, str]] = {}
     """For each modality the transformers class that holds such a tower with its projector; none if it is missing."""
 

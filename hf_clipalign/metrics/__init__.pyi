@@ -13,6 +13,9 @@ from .modules import ClusteringAccuracy as ClusteringAccuracy
 from .modules import RetrievalMetric as RetrievalMetric
 from .modules import RevisitedRetrievalMetric as RevisitedRetrievalMetric
 from .modules import TopKAccuracy as TopKAccuracy
+from .multilabel import forgetting_metrics as forgetting_metrics
+from .multilabel import multilabel_intervals as multilabel_intervals
+from .multilabel import multilabel_metrics as multilabel_metrics
 from .retrieval import retrieval_metrics as retrieval_metrics
 from .retrieval import retrieval_metrics_from_qrels as retrieval_metrics_from_qrels
 from .retrieval import retrieval_metrics_from_similarities as retrieval_metrics_from_similarities

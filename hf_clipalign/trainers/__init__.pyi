@@ -16,5 +16,9 @@ from .prompt_images import PromptImages as PromptImages
 from .prompt_learner import PromptLearner as PromptLearner
 from .prompt_learning_arguments import PromptLearningTrainingArguments as PromptLearningTrainingArguments
 from .prompt_learning_trainer import PromptLearningTrainer as PromptLearningTrainer
+from .retune_arguments import RETuneTrainingArguments as RETuneTrainingArguments
+from .retune_learner import RETuneLearner as RETuneLearner
+from .retune_state import RETuneState as RETuneState
+from .retune_trainer import RETuneTrainer as RETuneTrainer
 from .schedule import published_rates as published_rates
 from .teacher import Teacher as Teacher
