@@ -1,8 +1,8 @@
 from .benchmarks import BENCHMARKS as BENCHMARKS
-from .benchmarks import BenchmarkDataset as BenchmarkDataset
 from .benchmarks import CROSS_DATASET as CROSS_DATASET
 from .benchmarks import CROSS_DOMAIN as CROSS_DOMAIN
 from .benchmarks import IMAGENET_TEMPLATES as IMAGENET_TEMPLATES
+from .benchmarks import BenchmarkDataset as BenchmarkDataset
 from .benchmarks import benchmark_dataset as benchmark_dataset
 from .benchmarks import clean_class_names as clean_class_names
 from .captions import Captions as Captions
@@ -21,9 +21,9 @@ from .findings import FindingLabels as FindingLabels
 from .findings import FindingPrompts as FindingPrompts
 from .findings import read_chexpert as read_chexpert
 from .findings import read_mimic_cxr as read_mimic_cxr
+from .gcd_split import GCD_PRESETS as GCD_PRESETS
 from .gcd_split import GCDPreset as GCDPreset
 from .gcd_split import GCDSplit as GCDSplit
-from .gcd_split import GCD_PRESETS as GCD_PRESETS
 from .gcd_split import gcd_preset as gcd_preset
 from .images import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .images import read_image as read_image

@@ -22,7 +22,7 @@ from hf_clipalign.gcd import SpectralGCDModel
 from hf_clipalign.gcd.explanation import ProfileSums
 from hf_clipalign.losses import spectral_gcd_losses, teacher_temperature
 from hf_clipalign.metrics import clustering_accuracy
-from hf_clipalign.trainers.gathering import gather_rows, gather_views
+from hf_clipalign.trainers.gather import gather_rows, gather_views
 from hf_clipalign.trainers.gcd_arguments import SpectralGCDTrainingArguments
 from hf_clipalign.trainers.gcd_images import BalancedSampler, GCDImages
 from hf_clipalign.trainers.gcd_optimization import cosine_by_epoch, parameter_groups
@@ -124,12 +124,12 @@ class SpectralGCDTrainer(Trainer):
     ) -> Any:
         """All terms of SpectralGCD over the batch of all processes."""
         outputs = model(torch.cat([inputs["view_1"], inputs["view_2"]]))
-        index = gather_rows(inputs["index"], self.accelerator)
+        index = gather_rows(inputs["index"])
         losses = spectral_gcd_losses(
-            gather_views(outputs.logits, self.accelerator),
-            gather_views(outputs.embeddings, self.accelerator),
-            gather_views(outputs.cross_modal, self.accelerator),
-            gather_rows(inputs["labels"], self.accelerator),
+            gather_views(outputs.logits),
+            gather_views(outputs.embeddings),
+            gather_views(outputs.cross_modal),
+            gather_rows(inputs["labels"]),
             self._teacher_rows(index),
             teacher_temperature=teacher_temperature(
                 self._epoch,
