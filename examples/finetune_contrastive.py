@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
@@ -188,12 +189,12 @@ def as_cells(row: dict[str, Any]) -> list[str]:
     """One line of the table as text."""
     low, high = (100 * value for value in row["gain_interval"])
     return [
-        f"{row['temperature']:.3g}",
+        f"{row['temperature']:.2g}",
         f"{row['centroid_distance']:.2f}",
         f"{100 * row['linear_separability']:.1f}",
         f"{100 * row['map']:.1f}",
         f"{100 * row['map_oti']:.1f}",
-        f"{100 * row['gain']:+.1f} [{low:+.1f}, {high:+.1f}]",
+        f"{100 * row['gain']:+.1f} [{low:+.1f},{high:+.1f}]",
         f"{100 * row['accuracy']:.1f}",
     ]
 
@@ -205,7 +206,7 @@ def report(rows: dict[str, dict[str, Any]], caption: str) -> ReportTable:
 
 def to_rich(table: ReportTable) -> Table:
     """The table for the terminal."""
-    shown = Table(caption=table.caption)
+    shown = Table(caption=table.caption, box=SIMPLE_HEAD)
     for column in table.columns:
         shown.add_column(column, justify="left" if column == "run" else "right")
     for row in table.rows:

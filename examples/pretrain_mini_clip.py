@@ -9,12 +9,14 @@ file with the columns image and name (and, if there are, style, categories, alia
 as a folder `set/icon-name.png`. With them, this is the recipe, on a few cores a matter of hours for each line:
 
     python examples/pretrain_mini_clip.py --icons icons.parquet --output_dir runs/student --bf16 --max_steps 6946 \
-        --save_strategy steps --save_steps 500 --save_total_limit 20 --projector_steps 1500 --projector_pictures 27000
+        --warmup_steps 150 --save_strategy steps --save_steps 500 --save_total_limit 20 --projector_steps 1500 \
+        --projector_pictures 27000
     python examples/pretrain_mini_clip.py --icons icons.parquet --output_dir runs/grown --bf16 --max_steps 3151 \
-        --start runs/student/checkpoint-2500 --vision_layers 7 --text_layers 4 --learning_rate 8e-4 --projector_steps 0
+        --start runs/student/checkpoint-2500 --vision_layers 7 --text_layers 4 --warmup_steps 150 \
+        --learning_rate 8e-4 --projector_steps 0
     python examples/pretrain_mini_clip.py --icons icons.parquet --output_dir runs/teacher --bf16 --max_steps 1127 \
-        --start runs/grown --image_size 64 --vision_layers 7 --text_layers 4 --learning_rate 4.5e-4 \
-        --projector_steps 1500 --projector_pictures 27000
+        --start runs/grown --image_size 64 --vision_layers 7 --text_layers 4 --warmup_steps 150 \
+        --learning_rate 4.5e-4 --projector_steps 1500 --projector_pictures 27000
 
 Stages: the towers (symmetric contrastive loss, learned temperature); growth of a smaller model by layers that do
 nothing yet and by interpolated positions; new projectors on frozen towers at a fixed scale of 100.
@@ -61,10 +63,10 @@ PROJECTOR_SCALE = 100.0
 PROJECTOR_AUGMENTATION = 0.5
 DEFAULTS = {
     "output_dir": "mini-clip",
-    "max_steps": 120,
+    "max_steps": 150,
     "per_device_train_batch_size": 256,
     "learning_rate": 1e-3,
-    "warmup_steps": 0.03,
+    "warmup_steps": 75,  # with a short one, all pictures and texts collapse into one point
     "temperature": 0.07,
     "logging_steps": 10,
     "save_strategy": "no",
