@@ -71,8 +71,8 @@ def oti(
         n_tokens (`int`): pseudo-tokens R per item. Default 1.
         steps (`int`): AdamW steps. Default 150; retrieval often peaks earlier, see `evaluate_at`.
         template (`str`): the prompt with one `{}`. Default `"a photo of {}"`.
-        init (`Tensor [N, R, w]` or `[R, w]`, *optional*): tokens to start from, as wide as the token embeddings (d_t for
-            most families). Default: N(0, 0.02²).
+        init (`Tensor [N, R, w]` or `[R, w]`, *optional*): tokens to start from, as wide as the token embeddings,
+            which is d_t for most families. Default: N(0, 0.02²).
         generator (`torch.Generator`, *optional*): seeds the start. An item's start depends on the seed and on its id,
             never on the others. Default: a fixed seed.
         ids (`Sequence`, *optional*): names of the items. Default: their row numbers.
