@@ -35,7 +35,7 @@ from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
-from hf_clipalign.data import ImageSource, from_dataset, load_mini, open_source, with_captions
+from hf_clipalign.data import ImageSource, from_dataset, load_mini, open_source, take, with_captions
 from hf_clipalign.evaluation import (
     ReportTable,
     compare_methods,
@@ -63,7 +63,7 @@ MINI_DEFAULTS = {
     "num_train_epochs": 2,
     "per_device_train_batch_size": 128,
     "learning_rate": 3e-4,
-    "warmup_steps": 0.1,
+    "warmup_steps": 6,
     "positives": "label",
     "crop_scale": 0.5,
     "save_strategy": "no",
@@ -138,9 +138,9 @@ def own_data(example: ExampleArguments, training: ContrastiveTrainingArguments) 
 def measure(model: Any, processor: Any, test: ImageSource, example: ExampleArguments) -> dict[str, Any]:
     """Gap, image-image retrieval with and without OTI, and zero-shot accuracy."""
     encoder = as_dual_encoder(model)
-    features = extract_image_features(model, test, processor, progress=False)
     if example.most_pictures is not None:
-        features = features.select(list(range(min(example.most_pictures, len(features)))))
+        test = take(test, range(min(example.most_pictures, len(test))))
+    features = extract_image_features(model, test, processor, progress=False)
     texts = zero_shot_weights(encoder, processor, test.class_names, example.template).cpu()
     with torch.no_grad():
         images = F.normalize(encoder.project_image(features.values.to(encoder.device)).cpu(), dim=-1)
