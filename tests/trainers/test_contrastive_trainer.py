@@ -99,7 +99,7 @@ def test_pictures_of_a_label_share_their_captions(tmp_path: Path) -> None:
 
 def test_training_lowers_each_loss(tmp_path: Path) -> None:
     for settings in ({}, {"loss": "sigmoid"}, {"image_term_weight": 1.0, "augment": True}):
-        trainer = build(tmp_path, num_train_epochs=4, per_device_train_batch_size=36, **settings)
+        trainer = build(tmp_path, num_train_epochs=4, per_device_train_batch_size=36, learning_rate=3e-4, **settings)
         trainer.train()
         values = losses(trainer)
         assert values[-1] < 0.9 * values[0], settings
