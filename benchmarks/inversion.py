@@ -120,6 +120,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bf16", action="store_true", help="also OVI in bfloat16")
+    parser.add_argument("--compile", action="store_true", help="also OVI with torch.compile (needs a C++ compiler)")
     return parser.parse_args()
 
 
@@ -156,6 +157,10 @@ def main() -> None:
         }
         if options.bf16:
             ways["ours, bfloat16"] = our_ovi(copy.deepcopy(model).to(torch.bfloat16))
+        if options.compile:
+            compiled = copy.deepcopy(model)
+            compiled.vision_model.encoder.compile()
+            ways["ours, compiled"] = our_ovi(compiled)
         show(measure(ways, "OVI", options.steps, options.repeats), options)
 
 

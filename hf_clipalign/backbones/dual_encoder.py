@@ -142,6 +142,17 @@ class DualEncoder(ABC):
         return ("cut", "full") if "flash" in str(attention) else ("packed", "cut", "full")
 
     @property
+    def token_table(self) -> nn.Module | None:
+        """The module that gives token embeddings `[N, T, w]` for ids; None: pseudo-tokens cannot be learned."""
+        return None if self.module_paths is None else self.model.get_submodule(self.module_paths.token_embedding)
+
+    @property
+    def patch_table(self) -> nn.Module | None:
+        """The module that gives patch embeddings of pixels, a map `[N, d, h, w]` if it is a convolution, else rows
+        `[N, P, d]`; None: pseudo-patches cannot be learned."""
+        return None if self.module_paths is None else self.model.get_submodule(self.module_paths.patch_embedding)
+
+    @property
     def n_patches(self) -> int:
         """Number P of patch tokens of a picture of the model's own size."""
         vision = self.config.vision_config

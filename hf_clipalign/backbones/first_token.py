@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_clipalign.backbones.clip import ProjectedTowersEncoder
 from hf_clipalign.backbones.registry import register_backbone
@@ -24,6 +24,14 @@ class FirstTokenTextEncoder(ProjectedTowersEncoder):
     stock_classes = _STOCK_CLASSES
 
     @property
+    def token_table(self) -> nn.Module | None:
+        return input_table(self.model.text_model)
+
+    @property
+    def patch_table(self) -> nn.Module | None:
+        return input_table(self.model.vision_model)
+
+    @property
     def max_text_length(self) -> int:
         return n_positions(self.model.text_model)
 
@@ -31,6 +39,14 @@ class FirstTokenTextEncoder(ProjectedTowersEncoder):
         outputs = super().text_outputs(input_ids, attention_mask, **kwargs)
         outputs.pooler_output = outputs.last_hidden_state[:, 0]
         return outputs
+
+
+def input_table(tower: Any) -> nn.Module | None:
+    """The module that a tower's inputs meet first, where its class names one."""
+    try:
+        return tower.get_input_embeddings()
+    except NotImplementedError:
+        return None
 
 
 def n_positions(text_model: Any) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.clip import ProjectedTowersEncoder, clip_end_positions
 from hf_clipalign.backbones.dual_encoder import Modality
-from hf_clipalign.backbones.first_token import n_positions
+from hf_clipalign.backbones.first_token import input_table, n_positions
 from hf_clipalign.backbones.registry import register_backbone
 
 _CLIP_TEXT = "clip_text_model"
@@ -30,6 +30,14 @@ class VisionTextEncoder(ProjectedTowersEncoder):
     def __init__(self, model: nn.Module):
         super().__init__(model)
         self.causal_text = self.config.text_config.model_type == _CLIP_TEXT
+
+    @property
+    def token_table(self) -> nn.Module | None:
+        return input_table(self.model.text_model)
+
+    @property
+    def patch_table(self) -> nn.Module | None:
+        return input_table(self.model.vision_model)
 
     @property
     def max_text_length(self) -> int:

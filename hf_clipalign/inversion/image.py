@@ -85,14 +85,14 @@ def ovi(
 
 def _image_encode(encoder: DualEncoder, n_tokens: int, n: int) -> Callable[[Tensor], Tensor]:
     """The map from pseudo-patches `[n, R, d_v]` to image features `[n, d]` through the stock tower."""
-    if encoder.module_paths is None:
+    patch_embedding = encoder.patch_table
+    if patch_embedding is None:
         raise ClipAlignError(f"pseudo-patches cannot be learned for {type(encoder.model).__name__}.")
-    patch_embedding = encoder.model.get_submodule(encoder.module_paths.patch_embedding)
     token_of_patch = torch.arange(encoder.n_patches, device=encoder.device) * n_tokens // encoder.n_patches
     blank = encoder.blank_images(n)
 
     side = round(encoder.n_patches**0.5)
-    as_map = blank["pixel_values"].dim() == 4  # patches as a map [n, d_v, side, side], else as rows [n, P, d_v]
+    as_map = isinstance(patch_embedding, nn.Conv2d)  # patches as a map [n, d_v, side, side], else as rows [n, P, d_v]
 
     def encode(tokens: Tensor) -> Tensor:
         patches = tokens.to(encoder.dtype)[:, token_of_patch]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_prompts, pack_prompts, project_texts
@@ -71,7 +71,8 @@ def oti(
         n_tokens (`int`): pseudo-tokens R per item. Default 1.
         steps (`int`): AdamW steps. Default 150; retrieval often peaks earlier, see `evaluate_at`.
         template (`str`): the prompt with one `{}`. Default `"a photo of {}"`.
-        init (`Tensor [N, R, d_t]` or `[R, d_t]`, *optional*): tokens to start from. Default: N(0, 0.02²).
+        init (`Tensor [N, R, w]` or `[R, w]`, *optional*): tokens to start from, as wide as the token embeddings,
+            which is d_t for most families. Default: N(0, 0.02²).
         generator (`torch.Generator`, *optional*): seeds the start. An item's start depends on the seed and on its id,
             never on the others. Default: a fixed seed.
         ids (`Sequence`, *optional*): names of the items. Default: their row numbers.
@@ -84,7 +85,7 @@ def oti(
         progress (`bool`): show a progress bar. Default True.
 
     Returns:
-        `InversionOutput`: tokens `[N, R, d_t]`, features `[N, d]`, losses `[steps]`, snapshots.
+        `InversionOutput`: tokens `[N, R, w]`, features `[N, d]`, losses `[steps]`, snapshots.
 
     Raises:
         `ClipAlignError`: a template without exactly one `{}`, a prompt over the context length, features of another
@@ -101,7 +102,7 @@ def oti(
     )
     names = check_targets(image_embeds, encoder.embed_dim, "image embeddings", ids)
     prompt = pseudo_prompt(encoder, processor, template, n_tokens)
-    start = initial_tokens(names, (n_tokens, encoder.text_dim), init, generator)
+    start = initial_tokens(names, (n_tokens, _token_table(encoder).embedding_dim), init, generator)
     with frozen(encoder.model):
         return invert(
             lambda n: _text_encode(encoder, prompt, n, strategy),
@@ -158,8 +159,10 @@ def _locate(tokenizer: Any, template: str) -> tuple[list[int], int]:
 
 def _text_encode(encoder: DualEncoder, prompt: PseudoPrompt, n: int, strategy: Strategy) -> Callable[[Tensor], Tensor]:
     """The map from pseudo-tokens `[n, R, d_t]` to text features `[n, d]` through the stock tower."""
-    table = encoder.model.get_submodule(_text_path(encoder))
+    table = _token_table(encoder)
     input_ids = prompt.input_ids.repeat(n, 1)
+    if not encoder.causal_text and not encoder.full_length_text:
+        return _unpadded_encode(encoder, table, input_ids, prompt)
     end = int(encoder.end_positions(input_ids[:1]))
     # no two prompts share their pseudo-tokens: another id there ends what the packing takes as common
     input_ids[1:, prompt.position] = _other_id(prompt.input_ids[prompt.position], prompt.input_ids[end])
@@ -181,11 +184,32 @@ def _text_encode(encoder: DualEncoder, prompt: PseudoPrompt, n: int, strategy: S
     return encode
 
 
+def _unpadded_encode(
+    encoder: DualEncoder, table: nn.Embedding, input_ids: Tensor, prompt: PseudoPrompt
+) -> Callable[[Tensor], Tensor]:
+    """The same for towers that look both ways: all prompts are equally long, so that there is nothing to pad."""
+    input_ids = input_ids.to(encoder.device)
+    columns = slice(prompt.position, prompt.position + prompt.n_tokens)
+
+    def encode(tokens: Tensor) -> Tensor:
+        def replace(module: Any, inputs: Any, output: Tensor) -> Tensor:
+            return torch.cat([output[:, : columns.start], tokens.to(output.dtype), output[:, columns.stop :]], dim=1)
+
+        handle = table.register_forward_hook(replace)
+        try:
+            return encoder.encode_text(input_ids)
+        finally:
+            handle.remove()
+
+    return encode
+
+
 def _other_id(placeholder: Tensor, end: Tensor) -> int:
     return next(token for token in range(3) if token not in (int(placeholder), int(end)))
 
 
-def _text_path(encoder: DualEncoder) -> str:
-    if encoder.module_paths is None:
+def _token_table(encoder: DualEncoder) -> nn.Embedding:
+    table = encoder.token_table
+    if not isinstance(table, nn.Embedding):
         raise ClipAlignError(f"pseudo-tokens cannot be learned for {type(encoder.model).__name__}.")
-    return encoder.module_paths.token_embedding
+    return table

@@ -11,7 +11,7 @@ from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.inversion import oti, ovi
 from hf_clipalign.inversion.optimisation import initial_tokens
 from hf_clipalign.inversion.text import pseudo_prompt
-from tests.tiny_models import FAMILIES, tiny_clip, tiny_model, tiny_tokenizer
+from tests.tiny_models import ALL_MAKERS, FAMILIES, tiny_clip, tiny_model, tiny_tokenizer, tokenizer_of
 
 METHODS = ("oti", "ovi")
 
@@ -181,3 +181,33 @@ def test_bad_input(method, options, words):
 def test_more_pseudo_patches_than_patches():
     with pytest.raises(ClipAlignError, match="17 pseudo-patches, but the model's pictures have 16"):
         run("ovi", n_tokens=17)
+
+
+@pytest.mark.parametrize("family", ["chinese_clip", "altclip", "vision_text", "vision_text_clip", "clipseg"])
+@pytest.mark.parametrize("method", METHODS)
+def test_other_families_of_transformers(method, family):
+    model = ALL_MAKERS[family]()
+    wanted = torch.randn(3, as_dual_encoder(model).embed_dim, generator=torch.Generator().manual_seed(1))
+    options = {"n_tokens": 2, "progress": False, "lr": 0.05}
+    if method == "oti":
+        options |= {"processor": tokenizer_of(family)}
+    invert = ovi if method == "ovi" else oti
+    output = invert(model, wanted, steps=25, evaluate_at=(0,), **options)
+    before, after = (F.cosine_similarity(features, wanted) for features in (output.snapshots[0], output.features))
+    assert (after > before + 0.05).all()
+    alone = invert(model, wanted[1:2], ids=[1], steps=25, **options)
+    torch.testing.assert_close(alone.features[0], output.features[1], atol=1e-3, rtol=1e-3)
+    again = invert(model, wanted, steps=1, init=output.tokens, evaluate_at=(0,), **options)
+    torch.testing.assert_close(again.snapshots[0], output.features, atol=1e-4, rtol=1e-4)
+
+
+def test_a_real_word_as_pseudo_token_gives_the_text_feature_of_a_tower_that_looks_both_ways():
+    model, tokenizer = ALL_MAKERS["chinese_clip"](), tokenizer_of("chinese_clip")
+    encoder = as_dual_encoder(model)
+    ids = tokenizer(["a photo of cat", "a photo of dog"], return_tensors="pt")["input_ids"]
+    words = encoder.token_table.weight.detach()[ids[:, 4]][:, None]
+    wanted = torch.randn(2, encoder.embed_dim, generator=torch.Generator().manual_seed(1))
+    output = oti(model, wanted, processor=tokenizer, steps=1, init=words, evaluate_at=(0,), progress=False)
+    with torch.no_grad():
+        expected = encoder.encode_text(ids)
+    torch.testing.assert_close(output.snapshots[0], expected, atol=1e-5, rtol=1e-4)

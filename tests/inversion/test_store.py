@@ -1,5 +1,10 @@
 """Inversions on the disk: whole shards only, going on after a kill, never a mix."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -81,6 +86,28 @@ def test_processes_share_the_shards(tmp_path):
         invert(tmp_path / "two", rank=rank, world_size=2)
         assert len(list((tmp_path / "two").glob("*.safetensors"))) == 2 * (rank + 1)
     assert contents(tmp_path / "two") == alone
+
+
+def test_torchrun_fills_the_store_of_one_process(tmp_path):
+    root = Path(__file__).parents[2]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)}
+    script = root / "tests" / "inversion" / "store_run.py"
+    done = subprocess.run(
+        [*launcher, script, tmp_path / "two"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        invert(tmp_path / "one")
+    finally:
+        torch.set_num_threads(threads)
+    assert contents(tmp_path / "two").keys() == contents(tmp_path / "one").keys()
+    (ids, two), (_, one) = (read_inversions(tmp_path / name) for name in ("two", "one"))
+    assert ids == NAMES
+    for name in ("tokens", "features", "losses"):
+        torch.testing.assert_close(getattr(two, name), getattr(one, name), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

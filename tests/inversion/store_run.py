@@ -1,0 +1,16 @@
+"""Fills a store; torchrun starts it in several processes.
+
+torchrun --standalone --nproc_per_node 2 tests/inversion/store_run.py /tmp/store
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from tests.inversion.test_store import invert
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    invert(sys.argv[1])
