@@ -89,6 +89,17 @@ def push_models(author: Author) -> None:
     author.step("lfs", push_folder, author.own, "tester/isoclip-lfs")
 
 
+def push_found_classes(author: Author) -> None:
+    from hf_clipalign.gcd import SpectralGCDModel
+
+    sizes = {"hidden_size": 8, "mlp_hidden_size": 8, "bottleneck_size": 4}
+    model = SpectralGCDModel.from_student(
+        BASE, ["cat", "heart", "sun"], ["animal"], 2, processor=author.processor, template="an emoji of {}.", **sizes
+    )
+    author.step("found classes", model.push_to_hub, "tester/gcd")
+    np.save(author.folder / "found.npy", model(pictures()).logits.detach().numpy())
+
+
 def push_cards(author: Author) -> None:
     author.step("card kept", push_folder, author.plain, "tester/kept")
     author.step("card replaced", push_folder, author.plain, "tester/replaced", overwrite_card=True)
