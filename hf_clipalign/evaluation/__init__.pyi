@@ -35,3 +35,4 @@ from .tasks import nearest_class_mean_scores as nearest_class_mean_scores
 from .tasks import retrieval_task as retrieval_task
 from .tasks import split_by_class as split_by_class
 from .tasks import split_by_query as split_by_query
+from .text_cache import text_embeddings as text_embeddings

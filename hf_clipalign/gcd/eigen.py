@@ -18,7 +18,7 @@ def add_outer_products(matrix: Tensor, rows: Tensor, scale: float = 1.0) -> None
         rows (`Tensor [b, n]`): float64, contiguous.
         scale (`float`): default 1.
     """
-    if matrix.device.type != "cpu":
+    if not _has_lapack(matrix):
         matrix.addmm_(rows.T, rows, alpha=scale)
         return
     from scipy.linalg.blas import dsyrk
@@ -43,7 +43,7 @@ class SymmetricEigen:
 
     def __init__(self, matrix: Tensor) -> None:
         self._vectors: Tensor | None = None
-        if matrix.device.type == "cpu":
+        if _has_lapack(matrix):
             self._reduce(matrix.numpy().T)
         else:
             values, vectors = torch.linalg.eigh(matrix)
@@ -89,3 +89,7 @@ class SymmetricEigen:
             "L", "N", below, self._scales, np.asfortranarray(own[1:]), lwork=_LAPACK_BLOCK * k, overwrite_c=1
         )[0]
         return turned
+
+
+def _has_lapack(matrix: Tensor) -> bool:
+    return matrix.device.type == "cpu"

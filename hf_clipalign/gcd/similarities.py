@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,19 +31,31 @@ class ConceptSimilarities:
 
     def of_images(self, images: Tensor) -> Tensor:
         """`[n, C]` for some images over all concepts."""
-        logits = images @ self.texts.T / self.temperature
+        logits = (images @ self.texts.T).div_(self.temperature)
         return torch.softmax(logits, dim=1) if self.softmax else logits
 
-    def log_normalizers(self, images: Tensor) -> Tensor:
-        """`[n]`, what the softmax subtracts from the logits of each image; zeros without softmax."""
+    def by_concept(self, images: Tensor, block_size: int, held_bytes: int) -> Callable[[slice], Tensor]:
+        """A function that gives `[b, N]` for some concepts over all images.
+
+        The whole `[C, N]` is computed once and held if it is small enough; else each call computes its part anew, from
+        what the softmax subtracts from the logits of each image.
+        """
+        if len(images) * len(self.texts) * images.element_size() <= held_bytes:
+            held = images.new_empty(len(self.texts), len(images))
+            for part, columns in zip(images.split(block_size), held.split(block_size, dim=1), strict=True):
+                columns.copy_(self.of_images(part).T)
+            return lambda rows: held[rows]
+        normalizers = torch.cat([self._log_normalizers(part) for part in images.split(block_size)])
+        return lambda rows: self._of_concepts(rows, images, normalizers)
+
+    def _log_normalizers(self, images: Tensor) -> Tensor:
         if not self.softmax:
             return images.new_zeros(len(images))
-        return torch.logsumexp(images @ self.texts.T / self.temperature, dim=1)
+        return torch.logsumexp((images @ self.texts.T).div_(self.temperature), dim=1)
 
-    def of_concepts(self, rows: slice, images: Tensor, log_normalizers: Tensor) -> Tensor:
-        """`[b, N]` for some concepts over all images."""
-        logits = self.texts[rows] @ images.T / self.temperature
-        return (logits - log_normalizers).exp() if self.softmax else logits
+    def _of_concepts(self, rows: slice, images: Tensor, normalizers: Tensor) -> Tensor:
+        logits = (self.texts[rows] @ images.T).div_(self.temperature)
+        return logits.sub_(normalizers).exp_() if self.softmax else logits
 
 
 def unit_texts(text_features: Any, concept_names: Sequence[str]) -> Tensor:
@@ -86,6 +98,13 @@ def _given_blocks(image_features: Any, size: int) -> Iterable[Any]:
         kind = type(image_features).__name__
         raise ClipAlignError(f"image_features must be a matrix [N, d] or blocks of it, got {kind}.")
     return image_features
+
+
+def finite_rows(values: Any, name: str) -> Tensor:
+    """`values` as a matrix `[N, d]`; an error names its first rows that hold NaN or infinite values."""
+    rows = _as_rows(values, name)
+    _refuse(~torch.isfinite(rows).all(dim=1), "NaN or infinite", lambda row: f"row {row} of {name}")
+    return rows
 
 
 def _as_rows(values: Any, name: str) -> Tensor:

@@ -88,6 +88,21 @@ def test_equals_the_dense_decomposition(n_images: int, n_concepts: int, beta_e: 
     np.testing.assert_allclose(overlap, 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize(("n_images", "n_concepts"), [(12, 40), (40, 12), (30, 31)])
+def test_other_ways_give_the_same(
+    n_images: int, n_concepts: int, softmax: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Similarities computed anew instead of held, and the way of devices without LAPACK."""
+    expected = run(n_images, n_concepts, apply_softmax=softmax)
+    monkeypatch.setattr("hf_clipalign.gcd.filtering._HELD_BYTES", 0)
+    monkeypatch.setattr("hf_clipalign.gcd.eigen._has_lapack", lambda matrix: False)
+    found = run(n_images, n_concepts, apply_softmax=softmax, block_size=7)
+    np.testing.assert_allclose(found.importance, expected.importance, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(found.components[:3], expected.components[:3], atol=1e-5)
+    assert found.concepts == expected.concepts
+
+
 @given(st.integers(2, 30), st.integers(2, 30), st.integers(1, 40), st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
 def test_blocks_change_nothing(n_images: int, n_concepts: int, block_size: int, seed: int) -> None:
@@ -124,7 +139,6 @@ def test_a_stream_of_many_images_is_never_held() -> None:
     held: list[torch.Tensor] = []
 
     def stream() -> Iterator[torch.Tensor]:
-        import gc
         import weakref
 
         alive: list[Any] = []
@@ -133,7 +147,6 @@ def test_a_stream_of_many_images_is_never_held() -> None:
             alive.append(weakref.ref(block))
             yield block
             del block
-            gc.collect()
             held.append(sum(reference() is not None for reference in alive))
 
     spectral_filter(stream(), texts, names(10))

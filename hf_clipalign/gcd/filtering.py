@@ -15,13 +15,15 @@ from tqdm.auto import tqdm
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import check_names
 from hf_clipalign.gcd.eigen import SymmetricEigen, add_outer_products
-from hf_clipalign.gcd.filter_result import SpectralFilterResult
+from hf_clipalign.gcd.filtering_result import SpectralFilterResult
 from hf_clipalign.gcd.similarities import ConceptSimilarities, image_blocks, unit_texts
 
 # Importances that differ by less than this share of the largest are rounding, and are ordered by index.
 _TIE = 1e-12
 # A variance below this share of the squared mean is rounding.
 _NO_VARIANCE = 1e-24
+# The similarities of fewer images than concepts are held up to this size, else computed anew for each of two passes.
+_HELD_BYTES = 2**30
 
 
 def spectral_filter(
@@ -49,7 +51,7 @@ def spectral_filter(
     is summed over blocks of images, in one pass. All eigenvalues come from one tridiagonal reduction, and eigenvectors
     are computed only of the leading components, or of the rest where these are fewer, since
     `importance = variance - what the rest explains`. Memory: 8 min(N, C)^2 bytes, twice that with many components,
-    and a few blocks.
+    at most 1 GiB of similarities, and a few blocks.
 
     Args:
         image_features (`Tensor` or array `[N, d]`, or an iterable of blocks `[n, d]`): in the shared space, of any
@@ -136,17 +138,17 @@ def _from_images(
 ) -> _Spectrum:
     """Fewer images than concepts: eigenvectors u of the N x N Gram matrix; `V_a = Xc^T u_a / sqrt(lambda_a (N - 1))`.
 
-    The centred columns `Xc` are made anew for each block of concepts, so that they are never held together.
+    The columns `Xc` are centred block by block, with their exact means.
     """
     n, n_concepts = len(images), len(similarities.texts)
-    normalizers = torch.cat([similarities.log_normalizers(part) for part in images.split(block_size)])
+    by_concept = similarities.by_concept(images, block_size, _HELD_BYTES)
 
     def centred(what: str) -> Iterator[tuple[slice, Tensor]]:
         for start in tqdm(range(0, n_concepts, block_size), desc=what, disable=not progress):
             rows = slice(start, min(start + block_size, n_concepts))
-            block = similarities.of_concepts(rows, images, normalizers)
+            block = by_concept(rows)
             mean[rows] = block.mean(dim=1)
-            yield rows, block.sub_(mean[rows, None])
+            yield rows, block - mean[rows, None]
 
     gram, variance, mean = images.new_zeros(n, n), images.new_zeros(n_concepts), images.new_zeros(n_concepts)
     for rows, block in centred("Gram matrix"):

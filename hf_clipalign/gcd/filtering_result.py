@@ -85,6 +85,19 @@ class SpectralFilterResult:
             table.add_row(str(rank + 1), name, f"{100 * self.shares[rank]:.2f}", f"{100 * together[rank]:.1f}")
         return table
 
+    def component_table(self, n: int = 8, k: int = 5) -> Table:
+        """The first n components with their share of the variance and their k strongest concepts, for the terminal."""
+        from rich.table import Table
+
+        table = Table(title="Directions in which the images differ most")
+        table.add_column("", justify="right")
+        table.add_column("variance, %", justify="right")
+        table.add_column("strongest concepts")
+        shares = self.eigenvalues / self.total_variance
+        for place, names in enumerate(self.component_concepts(k)[:n]):
+            table.add_row(str(place + 1), f"{100 * shares[place]:.1f}", ", ".join(names))
+        return table
+
     def plot(self, n: int = 25) -> Figure:
         """A picture: the n most important concepts, and how many components carry how much of the variance."""
         from matplotlib.figure import Figure
