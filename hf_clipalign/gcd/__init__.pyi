@@ -1,7 +1,6 @@
 from .configuration import SpectralGCDConfig as SpectralGCDConfig
 from .explanation import concept_contributions as concept_contributions
 from .explanation import top_concepts as top_concepts
-from .filter_result import SpectralFilterResult as SpectralFilterResult
 from .filtering import spectral_filter as spectral_filter
 from .filtering_result import SpectralFilterResult as SpectralFilterResult
 from .modeling import ClassPrediction as ClassPrediction
@@ -9,4 +8,3 @@ from .modeling import SpectralGCDModel as SpectralGCDModel
 from .modeling import SpectralGCDOutput as SpectralGCDOutput
 from .n_classes import ClassCountEstimate as ClassCountEstimate
 from .n_classes import estimate_n_classes as estimate_n_classes
-from .spectral_filter import spectral_filter as spectral_filter

@@ -132,7 +132,10 @@ def test_predictions_say_class_name_and_reasons(tmp_path: Path) -> None:
     found = model.predict(pictures(), batch_size=4)
     with torch.no_grad():
         inputs = mini().student_processor.image_processor(
-            [np.asarray(Image.alpha_composite(Image.new("RGBA", p.size, "white"), p).convert("RGB")) for p in pictures()],
+            [
+                np.asarray(Image.alpha_composite(Image.new("RGBA", p.size, "white"), p).convert("RGB"))
+                for p in pictures()
+            ],
             return_tensors="pt",
         )
         outputs = model(inputs["pixel_values"])

@@ -185,7 +185,9 @@ if __name__ == "__main__":
     author = Author(Path(sys.argv[1]))
     author.save()
     np.savez(author.folder / "expected.npz", **author.expected())
-    for part in (push_models, push_cards, push_adapters, push_into_faults, push_without_rights, push_from_full_disk):
+    for part in (push_models, push_found_classes, push_cards, push_adapters, push_into_faults):
         part(author)
+    push_without_rights(author)
+    push_from_full_disk(author)
     push_by_command(author)
     (author.folder / "report.json").write_text(json.dumps(author.report, indent=1))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import GCDSplit
 from hf_clipalign.gcd import SpectralGCDModel
-from hf_clipalign.trainers import SpectralGCDTrainer, SpectralGCDTrainingArguments, Teacher, teacher_concepts
+from hf_clipalign.trainers import SpectralGCDTrainingArguments, Teacher, teacher_concepts
 from hf_clipalign.trainers.gcd_images import BalancedSampler, GCDImages, random_square
 from hf_clipalign.trainers.gcd_optimization import cosine_factor
 from tests.trainers.gcd_runs import CONCEPTS, TEMPLATE, build, losses, mini, new_model, split, trained
@@ -280,5 +280,3 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
     assert two["profiles"] == pytest.approx(one["profiles"], abs=1e-4)
     for name, value in one["parameters"].items():
         assert np.abs(np.array(value) - np.array(two["parameters"][name])).max() < 1e-4, name
-
-
