@@ -65,6 +65,7 @@ MINI_DEFAULTS: dict[str, Any] = {
     "bottleneck_size": 128,
     "learning_rate": 0.01,
     "crop_share": 0.9,
+    "center_concepts": True,
     "per_device_train_batch_size": 64,
     "num_train_epochs": 60,
     "warmup_teacher_epochs": 9,

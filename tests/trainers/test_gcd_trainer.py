@@ -88,6 +88,7 @@ def test_the_head_and_the_last_block_move_and_nothing_else(tmp_path: Path) -> No
     block = {name for name in before if name.startswith("backbone.vision_model.encoder.layers.4.")}
     head = {name for name in before if name.startswith("head.")}
     assert changed == block | head | {"class_profiles", "overall_profile"}
+    assert not model.concept_means.any()
     rates = [group["lr"] for group in trainer.optimizer.param_groups]
     assert rates == pytest.approx([0.005 * cosine_factor(1, 1), 0.01 * cosine_factor(1, 1)])
     assert len(losses(trainer)) == len(split()) // 16
@@ -108,12 +109,26 @@ def test_the_number_of_trained_blocks_is_a_setting(tmp_path: Path) -> None:
 
 
 def test_training_learns_the_known_classes(tmp_path: Path) -> None:
-    trainer = build(tmp_path, num_train_epochs=12, learning_rate=0.03)
-    before = trainer.evaluate()
+    settings = {"num_train_epochs": 8, "learning_rate": 0.03, "supervised_weight": 1.0}
+    trainer = build(tmp_path, center_concepts=True, **settings)
     trainer.train()
-    after = trainer.evaluate()
+    classes = trainer.assign_classes()
     assert np.mean(losses(trainer)[-4:]) < np.mean(losses(trainer)[:4]) - 0.5
-    assert after["eval_old"] > max(0.6, before["eval_old"])
+    assert (classes[split().labelled] == split().labels[split().labelled]).mean() > 0.9
+    old = split().unlabelled_rows[split().known_mask[split().unlabelled_rows]]
+    assert (classes[old] == split().labels[old]).mean() > 0.6
+
+
+def test_centring_takes_the_mean_of_the_untrained_student(tmp_path: Path) -> None:
+    trainer = build(tmp_path, num_train_epochs=1, center_concepts=True)
+    pixel_values = torch.stack([trainer._plain_images[row]["pixel_values"] for row in range(len(split()))])
+    with torch.no_grad():
+        before = new_model()(pixel_values).cross_modal
+    trainer.train()
+    means = trainer.gcd_model.concept_means
+    torch.testing.assert_close(means, before.mean(dim=0), atol=1e-4, rtol=1e-5)
+    trainer.train()
+    assert torch.equal(trainer.gcd_model.concept_means, means)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
