@@ -1,6 +1,6 @@
-"""Category discovery on the built-in set over seeds: the whole method, without distillation, without filtering.
+"""Category discovery on the built-in set over seeds: the whole method, and with one part left out.
 
-    python benchmarks/gcd_ablations.py                        # three seeds, three variants, two k-means baselines
+    python benchmarks/gcd_ablations.py                        # three seeds, four variants, two k-means baselines
     python benchmarks/gcd_ablations.py --seeds 0 --variants full -- --num_train_epochs 20
 
 Every run is one of `examples/train_gcd.py`; a seed also draws which classes are known. What follows `--` goes to the
@@ -25,6 +25,7 @@ VARIANTS = {
     "full": (FULL, ()),
     "no-distillation": (f"{FULL} without distillation", ("--distillation_weight", "0")),
     "no-filter": (f"{FULL} without filtering", ("--no_filter",)),
+    "not-centred": (f"{FULL} without centring, as published", ("--center_concepts", "false")),
 }
 
 
