@@ -69,7 +69,7 @@ def how_many_animals(result: SpectralFilterResult, animals: set[str]) -> str:
     chance = sum(name in animals for name in result.concept_names) / len(result.concept_names)
     return (
         f"{sum(kept)} of the {len(kept)} kept concepts are animals of these pictures; they carry "
-        f"{100 * carried:.0f} % of the importance. Of the whole dictionary {100 * chance:.0f} % are."
+        f"{100 * carried:.0f} % of the importance. Of the whole dictionary {100 * chance:.2g} % are."
     )
 
 

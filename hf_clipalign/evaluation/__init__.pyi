@@ -5,6 +5,8 @@ from .comparison import RetrievalComparison as RetrievalComparison
 from .comparison import compare_embeddings as compare_embeddings
 from .comparison import compare_heads as compare_heads
 from .comparison import top_matches as top_matches
+from .discovery import class_gallery as class_gallery
+from .discovery import kmeans_classes as kmeans_classes
 from .extraction import extract_to_store as extract_to_store
 from .feature_store import FeatureStore as FeatureStore
 from .features import Features as Features
@@ -32,6 +34,7 @@ from .protocols import domain_generalization as domain_generalization
 from .protocols import zero_shot_accuracy as zero_shot_accuracy
 from .report import Match as Match
 from .report import MatchRow as MatchRow
+from .report import PictureRow as PictureRow
 from .report import ReportTable as ReportTable
 from .report import Section as Section
 from .report import write_report as write_report

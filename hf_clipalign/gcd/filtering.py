@@ -18,7 +18,8 @@ from hf_clipalign.gcd.eigen import SymmetricEigen, add_outer_products
 from hf_clipalign.gcd.filtering_result import SpectralFilterResult
 from hf_clipalign.gcd.similarities import ConceptSimilarities, image_blocks, unit_texts
 
-# Importances that differ by less than this share of the largest are rounding, and are ordered by index.
+# Importances that differ by less than this share of the largest are rounding, and are ordered by index; a share of a
+# sum is reached when no more than this is missing.
 _TIE = 1e-12
 # A variance below this share of the squared mean is rounding.
 _NO_VARIANCE = 1e-24
@@ -226,7 +227,7 @@ def _spectrum(
 def _smallest_count(descending: NDArray[np.float64], share: float) -> int:
     """How many of the first numbers are needed to reach a share of the sum of all."""
     cumulative = np.cumsum(descending)
-    return min(int(np.searchsorted(cumulative, share * cumulative[-1])) + 1, len(descending))
+    return min(int(np.searchsorted(cumulative, (share - _TIE) * cumulative[-1])) + 1, len(descending))
 
 
 def _read_until(blocks: Iterator[Tensor], n_rows: int) -> tuple[list[Tensor], int]:

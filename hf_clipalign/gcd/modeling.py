@@ -70,8 +70,9 @@ class SpectralGCDModel(PreTrainedModel):
     """Image tower of a CLIP, similarities to concepts, and a head over known and novel classes (arXiv 2602.17395).
 
     The concepts' text features are fixed and part of the checkpoint, so the text tower is not: it is dropped where the
-    family allows it (`DualEncoder.drop_text_tower`). Make one with `from_student`, train it with
-    `hf_clipalign.trainers.SpectralGCDTrainer`.
+    family allows it (`DualEncoder.drop_text_tower`). The head sees the similarities minus `concept_means`: zero, as
+    published, unless they were set (`SpectralGCDTrainingArguments.center_concepts`). Make a model with `from_student`,
+    train it with `hf_clipalign.trainers.SpectralGCDTrainer`.
 
     Example:
         ```python
@@ -99,9 +100,11 @@ class SpectralGCDModel(PreTrainedModel):
             n_concepts, n_classes, config.hidden_size, config.mlp_hidden_size, config.bottleneck_size
         )
         self.concept_features: Tensor
+        self.concept_means: Tensor
         self.class_profiles: Tensor
         self.overall_profile: Tensor
         self.register_buffer("concept_features", torch.zeros(n_concepts, encoder.embed_dim))
+        self.register_buffer("concept_means", torch.zeros(n_concepts))
         self.register_buffer("class_profiles", torch.zeros(n_classes, n_concepts))
         self.register_buffer("overall_profile", torch.zeros(n_concepts))
         self._image_processor: Any = None
@@ -182,6 +185,7 @@ class SpectralGCDModel(PreTrainedModel):
         model.head.to_empty(device=encoder.device).to(encoder.dtype)
         model.head.reset_parameters()
         model.concept_features = F.normalize(concept_features.detach().to(encoder.device).float(), dim=-1)
+        model.concept_means = torch.zeros(model.concept_means.shape, device=encoder.device)
         model.class_profiles = torch.zeros(model.class_profiles.shape, device=encoder.device)
         model.overall_profile = torch.zeros(model.overall_profile.shape, device=encoder.device)
         return model.eval()
@@ -223,7 +227,7 @@ class SpectralGCDModel(PreTrainedModel):
         image_embeds = self.encoder.encode_image(pixel_values, **kwargs)
         units = F.normalize(image_embeds.float(), dim=-1)
         cross_modal = units @ self.concept_features.float().T / self.config.concept_temperature
-        projected, logits, embeddings = self.head(cross_modal)
+        projected, logits, embeddings = self.head(cross_modal - self.concept_means)
         output = SpectralGCDOutput(logits, embeddings, cross_modal, projected, image_embeds)
         return output.to_tuple() if return_dict is False else output
 

@@ -26,6 +26,9 @@ class SpectralGCDTrainingArguments(TrainingArguments):
         flip (`bool`): mirror half of the views. Default True.
         teacher_cache (`str`, *optional*): safetensors file of the teacher's features, made if it does not exist. A
             file of another teacher, other pictures or other concepts is an error.
+        center_concepts (`bool`): subtract from the head's input the mean that the untrained student has over all plain
+            pictures. Default False, as published. Cosines of a CLIP with its concepts are nearly the same for all
+            pictures; without their mean, the head learns in far fewer steps.
         train_blocks (`int`): last blocks of the image tower that are trained. Default 1.
         learning_rate (`float`): rate of the head. Default 0.1.
         backbone_learning_rate (`float`): rate of the image tower's blocks. Default 0.005.
@@ -63,6 +66,10 @@ class SpectralGCDTrainingArguments(TrainingArguments):
 
     # model
     train_blocks: int = field(default=1, metadata={"help": "Last blocks of the image tower that are trained."})
+
+    center_concepts: bool = field(
+        default=False, metadata={"help": "Subtract the mean similarities of all pictures from the head's input."}
+    )
 
     # training
     learning_rate: float = field(default=0.1, metadata={"help": "Learning rate of the head."})

@@ -57,13 +57,13 @@ class GCDImages(Dataset):
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index, number = draw
         picture = self.source.read(index)
-        item: dict[str, Any] = {"index": index, "labels": int(self.labels[index])}
-        for view in (1, 2):
-            generator = np.random.default_rng((self.seed, int(self._epoch), index, number, view))
+        generator = np.random.default_rng((self.seed, int(self._epoch), index, number))
+        squares = []
+        for _ in range(2):
             box, flip = random_square(picture.size, generator, self.crop_share)
-            square = crop_and_resize(picture, box, flip and self.flip, self.image_size)
-            item[f"view_{view}"] = pixel_values(self.image_processor, [square])[0]
-        return item
+            squares.append(crop_and_resize(picture, box, flip and self.flip, self.image_size))
+        first, second = pixel_values(self.image_processor, squares)
+        return {"index": index, "labels": int(self.labels[index]), "view_1": first, "view_2": second}
 
 
 def random_square(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -186,6 +187,8 @@ class SpectralGCDTrainer(Trainer):
         """Trains, then describes the classes by their concepts. See `transformers.Trainer.train`."""
         if self.args.distillation_weight != 0:
             self.teacher_concepts()
+        if self.args.center_concepts and not bool(self.gcd_model.concept_means.any()):
+            self._center_concepts()
         output = super().train(*args, **kwargs)
         self.assign_classes()
         return output
@@ -238,19 +241,29 @@ class SpectralGCDTrainer(Trainer):
             `np.ndarray [N]` of int64, in the order of the source.
         """
         model = self.gcd_model
-        was_training = model.training
-        model.eval()
         sums = ProfileSums(model.config.n_classes, len(model.config.concepts), self.args.device)
         classes = []
-        for batch in self.get_eval_dataloader(self._plain_images):
-            with self.compute_loss_context_manager():
-                outputs = model(batch["pixel_values"].to(self.args.device, model.encoder.dtype))
-            found, cross_modal = self.accelerator.gather_for_metrics((outputs.logits.argmax(-1), outputs.cross_modal))
+        for found, cross_modal in self._plain_outputs():
             sums.add(cross_modal.softmax(dim=-1), found)
             classes.append(found.cpu())
         model.set_profiles(sums)
-        model.train(was_training)
         return torch.cat(classes).numpy()
+
+    @torch.no_grad()
+    def _center_concepts(self) -> None:
+        total = sum(cross_modal.double().sum(dim=0) for _, cross_modal in self._plain_outputs())
+        self.gcd_model.concept_means.copy_(cast(Tensor, total) / len(self.split))
+
+    def _plain_outputs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Classes and concept similarities of all plain pictures, batch by batch, gathered from all processes."""
+        model = self.gcd_model
+        was_training = model.training
+        model.eval()
+        for batch in self.get_eval_dataloader(self._plain_images):
+            with self.compute_loss_context_manager():
+                outputs = model(batch["pixel_values"].to(self.args.device, model.encoder.dtype))
+            yield self.accelerator.gather_for_metrics((outputs.logits.argmax(-1), outputs.cross_modal))
+        model.train(was_training)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -17,7 +17,7 @@ def test_runs_without_flags_and_keeps_animals(tmp_path):
         [sys.executable, EXAMPLE], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
     )
     assert result.returncode == 0, result.stderr
-    carried, chance = map(int, re.search(r"carry (\d+) % .* dictionary (\d+) % are", result.stdout).groups())
+    carried, chance = map(float, re.search(r"carry (\d+) % .* dictionary ([\d.]+) % are", result.stdout).groups())
     assert carried > 10 * chance
     kept = load_dictionary(tmp_path / "outputs" / "concepts" / "concepts.csv")
     assert {"giraffe", "frog", "penguin"} <= set(kept)

@@ -170,6 +170,19 @@ def test_equal_concepts_are_ordered_by_index() -> None:
     np.testing.assert_array_equal(spectral_filter(images, texts, names(len(texts))).order, result.order)
 
 
+@pytest.mark.parametrize("copies", [40, 140])
+def test_a_share_of_one_counts_no_rounding(copies: int) -> None:
+    images, texts = features(5, 500)
+    result = spectral_filter(images.repeat(copies, 1), texts, names(500), beta_e=1.0)
+    assert result.n_components == 4
+
+
+def test_a_threshold_met_exactly_is_met() -> None:
+    """Two hundred equal eigenvalues: 95 % of the variance is 190 of them, whatever rounding says."""
+    texts = torch.eye(201)
+    assert spectral_filter(texts, texts, names(201), beta_e=0.95).n_components == 190
+
+
 def test_few_components_and_many_are_computed_from_either_end() -> None:
     images, texts = features(60, 25)
     everything = spectral_filter(images, texts, names(25), beta_e=1.0).importance
