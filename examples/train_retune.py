@@ -8,8 +8,8 @@ zero-shot model as the lower bound and joint training as the upper one. The repo
 
 On chest X-rays, from features that `clipalign embed` made (the pictures are not needed any more):
 
-    python examples/train_retune.py --model me/biomedical-clip --features chest/ --labels CheXpert-v1.0-small/train.csv \
-        --test_features chest-valid/ --test_labels CheXpert-v1.0-small/valid.csv --scenarios class-incremental \
+    python examples/train_retune.py --model me/biomedical-clip --features chest/ --labels CheXpert/train.csv \
+        --test_features chest-valid/ --test_labels CheXpert/valid.csv --scenarios class-incremental \
         --output_dir runs/chest
 
 Stopped runs go on with `--resume`. The defaults are the published settings. Research software, not for diagnosis.
@@ -65,7 +65,6 @@ MINI_NEGATIVE = ("an emoji without {}", "a picture with no {}", "there is no {}"
 MINI_DEFAULTS = {
     "output_dir": "retune-mini",
     "per_device_train_batch_size": 64,  # a task has some 700 pictures: 6,144 would be one step per epoch
-    "learning_rate": 1e-3,
 }
 MINI_ROWS: int | None = None
 
@@ -87,7 +86,9 @@ class ExampleArguments:
     )
     n_parts: int = field(default=5, metadata={"help": "Parts of the data-incremental scenario: 5, 10 or 20."})
     order: list[str] | None = field(default=None, metadata={"help": "Findings in the order of learning."})
-    shuffle: bool = field(default=True, metadata={"help": "Shuffle the data before it is cut; else consecutive parts."})
+    shuffle: bool = field(
+        default=True, metadata={"help": "Shuffle the data before it is cut; else consecutive parts."}
+    )
     adapter: str = field(default="mlp", metadata={"help": "mlp or linear."})
     sides: str = field(default="both", metadata={"help": "both, shared, image or text."})
     identity_start: bool = field(default=False, metadata={"help": "Start the adapters as the identity."})
@@ -239,9 +240,7 @@ def main(argv: list[str] | None = None) -> list[IncrementalResult]:
 
 def _last(result: IncrementalResult) -> dict[str, dict[str, float]]:
     """Scores by finding after the last task."""
-    return {
-        metric: dict(zip(result.findings, rows[-1], strict=True)) for metric, rows in result.scores.items()
-    }
+    return {metric: dict(zip(result.findings, rows[-1], strict=True)) for metric, rows in result.scores.items()}
 
 
 if __name__ == "__main__":

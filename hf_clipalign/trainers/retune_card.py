@@ -51,7 +51,7 @@ def push_retune(trainer: Any, repo_id: str | None, base_model: str | None, **pus
     """
     if not repo_id:
         raise ClipAlignError("where to? Give repo_id='owner/name', or hub_model_id in the settings.")
-    base = base_model or trainer.state_folder.content["model"]["name"]
+    base = base_model or trainer.identity["model"]["name"]
     if not is_hub_id(base) or Path(base).exists():
         raise ClipAlignError(
             f"the adapter's base model {base!r} is not on the Hub, so nobody else could load it: give "
@@ -60,17 +60,15 @@ def push_retune(trainer: Any, repo_id: str | None, base_model: str | None, **pus
     with tempfile.TemporaryDirectory(prefix="clipalign-") as name:
         folder = Path(name)
         trainer.learner.save_pretrained(name)
-        (folder / CARD_FILE).unlink(missing_ok=True)
         config_file = folder / "adapter_config.json"
         config = json.loads(config_file.read_text(encoding="utf-8"))
         config_file.write_text(json.dumps(config | {"base_model_name_or_path": base}, indent=2), encoding="utf-8")
         write_retune_files(trainer, folder)
-        card = build_card(replace(_describe(trainer, folder), base_model=base, load_from=repo_id))
-        (folder / CARD_FILE).write_text(str(card), encoding="utf-8")
-        for path in folder.iterdir():
-            if path.name not in PUSHED:
+        for path in folder.iterdir():  # the card comes from info, with the licence of the base model
+            if path.name not in PUSHED or path.name == CARD_FILE:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return push_folder(folder, repo_id, **push_kwargs)
+        info = replace(_describe(trainer, folder), base_model=base, load_from=repo_id)
+        return push_folder(folder, repo_id, info=info, **push_kwargs)
 
 
 def _describe(trainer: Any, folder: Path) -> ModelCardInfo:

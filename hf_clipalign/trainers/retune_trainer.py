@@ -103,10 +103,11 @@ class RETuneTrainer(Trainer):
         self.scenario = scenario
         self.data = train_dataset
         self.state_folder = RETuneState(args.output_dir or "retune")
-        self._identity = _identity(learner)
-        for data in filter(None, (train_dataset, eval_dataset)):
-            check_data(data, learner.adapter_config.embed_dim, self._identity["model"])
-        self.state_folder.check(**self._identity)
+        self.identity = _identity(learner)
+        for data in (train_dataset, eval_dataset):
+            if data is not None:
+                check_data(data, learner.adapter_config.embed_dim, self.identity["model"])
+        self.state_folder.check(**self.identity)
         self.prompts = self._all_prompts(prompts, train_dataset, eval_dataset)
         learner.set_prompts(self.prompts)
         self.tasks = [] if train_dataset is None else list(tasks if tasks is not None else joint(train_dataset.labels))
@@ -312,7 +313,7 @@ class RETuneTrainer(Trainer):
         else:
             self._moments = {}
         if self.is_world_process_zero():
-            state.begin(**self._identity, prompts=self.prompts, save=self._save_adapter)
+            state.begin(**self.identity, prompts=self.prompts, save=self._save_adapter)
         self._everyone_reads()
 
     def _all_prompts(self, given: FindingPrompts | None, *data: LabelledEmbeddings | None) -> FindingPrompts:
