@@ -33,7 +33,9 @@ def one_batch(trainer: Any) -> dict[str, Any]:
     return next(iter(trainer.get_train_dataloader()))
 
 
-@pytest.mark.parametrize("trainable", ["all", "projectors", "image", "text", "given"])
+@pytest.mark.parametrize(
+    "trainable", ["all", "projectors", "image", pytest.param("text", marks=pytest.mark.slow), "given"]
+)
 def test_what_is_trainable_moves_and_nothing_else(trainable: str, tmp_path: Path) -> None:
     model = student()
     if trainable == "given":
