@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 _AUTO_CLASSES = "transformers.models.auto.modeling_auto"
-_MODULES_THAT_REGISTER = ("hf_clipalign.isoclip.modeling",)
+_MODULES_THAT_REGISTER = ("hf_clipalign.isoclip.modeling", "hf_clipalign.gcd.modeling")
 
 
 def register() -> None:

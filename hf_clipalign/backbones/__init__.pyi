@@ -5,6 +5,7 @@ from .linearization import ProjectionError as ProjectionError
 from .linearization import image_projection_error as image_projection_error
 from .linearization import linearize_pooling_head as linearize_pooling_head
 from .linearization import projection_error as projection_error
+from .loading import load_image_processor as load_image_processor
 from .loading import load_model as load_model
 from .loading import load_processor as load_processor
 from .open_clip import OpenClipProcessor as OpenClipProcessor

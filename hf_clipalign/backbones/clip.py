@@ -22,6 +22,7 @@ _NOT_TAKEN_OVER = ("model_type", "architectures", "transformers_version")
 class ProjectedTowersEncoder(DualEncoder):
     """Models with `vision_model`, `text_model`, `visual_projection`, `text_projection` and `logit_scale`."""
 
+    feature_heads: ClassVar[dict[Modality, str] | None] = {"image": "visual_projection", "text": "text_projection"}
     stock_classes: ClassVar[dict[str, str]] = {}
     """For each modality the transformers class that holds such a tower with its projector; none if it is missing."""
 
@@ -89,6 +90,10 @@ class ProjectedTowersEncoder(DualEncoder):
         source = self.model.vision_model
         getattr(stock, "vision_model", stock).load_state_dict(getattr(source, "vision_model", source).state_dict())
         return stock
+
+    def drop_text_tower(self) -> bool:
+        self.model.text_model = nn.Module()
+        return True
 
     def with_projectors(self, image: Projector | None = None, text: Projector | None = None) -> nn.Module:
         replaced = copy.deepcopy(self.model)

@@ -79,6 +79,9 @@ class DualEncoder(ABC):
     """How the projectors are stacked; see `linearize_pooling_head`."""
     module_paths: ClassVar[ModulePaths | None] = None
     """Where the towers keep their token table and layers; None: prompts cannot be learned for the family."""
+    feature_heads: ClassVar[dict[Modality, str] | None] = None
+    """For each modality the dotted name of the module whose output is the feature in the shared space, `[N, d]`; None
+    where there is no such module. An adapter may be put in its place (`behind_head`)."""
     text_start_tokens: ClassVar[int] = 1
     """Number of tokens that the tokenizer puts before the first word: a learned context starts after them."""
 
@@ -255,6 +258,14 @@ class DualEncoder(ABC):
             raise ClipAlignError(f"{type(self).__name__} has no projector layout {layout!r}.")
         return self
 
+    def drop_text_tower(self) -> bool:
+        """Frees the text tower in place: texts cannot be encoded any more, everything about pictures stays.
+
+        Returns:
+            `bool`: whether that was done. Default False: a family that does not say how keeps its tower.
+        """
+        return False
+
     @property
     def true_end_token(self) -> int | None:
         """The id of the end token where the configuration holds a stand-in for it, else None."""
@@ -279,13 +290,28 @@ class DualEncoder(ABC):
             attention_mask = None if attention_mask is None else attention_mask[:, :length]
         return self.text_outputs(input_ids, attention_mask).pooler_output
 
-    def project_image(self, features: Tensor) -> Tensor:
-        """The model's own image head on features before it, `[N, d_v]` to `[N, d]`: exact, linear or not."""
-        return F.linear(features, self.image_projector.weight, self.image_projector.bias)
+    def project_image(self, features: Tensor, adapted: bool = True) -> Tensor:
+        """The model's own image head on features before it, `[N, d_v]` to `[N, d]`: exact, linear or not.
 
-    def project_text(self, features: Tensor) -> Tensor:
-        """The text projector on features before it, `[N, d_t]` to `[N, d]`."""
-        return F.linear(features, self.text_projector.weight, self.text_projector.bias)
+        An adapter behind the head (`behind_head`) takes part unless `adapted` is False.
+        """
+        projected = F.linear(features, self.image_projector.weight, self.image_projector.bias)
+        return self.behind_head("image", projected) if adapted else projected
+
+    def project_text(self, features: Tensor, adapted: bool = True) -> Tensor:
+        """The text projector on features before it, `[N, d_t]` to `[N, d]`; `adapted` as in `project_image`."""
+        projected = F.linear(features, self.text_projector.weight, self.text_projector.bias)
+        return self.behind_head("text", projected) if adapted else projected
+
+    def behind_head(self, modality: Modality, features: Tensor) -> Tensor:
+        """What an adapter in the place of a head makes of the head's output; `features` themselves without one.
+
+        Such an adapter keeps the head as `base_layer`, as PEFT's layers do, and has a method `adapt`.
+        """
+        if self.feature_heads is None:
+            return features
+        adapt = getattr(self.model.get_submodule(self.feature_heads[modality]), "adapt", None)
+        return features if adapt is None else adapt(features)
 
     def encode_image(self, pixel_values: Tensor, normalize: bool = False, **kwargs: Any) -> Tensor:
         """Image features in the shared space, `[N, d]`; unit length if `normalize` (default False).

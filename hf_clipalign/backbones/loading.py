@@ -35,10 +35,21 @@ def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any
     """
     from transformers import AutoProcessor
 
+    return _load(AutoProcessor.from_pretrained, path_or_id, "processor", **_pillow(), **from_pretrained_kwargs)
+
+
+def load_image_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any:
+    """Loads the picture processor of a checkpoint that has no tokenizer; otherwise as `load_processor`."""
+    from transformers import AutoImageProcessor
+
+    load = AutoImageProcessor.from_pretrained
+    return _load(load, path_or_id, "picture processor", **_pillow(), **from_pretrained_kwargs)
+
+
+def _pillow() -> dict[str, Any]:
     # the first 5.x releases of transformers choose between "fast" and "slow" instead of backends
     has_backends = find_spec("transformers.models.clip.image_processing_pil_clip") is not None
-    pillow: dict[str, Any] = {"backend": "pil"} if has_backends else {"use_fast": False}
-    return _load(AutoProcessor.from_pretrained, path_or_id, "processor", **pillow, **from_pretrained_kwargs)
+    return {"backend": "pil"} if has_backends else {"use_fast": False}
 
 
 def _load(load: Any, path_or_id: str | Path, what: str, **kwargs: Any) -> Any:

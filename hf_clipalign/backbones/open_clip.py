@@ -113,9 +113,9 @@ class OpenClipEncoder(DualEncoder):
         changes = {f"model.{name}": value for name, value in _identity(self.model, self._text_path).items()}
         return self._run("encode_text", changes, input_ids)
 
-    def project_image(self, features: Tensor) -> Tensor:
+    def project_image(self, features: Tensor, adapted: bool = True) -> Tensor:
         if self.exact_image_projector:
-            return super().project_image(features)
+            return super().project_image(features, adapted)
         return residual_head(self._pooling_head, features)
 
     def stock_tower(self, modality: Modality, weight: Tensor, bias: Tensor | None = None) -> nn.Module:

@@ -239,7 +239,7 @@ def _encode_as_tokenized(
 
 def project_texts(encoder: DualEncoder, features: Tensor, normalize: bool = True) -> Tensor:
     """Pre-projection text features `[N, d_t]` in the shared space, `[N, d]`; unit length if `normalize`."""
-    projected = F.linear(features, encoder.text_projector.weight, encoder.text_projector.bias)
+    projected = encoder.project_text(features)
     return F.normalize(projected, dim=-1) if normalize else projected
 
 

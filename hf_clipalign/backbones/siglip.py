@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class SiglipEncoder(DualEncoder):
     full_length_text = True
     exact_image_projector = False
     module_paths = ModulePaths()
+    feature_heads: ClassVar[dict[Modality, str] | None] = {"image": "vision_model.head", "text": "text_model.head"}
     text_start_tokens = 0
 
     def __init__(self, model: nn.Module, layout: Layout = "consistent"):
@@ -60,16 +61,16 @@ class SiglipEncoder(DualEncoder):
 
     @property
     def image_projector(self) -> Projector:
-        return linearize_pooling_head(self.model.vision_model.head, self.layout)
+        return linearize_pooling_head(self._image_head, self.layout)
 
     @property
     def text_projector(self) -> Projector:
-        head = self.model.text_model.head
+        head = self._text_head
         return in_layout(Projector(head.weight, head.bias), self.layout)
 
     @property
     def embed_dim(self) -> int:
-        return self.model.text_model.head.out_features
+        return self._text_head.out_features
 
     @property
     def vision_dim(self) -> int:
@@ -77,11 +78,11 @@ class SiglipEncoder(DualEncoder):
 
     @property
     def device(self) -> torch.device:
-        return self.model.text_model.head.weight.device
+        return self._text_head.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.text_model.head.weight.dtype
+        return self._text_head.weight.dtype
 
     @property
     def image_size(self) -> int:
@@ -122,7 +123,9 @@ class SiglipEncoder(DualEncoder):
         if "pixel_attention_mask" in kwargs and "attention_mask" in inspect.signature(vision.forward).parameters:
             kwargs["attention_mask"] = kwargs.pop("pixel_attention_mask")  # its name in the first 5.x releases
         pooled: list[Tensor] = []
-        handle = vision.head.layernorm.register_forward_pre_hook(lambda module, args: pooled.append(args[0][:, 0]))
+        handle = self._image_head.layernorm.register_forward_pre_hook(
+            lambda module, args: pooled.append(args[0][:, 0])
+        )
         try:
             outputs = vision(pixel_values=pixel_values, **kwargs)
         finally:
@@ -130,11 +133,21 @@ class SiglipEncoder(DualEncoder):
         outputs.pooler_output = pooled[-1]
         return outputs
 
-    def project_image(self, features: Tensor) -> Tensor:
-        return residual_head(self.model.vision_model.head, features)
+    def project_image(self, features: Tensor, adapted: bool = True) -> Tensor:
+        projected = residual_head(self._image_head, features)
+        return self.behind_head("image", projected) if adapted else projected
 
-    def project_text(self, features: Tensor) -> Tensor:
-        return self.model.text_model.head(features)
+    def project_text(self, features: Tensor, adapted: bool = True) -> Tensor:
+        projected = self._text_head(features)
+        return self.behind_head("text", projected) if adapted else projected
+
+    @property
+    def _image_head(self) -> Any:
+        return _without_adapter(self.model.vision_model.head)
+
+    @property
+    def _text_head(self) -> Any:
+        return _without_adapter(self.model.text_model.head)
 
     def text_outputs(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         outputs = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
@@ -170,6 +183,12 @@ class SiglipEncoder(DualEncoder):
         getattr(stock, "text_model", stock).load_state_dict(state)
         return stock
 
+    def drop_text_tower(self) -> bool:
+        head = self.model.text_model.head
+        self.model.text_model = nn.Module()
+        self.model.text_model.head = head
+        return True
+
     def image_feature_tower(self) -> nn.Module:
         return self._stock_image("Siglip2VisionModel" if self.flexible_images else "SiglipVisionModel", None)
 
@@ -188,6 +207,11 @@ class SiglipEncoder(DualEncoder):
         tower.load_state_dict(self.model.vision_model.state_dict())
         _fold(tower.head, projector)
         return stock
+
+
+def _without_adapter(head: Any) -> Any:
+    """The head itself where an adapter has been put in its place."""
+    return getattr(head, "base_layer", head)
 
 
 def _fold(head: Any, projector: Projector | None) -> None:

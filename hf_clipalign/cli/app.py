@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import hf_clipalign
-from hf_clipalign.cli import compare, demo, embed, evaluate, export, push, spectrum, trim
+from hf_clipalign.cli import compare, concepts, demo, embed, evaluate, export, push, spectrum, trim
 
 app = typer.Typer(
     name="clipalign",
@@ -25,6 +25,7 @@ app.command("demo")(demo.demo)
 app.command("spectrum")(spectrum.spectrum)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("concepts")(concepts.concepts)
 app.command("trim")(trim.trim)
 app.command("export")(export.export)
 app.command("push")(push.push)

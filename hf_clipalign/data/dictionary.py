@@ -84,7 +84,9 @@ def check_names(names: Iterable[str], what: str = "class names", lines: Sequence
     first: dict[str, int] = {}
     duplicates = []
     for position, name in zip(positions, names, strict=True):
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str):
+            raise ClipAlignError(f"{what}: {place} {position} is {name!r}, not a text; write it as one")
+        if not name.strip():
             raise ClipAlignError(f"{what}: {place} {position} is blank; fill or delete it")
         key = clean_class_name(name).casefold()
         if key in first:
@@ -97,6 +99,31 @@ def check_names(names: Iterable[str], what: str = "class names", lines: Sequence
             f"{', '.join(duplicates[:_SHOWN])}{more}; keep one of each"
         )
     return names
+
+
+def extend_dictionary(names: Iterable[str], more: Iterable[str]) -> list[str]:
+    """Appends names that a dictionary does not have yet, case ignored, in their order (known class names, for one).
+
+    Args:
+        names (iterable of `str`): The dictionary.
+        more (iterable of `str`): What it must also hold.
+
+    Returns:
+        `list[str]`: the dictionary and after it what was missing.
+
+    Raises:
+        [`ClipAlignError`]: as [`check_names`], for either list.
+
+    Example:
+
+    ```python
+    >>> extend_dictionary(["dog", "cat"], ["Cat", "owl"])
+    ['dog', 'cat', 'owl']
+    ```
+    """
+    names, more = check_names(names, "dictionary"), check_names(more, "names to add")
+    present = {clean_class_name(name).casefold() for name in names}
+    return names + [name for name in more if clean_class_name(name).casefold() not in present]
 
 
 def _read_lines(file: Path) -> list[str]:

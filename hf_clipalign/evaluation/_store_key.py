@@ -28,7 +28,7 @@ def describe_model(encoder: DualEncoder, name: str | None) -> dict[str, Any]:
         "revision": getattr(encoder.config, "_commit_hash", None),
         "class": type(encoder.model).__name__,
         "dtype": str(encoder.dtype).removeprefix("torch."),
-        "weights": weights_hash(encoder.model),
+        "weights": weights_hash(encoder.model, before_projector=True),
     }
 
 

@@ -139,6 +139,37 @@ def plot_band_grid(grid: Mapping[tuple[int, int], float], metric: str = "mAP") -
     return figure
 
 
+def plot_task_matrix(
+    matrix: Any, tasks: Sequence[str], findings: Sequence[str], taught: Sequence[Sequence[str]], metric: str = "AUROC"
+) -> Figure:
+    """Scores after every task (rows) on every finding (columns), in percent; what a task taught is framed.
+
+    Args:
+        matrix (`[T, F]`): fractions, NaN where a score is undefined.
+        tasks (`Sequence[str]`): T names.
+        findings (`Sequence[str]`): F names.
+        taught (`Sequence[Sequence[str]]`): for each task the findings whose labels it saw.
+        metric (`str`): what the colour means. Default `"AUROC"`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    table = 100 * np.asarray(matrix, dtype=np.float64)
+    figure = Figure(figsize=(3.0 + 0.95 * len(findings), 1.8 + 0.42 * len(tasks)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(table, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for row, column in np.ndindex(*table.shape):
+        value = table[row, column]
+        text = "–" if np.isnan(value) else f"{value:.1f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=9, color="black" if value > 60 else "white")
+        if findings[column] in taught[row] and len(taught[row]) < len(findings):
+            axes.add_patch(_frame(column, row))
+    axes.set_xticks(range(len(findings)), findings, rotation=30, ha="right")
+    axes.set_yticks(range(len(tasks)), [f"after {task}" for task in tasks])
+    figure.colorbar(image, ax=axes, label=f"{metric}, %")
+    return figure
+
+
 def _draw_spectrum(axes: Any, values: np.ndarray, k_top: int, k_bottom: int) -> None:
     edges = {
         "top": (0, k_top),

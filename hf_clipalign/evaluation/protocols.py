@@ -20,6 +20,7 @@ from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.data.few_shot import base_and_novel
+from hf_clipalign.metrics import harmonic_mean
 
 Accuracy = Callable[[ImageSource], float]
 """Gives the share of a source's pictures that are classified right among its `class_names`, in [0, 1]."""
@@ -41,7 +42,7 @@ def base_to_novel(accuracy: Accuracy, source: ImageSource) -> dict[str, float]:
         `ClipAlignError`: the source has no labels or fewer than two classes.
     """
     base, novel = (accuracy(half) for half in base_and_novel(source))
-    return {"base": base, "novel": novel, "harmonic_mean": _harmonic_mean(base, novel)}
+    return {"base": base, "novel": novel, "harmonic_mean": harmonic_mean(base, novel)}
 
 
 def cross_dataset(accuracy: Accuracy, sources: Mapping[str, ImageSource]) -> dict[str, float]:
@@ -54,11 +55,6 @@ def domain_generalization(
 ) -> dict[str, float]:
     """Accuracy on the training domain (`source`), on each other one, and the mean of the OTHERS (`average`)."""
     return {"source": accuracy(source), **_each_and_average(accuracy, targets)}
-
-
-def _harmonic_mean(first: float, second: float) -> float:
-    """2ab / (a + b), and 0 where both are 0."""
-    return 0.0 if first + second == 0 else 2 * first * second / (first + second)
 
 
 def zero_shot_accuracy(

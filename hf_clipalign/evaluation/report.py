@@ -43,6 +43,15 @@ class MatchRow:
     matches: Sequence[Match]
 
 
+@dataclass(frozen=True)
+class PictureRow:
+    """A group of pictures with a title and a line about it; `relevant` None draws no frame."""
+
+    title: str
+    text: str
+    pictures: Sequence[Match]
+
+
 @dataclass
 class Section:
     """Part of a report; every field is optional and shown in this order."""
@@ -52,6 +61,7 @@ class Section:
     tables: Sequence[ReportTable] = ()
     figures: Sequence[tuple[str, Any]] = ()
     match_rows: Sequence[MatchRow] = field(default_factory=list)
+    picture_rows: Sequence[PictureRow] = field(default_factory=list)
 
 
 def write_report(path: str | Path, title: str, sections: Sequence[Section], lead: str = "") -> Path:

@@ -8,6 +8,7 @@ from .onnx import export_onnx as export_onnx
 from .push import push_adapter as push_adapter
 from .push import push_folder as push_folder
 from .push import push_isoclip as push_isoclip
+from .push import push_model as push_model
 from .push import push_stock as push_stock
 from .scores import read_evaluations as read_evaluations
 from .scores import retrieval_evaluation as retrieval_evaluation

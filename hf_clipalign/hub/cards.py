@@ -15,12 +15,15 @@ from hf_clipalign.papers import Paper, paper
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-Kind = Literal["clip", "isoclip", "stock", "adapter"]
-KINDS: tuple[Kind, ...] = ("clip", "isoclip", "stock", "adapter")
+Kind = Literal["clip", "isoclip", "stock", "adapter", "gcd"]
+KINDS: tuple[Kind, ...] = ("clip", "isoclip", "stock", "adapter", "gcd")
 SPECTRUM_FILE = "spectrum.png"
 
-_LIBRARIES = {"clip": "transformers", "isoclip": "hf_clipalign", "stock": "transformers", "adapter": "peft"}
-_RELATIONS = {"clip": "finetune", "isoclip": "finetune", "stock": "finetune", "adapter": "adapter"}
+_LIBRARIES = {
+    **{"clip": "transformers", "isoclip": "hf_clipalign", "stock": "transformers", "adapter": "peft"},
+    "gcd": "hf_clipalign",
+}
+_RELATIONS = {"clip": "finetune", "isoclip": "finetune", "stock": "finetune", "adapter": "adapter", "gcd": "finetune"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class ModelCardInfo:
 
     Args:
         kind (`str`): `"isoclip"` (an aligned model), `"stock"` (one aligned tower for stock classes), `"adapter"`
-            (PEFT) or `"clip"` (a plain two-tower model).
+            (PEFT), `"gcd"` (known and novel classes) or `"clip"` (a plain two-tower model).
         name (`str`): title of the card and name in `model-index`.
         load_from (`str`): Hub id or folder that the snippets load from.
         model_class (`str`, *optional*): class of transformers that loads the model without this package; for an
@@ -138,6 +141,8 @@ class ModelCardInfo:
         """The Hub's name of the task."""
         if self.kind in ("clip", "adapter"):
             return "zero-shot-image-classification"
+        if self.kind == "gcd":
+            return "image-classification"
         return "image-feature-extraction" if self.modality == "image" else "feature-extraction"
 
     @property

@@ -46,6 +46,8 @@ def describe_folder(folder: str | Path, load_from: str | None = None) -> ModelCa
     config = _read(folder / "config.json")
     if config.get("model_type") == "isoclip":
         return _aligned(config, common)
+    if config.get("model_type") == "spectralgcd":
+        return _discovered(config, common)
     if "hf_clipalign" in config:
         return _stock(config, common)
     return ModelCardInfo(kind="clip", model_class=_model_class(config), **common)
@@ -62,6 +64,21 @@ def _aligned(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
         modality=modality,
         image_band=image_band,
         text_band=text_band,
+        **common,
+    )
+
+
+def _discovered(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
+    return ModelCardInfo(
+        kind="gcd",
+        method="spectralgcd",
+        base_model=_hub_id(config.get("base_model_name_or_path")),
+        parameters={
+            "known classes": len(config["class_names"]),
+            "novel classes": config["n_novel"],
+            "concepts": len(config["concepts"]),
+            "prompt of the concepts": config["template"],
+        },
         **common,
     )
 

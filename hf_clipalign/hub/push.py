@@ -111,6 +111,23 @@ def push_isoclip(
         return push_folder(folder, repo_id, **push_kwargs)
 
 
+def push_model(model: Any, repo_id: str, **push_kwargs: Any) -> CommitInfo:
+    """Pushes a model that `save_pretrained` writes whole, with its card in one commit.
+
+    Args:
+        model (`PreTrainedModel`): the model.
+        repo_id (`str`): `owner/name`.
+        **push_kwargs: as `push_folder`.
+
+    Raises:
+        `ClipAlignError`: as `push_folder`, or the disk is full.
+    """
+    with _staging() as folder:
+        with explained_write(folder):
+            model.save_pretrained(folder)
+        return push_folder(folder, repo_id, **push_kwargs)
+
+
 def push_stock(
     model: IsoCLIPModel,
     repo_id: str,

@@ -12,14 +12,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_folder
-from hf_clipalign._publishing import push_aligned
+from hf_clipalign._publishing import push_aligned, save_whole
 from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder, load_model
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.isoclip.bands import Band, known_bands, known_checkpoints
 from hf_clipalign.isoclip.configuration import IsoCLIPConfig
 from hf_clipalign.isoclip.spectrum import band_slice, compact_projectors, decompose, trim_projectors
-
-_HUB_KWARGS = ("repo_id", "private", "revision", "commit_message", "token")
 
 
 class IsoCLIPModel(PreTrainedModel):
@@ -167,12 +165,7 @@ class IsoCLIPModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Saves configuration and weights; a crash leaves no half-written file. Arguments as in transformers."""
-        push = kwargs.pop("push_to_hub", False)
-        hub_kwargs = {name: kwargs.pop(name) for name in _HUB_KWARGS if name in kwargs}
-        with atomic_folder(save_directory) as staging:
-            super().save_pretrained(staging, **kwargs)
-        if push:
-            self.push_to_hub(hub_kwargs.pop("repo_id", None) or Path(save_directory).name, **hub_kwargs)
+        save_whole(self, super().save_pretrained, save_directory, **kwargs)
 
     def push_to_hub(  # type: ignore[override]
         self, repo_id: str, *, processor: Any = None, max_shard_size: str | None = None, **kwargs: Any

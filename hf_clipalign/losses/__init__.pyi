@@ -5,4 +5,16 @@ from .kdpl import select_classes as select_classes
 from .kdpl import top_classes as top_classes
 from .promptsrc import gaussian_prompt_weights as gaussian_prompt_weights
 from .promptsrc import promptsrc_losses as promptsrc_losses
+from .retune import masked_bce_loss as masked_bce_loss
+from .retune import masked_bce_sum as masked_bce_sum
+from .retune import retune_cosines as retune_cosines
+from .retune import retune_labels as retune_labels
+from .retune import retune_logits as retune_logits
+from .retune import retune_scores as retune_scores
+from .retune import undo_small_updates as undo_small_updates
+from .spectral_gcd import spectral_gcd_losses as spectral_gcd_losses
+from .supervised_contrastive import supervised_contrastive_loss as supervised_contrastive_loss
 from .views import info_nce_loss as info_nce_loss
+from .views import mean_entropy_regularizer as mean_entropy_regularizer
+from .views import teacher_temperature as teacher_temperature
+from .views import view_distillation_loss as view_distillation_loss

@@ -13,6 +13,7 @@ from datasets import Features, Value
 from datasets import Sequence as ListOf
 
 from .classification import top_k_accuracy
+from .clustering import clustering_accuracy
 from .retrieval import retrieval_metrics
 from .revisited import revisited_retrieval_metrics
 
@@ -79,6 +80,26 @@ class TopKAccuracy(evaluate.Metric):
 
     def _compute(self, predictions: Any, references: Any, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
         return top_k_accuracy(predictions, references, ks)
+
+
+class ClusteringAccuracy(evaluate.Metric):
+    """[`hf_clipalign.metrics.clustering_accuracy`] for `evaluate`: predictions are clusters, references are classes.
+
+    Example:
+        >>> metric = ClusteringAccuracy()
+        >>> metric.compute(predictions=[1, 1, 0, 1], references=[0, 0, 1, 1], known_mask=[True, True, False, False])
+        {'all': 0.75, 'old': 1.0, 'new': 0.5}
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = [
+            Features({"predictions": Value("int64"), "references": Value(kind), "known_mask": Value("bool")})
+            for kind in ("int64", "string")
+        ]
+        return _describe("Accuracy of clusters on all, known and novel classes.", self, features)
+
+    def _compute(self, predictions: Any, references: Any, known_mask: Any, balanced: bool = False) -> dict[str, float]:
+        return clustering_accuracy(references, predictions, known_mask, balanced)
 
 
 def _describe(text: str, metric: evaluate.Metric, features: Any) -> evaluate.MetricInfo:

@@ -3,6 +3,10 @@ from .contrastive_pairs import ImageTextPairs as ImageTextPairs
 from .contrastive_pairs import collate_pairs as collate_pairs
 from .contrastive_trainer import ContrastiveTrainer as ContrastiveTrainer
 from .gather import gather_rows as gather_rows
+from .gcd_arguments import SpectralGCDTrainingArguments as SpectralGCDTrainingArguments
+from .gcd_teacher import TeacherConcepts as TeacherConcepts
+from .gcd_teacher import teacher_concepts as teacher_concepts
+from .gcd_trainer import SpectralGCDTrainer as SpectralGCDTrainer
 from .kdpl_arguments import KDPLTrainingArguments as KDPLTrainingArguments
 from .kdpl_trainer import KDPLTrainer as KDPLTrainer
 from .presets import METHODS as METHODS
@@ -12,5 +16,9 @@ from .prompt_images import PromptImages as PromptImages
 from .prompt_learner import PromptLearner as PromptLearner
 from .prompt_learning_arguments import PromptLearningTrainingArguments as PromptLearningTrainingArguments
 from .prompt_learning_trainer import PromptLearningTrainer as PromptLearningTrainer
+from .retune_arguments import RETuneTrainingArguments as RETuneTrainingArguments
+from .retune_learner import RETuneLearner as RETuneLearner
+from .retune_state import RETuneState as RETuneState
+from .retune_trainer import RETuneTrainer as RETuneTrainer
 from .schedule import published_rates as published_rates
 from .teacher import Teacher as Teacher

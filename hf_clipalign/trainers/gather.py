@@ -22,6 +22,12 @@ def gather_rows(rows: Tensor) -> Tensor:
     return _GatherRows.apply(rows)
 
 
+def gather_views(views: Tensor) -> Tensor:
+    """`gather_rows` for two views, `[2N_r, …]`: first views of all processes, then second views of all processes."""
+    pairs = views.unflatten(0, (2, -1)).transpose(0, 1)
+    return gather_rows(pairs).transpose(0, 1).flatten(0, 1)
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

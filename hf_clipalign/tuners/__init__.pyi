@@ -13,6 +13,12 @@ from .maple import MaPLeModel as MaPLeModel
 from .prompts import build_prompts as build_prompts
 from .promptsrc import PromptSRCConfig as PromptSRCConfig
 from .promptsrc import PromptSRCModel as PromptSRCModel
+from .retune import EmbeddingSpace as EmbeddingSpace
+from .retune import RETuneConfig as RETuneConfig
+from .retune import RETuneModel as RETuneModel
+from .retune import adapt_image as adapt_image
+from .retune import adapt_text as adapt_text
+from .retune import load_without_towers as load_without_towers
 from .vocabulary import export_vocabulary as export_vocabulary
 from .vpt import VPTConfig as VPTConfig
 from .vpt import VPTModel as VPTModel

@@ -1,4 +1,4 @@
-"""Makes the prompt-learning methods known to PEFT, whose list of methods is an Enum closed to other packages."""
+"""Makes the methods known to PEFT, whose list of methods is an Enum closed to other packages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _METHODS = {
     "clip_vpt": ("vpt", "VPT"),
     "clip_maple": ("maple", "MaPLe"),
     "clip_promptsrc": ("promptsrc", "PromptSRC"),
+    "clip_retune": ("retune", "RETune"),
 }
 
 

@@ -39,7 +39,7 @@ def photos(tmp_path_factory):
 
 def test_help_teaches_every_command(tmp_path):
     listing, _ = clipalign("--help", cwd=tmp_path)
-    for command in ("demo", "spectrum", "evaluate", "compare", "trim", "push", "embed"):
+    for command in ("demo", "spectrum", "evaluate", "compare", "concepts", "trim", "push", "embed"):
         assert command in listing
         page, _ = clipalign(command, "--help", cwd=tmp_path)
         assert "Usage" in page

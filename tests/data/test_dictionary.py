@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.data import check_names, load_dictionary
+from hf_clipalign.data import check_names, extend_dictionary, load_dictionary
 
 
 def test_shipped_dictionary_is_clean_and_frequent_first() -> None:
@@ -81,3 +81,14 @@ def test_names_are_checked() -> None:
         check_names("fox")
     with pytest.raises(ClipAlignError, match="position 1 is blank"):
         check_names(["fox", " "])
+
+
+def test_a_name_that_is_no_text_is_named() -> None:
+    with pytest.raises(ClipAlignError, match="position 1 is 7, not a text"):
+        check_names(["fox", 7])  # type: ignore[list-item]
+
+
+def test_extending_keeps_order_and_ignores_case() -> None:
+    assert extend_dictionary(["dog", "red fox"], ["owl", "Dog", "red_fox", "bee"]) == ["dog", "red fox", "owl", "bee"]
+    with pytest.raises(ClipAlignError, match="names to add: 1 duplicates"):
+        extend_dictionary(["dog"], ["owl", "OWL"])

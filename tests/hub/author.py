@@ -89,6 +89,17 @@ def push_models(author: Author) -> None:
     author.step("lfs", push_folder, author.own, "tester/isoclip-lfs")
 
 
+def push_found_classes(author: Author) -> None:
+    from hf_clipalign.gcd import SpectralGCDModel
+
+    sizes = {"hidden_size": 8, "mlp_hidden_size": 8, "bottleneck_size": 4}
+    model = SpectralGCDModel.from_student(
+        BASE, ["cat", "heart", "sun"], ["animal"], 2, processor=author.processor, template="an emoji of {}.", **sizes
+    )
+    author.step("found classes", model.push_to_hub, "tester/gcd")
+    np.save(author.folder / "found.npy", model(pictures()).logits.detach().numpy())
+
+
 def push_cards(author: Author) -> None:
     author.step("card kept", push_folder, author.plain, "tester/kept")
     author.step("card replaced", push_folder, author.plain, "tester/replaced", overwrite_card=True)
@@ -174,7 +185,9 @@ if __name__ == "__main__":
     author = Author(Path(sys.argv[1]))
     author.save()
     np.savez(author.folder / "expected.npz", **author.expected())
-    for part in (push_models, push_cards, push_adapters, push_into_faults, push_without_rights, push_from_full_disk):
+    for part in (push_models, push_found_classes, push_cards, push_adapters, push_into_faults):
         part(author)
+    push_without_rights(author)
+    push_from_full_disk(author)
     push_by_command(author)
     (author.folder / "report.json").write_text(json.dumps(author.report, indent=1))

@@ -54,6 +54,8 @@ def read_with_package(tokens: dict[str, torch.Tensor]) -> tuple[dict[str, Any], 
         "bands of the revision": AutoModel.from_pretrained("tester/isoclip", revision="narrow").config.image_band,
         "bands of main": model.config.image_band,
     }
+    found = AutoModel.from_pretrained("tester/gcd").predict([Image.new("RGB", (50, 50), "red")])
+    report["name of a found class"] = found[0].name
     # without a token first: what a token has brought into the cache may be read again
     try:
         load_model("tester/secret")
@@ -64,6 +66,7 @@ def read_with_package(tokens: dict[str, torch.Tensor]) -> tuple[dict[str, Any], 
         "image": model.get_image_features(pictures()).pooler_output,
         "text": model.get_text_features(**tokens).pooler_output,
         "logits": model(pixel_values=pictures(), **tokens).logits_per_image,
+        "found classes": AutoModel.from_pretrained("tester/gcd").eval()(pictures()).logits,
         "image by lfs": by_lfs.get_image_features(pictures()).pooler_output,
     }
     return report, features

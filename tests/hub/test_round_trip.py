@@ -54,6 +54,16 @@ def test_card_of_an_aligned_model(site):
     assert "(spectrum.png)" in text
 
 
+def test_found_classes_go_through_the_hub(readers):
+    repo = readers.hub.repos["tester/gcd"]
+    assert set(repo.files()) == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    data = check_card(card(readers, "tester/gcd"))
+    assert (data.base_model, data.pipeline_tag) == ("tester/mini-student", "image-classification")
+    expected, found = np.load(readers.folder / "found.npy"), np.load(readers.folder / "with.npz")["found classes"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert readers.report("with")["name of a found class"] in ("animal", "novel-1", "novel-2")
+
+
 def test_card_of_a_stock_export(site):
     data = check_card(card(site, "tester/stock"))
     assert (data.library_name, data.license, data.pipeline_tag) == (

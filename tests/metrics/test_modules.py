@@ -58,3 +58,15 @@ def test_combine(sample):
     result = both.compute(predictions=features.tolist(), references=labels.tolist())
     expected = top_k_accuracy(features, labels) | retrieval_metrics(features, features, labels, labels, True)
     assert result == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [list, lambda labels: [f"class {i}" for i in labels]])
+def test_clustering_accuracy(sample, kind):
+    from hf_clipalign.metrics import ClusteringAccuracy, clustering_accuracy
+
+    labels, clusters, known = sample[1], sample[1][::-1], sample[1] < 2
+    metric = ClusteringAccuracy(keep_in_memory=True)
+    for part in (slice(0, 12), slice(12, None)):
+        metric.add_batch(predictions=clusters[part], references=kind(labels[part]), known_mask=known[part])
+    expected = clustering_accuracy(labels, clusters, known, balanced=True)
+    assert metric.compute(balanced=True) == pytest.approx(expected)

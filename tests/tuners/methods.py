@@ -9,7 +9,7 @@ import torch
 from peft import get_peft_model
 from torch import Tensor, nn
 
-from hf_clipalign.tuners import CoCoOpConfig, CoOpConfig, MaPLeConfig, PromptSRCConfig, VPTConfig
+from hf_clipalign.tuners import CoCoOpConfig, CoOpConfig, MaPLeConfig, PromptSRCConfig, RETuneConfig, VPTConfig
 from tests.tiny_models import FAMILIES, tiny_model, tiny_pixel_values, tiny_tokenizer
 
 NAMES = ["cat", "red fox", "old_house", "owl", "big blue bird"]
@@ -21,7 +21,11 @@ CONFIGS: dict[str, Any] = {
     "vpt_deep": lambda: VPTConfig(n_prompts=3),
     "maple": lambda: MaPLeConfig(n_ctx=2, depth=3),
     "promptsrc": lambda: PromptSRCConfig(n_ctx=4, n_prompts=2, text_depth=2, image_depth=3),
+    "retune": lambda: RETuneConfig(),
+    "retune_linear": lambda: RETuneConfig(adapter="linear"),
+    "retune_shared": lambda: RETuneConfig(sides="shared"),
 }
+MODULE_TO_SAVE = {name: "post_layernorm" if name.startswith("retune") else "visual_projection" for name in CONFIGS}
 MATRIX = [(method, family) for method in CONFIGS for family in FAMILIES]
 
 

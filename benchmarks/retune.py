@@ -1,0 +1,183 @@
+"""RE-tune on stored embeddings: the time of a whole run, and a step against the textbook's.
+
+    python benchmarks/retune.py                  # both parts, on a quiet machine
+    python benchmarks/retune.py --parts run      # 190,000 embeddings x 5 findings x 10 epochs alone
+
+run: five tasks of 38,000 embeddings each (class-incremental, as published), d = 512, batch 6,144, MLP adapters, ten epochs
+per task, with everything that the trainer does. step: the trainer's work against a loop that encodes all 40 prompts anew
+at every step, padded to 77 tokens, with a text tower of ViT-B/32's size, and collates its batch row by row; random
+weights, no gradient through the tower, the same losses to the last digits. All five findings take part in every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from peft import get_peft_model
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import CLIPConfig, CLIPModel
+
+from hf_clipalign.data import CHEXPERT_COMPETITION, FindingLabels, FindingPrompts, class_incremental, joint
+from hf_clipalign.evaluation import LabelledEmbeddings
+from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
+from hf_clipalign.tuners import RETuneConfig
+
+DIM, BATCH = 512, 6144
+N_FINDINGS, N_PROMPTS = len(CHEXPERT_COMPETITION), 4
+START, END = 49406, 49407
+
+
+class WordTokenizer:
+    """Ids of prompts without a vocabulary file: the benchmark needs lengths, not meaning."""
+
+    def __call__(self, texts: list[str], **kwargs: Any) -> dict[str, Tensor]:
+        ids = torch.full((len(texts), 77), END)
+        for row, text in enumerate(texts):
+            words = text.split()
+            ids[row, 0] = START
+            ids[row, 1 : len(words) + 1] = torch.tensor([sum(word.encode()) for word in words])
+        return {"input_ids": ids, "attention_mask": (ids != END).long()}
+
+
+def embeddings(n: int) -> LabelledEmbeddings:
+    """Random embeddings with random labels."""
+    rng = np.random.default_rng(0)
+    values = (rng.random((n, N_FINDINGS)) < 0.3).astype(float)
+    labels = FindingLabels([str(row) for row in range(n)], list(CHEXPERT_COMPETITION), values)
+    return LabelledEmbeddings(torch.randn(n, DIM, generator=torch.Generator().manual_seed(0)), labels)
+
+
+def build(
+    data: LabelledEmbeddings, incremental: bool, adapter: str, folder: str, clip: nn.Module, **settings: Any
+) -> RETuneTrainer:
+    """The trainer with its published settings."""
+    torch.manual_seed(0)
+    quiet = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "use_cpu": True}
+    return RETuneTrainer(
+        get_peft_model(clip, RETuneConfig(adapter=adapter)),
+        RETuneTrainingArguments(folder, **{**quiet, **settings}),
+        prompts=FindingPrompts.published(CHEXPERT_COMPETITION),
+        train_dataset=data,
+        tasks=class_incremental(data.labels) if incremental else joint(data.labels),
+        processing_class=WordTokenizer(),
+    )
+
+
+def text_tower(full_size: bool) -> CLIPModel:
+    """ViT-B/32's text tower, or a small one where only the trainer is timed; the image tower is never run."""
+    torch.manual_seed(1)
+    vision = {"num_hidden_layers": 1}
+    text = {} if full_size else {"num_hidden_layers": 1}
+    return (
+        CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=DIM)).eval().requires_grad_(False)
+    )
+
+
+def time_run(n: int, epochs: int, adapter: str, **settings: Any) -> float:
+    """Seconds of a whole class-incremental run."""
+    data = embeddings(n)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build(data, True, adapter, folder, text_tower(False), num_train_epochs=epochs, **settings)
+        start = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - start
+
+
+class Textbook(nn.Module):
+    """The same model as a plain loop would have it."""
+
+    def __init__(self, clip: CLIPModel, adapter: str):
+        super().__init__()
+        self.clip = clip
+        self.image, self.text = (self._adapter(adapter) for _ in range(2))
+        prompts = FindingPrompts.published(CHEXPERT_COMPETITION)
+        texts = [text for kind in (prompts.positive, prompts.negative) for name in kind for text in kind[name]]
+        self.ids = WordTokenizer()(texts)["input_ids"]
+
+    def _adapter(self, adapter: str) -> nn.Module:
+        if adapter == "linear":
+            return nn.Linear(DIM, DIM)
+        return nn.Sequential(nn.Linear(DIM, 2 * DIM), nn.ReLU(), nn.Linear(2 * DIM, DIM))
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            texts = self.clip.get_text_features(input_ids=self.ids).pooler_output
+        means = self.text(texts).unflatten(0, (2, N_FINDINGS, N_PROMPTS)).mean(dim=2)
+        adapted = self.image(images)
+        positive, negative = (F.cosine_similarity(adapted[:, None], mean, dim=-1) for mean in means)
+        return positive - negative
+
+
+def time_steps(n: int, adapter: str, epochs: int, **settings: Any) -> dict[str, float]:
+    """Seconds per step of both sides on the same slice, and the difference of their losses."""
+    data, clip = embeddings(n), text_tower(True)
+    steps = -(-n // BATCH) * epochs
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build(data, False, adapter, folder, clip, num_train_epochs=epochs, **settings)
+        start = {name: p.detach().clone() for name, p in trainer.learner.named_parameters() if p.requires_grad}
+        begin = time.perf_counter()
+        ours_loss = trainer.train().training_loss
+        ours = (time.perf_counter() - begin) / steps
+        order = trainer._sampler.__class__(n, trainer.args.seed * 1_000_003)
+        trainer.peft_model.unload()
+    textbook = Textbook(clip, adapter)
+    with torch.no_grad():
+        for parameter, value in zip(
+            [*textbook.image.parameters(), *textbook.text.parameters()], start.values(), strict=True
+        ):
+            parameter.copy_(value)
+    rows = TensorDataset(data.embeds, torch.from_numpy(data.labels.targets()))
+    optimizer = torch.optim.Adam([*textbook.image.parameters(), *textbook.text.parameters()], lr=1e-4)
+    losses = []
+    begin = time.perf_counter()
+    for _ in range(epochs):
+        for images, targets in DataLoader(rows, batch_size=BATCH, sampler=order):
+            loss = F.binary_cross_entropy_with_logits(textbook(images), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    theirs = (time.perf_counter() - begin) / steps
+    return {"textbook": theirs, "ours": ours, "difference": abs(float(np.mean(losses)) - ours_loss)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["run", "step"], choices=["run", "step"])
+    parser.add_argument("--embeddings", type=int, default=190_000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--slice", type=int, default=4 * BATCH, help="embeddings of the step part, in two epochs")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    table = Table(title=f"RE-tune, d = {DIM}, batch {BATCH:,}, {args.threads} threads")
+    for column in ("what", "textbook", "ours", "ratio"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    modes: list[tuple[str, dict[str, Any]]] = [("float32", {}), ("bfloat16 autocast", {"bf16": True})]
+    if "run" in args.parts:
+        for adapter in ("mlp", "linear"):
+            for mode, settings in modes:
+                seconds = time_run(args.embeddings, args.epochs, adapter, **settings)
+                what = f"{args.embeddings:,} x {N_FINDINGS} findings x {args.epochs} epochs, {adapter}, {mode}"
+                table.add_row(what, "", f"{seconds:.1f} s", "")
+    if "step" in args.parts:
+        for adapter in ("mlp", "linear"):
+            for mode, settings in modes:
+                found = time_steps(args.slice, adapter, 2, **settings)
+                what = f"a step, {adapter}, {mode} (loss differs by {found['difference']:.1e})"
+                ratio = found["textbook"] / found["ours"]
+                table.add_row(what, f"{found['textbook']:.2f} s", f"{found['ours']:.3f} s", f"{ratio:.1f}x")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

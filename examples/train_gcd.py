@@ -1,0 +1,244 @@
+"""Finds the classes that nobody named: SpectralGCD, from the dictionary to a gallery of what was found.
+
+    accelerate launch examples/train_gcd.py
+
+runs on the built-in pictures and models: 16 kinds of emoji, 8 of them known and half of their pictures labelled. On
+your own pictures, one sub-folder for every class you know and one called "unlabelled" for all others:
+
+    accelerate launch examples/train_gcd.py --dataset animals/ --n_novel 12 \
+        --student openai/clip-vit-base-patch16 --teacher laion/CLIP-ViT-H-14-laion2B-s32B-b79K --bf16
+
+Labelled data (a Hub id, a folder) is split by `--known` (names, a number or a share), or as published:
+
+    accelerate launch examples/train_gcd.py --dataset uoft-cs/cifar100 --label_column fine_label --preset cifar100
+
+All flags of the Trainer work; the defaults are the published settings, and for the built-in set values that suit it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import HfArgumentParser, set_seed
+
+from hf_clipalign import ClipAlignError
+from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
+from hf_clipalign.data import (
+    GCDSplit,
+    extend_dictionary,
+    from_dataset,
+    gcd_preset,
+    keep_classes,
+    load_dictionary,
+    load_mini,
+)
+from hf_clipalign.evaluation import (
+    ResultTable,
+    class_gallery,
+    extract_image_features,
+    kmeans_classes,
+    write_report,
+)
+from hf_clipalign.gcd import SpectralFilterResult, SpectralGCDModel, estimate_n_classes, spectral_filter
+from hf_clipalign.metrics import clustering_accuracy
+from hf_clipalign.trainers import SpectralGCDTrainer, SpectralGCDTrainingArguments, Teacher, teacher_concepts
+
+MINI = "mini"
+MINI_STYLE = "openmoji"
+MINI_CLASSES = (
+    *("animal-mammal", "animal-bird", "animal-marine", "food-fruit", "food-vegetable", "food-sweet", "drink"),
+    *("transport-ground", "sky-weather", "clothing", "tool", "musical-instrument", "plant-flower", "heart", "time"),
+    "face-smiling",
+)
+MINI_DEFAULTS: dict[str, Any] = {
+    "template": "an emoji of {}.",
+    "hidden_size": 256,
+    "mlp_hidden_size": 512,
+    "bottleneck_size": 128,
+    "crop_share": 0.9,
+    "center_concepts": True,  # few steps: without it the head needs many more
+    "per_device_train_batch_size": 64,
+    "num_train_epochs": 30,
+    "warmup_teacher_epochs": 5,
+    "output_dir": "gcd-mini",
+    "logging_strategy": "epoch",
+    "save_strategy": "no",
+}
+FEW_CONCEPTS = 6
+
+
+@dataclass
+class ExampleArguments:
+    """What the example itself can be told."""
+
+    dataset: str = field(default=MINI, metadata={"help": "Folder, Hub id, parquet or CSV; mini is the built-in set."})
+    split: str | None = field(default=None, metadata={"help": "Split of a data set."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the class in a data set."})
+    unlabelled: str = field(default="unlabelled", metadata={"help": "Sub-folder of the pictures without a label."})
+    known: str | None = field(
+        default=None, metadata={"help": "Known classes of labelled data: a number, a share, or names with commas."}
+    )
+    preset: str | None = field(default=None, metadata={"help": "A published setting, for example cifar100 or cub."})
+    known_classes: str | None = field(
+        default=None, metadata={"help": "File with the known classes of a preset that follows a list, one a line."}
+    )
+    n_novel: int | None = field(
+        default=None, metadata={"help": "Number of novel classes; by default the true one, or an estimate."}
+    )
+    student: str | None = field(default=None, metadata={"help": "The CLIP to train: Hub id or folder."})
+    teacher: str | None = field(default=None, metadata={"help": "The bigger CLIP to learn from: Hub id or folder."})
+    dictionary: str | None = field(default=None, metadata={"help": "File of concepts; by default 20,000 of WordNet."})
+    no_filter: bool = field(default=False, metadata={"help": "Keep all concepts of the dictionary."})
+    template: str = field(default="a photo of a {} .", metadata={"help": "Prompt of the concepts, with one {}."})
+    hidden_size: int = field(default=768, metadata={"help": "Width of the concept projection."})
+    mlp_hidden_size: int = field(default=2048, metadata={"help": "Width of the head's MLP."})
+    bottleneck_size: int = field(default=256, metadata={"help": "Size of the contrastive embedding."})
+
+
+def parse(argv: list[str]) -> tuple[ExampleArguments, SpectralGCDTrainingArguments]:
+    """The flags; what is not given has its published value, and for the built-in set one that suits it."""
+    parser = HfArgumentParser((ExampleArguments, SpectralGCDTrainingArguments), description=__doc__)
+    parser.set_defaults(output_dir="gcd")
+    known, _ = HfArgumentParser(ExampleArguments, add_help=False).parse_known_args(argv)
+    if known.preset is not None:
+        preset = gcd_preset(known.preset)
+        parser.set_defaults(mean_entropy_weight=preset.mean_entropy_weight, template=preset.template)
+    if known.dataset == MINI:
+        parser.set_defaults(**MINI_DEFAULTS)
+    example, training = parser.parse_args_into_dataclasses(argv)
+    if example.dataset != MINI and None in (example.student, example.teacher):
+        raise ClipAlignError("name the models for your own pictures: --student and --teacher")
+    return example, training
+
+
+def mini_split(seed: int) -> GCDSplit:
+    """Kinds of emoji, half of them known, drawn by the seed; in a drawing style that neither model has seen."""
+    emoji = from_dataset(load_mini(share_alike=True).emoji_subset(styles=MINI_STYLE), label_column="subgroup")
+    names = list(emoji.class_names or ())
+    source = keep_classes(emoji, [names.index(name) for name in MINI_CLASSES])
+    source.name = "emoji of openmoji by kind"
+    return GCDSplit.from_source(source, 0.5, class_seed=seed, per_class=True)
+
+
+def own_split(example: ExampleArguments) -> GCDSplit:
+    """A published setting, labelled data with some labels hidden, or a partly labelled folder."""
+    columns = {"split": example.split, "label_column": example.label_column}
+    if example.preset is not None:
+        return GCDSplit.preset(example.preset, example.dataset, example.known_classes, **columns)
+    if example.known is None:
+        return GCDSplit.from_folder(example.dataset, example.unlabelled, example.n_novel)
+    return GCDSplit.from_source(example.dataset, _known(example.known), **columns)
+
+
+def _known(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return [name.strip() for name in text.split(",")]
+
+
+def student_features(student: Any, processor: Any, split: GCDSplit) -> Tensor:
+    """Unit image features of the untrained student."""
+    encoder = as_dual_encoder(student)
+    values = extract_image_features(encoder, split.source, processor).values[:, : encoder.vision_dim]
+    return F.normalize(encoder.project_image(values.to(encoder.device)).float(), dim=-1).detach()
+
+
+def filter_concepts(
+    example: ExampleArguments, split: GCDSplit, teacher: Teacher
+) -> tuple[list[str], SpectralFilterResult, Tensor]:
+    """The concepts that tell these pictures apart, and the teacher's image features."""
+    names = extend_dictionary(load_dictionary(example.dictionary), split.class_names)
+    features = teacher_concepts(teacher, split.source, names, example.template)
+    found = spectral_filter(features.images, features.texts, names)
+    return names if example.no_filter else found.concepts, found, features.images
+
+
+def count_novel(example: ExampleArguments, split: GCDSplit, features: Tensor) -> int:
+    """What was asked for, else the truth, else an estimate from the labelled part."""
+    if example.n_novel is not None:
+        return example.n_novel
+    if split.has_truth:
+        return split.n_novel
+    estimate = estimate_n_classes(features, split.training_labels, split.labelled)
+    Console().print(estimate.table())
+    return estimate.n_novel
+
+
+def scores(split: GCDSplit, classes: np.ndarray) -> dict[str, float]:
+    """All, Old and New of the unlabelled pictures."""
+    rows = split.unlabelled_rows
+    found = clustering_accuracy(split.labels[rows], classes[rows], split.known_mask[rows])
+    return {name.capitalize(): found[name] for name in ("all", "old", "new")}
+
+
+def main(argv: list[str] | None = None) -> ResultTable:
+    argv = sys.argv[1:] if argv is None else argv
+    example, training = parse(argv)
+    mini = load_mini()
+    student_name, teacher_name = example.student or mini.student_path, example.teacher or mini.teacher_path
+    student, processor = load_model(student_name), load_processor(student_name)
+    teacher = Teacher(teacher_name)
+    split = mini_split(training.seed) if example.dataset == MINI else own_split(example)
+    concepts, found, teacher_images = filter_concepts(example, split, teacher)
+    n_novel = count_novel(example, split, teacher_images)
+    n_classes = len(split.class_names) + n_novel
+    command = shlex.join(["accelerate", "launch", "examples/train_gcd.py", *argv])
+    table = ResultTable(f"Clustering accuracy of the unlabelled pictures of {example.dataset}", note=f"`{command}`.")
+    if split.has_truth:
+        before = student_features(student, processor, split)
+        table.add("k-means on student features", scores(split, kmeans_classes(before, n_classes, training.seed)))
+        table.add(
+            "k-means on teacher features", scores(split, kmeans_classes(teacher_images, n_classes, training.seed))
+        )
+
+    set_seed(training.seed)  # before the head is drawn
+    model = SpectralGCDModel.from_student(
+        student,
+        concepts,
+        split.class_names,
+        n_novel,
+        processor=processor,
+        template=example.template,
+        hidden_size=example.hidden_size,
+        mlp_hidden_size=example.mlp_hidden_size,
+        bottleneck_size=example.bottleneck_size,
+    )
+    trainer = SpectralGCDTrainer(model, training, train_dataset=split, teacher=teacher)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    classes = trainer.assign_classes()
+    if split.has_truth:
+        table.add("SpectralGCD", scores(split, classes))
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        gallery = write_report(
+            Path(training.output_dir or ".") / "gallery.html",
+            "Classes that were found",
+            class_gallery(split, classes, model.class_labels(), model.class_concepts(FEW_CONCEPTS)),
+            lead=f"{split}. {found.n_retained} of {len(found.concept_names)} concepts were kept.",
+        )
+        trainer.create_model_card(command=command)
+        console = Console()
+        if split.has_truth:
+            console.print(table.to_rich())
+        console.print(f"the gallery is {gallery}, the model {training.output_dir}")
+    if training.push_to_hub:
+        model.push_to_hub(training.hub_model_id or Path(training.output_dir or "gcd").name)
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ClipAlignError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,136 @@
+"""`clipalign concepts`: what is in this folder?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_clipalign.cli.common import BUILT_IN_MODELS, DeviceOption, ModelOption, console, load
+
+_TEMPLATE = "a photo of a {} ."
+_BUILT_IN_TEMPLATE = "an emoji of {}"
+
+
+def concepts(
+    images: Annotated[
+        str, typer.Option("--images", help="A folder, a CSV/TSV/parquet table, a Hub id, or a features folder.")
+    ],
+    model: ModelOption = "mini-teacher",
+    dictionary: Annotated[
+        str | None,
+        typer.Option(help="Text, CSV or TSV file with one concept a line. Default: 20,000 names from WordNet."),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="The dictionary's column with names.")] = None,
+    also: Annotated[
+        str | None, typer.Option(help="Comma-separated names to add to the dictionary, such as known classes.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help=f"Prompt. Default: {_TEMPLATE!r}; for the built-in models {_BUILT_IN_TEMPLATE!r}."),
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of the distribution over the concepts.")] = 0.01,
+    beta_e: Annotated[float, typer.Option(help="Share of the variance that the components must carry.")] = 0.95,
+    beta_c: Annotated[float, typer.Option(help="Share of the importance that the concepts must carry.")] = 0.99,
+    top: Annotated[int, typer.Option(help="How many concepts to print.", min=1)] = 25,
+    image_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with pictures.")] = None,
+    split: Annotated[str | None, typer.Option(help="Data sets: which split.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures per pass.", min=1)] = 64,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace features of another model or other pictures in OUT.")
+    ] = False,
+    device: DeviceOption = "cpu",
+    out: Annotated[
+        Path, typer.Option(help="Folder for concepts.png, concepts.json, concepts.csv and the features.")
+    ] = Path("concepts"),
+) -> None:
+    """Ask a folder of pictures what is in it: the concepts that tell the pictures apart, without any label.
+
+    Every picture is compared with every concept of a dictionary; the concepts that explain how the pictures differ are
+    kept (the filtering stage of SpectralGCD). Features are kept in OUT, so that another dictionary, prompt or
+    threshold costs seconds. [bold]concepts.csv[/] is a dictionary again.
+
+    Examples:
+
+    [bold]clipalign concepts --images photos/ --model openai/clip-vit-large-patch14[/]
+
+    [bold]clipalign concepts --images shop/ --model my-clip/ --dictionary products.csv --also "gift card,voucher"[/]
+    """
+    from hf_clipalign._files import atomic_file
+    from hf_clipalign.data import extend_dictionary, fill, load_dictionary
+    from hf_clipalign.evaluation import text_embeddings
+    from hf_clipalign.gcd import spectral_filter
+
+    names = load_dictionary(dictionary, column)
+    if also is not None:
+        names = extend_dictionary(names, [name.strip() for name in also.split(",")])
+    template = template or (_BUILT_IN_TEMPLATE if model in BUILT_IN_MODELS else _TEMPLATE)
+    prompts = fill(template, names)
+    loaded, processor = load(model, device)
+    store = _features(loaded, processor, images, model, out, overwrite, batch_size, image_column, split)
+    with console.status(f"encoding {len(prompts):,} prompts"):
+        texts = text_embeddings(loaded, processor, prompts, out / "texts.safetensors").to(device)
+    result = spectral_filter(
+        _projected(loaded, store),
+        texts,
+        names,
+        temperature=temperature,
+        beta_e=beta_e,
+        beta_c=beta_c,
+        progress=len(names) * len(store) > 10**8,
+    )
+    console.print(result.table(top))
+    console.print(result.component_table())
+    made = {"model": model, "images": images, "dictionary": dictionary, "template": template, "skipped": store.skipped}
+    with atomic_file(out / "concepts.json") as staging:
+        staging.write_text(json.dumps(made | result.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+    result.save(out / "concepts.csv")
+    console.print(f"picture: {result.save(out / 'concepts.png')}   numbers: {out / 'concepts.json'}")
+
+
+def _features(
+    loaded: Any,
+    processor: Any,
+    images: str,
+    model_name: str,
+    out: Path,
+    overwrite: bool,
+    batch_size: int,
+    image_column: str | None,
+    split: str | None,
+) -> Any:
+    """The pictures' features: those of a features folder, else made once and kept in OUT."""
+    from hf_clipalign.backbones import as_dual_encoder
+    from hf_clipalign.data import open_source
+    from hf_clipalign.evaluation import FeatureStore, extract_to_store
+
+    if (Path(images) / "features.json").is_file():
+        store = FeatureStore.open(images)
+        store.check_model(as_dual_encoder(loaded))
+        return store
+    source = open_source(images, image_column=image_column, split=split)
+    store = extract_to_store(
+        loaded,
+        source,
+        processor,
+        out / "features",
+        batch_size=batch_size,
+        overwrite=overwrite,
+        model_name=model_name,
+    )
+    for name, reason in store.skipped[:5]:
+        console.print(f"[yellow]left out[/] {name}: {reason}")
+    if len(store.skipped) > 5:
+        console.print(f"[yellow]and {len(store.skipped) - 5} more that could not be read[/]")
+    return store
+
+
+def _projected(loaded: Any, store: Any) -> Iterator[Any]:
+    from hf_clipalign.backbones import as_dual_encoder
+    from hf_clipalign.isoclip import project_image_features
+
+    encoder = as_dual_encoder(loaded)
+    return (project_image_features(encoder, block.values) for block in store.blocks())

@@ -1,0 +1,321 @@
+"""Pictures of known and of unknown classes, some of the known ones with labels: where category discovery starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._errors import ClipAlignError
+from ._common import quoted
+from .dictionary import check_names, load_dictionary
+from .few_shot import keep_classes
+from .sources import ImageSource, image_folder, open_source
+from .templates import clean_class_name
+
+_FEWEST_LABELLED = 2
+_IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class GCDPreset:
+    """A published setting of generalized category discovery.
+
+    Args:
+        name (`str`): Name of the data set.
+        n_classes (`int`): Classes of the data set, or of the part that is used.
+        n_known (`int`): How many of them are known.
+        mean_entropy_weight (`float`): The weight ε of SpectralGCD's mean-entropy term for it.
+        template (`str`): SpectralGCD's prompt of the concepts in training.
+        listed (`bool`): Whether the known classes follow a published list (SSB, arXiv 2110.06207) and not their order.
+    """
+
+    name: str
+    n_classes: int
+    n_known: int
+    mean_entropy_weight: float
+    template: str = "a photo of a {} ."
+    listed: bool = False
+
+
+_BIRD, _AIRCRAFT = "a photo of a {}, a type of bird.", "a photo of a {}, a type of aircraft."
+
+GCD_PRESETS: dict[str, GCDPreset] = {
+    preset.name: preset
+    for preset in (
+        GCDPreset("cifar10", 10, 5, 1.0),
+        GCDPreset("cifar100", 100, 80, 4.0),
+        GCDPreset("imagenet100", 100, 50, 1.0),
+        GCDPreset("cub", 200, 100, 2.0, _BIRD, listed=True),
+        GCDPreset("stanford_cars", 196, 98, 2.0, listed=True),
+        GCDPreset("fgvc_aircraft", 100, 50, 1.0, _AIRCRAFT, listed=True),
+    )
+}
+"""The six settings of SpectralGCD (arXiv 2602.17395), those of GCD (arXiv 2201.02609)."""
+
+
+@dataclass(frozen=True)
+class GCDSplit:
+    """Pictures, of which some have a label of a known class, and all others may be of known or unknown classes.
+
+    Build one with [`GCDSplit.from_source`], [`GCDSplit.preset`] or [`GCDSplit.from_folder`].
+
+    Args:
+        source ([`ImageSource`]): All pictures, labelled and not.
+        labels (`np.ndarray [N]`): True classes, the known ones first; -1 where nobody knows.
+        labelled (`np.ndarray [N]`, bool): Which pictures a method may see the label of.
+        class_names (`list[str]`): Names of the known classes, 0 … K - 1.
+        novel_names (`list[str]`): True names of the other classes, for evaluation only; empty if they are not known.
+    """
+
+    source: ImageSource
+    labels: np.ndarray
+    labelled: np.ndarray
+    class_names: list[str]
+    novel_names: list[str]
+
+    def __post_init__(self) -> None:
+        counts = np.bincount(self.labels[self.labelled], minlength=len(self.class_names))
+        few = [f"{self.class_names[i]!r} ({counts[i]})" for i in np.flatnonzero(counts < _FEWEST_LABELLED)]
+        if few:
+            raise ClipAlignError(
+                f"{self.source.name}: a known class needs {_FEWEST_LABELLED} labelled pictures or more, but "
+                f"{', '.join(few[:3])}{' and others' if len(few) > 3 else ''} have fewer: label more of their "
+                "pictures, or leave the classes out of the known ones"
+            )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __repr__(self) -> str:
+        novel = f"{self.n_novel} novel classes" if self.has_truth else "novel classes unknown"
+        return (
+            f"GCDSplit({self.source.name!r}, {len(self)} pictures, {int(self.labelled.sum())} labelled, "
+            f"{len(self.class_names)} known classes, {novel})"
+        )
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether the true class of every picture is known, so that accuracies can be computed."""
+        return bool((self.labels >= 0).all())
+
+    @property
+    def n_novel(self) -> int:
+        """How many novel classes there are in truth; 0 if nobody knows."""
+        return len(self.novel_names)
+
+    @property
+    def training_labels(self) -> np.ndarray:
+        """What a method may see, `[N]`: the class of labelled pictures, -1 for all others."""
+        return np.where(self.labelled, self.labels, -1)
+
+    @property
+    def unlabelled_rows(self) -> np.ndarray:
+        """Positions of the pictures without a label: accuracies are those of these."""
+        return np.flatnonzero(~self.labelled)
+
+    @property
+    def known_mask(self) -> np.ndarray:
+        """Which pictures are of known classes in truth, `[N]` of bool."""
+        return (self.labels >= 0) & (self.labels < len(self.class_names))
+
+    @classmethod
+    def from_source(
+        cls,
+        source: Any,
+        known: Sequence[str] | int | float,
+        *,
+        labelled_fraction: float = 0.5,
+        seed: int = 0,
+        class_seed: int | None = None,
+        per_class: bool = False,
+        **open_kwargs: Any,
+    ) -> GCDSplit:
+        """Hides the labels of some classes, and of a part of the pictures of the others.
+
+        Args:
+            source (what [`open_source`] takes): Labelled pictures: a folder, a `datasets.Dataset`, a Hub id, …
+            known (`Sequence[str]`, `int` or `float`):
+                Names of the known classes, or how many, or which share of them (below 1). A number takes the first
+                ones in the order of the classes, or with `class_seed` some at random.
+            labelled_fraction (`float`, defaults to 0.5): Share of the known classes' pictures that keep their label.
+            seed (`int`, defaults to 0):
+                Which pictures. With 0 the draw is that of the reference implementations, for the same order of the
+                pictures: `RandomState(seed).choice` over all pictures of the known classes.
+            class_seed (`int`, *optional*): Draws the known classes at random, if `known` is a number.
+            per_class (`bool`, defaults to `False`):
+                Draw the share within every class instead; for small data sets.
+            **open_kwargs: Passed to [`open_source`] (`label_column`, `split`, …).
+
+        Raises:
+            [`ClipAlignError`]: if there are no labels, known names are missing, a class has no picture or too few
+                labelled ones, or nothing is left to discover.
+
+        Example:
+
+        ```python
+        >>> split = GCDSplit.from_source("animals/", known=["cat", "dog", "horse"])
+        >>> split
+        GCDSplit('animals', 1200 pictures, 200 labelled, 3 known classes, 3 novel classes)
+        ```
+        """
+        source = open_source(source, **open_kwargs)
+        if source.labels is None:
+            raise ClipAlignError(f"{source.name}: the pictures have no labels; use GCDSplit.from_folder for a folder")
+        if not 0 < labelled_fraction < 1:
+            raise ClipAlignError(f"labelled_fraction is {labelled_fraction}: give a share between 0 and 1")
+        labels = np.asarray(source.labels)
+        names = source.class_names or [str(label) for label in range(int(labels.max()) + 1)]
+        _refuse_empty_classes(source.name, labels, names)
+        order, n_known = _known_first(names, known, class_seed)
+        ordered = np.argsort(order)[labels]
+        labelled = _draw_labelled(ordered, n_known, labelled_fraction, seed, per_class)
+        ranked = [clean_class_name(names[index]) for index in order]
+        return cls(source, ordered, labelled, ranked[:n_known], ranked[n_known:])
+
+    @classmethod
+    def preset(
+        cls,
+        name: str,
+        source: Any,
+        known_classes: Sequence[str] | str | os.PathLike[str] | None = None,
+        **open_kwargs: Any,
+    ) -> GCDSplit:
+        """A published setting, for the training split of its data set.
+
+        CIFAR-10, CIFAR-100 and ImageNet-100 follow from the order of the classes (ImageNet-100 are the 100 of the
+        1,000 that NumPy's generator draws with seed 0, sorted, the first 50 known). CUB, Stanford Cars and FGVC
+        Aircraft take the known half from the lists of the Semantic Shift Benchmark, which are not part of this
+        package: give them.
+
+        Args:
+            name (`str`): "cifar10", "cifar100", "imagenet100", "cub", "stanford_cars" or "fgvc_aircraft".
+            source (what [`open_source`] takes): The training split, classes in their usual order.
+            known_classes (`Sequence[str]` or path, *optional*): The known classes, or a file with one a line.
+            **open_kwargs: Passed to [`open_source`].
+
+        Raises:
+            [`ClipAlignError`]: if the name is unknown, the number of classes is not that of the data set, or a list is
+                needed and not given.
+        """
+        preset = gcd_preset(name)
+        source = open_source(source, **open_kwargs)
+        if preset.name == "imagenet100" and len(source.class_names or ()) == _IMAGENET_CLASSES:
+            drawn = np.random.RandomState(0).choice(_IMAGENET_CLASSES, size=preset.n_classes, replace=False)
+            source = keep_classes(source, np.sort(drawn).tolist())
+        n_classes = len(source.class_names or np.unique(source.labels if source.labels is not None else []))
+        if n_classes != preset.n_classes:
+            raise ClipAlignError(f"{source.name}: {n_classes} classes, but {preset.name} has {preset.n_classes}")
+        if not preset.listed:
+            return cls.from_source(source, preset.n_known)
+        if known_classes is None:
+            raise ClipAlignError(
+                f"{preset.name}: the {preset.n_known} known classes are those of the Semantic Shift Benchmark "
+                "(github.com/sgvaze/SSB); pass their names as known_classes, or a file with one a line"
+            )
+        if isinstance(known_classes, (str, os.PathLike)):
+            known_classes = load_dictionary(known_classes)
+        if len(known_classes) != preset.n_known:
+            raise ClipAlignError(
+                f"{preset.name}: known_classes has {len(known_classes)} names, the setting {preset.n_known}"
+            )
+        return cls.from_source(source, known_classes)
+
+    @classmethod
+    def from_folder(
+        cls, path: str | os.PathLike[str], unlabelled: str = "unlabelled", n_novel: int | None = None
+    ) -> GCDSplit:
+        """Your own pictures: a sub-folder for every class you know, and one with all others.
+
+        Args:
+            path (`str` or `os.PathLike`): The folder.
+            unlabelled (`str`, defaults to "unlabelled"): Its sub-folder of pictures without a label.
+            n_novel (`int`, *optional*): How many novel classes you want to look for, checked against the pictures.
+
+        Raises:
+            [`ClipAlignError`]: if there is no such sub-folder, no or one picture in a class, or more classes than
+                pictures.
+        """
+        source = image_folder(path)
+        names = source.class_names or []
+        if source.labels is None or unlabelled not in names:
+            raise ClipAlignError(
+                f"{source.name}: no sub-folder {unlabelled!r}; its sub-folders are {quoted(names)}: put all pictures "
+                "without a label into one, and name it with unlabelled"
+            )
+        empty = [entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+        _refuse(source.name, sorted(set(empty) - set(names)), "has no picture: fill or delete the folder")
+        known = [name for name in names if name != unlabelled]
+        if not known:
+            raise ClipAlignError(f"{source.name}: no class has labelled pictures; there must be one or more")
+        number = {names.index(name): index for index, name in enumerate(known)}
+        labels = np.array([number.get(int(label), -1) for label in source.labels], dtype=np.int64)
+        check_class_count(source.name, len(known) + (n_novel or 0), len(source))
+        readable = check_names([clean_class_name(name) for name in known], f"{source.name}: class names")
+        return cls(source, labels, labels >= 0, readable, [])
+
+
+def gcd_preset(name: str) -> GCDPreset:
+    """Looks up a published setting by its name in any spelling ("CIFAR-100", "Stanford Cars").
+
+    Raises:
+        [`ClipAlignError`]: if there is none.
+    """
+    key = "".join(character for character in name.casefold() if character.isalnum())
+    found = {preset.replace("_", ""): preset for preset in GCD_PRESETS}.get(key)
+    if found is None:
+        raise ClipAlignError(f"no setting {name!r}; there are {', '.join(GCD_PRESETS)}")
+    return GCD_PRESETS[found]
+
+
+def check_class_count(name: str, n_classes: int, n_pictures: int) -> None:
+    """Refuses to look for more classes than there are pictures."""
+    if n_classes > n_pictures:
+        raise ClipAlignError(f"{name}: {n_classes} classes cannot be found in {n_pictures} pictures; look for fewer")
+
+
+def _known_first(names: Sequence[str], known: Any, class_seed: int | None) -> tuple[list[int], int]:
+    """Class numbers with the known ones first, and how many those are."""
+    n = len(names)
+    if isinstance(known, (int, float)):
+        count = round(known * n) if isinstance(known, float) else known
+        if not 1 <= count < n:
+            raise ClipAlignError(f"known = {known} of {n} classes leaves none known or none to discover")
+        order = list(range(n)) if class_seed is None else np.random.default_rng(class_seed).permutation(n).tolist()
+        return sorted(order[:count]) + sorted(order[count:]), count
+    position = {clean_class_name(name).casefold(): index for index, name in enumerate(names)}
+    wanted = [clean_class_name(name).casefold() for name in check_names(known, "known classes")]
+    missing = [name for name, key in zip(known, wanted, strict=True) if key not in position]
+    if missing:
+        raise ClipAlignError(
+            f"known classes {quoted(missing[:5])} are not among the {n} classes: {quoted(names[:8])}…"
+        )
+    chosen = [position[key] for key in wanted]
+    if len(chosen) == n:
+        raise ClipAlignError(f"all {n} classes are known: there is nothing to discover; name fewer")
+    return chosen + [index for index in range(n) if index not in set(chosen)], len(chosen)
+
+
+def _draw_labelled(labels: np.ndarray, n_known: int, fraction: float, seed: int, per_class: bool) -> np.ndarray:
+    labelled = np.zeros(len(labels), dtype=bool)
+    generator = np.random.RandomState(seed)
+    groups = [labels == label for label in range(n_known)] if per_class else [labels < n_known]
+    for group in groups:
+        rows = np.flatnonzero(group)
+        labelled[rows[generator.choice(len(rows), size=int(fraction * len(rows)), replace=False)]] = True
+    return labelled
+
+
+def _refuse_empty_classes(name: str, labels: np.ndarray, names: Sequence[str]) -> None:
+    counts = np.bincount(labels, minlength=len(names))
+    empty = [name for name, count in zip(names, counts, strict=True) if count == 0]
+    _refuse(name, empty, "has no picture: leave it out with hf_clipalign.data.keep_classes")
+
+
+def _refuse(name: str, classes: Sequence[str], problem: str) -> None:
+    if classes:
+        more = f" (and {len(classes) - 1} more)" if len(classes) > 1 else ""
+        raise ClipAlignError(f"{name}: class {classes[0]!r}{more} {problem}")

@@ -1,0 +1,83 @@
+"""What category discovery is compared with, and how its classes are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data import GCDSplit
+from hf_clipalign.evaluation.report import Match, PictureRow, Section
+from hf_clipalign.metrics.clustering import match_clusters
+
+_N_INITIALISATIONS = 10
+
+
+def kmeans_classes(features: Tensor, n_classes: int, seed: int = 0) -> np.ndarray:
+    """Clusters of unit features by k-means, the baseline that needs no training.
+
+    Args:
+        features (`Tensor [N, d]`): of all pictures; normalised by the caller.
+        n_classes (`int`): how many clusters.
+        seed (`int`): of the ten initialisations. Default 0.
+
+    Returns:
+        `np.ndarray [N]` of int64.
+
+    Raises:
+        `ClipAlignError`: more clusters than pictures.
+    """
+    from sklearn.cluster import KMeans
+
+    if n_classes > len(features):
+        raise ClipAlignError(f"{n_classes} clusters cannot be made of {len(features)} pictures; ask for fewer")
+    values = features.detach().cpu().float().numpy()
+    return KMeans(n_classes, n_init=_N_INITIALISATIONS, random_state=seed).fit_predict(values).astype(np.int64)
+
+
+def class_gallery(
+    split: GCDSplit,
+    classes: np.ndarray,
+    labels: Sequence[str],
+    concepts: Sequence[Sequence[tuple[str, float]]],
+    n_pictures: int = 14,
+) -> list[Section]:
+    """The found classes as rows of unlabelled pictures, known classes first; for `write_report`.
+
+    Where the true classes are known, a frame shows whether a picture belongs to the class that its cluster is matched
+    with, and the row says which class that is.
+
+    Args:
+        split (`GCDSplit`): the pictures.
+        classes (`np.ndarray [N]`): what the model predicts for all pictures.
+        labels (`Sequence[str]`): readable names of all K classes.
+        concepts (`Sequence`): K lists of (concept, contribution), see `SpectralGCDModel.class_concepts`.
+        n_pictures (`int`): pictures per row, at most. Default 14.
+    """
+    rows = split.unlabelled_rows
+    truth = [*split.class_names, *split.novel_names]
+    matched = match_clusters(split.labels[rows], classes[rows]) if split.has_truth else {}
+    sections = [Section("Known classes"), Section("Novel classes")]
+    for number, label in enumerate(labels):
+        members = rows[classes[rows] == number]
+        if not len(members):
+            continue
+        match = matched.get(number)
+        shown = [_shown(split, int(row), match, truth) for row in members[:: -(-len(members) // n_pictures)]]
+        words = ", ".join(concept for concept, _ in concepts[number])
+        target = "" if match is None else f", matched with “{truth[match]}”"
+        title = f"{label}: {len(members)} pictures{target}"
+        group = sections[0 if number < len(split.class_names) else 1]
+        group.picture_rows = [*group.picture_rows, PictureRow(title, words, shown)]
+    return [section for section in sections if section.picture_rows]
+
+
+def _shown(split: GCDSplit, row: int, match: Any, truth: Sequence[str]) -> Match:
+    picture = split.source.read(row)
+    if not split.has_truth:
+        return Match(picture, split.source.ids[row])
+    label = int(split.labels[row])
+    return Match(picture, truth[label], match is not None and label == int(match))

@@ -1,0 +1,76 @@
+"""Configuration of a model that sorts pictures into known and newly found classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from hf_clipalign._errors import ClipAlignError
+
+
+class SpectralGCDConfig(PreTrainedConfig):
+    """Configuration of `SpectralGCDModel` (SpectralGCD, arXiv 2602.17395).
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*): configuration of the student. Default: CLIP's.
+        concepts (`Sequence[str]`): the C concepts that a picture is described by.
+        class_names (`Sequence[str]`): names of the known classes, numbers 0 … len − 1 of the output.
+        n_novel (`int`): how many further classes there are.
+        template (`str`): prompt of the concepts, with one `{}`. Default "a photo of a {} .", space included, as the
+            reference has it.
+        hidden_size (`int`): width of the concept projection. Default 768.
+        mlp_hidden_size (`int`): width of the MLP's inner layers. Default 2048.
+        bottleneck_size (`int`): size of the contrastive embedding. Default 256.
+        concept_temperature (`float`): divides the cosines to the concepts. Default 0.01.
+        base_model_name_or_path (`str`, *optional*): where the student came from, for the model card.
+    """
+
+    model_type = "spectralgcd"
+    sub_configs: ClassVar[dict[str, type]] = {"backbone_config": AutoConfig}
+    # the backbone's configuration is written whole: not every one can be compared with its defaults
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self,
+        backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
+        concepts: Sequence[str] = (),
+        class_names: Sequence[str] = (),
+        n_novel: int = 0,
+        template: str = "a photo of a {} .",
+        hidden_size: int = 768,
+        mlp_hidden_size: int = 2048,
+        bottleneck_size: int = 256,
+        concept_temperature: float = 0.01,
+        base_model_name_or_path: str | None = None,
+        **kwargs: Any,
+    ):
+        if not isinstance(backbone_config, PreTrainedConfig):
+            values = dict(backbone_config or {})
+            backbone_config = AutoConfig.for_model(values.pop("model_type", "clip"), **values)
+        if n_novel < 0 or concept_temperature <= 0:
+            raise ClipAlignError(
+                f"n_novel is {n_novel} and concept_temperature {concept_temperature}: give 0 or more, and above 0"
+            )
+        self.backbone_config = backbone_config
+        self.concepts = list(concepts)
+        self.class_names = list(class_names)
+        self.n_novel = n_novel
+        self.template = template
+        self.hidden_size = hidden_size
+        self.mlp_hidden_size = mlp_hidden_size
+        self.bottleneck_size = bottleneck_size
+        self.concept_temperature = concept_temperature
+        self.base_model_name_or_path = base_model_name_or_path
+        super().__init__(**kwargs)
+
+    @property
+    def n_classes(self) -> int:
+        """Known and novel classes together."""
+        return len(self.class_names) + self.n_novel
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all classes: the known ones, then "novel-1", "novel-2", …"""
+        return [*self.class_names, *(f"novel-{number}" for number in range(1, self.n_novel + 1))]

@@ -1,0 +1,93 @@
+"""Which concepts set a class apart, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hf_clipalign._errors import ClipAlignError
+
+
+class ProfileSums:
+    """Mean concept distributions of classes, added up batch by batch.
+
+    Args:
+        n_classes (`int`): K.
+        n_concepts (`int`): C.
+        device (`torch.device`, *optional*): where the sums are kept.
+    """
+
+    def __init__(self, n_classes: int, n_concepts: int, device: torch.device | None = None):
+        self._totals = torch.zeros(n_classes, n_concepts, device=device)
+        self._counts = torch.zeros(n_classes, device=device)
+
+    def add(self, probabilities: Tensor, classes: Tensor) -> None:
+        """Adds pictures.
+
+        Args:
+            probabilities (`Tensor [N, C]`): their concept distributions.
+            classes (`LongTensor [N]`): their classes.
+        """
+        self._totals.index_add_(0, classes, probabilities.float())
+        self._counts += torch.bincount(classes, minlength=len(self._counts))
+
+    @property
+    def profiles(self) -> Tensor:
+        """Mean distribution of every class, `[K, C]`; zero rows for classes without a picture."""
+        return self._totals / self._counts.clamp(min=1)[:, None]
+
+    @property
+    def overall(self) -> Tensor:
+        """Mean distribution of all pictures, `[C]`."""
+        return self._totals.sum(dim=0) / self._counts.sum().clamp(min=1)
+
+
+def concept_contributions(profiles: Tensor, overall: Tensor, weights: Tensor | None = None) -> Tensor:
+    """How much each concept sets a class apart from all pictures: p(c | class) · log(p(c | class) / p(c)).
+
+    The contributions of a class sum to the Kullback-Leibler distance of its mean concept distribution from that of all
+    pictures: a concept counts if it is both frequent in the class and rarer elsewhere. With `weights`, p(c | picture)
+    takes the place of the first factor: the sum is then the evidence that the picture has for its class.
+
+    Args:
+        profiles (`Tensor [K, C]`): mean concept distributions of classes.
+        overall (`Tensor [C]`): that of all pictures.
+        weights (`Tensor [K, C]`, *optional*): concept distributions of pictures, one for each row of `profiles`.
+
+    Returns:
+        `Tensor [K, C]`: 0 for the concepts of a class without pictures.
+
+    Example:
+        ```python
+        >>> concept_contributions(torch.tensor([[0.8, 0.2]]), torch.tensor([0.5, 0.5]))
+        tensor([[ 0.3760, -0.1833]])
+        ```
+    """
+    if profiles.shape[-1:] != overall.shape:
+        raise ClipAlignError(
+            f"profiles over {profiles.shape[-1]} concepts do not go with {len(overall)} concepts overall"
+        )
+    smallest = torch.finfo(torch.float32).tiny
+    ratios = profiles.float().clamp(min=smallest).log() - overall.float().clamp(min=smallest).log()
+    factors = profiles if weights is None else weights
+    return torch.where(profiles.sum(dim=-1, keepdim=True) > 0, factors.float() * ratios, 0.0)
+
+
+def top_concepts(contributions: Tensor, concepts: Sequence[str], k: int = 3) -> list[list[tuple[str, float]]]:
+    """The k concepts with the highest positive contributions, best first; equal ones in the dictionary's order.
+
+    Args:
+        contributions (`Tensor [K, C]`): see `concept_contributions`.
+        concepts (`Sequence[str]`): the C concepts.
+        k (`int`, *optional*, defaults to 3): how many at most.
+
+    Returns:
+        `list` of K lists of (concept, contribution).
+    """
+    values, order = contributions.cpu().sort(dim=-1, descending=True, stable=True)
+    return [
+        [(concepts[index], value) for index, value in zip(indices, row, strict=True) if value > 0]
+        for indices, row in zip(order[:, :k].tolist(), values[:, :k].tolist(), strict=True)
+    ]

@@ -1,0 +1,196 @@
+"""How many classes a collection holds, when some of them are labelled (Generalized Category Discovery)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.gcd.similarities import finite_rows
+from hf_clipalign.metrics import clustering_accuracy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+_FIRST_COUNTS = 12
+_NEIGHBOURS = 2
+
+
+@dataclass(frozen=True)
+class ClassCountEstimate:
+    """The number of classes that the labelled part speaks for, and what was tried.
+
+    Attributes:
+        n_classes (`int`): the estimate, known and novel classes together.
+        n_known (`int`): classes that have labels.
+        curve (`dict[int, float]`): accuracy on the labelled samples, in [0, 1], by number of clusters, ascending.
+    """
+
+    n_classes: int
+    n_known: int
+    curve: dict[int, float] = field(repr=False)
+
+    @property
+    def n_novel(self) -> int:
+        """How many classes have no label."""
+        return self.n_classes - self.n_known
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy on the labelled samples at the estimate."""
+        return self.curve[self.n_classes]
+
+    def table(self) -> Table:
+        """The curve, for the terminal."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.n_classes} classes: {self.n_known} known, {self.n_novel} novel")
+        table.add_column("clusters", justify="right")
+        table.add_column("accuracy on labelled, %", justify="right")
+        for count, accuracy in self.curve.items():
+            row = (str(count), f"{100 * accuracy:.1f}")
+            table.add_row(*row, style="bold" if count == self.n_classes else None)
+        return table
+
+    def plot(self) -> Figure:
+        """A picture of the curve, with the estimate and the number of known classes."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.0, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(list(self.curve), [100 * value for value in self.curve.values()], marker="o", markersize=3)
+        axes.axvline(self.n_known, color="#8d99ae", linestyle=":", label=f"{self.n_known} known")
+        axes.axvline(self.n_classes, color="#2e7d4f", linestyle="--", label=f"{self.n_classes} estimated")
+        axes.set_xlabel("clusters")
+        axes.set_ylabel("accuracy on labelled, %")
+        axes.legend(frameon=False)
+        return figure
+
+
+def estimate_n_classes(
+    features: Any,
+    labels: Any,
+    labelled_mask: Any,
+    *,
+    max_classes: int | None = None,
+    counts: Sequence[int] | None = None,
+    normalize: bool = True,
+    n_init: int = 4,
+    seed: int = 0,
+    progress: bool = False,
+) -> ClassCountEstimate:
+    """Estimates the number of classes by k-means on everything, scored on the labelled part.
+
+    The method of "Generalized Category Discovery" (Vaze et al., CVPR 2022, arXiv 2201.02609): labelled
+    and unlabelled samples are clustered together into k clusters, for many k; the best k is the one whose clusters,
+    matched one to one with the known classes, are right on most of the LABELLED samples. With too few clusters known
+    classes are merged with others, with too many they are split. They look for the maximum with Brent's method; here
+    the curve is evaluated on a grid, which is then refined around its best point until neighbouring counts are tried,
+    so that the whole curve can be seen. (Only the idea is theirs: the grid and the refinement are ours.)
+
+    Args:
+        features (`Tensor` or array `[N, d]`): of all samples.
+        labels (`Sequence` or array `[N]`): classes, integers or strings; anything where `labelled_mask` is False.
+        labelled_mask (array of bool `[N]`): whether the sample has a label.
+        max_classes (`int`, *optional*): most clusters to try. Default: four times the known classes, at least 10,
+            at most N - 1.
+        counts (`Sequence[int]`, *optional*): the numbers of clusters to try, instead of grid and refinement.
+        normalize (`bool`): unit length first, so that distances go by cosines. Default True.
+        n_init (`int`): starts of k-means for each count; the best is taken. Default 4.
+        seed (`int`): of k-means. Default 0.
+        progress (`bool`): show a progress bar. Default False.
+
+    Returns:
+        `ClassCountEstimate`: the best count, of several equal ones the largest (before known classes are split; with
+            fewer clusters novel classes may still share one, which the labelled part does not show).
+
+    Raises:
+        `ClipAlignError`: no labelled or fewer than two different samples, lengths that differ, features that are not
+            finite, or counts outside [known classes, N - 1].
+
+    Example:
+        ```python
+        >>> estimate = estimate_n_classes(features, labels, labelled_mask)
+        >>> estimate.n_classes, estimate.n_known
+        (102, 50)
+        >>> estimate.plot().savefig("classes.png")
+        ```
+    """
+    rows = _rows(features, normalize)
+    known_labels, labelled = _labelled(labels, labelled_mask, len(rows))
+    n_known = len(np.unique(known_labels))
+    tried = _counts_to_try(counts, max_classes, n_known, len(rows))
+    curve: dict[int, float] = {}
+    with tqdm(total=len(tried), desc="k-means", unit="count", disable=not progress) as bar:
+        while tried:
+            for count in tried:
+                clusters = _cluster(rows, count, n_init, seed)[labelled]
+                curve[count] = clustering_accuracy(known_labels, clusters, np.ones(len(clusters), bool))["all"]
+                bar.update()
+            tried = [] if counts is not None else _between(curve)
+            bar.total += len(tried)
+    return ClassCountEstimate(_best(curve), n_known, dict(sorted(curve.items())))
+
+
+def _cluster(rows: NDArray[np.float32], count: int, n_init: int, seed: int) -> NDArray[np.int64]:
+    from sklearn.cluster import KMeans
+
+    return KMeans(count, n_init=n_init, random_state=seed).fit_predict(rows)
+
+
+def _best(curve: dict[int, float]) -> int:
+    return max(curve, key=lambda count: (curve[count], count))
+
+
+def _between(curve: dict[int, float]) -> list[int]:
+    """New counts around the best: the middle of the gaps to its neighbours on either side, until none is left."""
+    counts = sorted(curve)
+    best = counts.index(_best(curve))
+    around = counts[max(0, best - _NEIGHBOURS) : best + _NEIGHBOURS + 1]
+    return [(low + high) // 2 for low, high in pairwise(around) if high - low > 1]
+
+
+def _counts_to_try(counts: Sequence[int] | None, max_classes: int | None, n_known: int, n: int) -> list[int]:
+    if counts is None:
+        highest = min(max(4 * n_known, 10), n - 1) if max_classes is None else int(max_classes)
+        if not n_known <= highest < n:
+            raise ClipAlignError(
+                f"max_classes is {highest}: give at least the {n_known} known classes and fewer than the {n} samples."
+            )
+        grid = np.geomspace(max(n_known, 2), max(highest, 2), _FIRST_COUNTS).round().astype(int)
+        return sorted(set(grid.tolist()))
+    chosen = sorted({int(count) for count in counts})
+    if not chosen or chosen[0] < max(n_known, 2) or chosen[-1] >= n:
+        raise ClipAlignError(
+            f"counts are {chosen}: give numbers from {max(n_known, 2)} (known classes) to {n - 1} (samples less one)."
+        )
+    return chosen
+
+
+def _rows(features: Any, normalize: bool) -> NDArray[np.float32]:
+    import torch
+
+    table = finite_rows(features, "features").float().cpu()
+    if len(table) < 3 or bool((table == table[0]).all()):
+        raise ClipAlignError(f"{len(table)} samples, all alike or too few: there is nothing to cluster.")
+    return (torch.nn.functional.normalize(table, dim=1) if normalize else table).numpy()
+
+
+def _labelled(labels: Any, labelled_mask: Any, n: int) -> tuple[NDArray, NDArray[np.bool_]]:
+    mask, names = np.asarray(labelled_mask), np.asarray(labels)
+    for name, values in (("labelled_mask", mask), ("labels", names)):
+        if values.shape != (n,):
+            raise ClipAlignError(f"{name} has the shape {values.shape} for {n} samples: give one entry for each.")
+    if not np.isin(mask, (0, 1)).all():
+        raise ClipAlignError("labelled_mask must be True or False for every sample.")
+    mask = mask.astype(bool)
+    if not mask.any():
+        raise ClipAlignError("no sample is labelled: the labelled part is what the number of classes is scored on.")
+    return names[mask], mask

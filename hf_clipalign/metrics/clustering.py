@@ -1,0 +1,146 @@
+"""How well clusters agree with classes, some of which were known beforehand (generalized category discovery)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._errors import ClipAlignError
+from ._inputs import as_labels, as_numpy, encode_labels
+
+
+def clustering_accuracy(labels: Any, predictions: Any, known_mask: Any, balanced: bool = False) -> dict[str, float]:
+    """Share of samples whose cluster is matched with their class: on all samples, on known and on novel classes.
+
+    ONE matching of clusters with classes is found on all samples, such that most samples are right (Hungarian method);
+    the shares of known and novel classes are read from it. So a known class that is taken for a novel one costs twice.
+
+    Args:
+        labels: [N], true classes, integers or strings.
+        predictions: [N], clusters, integers or strings; their names mean nothing, and there may be more or fewer
+            clusters than classes.
+        known_mask: [N] of bool, whether the sample's CLASS was known in training (not whether it was labelled).
+        balanced: Whether every class counts the same, however many samples it has. Default False.
+
+    Returns:
+        `all`, `old` (known classes) and `new` (novel classes), fractions in [0, 1]; NaN for a part without samples.
+
+    Raises:
+        ClipAlignError: Lengths differ, there is no sample, or an input is of the wrong kind.
+
+    Example:
+        >>> clustering_accuracy(["cat", "cat", "dog", "dog"], [1, 1, 0, 1], [True, True, False, False])
+        {'all': 0.75, 'old': 1.0, 'new': 0.5}
+    """
+    codes, known = _checked(labels, predictions, known_mask)
+    return _accuracies(codes, known, balanced)
+
+
+def match_clusters(labels: Any, predictions: Any) -> dict[Any, Any]:
+    """The class that each cluster is matched with, such that most samples are right (Hungarian method).
+
+    Args:
+        labels: [N], true classes, integers or strings.
+        predictions: [N], clusters, integers or strings.
+
+    Returns:
+        Class by cluster; a cluster that is left over, or shares no sample with the class left for it, is missing.
+
+    Raises:
+        ClipAlignError: Lengths differ, there is no sample, or an input is of the wrong kind.
+
+    Example:
+        >>> match_clusters(["cat", "cat", "dog"], [7, 7, 2])
+        {2: 'dog', 7: 'cat'}
+    """
+    codes, _ = _checked(labels, predictions, None)
+    right = np.flatnonzero(_is_right(codes))
+    examples = right[np.unique(codes.clusters[right], return_index=True)[1]]
+    clusters, classes = as_numpy(predictions)[examples].tolist(), as_numpy(labels)[examples].tolist()
+    return dict(zip(clusters, classes, strict=True))
+
+
+def clustering_report(labels: Any, predictions: Any, known_mask: Any = None) -> dict[str, float]:
+    """All that is usually reported of a clustering: accuracies, balanced accuracies, NMI and ARI.
+
+    Args:
+        labels: [N], true classes, integers or strings.
+        predictions: [N], clusters, integers or strings.
+        known_mask: [N] of bool, as in `clustering_accuracy`; without it `old` and `new` are left out.
+
+    Returns:
+        `all`, `old`, `new` and `balanced_all`, `balanced_old`, `balanced_new` as in `clustering_accuracy`; `nmi`, the
+        normalised mutual information (arithmetic mean of the entropies), 0 to 1; `ari`, the Rand index adjusted for
+        chance, at most 1 (both of scikit-learn); `n_classes` and `n_clusters`, how many occur.
+
+    Raises:
+        ClipAlignError: As `clustering_accuracy`.
+
+    Example:
+        >>> report = clustering_report(["cat", "cat", "dog", "dog"], [1, 1, 0, 0])
+        >>> report["all"], report["nmi"], report["ari"]
+        (1.0, 1.0, 1.0)
+    """
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    codes, known = _checked(labels, predictions, known_mask)
+    balanced = _accuracies(codes, known, balanced=True)
+    report = _accuracies(codes, known, balanced=False) | {f"balanced_{part}": balanced[part] for part in balanced}
+    if known_mask is None:
+        report = {"all": report["all"], "balanced_all": report["balanced_all"]}
+    return report | {
+        "nmi": float(normalized_mutual_info_score(codes.classes, codes.clusters)),
+        "ari": float(adjusted_rand_score(codes.classes, codes.clusters)),
+        "n_classes": len(np.unique(codes.classes)),
+        "n_clusters": len(np.unique(codes.clusters)),
+    }
+
+
+class _Codes(NamedTuple):
+    """Classes and clusters as integers from 0. Names of one kind are numbered together, as the reference does."""
+
+    classes: NDArray[np.int64]
+    clusters: NDArray[np.int64]
+
+
+def _checked(labels: Any, predictions: Any, known_mask: Any) -> tuple[_Codes, NDArray[np.bool_]]:
+    n = len(as_numpy(labels).reshape(-1))
+    if not n:
+        raise ClipAlignError("labels are empty: a clustering of nothing has no accuracy")
+    classes, clusters = as_labels(labels, "labels", n), as_labels(predictions, "predictions", n)
+    known = np.ones(n, bool) if known_mask is None else as_labels(known_mask, "known_mask", n)
+    if known.dtype.kind not in "biu" or not np.isin(known, (0, 1)).all():
+        raise ClipAlignError("known_mask must be True or False for every sample: whether its class was known")
+    if (classes.dtype.kind in "US") == (clusters.dtype.kind in "US"):
+        return _Codes(*encode_labels(classes, clusters)), known.astype(bool)
+    numbered = (np.unique(names, return_inverse=True)[1].reshape(-1) for names in (classes, clusters))
+    return _Codes(*numbered), known.astype(bool)
+
+
+def _is_right(codes: _Codes) -> NDArray[np.bool_]:
+    """Whether each sample's cluster is matched with its class."""
+    from scipy.optimize import linear_sum_assignment
+
+    size = int(max(codes.classes.max(), codes.clusters.max())) + 1
+    counts = np.bincount(codes.clusters * size + codes.classes, minlength=size * size).reshape(size, size)
+    # which of several best matchings SciPy takes depends on the form: this one is the reference's
+    matched = linear_sum_assignment(counts.max() - counts)[1]
+    return matched[codes.clusters] == codes.classes
+
+
+def _accuracies(codes: _Codes, known: NDArray[np.bool_], balanced: bool) -> dict[str, float]:
+    right = _is_right(codes)
+    parts = {"all": np.ones(len(known), bool), "old": known, "new": ~known}
+    return {name: _accuracy(codes.classes[part], right[part], balanced) for name, part in parts.items()}
+
+
+def _accuracy(classes: NDArray[np.int64], right: NDArray[np.bool_], balanced: bool) -> float:
+    if not len(right):
+        return float("nan")
+    if not balanced:
+        return float(right.mean())
+    counts = np.bincount(classes)
+    present = counts > 0
+    return float((np.bincount(classes, right)[present] / counts[present]).mean())

@@ -1,0 +1,264 @@
+"""Multi-label scores by finding, their means, and intervals; nothing undefined is averaged silently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._errors import ClipAlignError
+from ._inputs import as_numpy
+from .bootstrap import BLOCK_BYTES
+
+
+def multilabel_metrics(
+    labels: Any,
+    scores: Any,
+    *,
+    threshold: float | Sequence[float] = 0.5,
+    predictions: Any = None,
+    finding_names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """AUROC and F1 of every finding, their means, and the share of rows that are right in full.
+
+    A finding whose known labels are of one class only has no AUROC and no usable F1: it is listed under `undefined`
+    and left out of the means.
+
+    Args:
+        labels: [N, F], 1 present, 0 absent, NaN not known (left out).
+        scores: [N, F], higher where a finding is more likely.
+        threshold: Scores at or above it count as present; one number, or one for each finding.
+        predictions: [N, F] hard labels, to be used instead of a threshold.
+        finding_names: F names. Default: "0", "1", …
+
+    Returns:
+        `auroc` and `f1` by finding (NaN where undefined); `macro_auroc`, `macro_f1`: plain means over the defined
+        findings; `weighted_auroc`, `weighted_f1`: means weighted by the number of positives; `subset_accuracy`: share
+        of the rows with all labels known whose hard labels are all right; `positives`, `known` by finding;
+        `undefined`: names. A mean of nothing is NaN.
+
+    Raises:
+        ClipAlignError: Shapes do not fit, labels are not 0, 1 or NaN, scores are not finite, names repeat.
+
+    Example:
+        >>> multilabel_metrics([[1], [0], [1]], [[0.9], [0.2], [0.4]])["macro_auroc"]
+        1.0
+    """
+    from sklearn.metrics import f1_score, roc_auc_score
+
+    target, score, names = _checked(labels, scores, finding_names)
+    hard = _hard_labels(score, threshold, predictions)
+    known = ~np.isnan(target)
+    positives = np.nansum(target, axis=0).astype(int)
+    defined = (positives > 0) & (positives < known.sum(axis=0))
+    auroc, f1 = np.full((2, len(names)), np.nan)
+    for column in np.flatnonzero(defined):
+        rows = known[:, column]
+        auroc[column] = roc_auc_score(target[rows, column], score[rows, column])
+        f1[column] = f1_score(target[rows, column], hard[rows, column], zero_division=0.0)
+    whole = known.all(axis=1)
+    return {
+        "auroc": dict(zip(names, auroc.tolist(), strict=True)),
+        "f1": dict(zip(names, f1.tolist(), strict=True)),
+        "macro_auroc": _mean(auroc[defined]),
+        "macro_f1": _mean(f1[defined]),
+        "weighted_auroc": _mean(auroc[defined], positives[defined]),
+        "weighted_f1": _mean(f1[defined], positives[defined]),
+        "subset_accuracy": _mean((hard[whole] == target[whole]).all(axis=1).astype(float)),
+        "positives": dict(zip(names, positives.tolist(), strict=True)),
+        "known": dict(zip(names, known.sum(axis=0).tolist(), strict=True)),
+        "undefined": [name for name, is_defined in zip(names, defined, strict=True) if not is_defined],
+    }
+
+
+def multilabel_intervals(
+    labels: Any,
+    scores: Any,
+    *,
+    threshold: float | Sequence[float] = 0.5,
+    predictions: Any = None,
+    finding_names: Sequence[str] | None = None,
+    groups: Any = None,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap intervals (Efron 1979) of AUROC and F1, by finding and in the mean.
+
+    Args:
+        labels, scores, threshold, predictions, finding_names: See [`multilabel_metrics`].
+        groups: [N] labels, the patient of each row for example: rows of a group are drawn together.
+        n_resamples: Number of resamples.
+        level: Coverage, between 0 and 1.
+        seed: Seed of the resampling.
+
+    Returns:
+        `auroc/<finding>`, `f1/<finding>`, `macro_auroc` and `macro_f1`: (low, high). A resample without both classes
+        of a finding does not count for it, nor does the finding in that resample's mean. Undefined findings are left
+        out.
+
+    Raises:
+        ClipAlignError: As [`multilabel_metrics`], or a level outside (0, 1).
+    """
+    if not 0 < level < 1 or n_resamples < 1:
+        raise ClipAlignError(
+            f"level must be between 0 and 1 and n_resamples at least 1, got {level} and {n_resamples}"
+        )
+    target, score, names = _checked(labels, scores, finding_names)
+    hard = _hard_labels(score, threshold, predictions)
+    if groups is not None and len(groups) != len(target):
+        raise ClipAlignError(f"groups has {len(groups)} entries for {len(target)} rows")
+    unit = np.arange(len(target)) if groups is None else np.unique(as_numpy(groups), return_inverse=True)[1]
+    drawn: dict[str, list[NDArray]] = {kind: [] for kind in ("auroc", "f1")}
+    rng = np.random.default_rng(seed)
+    n_units = int(unit.max()) + 1
+    block = max(1, BLOCK_BYTES // (8 * len(target) * 4))
+    for first in range(0, n_resamples, block):
+        n_rows = min(block, n_resamples - first)
+        picks = rng.integers(n_units, size=(n_rows, n_units)) + n_units * np.arange(n_rows)[:, None]
+        times = np.bincount(picks.ravel(), minlength=n_rows * n_units).reshape(n_rows, n_units)[:, unit].astype(float)
+        columns = range(len(names))
+        drawn["auroc"].append(np.stack([_weighted_auroc(target[:, c], score[:, c], times) for c in columns], 1))
+        drawn["f1"].append(np.stack([_weighted_f1(target[:, c], hard[:, c], times) for c in columns], 1))
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return {
+        name: interval
+        for kind, parts in drawn.items()
+        for name, interval in _intervals(kind, np.concatenate(parts), names, tails).items()
+    }
+
+
+def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, baseline: Any = None) -> dict[str, Any]:
+    """Forgetting and transfer from the matrix of scores after every task.
+
+    With a[i, j] the score of finding j after task i (from 0), T tasks, and l(j) the task that taught j first:
+
+    - forgetting (Chaudhry et al., 2018, arXiv 1801.10112): mean over j of max over i < T - 1 of a[i, j], minus
+      a[T - 1, j];
+    - backward transfer (Lopez-Paz and Ranzato, 2017, arXiv 1706.08840): mean over j of a[T - 1, j] - a[l(j), j];
+    - forward transfer (the same): mean over j with l(j) > 0 of a[l(j) - 1, j] - b[j], b being the score before
+      anything was learned.
+
+    The first two are over findings learned before the last task. NaN entries (undefined scores) take no part; a
+    finding without a score after the last task or after the task that taught it is named.
+
+    Args:
+        matrix: [T, F] scores, one row per task. Without `learned_at` it must be square: finding j is taught by task j.
+        learned_at: [F], the first task that teaches each finding. All 0 where every task teaches every finding.
+        baseline: [F], scores before the first task, for forward transfer. Default: none, and no forward transfer.
+
+    Returns:
+        `forgetting`, `backward_transfer`, `average` (mean of the last row) and, with a baseline, `forward_transfer`:
+        numbers, NaN where nothing can be averaged; `forgetting_by_finding` [F]; `undefined`: the columns without such
+        scores.
+
+    Raises:
+        ClipAlignError: Shapes do not fit, or a task number outside the matrix.
+
+    Example:
+        >>> forgetting_metrics([[0.75, 0.5], [0.5, 0.75]])["backward_transfer"]
+        -0.25
+    """
+    scores = as_numpy(matrix).astype(np.float64)
+    if scores.ndim != 2 or 0 in scores.shape or (learned_at is None and scores.shape[0] != scores.shape[1]):
+        raise ClipAlignError(f"matrix must be [tasks, findings] (square without learned_at), got {scores.shape}")
+    n_tasks, n_findings = scores.shape
+    first = np.arange(n_findings) if learned_at is None else np.asarray(learned_at)
+    if first.shape != (n_findings,) or first.min() < 0 or first.max() >= n_tasks:
+        raise ClipAlignError(
+            f"learned_at must hold {n_findings} task numbers from 0 to {n_tasks - 1}, got {learned_at}"
+        )
+    columns, last = np.arange(n_findings), scores[-1]
+    earlier = first < n_tasks - 1
+    undefined = np.isnan(last) | np.isnan(scores[first, columns])
+    best = np.where(np.isnan(scores[:-1]), -np.inf, scores[:-1]).max(axis=0, initial=-np.inf)
+    forgotten = np.where(earlier & ~undefined, best - last, np.nan)
+    result = {
+        "forgetting": _mean(forgotten[earlier & ~undefined]),
+        "backward_transfer": _mean((last - scores[first, columns])[earlier & ~undefined]),
+        "average": _mean(last[~undefined]),
+        "forgetting_by_finding": forgotten.tolist(),
+        "undefined": columns[undefined].tolist(),
+    }
+    if baseline is not None:
+        before = as_numpy(baseline).astype(np.float64)
+        if before.shape != (n_findings,):
+            raise ClipAlignError(f"baseline must hold one score for each of {n_findings} findings, got {before.shape}")
+        transferred = scores[np.maximum(first - 1, 0), columns] - before
+        result["forward_transfer"] = _mean(transferred[(first > 0) & ~np.isnan(transferred)])
+    return result
+
+
+def _checked(labels: Any, scores: Any, finding_names: Sequence[str] | None) -> tuple[NDArray, NDArray, list[str]]:
+    target, score = as_numpy(labels).astype(np.float64), as_numpy(scores).astype(np.float64)
+    if target.ndim != 2 or target.shape != score.shape or 0 in target.shape:
+        raise ClipAlignError(
+            f"labels {target.shape} and scores {score.shape} must both be [rows, findings], not empty"
+        )
+    if not (np.isin(target, (0.0, 1.0)) | np.isnan(target)).all():
+        raise ClipAlignError("labels must be 1, 0, or NaN where they are not known")
+    if not np.isfinite(score).all():
+        row = int(np.flatnonzero(~np.isfinite(score).all(axis=1))[0])
+        raise ClipAlignError(f"scores hold NaN or infinite values, first in row {row}")
+    names = [str(column) for column in range(target.shape[1])] if finding_names is None else list(finding_names)
+    if len(names) != target.shape[1] or len(set(names)) != len(names):
+        raise ClipAlignError(f"finding_names must be {target.shape[1]} different names, got {len(names)}")
+    return target, score, names
+
+
+def _hard_labels(score: NDArray, threshold: float | Sequence[float], predictions: Any) -> NDArray:
+    if predictions is not None:
+        hard = as_numpy(predictions)
+        if hard.shape != score.shape:
+            raise ClipAlignError(f"predictions {hard.shape} and scores {score.shape} must have the same shape")
+        return hard.astype(bool)
+    limits = np.asarray(threshold, dtype=np.float64)
+    if limits.ndim > 1 or (limits.ndim == 1 and len(limits) != score.shape[1]):
+        raise ClipAlignError(f"threshold must be one number or {score.shape[1]}, got shape {limits.shape}")
+    return score >= limits
+
+
+def _mean(values: NDArray, weights: NDArray | None = None) -> float:
+    return float(np.average(values, weights=weights)) if len(values) else float("nan")
+
+
+def _weighted_auroc(target: NDArray, score: NDArray, times: NDArray) -> NDArray:
+    """AUROC [R] with every row counted `times` [R, N]: one pass over the sorted scores, ties count half."""
+    known = ~np.isnan(target)
+    order = np.flatnonzero(known)[np.argsort(score[known], kind="stable")]
+    is_positive, weights = target[order] == 1, times[:, order]
+    if not len(order):
+        return np.full(len(times), np.nan)
+    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])
+    positive = np.add.reduceat(weights * is_positive, starts, axis=1)
+    negative = np.add.reduceat(weights * ~is_positive, starts, axis=1)
+    below = negative.cumsum(axis=1) - 0.5 * negative
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def _weighted_f1(target: NDArray, hard: NDArray, times: NDArray) -> NDArray:
+    """F1 [R] with every row counted `times` [R, N]; NaN in a resample without both classes."""
+    positive, negative = target == 1, target == 0
+    both, said, present = times @ (positive & hard), times @ ((positive | negative) & hard), times @ positive
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = np.where(said + present > 0, 2 * both / (said + present), 0.0)
+    return np.where((present > 0) & (times @ negative > 0), f1, np.nan)
+
+
+def _intervals(
+    kind: str, drawn: NDArray, names: Sequence[str], tails: Sequence[float]
+) -> dict[str, tuple[float, float]]:
+    """Quantiles of the columns that are ever defined, and of the mean over them."""
+    usable = ~np.isnan(drawn).all(axis=0)
+    found = {}
+    for column in np.flatnonzero(usable).tolist():
+        low, high = np.nanquantile(drawn[:, column], tails)
+        found[f"{kind}/{names[column]}"] = (float(low), float(high))
+    if usable.any():
+        rows = drawn[:, usable]
+        low, high = np.quantile(np.nanmean(rows[~np.isnan(rows).all(axis=1)], axis=1), tails)
+        found[f"macro_{kind}"] = (float(low), float(high))
+    return found

@@ -1,0 +1,143 @@
+"""What can be set when known and novel classes are learned together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from transformers import TrainingArguments
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data import gcd_preset
+
+
+@dataclass
+class SpectralGCDTrainingArguments(TrainingArguments):
+    """Settings of `SpectralGCDTrainer`: those of `transformers.TrainingArguments`, and the ones below.
+
+    The defaults are the published settings (for CUB; `preset` gives those of the other data sets). Set differently
+    from transformers: SGD with momentum 0.9 and weight decay 5e-5 on every trained parameter, no gradient clipping,
+    no incomplete last batch, a checkpoint after every epoch (the last two are kept), a cosine by epochs.
+
+    Args:
+        crop_share (`float`): side of the random square crop as a share of the picture's shorter side. Default 0.875;
+            1 keeps a square picture whole, for icons that fill their pictures.
+        flip (`bool`): mirror half of the views. Default True.
+        teacher_cache (`str`, *optional*): safetensors file of the teacher's features, made if it does not exist. A
+            file of another teacher, other pictures or other concepts is an error.
+        center_concepts (`bool`): subtract from the head's input the mean that the untrained student has over all plain
+            pictures. Default False, as published. Cosines of a CLIP with its concepts are nearly the same for all
+            pictures; without their mean, the head learns in far fewer steps.
+        train_blocks (`int`): last blocks of the image tower that are trained. Default 1.
+        learning_rate (`float`): rate of the head. Default 0.1.
+        backbone_learning_rate (`float`): rate of the image tower's blocks. Default 0.005.
+        rate_floor (`float`): the cosine ends at this share of the rates. Default 1e-3.
+        num_train_epochs (`float`): default 200.
+        per_device_train_batch_size (`int`): pictures (two views each) per process. Default 128.
+        supervised_weight (`float`): λ, the share of the supervised terms. Default 0.35.
+        mean_entropy_weight (`float`): ε, the weight of the mean-entropy term. Default 2.
+        distillation_weight (`float`): weight of the distances to the teacher. Default 1; 0 goes without a teacher.
+        student_temperature (`float`): of the class cosines. Default 0.1.
+        teacher_temperature (`float`): of the self-distillation's targets. Default 0.04.
+        warmup_teacher_temperature (`float`): the same in the first epoch. Default 0.07.
+        warmup_teacher_epochs (`int`): epochs on the way from one to the other. Default 30.
+        contrastive_temperature (`float`): of InfoNCE. Default 1, as the reference has it.
+        supervised_contrastive_temperature (`float`): of SupCon. Default 0.07.
+    """
+
+    _paper: ClassVar[str] = "https://arxiv.org/abs/2602.17395"
+
+    # data
+    crop_share: float = field(
+        default=0.875, metadata={"help": "Side of the random crop as a share of the picture's shorter side."}
+    )
+    flip: bool = field(default=True, metadata={"help": "Mirror half of the views."})
+    teacher_cache: str | None = field(
+        default=None, metadata={"help": "Safetensors file where the teacher's features are kept between runs."}
+    )
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Must stay True: all processes need batches of the same size."}
+    )
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: pictures are columns."})
+
+    # model
+    train_blocks: int = field(default=1, metadata={"help": "Last blocks of the image tower that are trained."})
+
+    center_concepts: bool = field(
+        default=False, metadata={"help": "Subtract the mean similarities of all pictures from the head's input."}
+    )
+
+    # training
+    learning_rate: float = field(default=0.1, metadata={"help": "Learning rate of the head."})
+    backbone_learning_rate: float = field(
+        default=0.005, metadata={"help": "Learning rate of the image tower's last blocks."}
+    )
+    rate_floor: float = field(default=1e-3, metadata={"help": "Share of the rates that the cosine ends at."})
+    num_train_epochs: float = field(default=200, metadata={"help": "Epochs: as many draws as there are pictures."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Pictures per process and step."})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Pictures per process in evaluation."})
+    optim: str = field(default="sgd", metadata={"help": "Optimizer; the paper uses sgd."})
+    momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd; other optimizers ignore it."})
+    weight_decay: float = field(default=5e-5, metadata={"help": "L2 term on every trained parameter, biases too."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 is none, as published."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: epoch, steps or no."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; None keeps all."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every trained parameter takes part in every step."}
+    )
+
+    # loss
+    supervised_weight: float = field(default=0.35, metadata={"help": "Share of the supervised terms (lambda)."})
+    mean_entropy_weight: float = field(default=2.0, metadata={"help": "Weight of the mean-entropy term (epsilon)."})
+    distillation_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the distances to the teacher; 0 goes without one."}
+    )
+    student_temperature: float = field(default=0.1, metadata={"help": "Temperature of the class cosines."})
+    teacher_temperature: float = field(default=0.04, metadata={"help": "Of the self-distillation's targets."})
+    warmup_teacher_temperature: float = field(default=0.07, metadata={"help": "The same in the first epoch."})
+    warmup_teacher_epochs: int = field(default=30, metadata={"help": "Epochs on the way between the two."})
+    contrastive_temperature: float = field(default=1.0, metadata={"help": "Temperature of InfoNCE."})
+    supervised_contrastive_temperature: float = field(default=0.07, metadata={"help": "Temperature of SupCon."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.remove_unused_columns:
+            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the picture columns")
+        if not self.dataloader_drop_last:
+            raise ClipAlignError("dataloader_drop_last must be True: the losses compare all pictures of a full batch")
+        if not 0 < self.crop_share <= 1:
+            raise ClipAlignError(f"crop_share is {self.crop_share}: give a share above 0 and up to 1")
+        if not 0 <= self.supervised_weight <= 1:
+            raise ClipAlignError(f"supervised_weight is {self.supervised_weight}: give a share from 0 to 1")
+        temperatures = ("student", "teacher", "warmup_teacher", "contrastive", "supervised_contrastive")
+        for name in (f"{kind}_temperature" for kind in temperatures):
+            if not getattr(self, name) > 0:
+                raise ClipAlignError(f"{name} is {getattr(self, name)}: give a number above 0")
+        if self.train_blocks < 0:
+            raise ClipAlignError(f"train_blocks is {self.train_blocks}: give 0 or more")
+
+    @classmethod
+    def preset(cls, dataset: str, **overrides: Any) -> SpectralGCDTrainingArguments:
+        """The published settings for a data set.
+
+        Args:
+            dataset (`str`): a key of `hf_clipalign.data.GCD_PRESETS`, in any spelling.
+            **overrides: fields to set otherwise, and those without a published value (`output_dir`, …).
+
+        Raises:
+            `ClipAlignError`: an unknown data set.
+
+        Example:
+            ```python
+            >>> SpectralGCDTrainingArguments.preset("cifar100", output_dir="runs/cifar").mean_entropy_weight
+            4.0
+            ```
+        """
+        return cls(**{"mean_entropy_weight": gcd_preset(dataset).mean_entropy_weight, **overrides})

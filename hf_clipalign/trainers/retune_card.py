@@ -1,0 +1,130 @@
+"""What of an incremental run may leave the machine: adapter, prompts, scores and a card."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hf_clipalign
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._files import atomic_file
+from hf_clipalign.hub.cards import CardEvaluation, ModelCardInfo, build_card, is_hub_id
+from hf_clipalign.hub.push import push_folder
+
+PROMPTS_FILE, METRICS_FILE, CARD_FILE = "prompts.json", "metrics.json", "README.md"
+PUSHED = ("adapter_config.json", "adapter_model.safetensors", PROMPTS_FILE, METRICS_FILE, CARD_FILE)
+"""All that a push uploads."""
+
+NOT_FOR_DIAGNOSIS = "Research software: not a medical device, not for diagnosis or any decision about a patient."
+_LIMITS = (
+    NOT_FOR_DIAGNOSIS,
+    "Scores are cosines, not probabilities: choose thresholds on data of your own.",
+    "Trained and tested on the data named above only; other scanners, hospitals and populations were not measured.",
+)
+_LIBRARIES = ("torch", "transformers", "peft")
+
+
+def write_retune_files(trainer: Any, folder: Path) -> None:
+    """Writes card, prompts and scores beside an adapter."""
+    texts = {
+        CARD_FILE: str(build_card(_describe(trainer, folder))),
+        PROMPTS_FILE: json.dumps(trainer.prompts.to_dict(), indent=1),
+    }
+    if trainer.result is not None:
+        texts[METRICS_FILE] = trainer.result.to_json()
+    for name, text in texts.items():
+        with atomic_file(folder / name) as staging:
+            staging.write_text(text, encoding="utf-8")
+
+
+def push_retune(trainer: Any, repo_id: str | None, base_model: str | None, **push_kwargs: Any) -> Any:
+    """Pushes `PUSHED` from a folder of its own: nothing else can slip in.
+
+    Raises:
+        `ClipAlignError`: no repository is named, the base model is a folder on this machine, or as `push_folder`.
+    """
+    if not repo_id:
+        raise ClipAlignError("where to? Give repo_id='owner/name', or hub_model_id in the settings.")
+    base = base_model or trainer.identity["model"]["name"]
+    if not is_hub_id(base) or Path(base).exists():
+        raise ClipAlignError(
+            f"the adapter's base model {base!r} is not on the Hub, so nobody else could load it: give "
+            "base_model='owner/name'."
+        )
+    with tempfile.TemporaryDirectory(prefix="clipalign-") as name:
+        folder = Path(name)
+        trainer.learner.save_pretrained(name)
+        config_file = folder / "adapter_config.json"
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config_file.write_text(json.dumps(config | {"base_model_name_or_path": base}, indent=2), encoding="utf-8")
+        write_retune_files(trainer, folder)
+        for path in folder.iterdir():  # the card comes from info, with the licence of the base model
+            if path.name not in PUSHED or path.name == CARD_FILE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        info = replace(_describe(trainer, folder), base_model=base, load_from=repo_id)
+        return push_folder(folder, repo_id, info=info, **push_kwargs)
+
+
+def _describe(trainer: Any, folder: Path) -> ModelCardInfo:
+    """All that the card says."""
+    state, config, args = trainer.state_folder, trainer.learner.adapter_config, trainer.args
+    base = str(trainer.learner.encoder.config._name_or_path or config.base_model_name_or_path or "")
+    shown = base if is_hub_id(base) and not Path(base).exists() else Path(base).name or None
+    learned = [entry["name"] for entry in state.tasks]
+    findings = list(dict.fromkeys(name for entry in state.tasks for name in entry["findings"]))
+    return ModelCardInfo(
+        kind="adapter",
+        name=f"RE-tune adapter: {', '.join(findings) or 'untrained'}",
+        load_from=args.hub_model_id or folder.absolute().name,
+        base_model=shown,
+        method="retune",
+        description=f"{NOT_FOR_DIAGNOSIS} Findings, learned in {len(learned)} task(s): {', '.join(findings)}. The "
+        f"prompts are in `{PROMPTS_FILE}`, the scores after every task in `{METRICS_FILE}`.",
+        parameters={
+            "adapter": f"{config.adapter}, {config.sides}, d = {config.embed_dim}",
+            "tasks in order": learned,
+            "rows per task": [f"{entry['n_rows']:,}" for entry in state.tasks],
+            "learning rate": args.learning_rate,
+            "epochs per task": f"{args.num_train_epochs:g}",
+            "batch": args.train_batch_size * args.world_size,
+            "seed": args.seed,
+            "uncertain and missing labels": [args.uncertain, args.missing],
+            "versions": [f"hf_clipalign {hf_clipalign.__version__}", *(f"{n} {version(n)}" for n in _LIBRARIES)],
+        },
+        command=trainer._command,
+        needs_package=True,
+        has_processor=False,
+        evaluations=_evaluations(trainer),
+        limits=_LIMITS,
+        tags=["multi-label", "incremental-learning"],
+    )
+
+
+def _evaluations(trainer: Any) -> list[CardEvaluation]:
+    from huggingface_hub import EvalResult
+
+    result = trainer.result
+    if result is None or not result.tasks:
+        return []
+    name = trainer.eval_dataset.labels.name if trainer.eval_dataset is not None else "test data"
+    dataset = Path(name).name
+    measured = {"macro_auroc": "AUROC, mean over findings", "macro_f1": "F1, mean over findings"}
+    own = [
+        EvalResult(
+            task_type="zero-shot-image-classification",
+            dataset_type="".join(letter if letter.isalnum() or letter in "._" else "-" for letter in dataset),
+            dataset_name=dataset,
+            metric_type=key,
+            metric_name=label,
+            metric_value=round(result.means[-1][key], 4),
+        )
+        for key, label in measured.items()
+        if math.isfinite(result.means[-1][key])
+    ]
+    return [CardEvaluation(f"{dataset}, after every task", own, result.table("auroc"), "")]

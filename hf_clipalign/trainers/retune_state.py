@@ -1,0 +1,149 @@
+"""The folder of an incremental run: which tasks are learned, the adapter after each, what was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._files import atomic_file, atomic_folder
+from hf_clipalign.data import FindingPrompts
+from hf_clipalign.evaluation import IncrementalResult
+
+STATE_FILE = "retune.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+_FORMAT = 1
+_START = "start"
+
+
+class RETuneState:
+    """What a folder says about the tasks that were learned there; written after every task, in one move.
+
+    `retune.json` names the model by a hash of its weights, the adapter's shape, the prompts, and the tasks;
+    `tasks/000/` and so on hold the adapter after each, and the newest one the optimizer's moments.
+
+    Args:
+        folder (`str` or `Path`): the run's output folder.
+
+    Raises:
+        `ClipAlignError`: the folder holds a state that cannot be read.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.content: dict[str, Any] = {"format": _FORMAT, "model": None, "adapter": None, "prompts": {}, "tasks": []}
+        file = self.folder / STATE_FILE
+        if not file.is_file():
+            return
+        try:
+            self.content = json.loads(file.read_text(encoding="utf-8"))
+            version = self.content["format"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ClipAlignError(
+                f"{file}: cannot be read; use another output_dir, or remove it to begin again."
+            ) from error
+        if version != _FORMAT:
+            raise ClipAlignError(
+                f"{file}: has format {version}, this version of hf_clipalign reads {_FORMAT}: update it."
+            )
+
+    @property
+    def tasks(self) -> list[dict[str, Any]]:
+        """The tasks that are done, in order."""
+        return self.content["tasks"]
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has begun here."""
+        return self.content["model"] is not None
+
+    @property
+    def prompts(self) -> dict[str, dict[str, list[str]]]:
+        """The prompts of all findings that took part so far."""
+        return self.content["prompts"]
+
+    @property
+    def result(self) -> IncrementalResult | None:
+        """What was measured after the tasks, if anything was."""
+        stored = self.content.get("result")
+        return None if stored is None else IncrementalResult.from_json(json.dumps(stored))
+
+    @property
+    def adapter_folder(self) -> Path:
+        """The newest adapter."""
+        return self._task_folder(len(self.tasks) - 1)
+
+    def check(self, model: dict[str, Any], adapter: dict[str, Any]) -> None:
+        """Compares model and adapter with those that the folder was begun with.
+
+        Raises:
+            `ClipAlignError`: they are others.
+        """
+        if not self.begun:
+            return
+        there = self.content["model"]
+        if there["weights"] != model["weights"]:
+            raise ClipAlignError(
+                f"{str(self.folder)!r} was begun with another model ({there['name']}) than the one given "
+                f"({model['name']}): give that model, or another output_dir."
+            )
+        for name, value in self.content["adapter"].items():
+            if value != adapter[name]:
+                raise ClipAlignError(
+                    f"{str(self.folder)!r} was begun with {name}={value!r}, the adapter given has {adapter[name]!r}: "
+                    "give the same, or another output_dir."
+                )
+
+    def merged_prompts(self, given: FindingPrompts) -> FindingPrompts:
+        """The prompts of the folder and those given.
+
+        Raises:
+            `ClipAlignError`: a finding that was learned has other prompts now.
+        """
+        new = given.to_dict()
+        for name, prompts in self.prompts.items():
+            if new.get(name, prompts) != prompts:
+                raise ClipAlignError(
+                    f"the prompts of {name!r} are not those that it was learned with in {str(self.folder)!r}: give "
+                    "the same, or another output_dir."
+                )
+        both = {**self.prompts, **new}
+        return FindingPrompts(*({name: p[kind] for name, p in both.items()} for kind in ("positive", "negative")))
+
+    def begin(
+        self, model: dict[str, Any], adapter: dict[str, Any], prompts: FindingPrompts, save: Callable[[Path], None]
+    ) -> None:
+        """Notes what is trained, and keeps the adapter that it starts from."""
+        if not self.begun:
+            self._write_folder(self._task_folder(-1), save)
+        self._write({**self.content, "model": model, "adapter": adapter, "prompts": prompts.to_dict()})
+
+    def add_task(self, task: dict[str, Any], result: IncrementalResult | None, save: Callable[[Path], None]) -> None:
+        """Keeps the adapter after a task, then says that it is done."""
+        index = len(self.tasks)
+        self._write_folder(self._task_folder(index), save)
+        content = {**self.content, "tasks": [*self.tasks, task]}
+        if result is not None:
+            content["result"] = json.loads(result.to_json())
+        self._write(content)
+        (self._task_folder(index - 1) / OPTIMIZER_FILE).unlink(missing_ok=True)
+
+    def write_result(self, result: IncrementalResult) -> None:
+        """Replaces what was measured."""
+        self._write({**self.content, "result": json.loads(result.to_json())})
+
+    def _task_folder(self, index: int) -> Path:
+        return self.folder / "tasks" / (_START if index < 0 else f"{index:03d}")
+
+    def _write_folder(self, folder: Path, save: Callable[[Path], None]) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped before it could say that it is done
+        with atomic_folder(folder) as staging:
+            save(staging)
+
+    def _write(self, content: dict[str, Any]) -> None:
+        with atomic_file(self.folder / STATE_FILE) as staging:
+            staging.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        self.content = content

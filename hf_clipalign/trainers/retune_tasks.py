@@ -1,0 +1,112 @@
+"""The data of one task of an incremental run, checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data import IncrementalTask
+from hf_clipalign.data._image_source import digest
+from hf_clipalign.evaluation import LabelledEmbeddings
+from hf_clipalign.trainers.retune_arguments import RETuneTrainingArguments
+
+
+class TaskEmbeddings(Dataset):
+    """Rows of a task; a whole batch is taken at once."""
+
+    def __init__(self, embeds: Tensor, targets: Tensor, rows: Any):
+        self.embeds, self.targets = embeds, targets
+        self.rows = torch.as_tensor(rows, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        places = torch.tensor(indices)
+        embeds = self.embeds.index_select(0, self.rows.index_select(0, places))
+        return {"image_embeds": embeds.float(), "labels": self.targets.index_select(0, places)}
+
+
+class Shuffled(Sampler):
+    """The rows in an order that the seed gives, another one in every epoch."""
+
+    def __init__(self, n: int, seed: int):
+        self.n = n
+        self._draw = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(self.n, generator=self._draw).tolist())
+
+
+def check_data(data: Any, embed_dim: int, model: dict[str, Any]) -> None:
+    """Refuses what are no embeddings of the model's shared space.
+
+    Raises:
+        `ClipAlignError`: no `LabelledEmbeddings`, embeddings of another model, or of another width.
+    """
+    if not isinstance(data, LabelledEmbeddings):
+        raise ClipAlignError(
+            f"data must be LabelledEmbeddings, got {type(data).__name__}: make them with "
+            "LabelledEmbeddings.from_store, from_file or from_images."
+        )
+    if data.model is not None and data.model != model["weights"]:
+        raise ClipAlignError(
+            f"the embeddings of {data.labels.name} are of another model than the one given ({model['name']}): give "
+            "that model, or make embeddings with this one."
+        )
+    if data.embeds.shape[1] != embed_dim:
+        raise ClipAlignError(
+            f"the embeddings of {data.labels.name} have {data.embeds.shape[1]} numbers, the model's shared space "
+            f"{embed_dim}: they are of another model, or from before the projector."
+        )
+
+
+def check_tasks(
+    tasks: Sequence[IncrementalTask], data: LabelledEmbeddings | None, args: RETuneTrainingArguments
+) -> None:
+    """Refuses tasks that share a name, ask for rows that are not there, or have no positive example of a finding."""
+    names = [task.name for task in tasks]
+    if len(set(names)) != len(names):
+        raise ClipAlignError(
+            f"two tasks are called {next(n for n in names if names.count(n) > 1)!r}: name them apart."
+        )
+    for task in tasks:
+        assert data is not None
+        if not len(task.rows) or min(task.rows) < 0 or max(task.rows) >= len(data):
+            raise ClipAlignError(f"the task {task.name!r} asks for rows that the {len(data)} of the data do not have.")
+        positives = (targets(data, task, args) == 1).any(dim=0)
+        if not bool(positives.all()):
+            name = task.findings[int((~positives).nonzero()[0])]
+            raise ClipAlignError(
+                f"the task {task.name!r} has no positive example of {name!r} among its {len(task.rows)} rows: give it "
+                "others, or leave the finding out."
+            )
+
+
+def targets(data: LabelledEmbeddings, task: IncrementalTask, args: RETuneTrainingArguments) -> Tensor:
+    """Labels `[n, F]` that a task may see: 1, 0, NaN."""
+    labels = data.labels.select(task.rows, task.findings)
+    policies = [
+        {name: choice for name, choice in policy.items() if name in task.findings}
+        if isinstance(policy, dict)
+        else policy
+        for policy in (args.uncertain_policy, args.missing_policy)
+    ]
+    return torch.from_numpy(labels.targets(*policies))
+
+
+def task_fingerprint(data: LabelledEmbeddings, task: IncrementalTask, args: RETuneTrainingArguments) -> str:
+    """A hash of the names of a task's rows and of the labels that it sees."""
+    ids = [data.labels.ids[row] for row in task.rows]
+    return digest(ids, task.findings, [targets(data, task, args).numpy().tobytes()])

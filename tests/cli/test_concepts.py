@@ -1,0 +1,83 @@
+"""`clipalign concepts`: one command, a second call from what the first one kept, and its mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from hf_clipalign import ClipAlignError
+from hf_clipalign.cli.app import app
+from hf_clipalign.data import load_dictionary, load_mini
+
+NAMES = ["giraffe", "octopus", "penguin", "camel", "fire engine", "violin", "volcano", "teacup", "mushroom", "guitar"]
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("animals")
+    rows = load_mini().emoji_subset(styles=["noto", "twemoji"])
+    for row in rows.select(np.flatnonzero(np.isin(rows["name"][:], NAMES[:4]))):
+        row["image"].save(folder / f"{row['name']}-{row['style']}.png")
+    (folder / "names.txt").write_text("\n".join(NAMES))
+    return folder
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_the_kept_concepts_are_what_is_in_the_folder(animals, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    arguments = ("concepts", "--images", animals, "--dictionary", animals / "names.txt", "--out", out)
+    printed = call(*arguments)
+    assert set(load_dictionary(out / "concepts.csv")[:4]) == set(NAMES[:4])
+    content = json.loads((out / "concepts.json").read_text())
+    assert content["template"] == "an emoji of {}"
+    assert (content["n_images"], content["n_concepts"]) == (8, 10)
+    assert {row["name"] for row in content["concepts"][:4]} == set(NAMES[:4])
+    assert all(name in printed for name in NAMES[:4])
+    assert Image.open(out / "concepts.png").width > 500
+
+    def refuse(*unused):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("hf_clipalign.evaluation.extraction.image_block", refuse)
+    monkeypatch.setattr("hf_clipalign.evaluation.text_cache.encode_texts", refuse)
+    call(*arguments, "--beta-c", 0.5)
+    assert len(load_dictionary(out / "concepts.csv")) < len(content["concepts"])
+    with pytest.raises(ClipAlignError, match="model"):
+        call(*arguments, "--model", "mini-student")
+
+
+def test_a_features_folder_and_further_names(animals, tmp_path):
+    features, out = tmp_path / "features", tmp_path / "out"
+    call("embed", animals, "--model", "mini-teacher", "--out", features, "--workers", 0)
+    dictionary = tmp_path / "one.txt"
+    dictionary.write_text("violin\nguitar\n")
+    options = ("--dictionary", dictionary, "--also", "giraffe, Violin", "--template", "a picture of {}")
+    call("concepts", "--images", features, *options, "--out", out)
+    content = json.loads((out / "concepts.json").read_text())
+    assert content["n_concepts"] == 3
+    assert content["template"] == "a picture of {}"
+    assert not (out / "features").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--beta-e", "0"), "beta_e is 0"),
+        (("--beta-c", "1.5"), "beta_c is 1.5"),
+        (("--template", "a photo"), "exactly one"),
+        (("--dictionary", "missing.txt"), "no such file"),
+        (("--also", "dog,,cat"), "position 1 is blank"),
+    ],
+)
+def test_mistakes(options, message, animals, tmp_path):
+    given = () if "--dictionary" in options else ("--dictionary", animals / "names.txt")
+    with pytest.raises(ClipAlignError, match=message):
+        call("concepts", "--images", animals, *given, *options, "--out", tmp_path / "out")

@@ -1,0 +1,193 @@
+"""Prompts of findings, and the label files of CheXpert and MIMIC-CXR."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_clipalign import ClipAlignError
+from hf_clipalign.data import CHEXPERT_COMPETITION, FindingLabels, FindingPrompts, read_chexpert, read_mimic_cxr
+
+CHEXPERT = """Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Cardiomegaly,Edema
+CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg,Female,68,Frontal,AP,1.0,,
+CheXpert-v1.0-small/train/patient00002/study2/view1_frontal.jpg,Female,87,Frontal,AP,,-1.0,1.0
+CheXpert-v1.0-small/train/patient00002/study2/view2_lateral.jpg,Female,87,Lateral,,,0.0,1.0
+"""
+MIMIC_LABELS = """subject_id,study_id,Cardiomegaly,Edema
+10000032,50414267,1.0,
+10000032,53189527,,-1.0
+11000001,50000001,0.0,1.0
+"""
+MIMIC_SPLIT = """dicom_id,study_id,subject_id,split
+02aa804e-bde0afdd,50414267,10000032,train
+174413ec-4ec4c1f7,50414267,10000032,train
+2a2277a9-b0ded155,53189527,10000032,test
+e084de3b-be89b11e,50000001,11000001,train
+11111111-22222222,59999999,12000001,train
+"""
+TWO = ["Cardiomegaly", "Edema"]
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def labels(values: list[list[float]], **kwargs: object) -> FindingLabels:
+    names = [chr(ord("A") + column) for column in range(len(values[0]))]
+    return FindingLabels([f"{row}.png" for row in range(len(values))], names, np.array(values, float), **kwargs)
+
+
+def test_published_prompts() -> None:
+    prompts = FindingPrompts.published(CHEXPERT_COMPETITION)
+    assert prompts.findings == list(CHEXPERT_COMPETITION)
+    assert prompts.positive["Edema"] == [
+        "Findings consistent with Edema",
+        "Findings suggesting Edema",
+        "This opacity can represent Edema",
+        "Findings are most compatible with Edema",
+    ]
+    assert prompts.negative["Edema"] == [
+        "There is no Edema",
+        "No evidence of Edema",
+        "No evidence of acute Edema",
+        "No signs of Edema",
+    ]
+    single = FindingPrompts.published(["Edema"], single=True)
+    assert single.to_dict() == {
+        "Edema": {"positive": ["Findings suggesting Edema"], "negative": ["No evidence of Edema"]}
+    }
+
+
+@pytest.mark.parametrize("name", ["prompts.yaml", "prompts.json"])
+def test_prompts_from_a_file(tmp_path: Path, name: str) -> None:
+    content = {"Edema": {"positive": ["wet"], "negative": ["dry", "clear"]}}
+    text = (
+        json.dumps(content)
+        if name.endswith("json")
+        else "Edema:\n  positive: [wet]\n  negative:\n  - dry\n  - clear\n"
+    )
+    assert FindingPrompts.load(written(tmp_path, name, text)).to_dict() == content
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Edema:\n  positive: [wet]\n", r"'Edema' has no list of negative prompts"),
+        ("Edema:\n  positive: wet\n  negative: [dry]\n", r"'Edema' has no list of positive prompts"),
+        ("Edema:\n  positive: [' ']\n  negative: [dry]\n", r"blank positive prompt"),
+        ("- wet\n", r"must hold, for each finding"),
+        ("{}", r"there are no findings"),
+        ("Edema: [", r"no valid YAML or JSON"),
+    ],
+)
+def test_bad_prompt_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = written(tmp_path, "prompts.yaml", text)
+    with pytest.raises(ClipAlignError, match=message) as caught:
+        FindingPrompts.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_prompts() -> None:
+    with pytest.raises(ClipAlignError, match=r"prompts\.yaml: cannot be read"):
+        FindingPrompts.load("prompts.yaml")
+    with pytest.raises(ClipAlignError, match="exactly one"):
+        FindingPrompts.from_templates(["a"], ["no place"], ["not {}"])
+    with pytest.raises(ClipAlignError, match="differ"):
+        FindingPrompts.published(["a", "a"])
+    with pytest.raises(ClipAlignError, match="no prompts for 'b'"):
+        FindingPrompts.published(["a"]).select(["a", "b"])
+
+
+def test_chexpert_as_it_comes(tmp_path: Path) -> None:
+    found = read_chexpert(written(tmp_path, "train.csv", CHEXPERT), TWO)
+    assert found.findings == TWO
+    assert found.patients == ["patient00001", "patient00002", "patient00002"]
+    np.testing.assert_array_equal(found.values, [[np.nan, np.nan], [-1, 1], [0, 1]])
+    assert found.ids[0] == "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
+    frontal = read_chexpert(tmp_path / "train.csv", TWO, frontal_only=True)
+    assert frontal.ids == found.ids[:2]
+
+
+def test_mimic_as_it_comes(tmp_path: Path) -> None:
+    files = written(tmp_path, "chexpert.csv", MIMIC_LABELS), written(tmp_path, "split.csv", MIMIC_SPLIT)
+    found = read_mimic_cxr(*files, TWO)
+    assert found.ids[0] == "files/p10/p10000032/s50414267/02aa804e-bde0afdd.jpg"
+    assert found.patients == ["p10000032"] * 3 + ["p11000001"]
+    np.testing.assert_array_equal(found.values, [[1, np.nan], [1, np.nan], [np.nan, -1], [0, 1]])
+    assert len(read_mimic_cxr(*files, TWO, split="train")) == 3
+    with pytest.raises(ClipAlignError, match="no picture of a study"):
+        read_mimic_cxr(*files, TWO, split="validate")
+    with pytest.raises(ClipAlignError, match="'ViewPosition'"):
+        read_mimic_cxr(*files, TWO, views=["PA"])
+
+
+def test_policies() -> None:
+    found = labels([[1, -1], [-1, np.nan], [0, np.nan]])
+    np.testing.assert_array_equal(found.targets(), [[1, np.nan], [np.nan, np.nan], [0, np.nan]])
+    np.testing.assert_array_equal(found.targets("ones", "zeros"), [[1, 1], [1, 0], [0, 0]])
+    mixed = found.targets({"A": "zeros"}, {"B": "ones"})
+    np.testing.assert_array_equal(mixed, [[1, np.nan], [0, 1], [0, 1]])
+    assert mixed.dtype == np.float32
+    with pytest.raises(ClipAlignError, match=r"no policy 'maybe' for 'A'.*ignore, zeros, ones"):
+        found.targets("maybe")
+    with pytest.raises(ClipAlignError, match="'C'"):
+        found.targets({"C": "ones"})
+
+
+def test_selection() -> None:
+    found = labels([[1, 0], [0, 1], [1, 1]], patients=["a", "b", "b"])
+    some = found.select([2, 0], ["B"])
+    assert (some.ids, some.findings, some.patients) == (["2.png", "0.png"], ["B"], ["b", "a"])
+    np.testing.assert_array_equal(some.values, [[1], [0]])
+    assert len(found.select(np.array([True, False, True]))) == 2
+    assert found.fingerprint() != found.select([0, 2, 1]).fingerprint()
+    with pytest.raises(ClipAlignError, match="no finding 'C'"):
+        found.select(findings=["C"])
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.jpg", "a/../../b.jpg", "/etc/passwd", "~/x.jpg", "C:/x.jpg", "a\\..\\b.jpg", ""]
+)
+def test_paths_that_leave_their_folder_are_refused(tmp_path: Path, path: str) -> None:
+    text = f"Path,Edema\ngood.jpg,1\n{path},1\n"
+    with pytest.raises(ClipAlignError, match="no relative path"):
+        read_chexpert(written(tmp_path, "train.csv", text), ["Edema"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Path,Edema\na.jpg,1\n", r"no column 'Cardiomegaly'; the columns are 'Path', 'Edema'"),
+        ("File,Cardiomegaly,Edema\na.jpg,1,1\n", r"no column 'Path'"),
+        ("Path,Cardiomegaly,Edema\na.jpg,1,2\n", r"found 2"),
+        ("Path,Cardiomegaly,Edema\na.jpg,1,yes\n", r"a label is no number"),
+        ("Path,Cardiomegaly,Edema\na.jpg,1,1\na.jpg,0,1\n", r"'a.jpg' occurs twice"),
+        ("", r"cannot be read"),
+    ],
+)
+def test_bad_label_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = written(tmp_path, "train.csv", text)
+    with pytest.raises(ClipAlignError, match=message) as caught:
+        read_chexpert(path, TWO)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_labels() -> None:
+    with pytest.raises(ClipAlignError, match="shape"):
+        FindingLabels(["a"], ["A"], np.zeros((2, 1)))
+    with pytest.raises(ClipAlignError, match="1 patients for 2 rows"):
+        labels([[1], [0]], patients=["a"])
+
+
+def test_pictures_of_the_rows(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "1.png")
+    source = labels([[1], [0]]).source(tmp_path)
+    assert source.ids == ["0.png", "1.png"]
+    assert source.read(1).size == (4, 4)

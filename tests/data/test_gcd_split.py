@@ -1,0 +1,167 @@
+"""Splits into known and novel classes: who is labelled, the published settings, the user's own folder, bad input."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_clipalign import ClipAlignError
+from hf_clipalign.data import GCD_PRESETS, GCDSplit, ImageSource, gcd_preset
+
+NAMES = ["ant", "bee", "cat", "dog", "emu", "fox"]
+LABELS = np.arange(60) * 7 % 6
+
+
+def source(labels: Any = LABELS, names: list[str] | None = NAMES) -> ImageSource:
+    labels = None if labels is None else np.asarray(labels)
+    n = 3 if labels is None else len(labels)
+    return ImageSource(
+        [np.full((2, 2, 3), row % 256, dtype=np.uint8) for row in range(n)],
+        ids=[str(row) for row in range(n)],
+        labels=labels,
+        class_names=names,
+        name="zoo",
+        fingerprint=functools.partial(str, "abc"),
+    )
+
+
+def test_known_classes_come_first_and_half_of_their_pictures_is_labelled() -> None:
+    split = GCDSplit.from_source(source(), ["fox", "bee"])
+    assert split.class_names == ["fox", "bee"]
+    assert split.novel_names == ["ant", "cat", "dog", "emu"]
+    ordered = [*split.class_names, *split.novel_names]
+    assert [ordered[label] for label in split.labels] == [NAMES[label] for label in LABELS]
+    assert split.labelled.sum() == 10
+    assert not split.labelled[split.labels >= 2].any()
+    assert set(split.training_labels[~split.labelled].tolist()) == {-1}
+    assert np.array_equal(split.training_labels[split.labelled], split.labels[split.labelled])
+    assert sorted([*split.unlabelled_rows, *np.flatnonzero(split.labelled)]) == list(range(60))
+    assert split.known_mask.sum() == 20
+    assert (split.n_novel, split.has_truth) == (4, True)
+
+
+def test_the_labelled_half_is_that_of_the_reference_implementations() -> None:
+    split = GCDSplit.from_source(source(), 3)
+    rows = np.flatnonzero(LABELS < 3)
+    np.random.seed(0)
+    expected = rows[np.random.choice(range(30), replace=False, size=15)]
+    assert sorted(np.flatnonzero(split.labelled)) == sorted(expected)
+
+
+def test_the_seed_draws_pictures_and_the_class_seed_draws_classes() -> None:
+    one, two = (GCDSplit.from_source(source(), 3, seed=seed) for seed in (0, 1))
+    assert not np.array_equal(one.labelled, two.labelled)
+    drawn = {tuple(GCDSplit.from_source(source(), 0.5, class_seed=seed).class_names) for seed in range(6)}
+    assert len(drawn) > 1
+    assert GCDSplit.from_source(source(), 3).class_names == ["ant", "bee", "cat"]
+
+
+def test_shares_within_classes() -> None:
+    split = GCDSplit.from_source(source(), 2, labelled_fraction=0.4, per_class=True)
+    assert np.bincount(split.labels[split.labelled]).tolist() == [4, 4]
+
+
+def test_a_dataset_with_a_label_column() -> None:
+    pictures = [Image.new("RGB", (2, 2))] * 12
+    data = datasets.Dataset.from_dict({"image": pictures, "kind": ["a", "b", "c"] * 4}).cast_column(
+        "image", datasets.Image()
+    )
+    split = GCDSplit.from_source(data, ["c"], label_column="kind")
+    assert split.class_names == ["c"]
+    assert split.labels.tolist() == [1, 2, 0] * 4
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: GCDSplit.from_source(source(None, None), 2), "no labels"),
+        (lambda: GCDSplit.from_source(source(), ["ant", "okapi"]), "'okapi'"),
+        (lambda: GCDSplit.from_source(source(), ["ant", "Ant"]), "duplicates"),
+        (lambda: GCDSplit.from_source(source(), NAMES), "nothing to discover"),
+        (lambda: GCDSplit.from_source(source(), 6), "none to discover"),
+        (lambda: GCDSplit.from_source(source(), 0.01), "none known"),
+        (lambda: GCDSplit.from_source(source(), 2, labelled_fraction=1.0), "labelled_fraction"),
+        (lambda: GCDSplit.from_source(source(np.minimum(LABELS, 4)), 2), "'fox' has no picture"),
+        (lambda: GCDSplit.from_source(source([0, 0, 0, 0, 1, 2, 3, 4, 5]), 2, per_class=True), r"'bee' \(0\)"),
+        (lambda: GCDSplit.from_source(source([0, 0, 1, 2, 3, 4, 5]), 1), r"'ant' \(1\) have fewer"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_culprit(call: Any, message: str) -> None:
+    with pytest.raises(ClipAlignError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def many(n_classes: int, names: list[str] | None = None) -> ImageSource:
+    labels = np.repeat(np.arange(n_classes), 24)
+    return source(labels, names or [f"class {label}" for label in range(n_classes)])
+
+
+def test_presets_that_follow_the_order_of_the_classes() -> None:
+    assert GCDSplit.preset("CIFAR-10", many(10)).class_names == [f"class {label}" for label in range(5)]
+    assert len(GCDSplit.preset("cifar100", many(100)).class_names) == 80
+    split = GCDSplit.preset("ImageNet-100", many(1000))
+    np.random.seed(0)
+    drawn = np.sort(np.random.choice(range(1000), size=100, replace=False))
+    assert split.class_names == [f"class {label}" for label in drawn[:50]]
+    assert split.novel_names == [f"class {label}" for label in drawn[50:]]
+    assert len(split) == 2400
+
+
+def test_presets_with_a_list(tmp_path: Path) -> None:
+    known = [f"class {label}" for label in range(1, 100, 2)]
+    (tmp_path / "known.txt").write_text("\n".join(known))
+    for given in (known, tmp_path / "known.txt"):
+        assert GCDSplit.preset("fgvc_aircraft", many(100), given).class_names == known
+    with pytest.raises(ClipAlignError, match="Semantic Shift Benchmark"):
+        GCDSplit.preset("fgvc_aircraft", many(100))
+    with pytest.raises(ClipAlignError, match="49 names, the setting 50"):
+        GCDSplit.preset("fgvc_aircraft", many(100), known[1:])
+
+
+def test_presets_check_the_data() -> None:
+    with pytest.raises(ClipAlignError, match="9 classes, but cifar10 has 10"):
+        GCDSplit.preset("cifar10", many(9))
+    with pytest.raises(ClipAlignError, match="there are cifar10, cifar100"):
+        GCDSplit.preset("mnist", many(10))
+    assert gcd_preset("Stanford Cars") is GCD_PRESETS["stanford_cars"]
+    assert {name: preset.mean_entropy_weight for name, preset in GCD_PRESETS.items()} == {
+        **{"cifar10": 1, "cifar100": 4, "imagenet100": 1, "cub": 2, "stanford_cars": 2, "fgvc_aircraft": 1}
+    }
+
+
+def folder(root: Path, counts: dict[str, int]) -> Path:
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (4, 4)).save(root / name / f"{number}.png")
+    return root
+
+
+def test_a_partly_labelled_folder(tmp_path: Path) -> None:
+    split = GCDSplit.from_folder(folder(tmp_path, {"big_cat": 3, "dog": 2, "unlabelled": 4}))
+    assert split.class_names == ["big cat", "dog"]
+    assert split.training_labels.tolist() == [0, 0, 0, 1, 1, -1, -1, -1, -1]
+    assert (split.has_truth, split.n_novel) == (False, 0)
+    assert "novel classes unknown" in repr(split)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"cat": 2, "dog": 2}, "no sub-folder 'unlabelled'; its sub-folders are 'cat', 'dog'"),
+        ({"cat": 1, "dog": 2, "unlabelled": 9}, r"'cat' \(1\) have fewer"),
+        ({"cat": 2, "dog": 0, "unlabelled": 4}, "'dog' has no picture"),
+        ({"unlabelled": 4}, "no class has labelled pictures"),
+        ({"cat": 2, "unlabelled": 4}, "7 classes cannot be found in 6 pictures"),
+    ],
+)
+def test_bad_folders(tmp_path: Path, counts: dict[str, int], message: str) -> None:
+    with pytest.raises(ClipAlignError, match=message):
+        GCDSplit.from_folder(folder(tmp_path, counts), n_novel=6)

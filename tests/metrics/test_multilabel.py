@@ -1,0 +1,144 @@
+"""Multi-label scores against scikit-learn, intervals against a plain bootstrap, forgetting by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, roc_auc_score
+
+from hf_clipalign import ClipAlignError
+from hf_clipalign.metrics import forgetting_metrics, multilabel_intervals, multilabel_metrics
+from hf_clipalign.metrics.multilabel import _weighted_auroc, _weighted_f1
+
+NAN = float("nan")
+
+
+def data(n=200, f=3, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, f)) < [0.5, 0.3, 0.2][:f]).astype(float)
+    return labels, np.round(rng.random((n, f)) * 0.7 + 0.3 * labels, 2)
+
+
+def test_against_scikit_learn():
+    labels, scores = data()
+    found = multilabel_metrics(labels, scores, threshold=[0.5, 0.6, 0.7], finding_names=["a", "b", "c"])
+    hard = scores >= [0.5, 0.6, 0.7]
+    for kind, whole in (("macro", "macro"), ("weighted", "weighted")):
+        assert found[f"{kind}_auroc"] == pytest.approx(roc_auc_score(labels, scores, average=whole))
+        assert found[f"{kind}_f1"] == pytest.approx(f1_score(labels, hard, average=whole))
+    assert found["auroc"]["b"] == pytest.approx(roc_auc_score(labels[:, 1], scores[:, 1]))
+    assert found["subset_accuracy"] == pytest.approx((hard == labels).all(axis=1).mean())
+    assert found["positives"]["c"] == labels[:, 2].sum()
+    assert found["undefined"] == []
+
+
+def test_a_finding_of_one_class_is_named_and_left_out():
+    labels, scores = data()
+    expected = multilabel_metrics(labels[:, :1], scores[:, :1])
+    labels[:, 1], labels[:, 2] = 0, 1
+    found = multilabel_metrics(labels, scores, finding_names=["a", "b", "c"])
+    assert found["undefined"] == ["b", "c"]
+    assert np.isnan(found["auroc"]["b"])
+    assert np.isnan(found["f1"]["c"])
+    for name in ("macro_auroc", "macro_f1", "weighted_auroc", "weighted_f1"):
+        assert found[name] == expected[name]
+    intervals = multilabel_intervals(labels, scores, finding_names=["a", "b", "c"], n_resamples=20)
+    assert set(intervals) == {"auroc/a", "f1/a", "macro_auroc", "macro_f1"}
+    nothing = multilabel_metrics(labels[:, 1:], scores[:, 1:])
+    assert np.isnan(nothing["macro_auroc"])
+
+
+def test_unknown_labels_do_not_count():
+    labels, scores = data()
+    labels[:50, 0] = NAN
+    found = multilabel_metrics(labels, scores, finding_names=["a", "b", "c"])
+    assert found["auroc"]["a"] == pytest.approx(roc_auc_score(labels[50:, 0], scores[50:, 0]))
+    assert found["known"] == {"a": 150, "b": 200, "c": 200}
+    whole = (scores[50:] >= 0.5) == labels[50:]
+    assert found["subset_accuracy"] == pytest.approx(whole.all(axis=1).mean())
+
+
+def test_hard_labels_take_the_place_of_a_threshold():
+    labels, scores = data()
+    found = multilabel_metrics(labels, scores, predictions=labels)
+    assert found["macro_f1"] == found["subset_accuracy"] == 1.0
+    assert found["macro_auroc"] < 1
+
+
+@given(st.integers(0, 1000))
+def test_weighted_scores_are_those_of_repeated_rows(seed):
+    rng = np.random.default_rng(seed)
+    labels, scores = data(12, 1, seed)
+    labels[rng.random(12) < 0.2] = NAN
+    times = rng.integers(3, size=12)
+    target, score = (np.repeat(part[:, 0], times) for part in (labels, scores))
+    hard = score >= 0.5
+    known = ~np.isnan(target)
+    found = _weighted_auroc(labels[:, 0], scores[:, 0], times[None].astype(float))
+    f1 = _weighted_f1(labels[:, 0], scores[:, 0] >= 0.5, times[None].astype(float))
+    if len(set(target[known])) < 2:
+        assert np.isnan(found[0])
+        assert np.isnan(f1[0])
+    else:
+        assert found[0] == pytest.approx(roc_auc_score(target[known], score[known]))
+        assert f1[0] == pytest.approx(f1_score(target[known], hard[known], zero_division=0.0))
+
+
+def test_intervals_hold_the_score_and_grow_with_groups():
+    labels, scores = data(400)
+    point = multilabel_metrics(labels, scores)
+    alone = multilabel_intervals(labels, scores, n_resamples=300)
+    assert all(
+        alone[f"macro_{kind}"][0] < point[f"macro_{kind}"] < alone[f"macro_{kind}"][1] for kind in ("auroc", "f1")
+    )
+    repeated = np.repeat(labels, 4, axis=0), np.repeat(scores, 4, axis=0)
+    grouped = multilabel_intervals(*repeated, groups=np.repeat(np.arange(400), 4), n_resamples=300)
+    ungrouped = multilabel_intervals(*repeated, n_resamples=300)
+    assert grouped["auroc/0"] == pytest.approx(alone["auroc/0"])
+    assert np.ptp(ungrouped["auroc/0"]) < 0.75 * np.ptp(grouped["auroc/0"])
+
+
+def test_forgetting_by_hand():
+    matrix = [[0.9, 0.5, 0.4], [0.7, 0.8, 0.6], [0.6, 0.85, 0.9]]
+    found = forgetting_metrics(matrix, baseline=[0.5, 0.5, 0.5])
+    assert found["forgetting"] == pytest.approx(((0.9 - 0.6) + (0.8 - 0.85)) / 2)
+    assert found["backward_transfer"] == pytest.approx(((0.6 - 0.9) + (0.85 - 0.8)) / 2)
+    assert found["forward_transfer"] == pytest.approx(((0.5 - 0.5) + (0.6 - 0.5)) / 2)
+    assert found["average"] == pytest.approx(np.mean(matrix[-1]))
+    assert "forward_transfer" not in forgetting_metrics(matrix)
+
+
+def test_forgetting_where_every_task_teaches_everything():
+    found = forgetting_metrics([[0.5, 0.6], [0.9, 0.7], [0.8, 0.8]], learned_at=[0, 0])
+    assert found["forgetting"] == pytest.approx((0.1 - 0.1) / 2)
+    assert found["backward_transfer"] == pytest.approx((0.3 + 0.2) / 2)
+
+
+def test_undefined_scores_are_named_and_a_past_without_them_is_not():
+    found = forgetting_metrics([[0.9, NAN, NAN], [0.7, NAN, 0.5], [0.6, NAN, 0.8]], learned_at=[0, 1, 1])
+    assert found["undefined"] == [1]
+    assert found["forgetting"] == pytest.approx((0.3 - 0.3) / 2)
+    assert np.isnan(forgetting_metrics([[0.5]])["forgetting"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: multilabel_metrics([[1, 0]], [[0.5]]), "must both be"),
+        (lambda: multilabel_metrics([[2.0]], [[0.5]]), "labels must be 1, 0, or NaN"),
+        (lambda: multilabel_metrics([[1.0], [0.0]], [[0.5], [NAN]]), "first in row 1"),
+        (lambda: multilabel_metrics([[1.0]], [[0.5]], finding_names=["a", "b"]), "1 different names"),
+        (lambda: multilabel_metrics([[1.0]], [[0.5]], threshold=[0.1, 0.2]), "threshold"),
+        (lambda: multilabel_metrics([[1.0]], [[0.5]], predictions=[[1, 0]]), "predictions"),
+        (lambda: multilabel_intervals([[1.0]], [[0.5]], level=95), "level"),
+        (lambda: multilabel_intervals([[1.0]], [[0.5]], groups=[1, 2]), "2 entries for 1"),
+        (lambda: forgetting_metrics([[0.5, 0.5]]), "square"),
+        (lambda: forgetting_metrics([[0.5]], learned_at=[1]), "task numbers"),
+        (lambda: forgetting_metrics([[0.5]], baseline=[0.1, 0.2]), "baseline"),
+    ],
+)
+def test_bad_input_names_the_culprit(call, message):
+    with pytest.raises(ClipAlignError, match=message):
+        call()
