@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
@@ -206,7 +205,7 @@ def report(rows: dict[str, dict[str, Any]], caption: str) -> ReportTable:
 
 def to_rich(table: ReportTable) -> Table:
     """The table for the terminal."""
-    shown = Table(caption=table.caption, box=SIMPLE_HEAD)
+    shown = Table(caption=table.caption, box=None)
     for column in table.columns:
         shown.add_column(column, justify="left" if column == "run" else "right")
     for row in table.rows:

@@ -19,6 +19,7 @@ _LOSSES = {
     "sigmoid": "pairwise sigmoid",
 }
 _FORGETTING = "What the base model knows about other pictures may be lost in part; that was not measured."
+_OWN_TEMPERATURE = "The adapter does not hold the temperature of its training: logits have the base model's."
 _OWN_BIAS = (
     "The bias of the sigmoid loss is not in the checkpoint, as its class has none: rankings and softmax scores do not "
     "need it."
@@ -60,7 +61,11 @@ def _describe(trainer: Any, folder: Path, results: ReportTable | None, command: 
         parameters={**_data(trainer), **_training(trainer)},
         command=command,
         evaluations=[] if results is None else [CardEvaluation("Results", [], results)],
-        limits=[_FORGETTING, *([] if trainer.learner.own_bias is None else [_OWN_BIAS])],
+        limits=[
+            _FORGETTING,
+            *([] if trainer.learner.own_bias is None else [_OWN_BIAS]),
+            *([_OWN_TEMPERATURE] if is_adapter else []),
+        ],
         tags=["contrastive-learning"],
     )
 

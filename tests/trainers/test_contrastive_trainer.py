@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional as F
 from transformers import AutoModel, AutoProcessor
 
@@ -32,7 +33,9 @@ def one_batch(trainer: Any) -> dict[str, Any]:
     return next(iter(trainer.get_train_dataloader()))
 
 
-@pytest.mark.parametrize("trainable", ["all", "projectors", "image", "text", "given"])
+@pytest.mark.parametrize(
+    "trainable", ["all", "projectors", "image", pytest.param("text", marks=pytest.mark.slow), "given"]
+)
 def test_what_is_trainable_moves_and_nothing_else(trainable: str, tmp_path: Path) -> None:
     model = student()
     if trainable == "given":
@@ -210,6 +213,32 @@ def test_saved_model_is_stock_and_has_a_card(tmp_path: Path) -> None:
     assert "python my_run.py" in card
     assert pairs().fingerprint() in card
     assert "bias of the sigmoid loss is not in the checkpoint" in card
+
+
+def test_an_adapter_is_trained_saved_and_resumed(tmp_path: Path) -> None:
+    def adapted(seed: int) -> PeftModel:
+        torch.manual_seed(seed)
+        return get_peft_model(student(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+
+    settings = {"trainable": "given", "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+    trainer = build(tmp_path, adapted(0), temperature_mode="fixed", **settings)
+    before = weights(trainer)
+    trainer.train()
+    assert moved(trainer, before) == {name for name in before if "lora_" in name}
+    resumed = build(tmp_path, adapted(1), temperature_mode="fixed", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    for name, value in weights(trainer).items():
+        assert torch.equal(weights(resumed)[name], value), name
+    trainer.save_model()
+    trainer.create_model_card()
+    base = student()
+    base.logit_scale.data.fill_(math.log(1 / 0.05))
+    loaded = PeftModel.from_pretrained(base, tmp_path).eval()
+    pixels = trainer.train_dataset[0]["images"]["pixel_values"][None]
+    with torch.no_grad():
+        found, expected = (model.get_image_features(pixels).pooler_output for model in (loaded, trainer.clip.eval()))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert check_card((tmp_path / "README.md").read_text(encoding="utf-8")).library_name == "peft"
 
 
 def test_evaluation_searches_the_whole_set(tmp_path: Path) -> None:
