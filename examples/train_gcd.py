@@ -48,6 +48,7 @@ from hf_clipalign.evaluation import (
     write_report,
 )
 from hf_clipalign.gcd import SpectralFilterResult, SpectralGCDModel, estimate_n_classes, spectral_filter
+from hf_clipalign.isoclip import project_image_features
 from hf_clipalign.metrics import clustering_accuracy
 from hf_clipalign.trainers import SpectralGCDTrainer, SpectralGCDTrainingArguments, Teacher, teacher_concepts
 
@@ -150,8 +151,8 @@ def _known(text: str) -> Any:
 def student_features(student: Any, processor: Any, split: GCDSplit) -> Tensor:
     """Unit image features of the untrained student."""
     encoder = as_dual_encoder(student)
-    values = extract_image_features(encoder, split.source, processor).values[:, : encoder.vision_dim]
-    return F.normalize(encoder.project_image(values.to(encoder.device)).float(), dim=-1).detach()
+    features = extract_image_features(encoder, split.source, processor)
+    return F.normalize(project_image_features(encoder, features.values), dim=-1)
 
 
 def filter_concepts(
