@@ -96,7 +96,10 @@ class ExampleArguments:
     )
     student: str | None = field(default=None, metadata={"help": "The CLIP to train: Hub id or folder."})
     teacher: str | None = field(default=None, metadata={"help": "The bigger CLIP to learn from: Hub id or folder."})
-    dictionary: str | None = field(default=None, metadata={"help": "File of concepts; by default 20,000 of WordNet."})
+    dictionary: str | None = field(
+        default=None,
+        metadata={"help": "File of concepts; by default WordNet's 20,000, for the built-in set all emoji names."},
+    )
     no_filter: bool = field(default=False, metadata={"help": "Keep all concepts of the dictionary."})
     template: str = field(default="a photo of a {} .", metadata={"help": "Prompt of the concepts, with one {}."})
     hidden_size: int = field(default=768, metadata={"help": "Width of the concept projection."})
@@ -155,11 +158,19 @@ def student_features(student: Any, processor: Any, split: GCDSplit) -> Tensor:
     return F.normalize(project_image_features(encoder, features.values), dim=-1)
 
 
+def dictionary(example: ExampleArguments) -> list[str]:
+    """The file that was named, or WordNet; for the built-in set the names of all emoji, which its models know."""
+    if example.dataset == MINI and example.dictionary is None:
+        names = load_mini().concepts
+        return names.known + names.novel
+    return load_dictionary(example.dictionary)
+
+
 def filter_concepts(
     example: ExampleArguments, split: GCDSplit, teacher: Teacher
 ) -> tuple[list[str], SpectralFilterResult, Tensor]:
     """The concepts that tell these pictures apart, and the teacher's image features."""
-    names = extend_dictionary(load_dictionary(example.dictionary), split.class_names)
+    names = extend_dictionary(dictionary(example), split.class_names)
     features = teacher_concepts(teacher, split.source, names, example.template)
     found = spectral_filter(features.images, features.texts, names)
     return names if example.no_filter else found.concepts, found, features.images
