@@ -73,6 +73,7 @@ MINI_DEFAULTS: dict[str, Any] = {
     "logging_strategy": "epoch",
     "save_strategy": "no",
 }
+MINI_LICENCE = " Pictures: OpenMoji, CC BY-SA 4.0."
 FEW_CONCEPTS = 6
 
 
@@ -237,7 +238,8 @@ def main(argv: list[str] | None = None) -> ResultTable:
             Path(training.output_dir or ".") / "gallery.html",
             "Classes that were found",
             class_gallery(split, classes, model.class_labels(), model.class_concepts(FEW_CONCEPTS)),
-            lead=f"{split}. {found.n_retained} of {len(found.concept_names)} concepts were kept.",
+            lead=f"{split}. {found.n_retained} of {len(found.concept_names)} concepts tell the pictures apart."
+            + (MINI_LICENCE if example.dataset == MINI else ""),
         )
         trainer.create_model_card(command=command)
         console = Console()
