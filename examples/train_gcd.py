@@ -238,8 +238,9 @@ def main(argv: list[str] | None = None) -> ResultTable:
             Path(training.output_dir or ".") / "gallery.html",
             "Classes that were found",
             class_gallery(split, classes, model.class_labels(), model.class_concepts(FEW_CONCEPTS)),
-            lead=f"{split}. {found.n_retained} of {len(found.concept_names)} concepts tell the pictures apart."
-            + (MINI_LICENCE if example.dataset == MINI else ""),
+            lead=f"{len(split)} pictures, {int(split.labelled.sum())} with a label of {len(split.class_names)} known "
+            f"classes; {n_novel} others were looked for. {found.n_retained} of {len(found.concept_names)} concepts "
+            "tell the pictures apart." + (MINI_LICENCE if example.dataset == MINI else ""),
         )
         trainer.create_model_card(command=command)
         console = Console()
