@@ -202,6 +202,8 @@ def main(argv: list[str] | None = None) -> ResultTable:
     student_name, teacher_name = example.student or mini.student_path, example.teacher or mini.teacher_path
     student, processor = load_model(student_name), load_processor(student_name)
     teacher = Teacher(teacher_name)
+    for network in (student, teacher.model):
+        network.to(training.device)
     split = mini_split(training.seed) if example.dataset == MINI else own_split(example)
     concepts, found, teacher_images = filter_concepts(example, split, teacher)
     n_novel = count_novel(example, split, teacher_images)

@@ -160,6 +160,8 @@ class SpectralGCDTrainer(Trainer):
         """The teacher's features of all pictures and concepts, computed or read once."""
         if self._teacher_concepts is None:
             config = self.gcd_model.config
+            if self.teacher is not None:
+                self.teacher.model.to(self.args.device)
             with self.args.main_process_first(desc="teacher features"):
                 features = teacher_concepts(
                     self.teacher,
