@@ -2,7 +2,7 @@
 
     python examples/pretrain_mini_clip.py
 
-is a SHORT run (some minutes on a CPU) on the built-in emoji alone, to see that it learns. The shipped models also saw
+is a SHORT run (five minutes on one core) on the built-in emoji alone, to see that it learns. The shipped models also saw
 icons, which do not travel with the package: 151,545 pictures of 160 sets, drawn at 64 pixels from the npm package
 @iconify/json 2.2.535 (`hf_clipalign/assets/mini/licences.tsv` lists them). `--icons` takes such pictures as a parquet
 file with the columns image and name (and, if there are, style, categories, aliases, as in `icons_heldout.parquet`), or
