@@ -60,7 +60,7 @@ def check_data(data: Any, embed_dim: int, model: dict[str, Any]) -> None:
             f"data must be LabelledEmbeddings, got {type(data).__name__}: make them with "
             "LabelledEmbeddings.from_store, from_file or from_images."
         )
-    if data.model is not None and data.model != model["weights"]:
+    if None not in (data.model, model["weights"]) and data.model != model["weights"]:
         raise ClipAlignError(
             f"the embeddings of {data.labels.name} are of another model than the one given ({model['name']}): give "
             "that model, or make embeddings with this one."

@@ -236,6 +236,15 @@ def test_on_an_embedding_space_as_on_the_model(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match="encoder"):
         build(tmp_path / "none", base=EmbeddingSpace(24))
 
+    def encode(texts: list[str]) -> torch.Tensor:
+        return encode_texts(as_dual_encoder(tiny_clip()), tiny_tokenizer("clip"), texts, normalize=False)
+
+    third = build(tmp_path / "third", base=EmbeddingSpace(24), processing_class=None, encode_prompts=encode)
+    third.train()
+    assert equal(weights(third), weights(second))
+    with pytest.raises(ClipAlignError, match=r"\(12, 24\)"):
+        build(tmp_path / "fourth", base=EmbeddingSpace(24), encode_prompts=lambda texts: torch.ones(1, 24))
+
 
 def test_unknown_labels_and_policies(tmp_path: Path) -> None:
     data = embeddings()
