@@ -200,7 +200,7 @@ class RETuneTrainer(Trainer):
         """`multilabel_metrics` of labelled embeddings, with hard labels by the closer prompts."""
         names = data.labels.findings
         scores, predictions = self.scores(data.embeds, names, adapted)
-        known = data.labels.targets(self.args.uncertain_policy, self.args.missing_policy)
+        known = data.labels.targets(*self.args.policies(names))
         return multilabel_metrics(known, scores, predictions=predictions, finding_names=names)
 
     def evaluate(
@@ -276,8 +276,9 @@ class RETuneTrainer(Trainer):
             return self.result
         result = self.result or IncrementalResult(self.scenario, list(data.labels.findings))
         result.extend(data.labels.findings)
-        if result.zero_shot is None or not set(result.zero_shot["auroc"]) >= set(result.findings):
-            result.zero_shot = self.measure(data, adapted=False)
+        known = {} if result.zero_shot is None else result.zero_shot["auroc"]
+        if any(finding not in known for finding in data.labels.findings):
+            result.add_zero_shot(self.measure(data, adapted=False))
         result.add(name, task.findings, self.measure(data))
         return result
 
