@@ -48,6 +48,7 @@ from hf_clipalign.evaluation import (
     write_report,
 )
 from hf_clipalign.gcd import SpectralFilterResult, SpectralGCDModel, estimate_n_classes, spectral_filter
+from hf_clipalign.isoclip import project_image_features
 from hf_clipalign.metrics import clustering_accuracy
 from hf_clipalign.trainers import SpectralGCDTrainer, SpectralGCDTrainingArguments, Teacher, teacher_concepts
 
@@ -72,6 +73,7 @@ MINI_DEFAULTS: dict[str, Any] = {
     "logging_strategy": "epoch",
     "save_strategy": "no",
 }
+MINI_LICENCE = " Pictures: OpenMoji, CC BY-SA 4.0."
 FEW_CONCEPTS = 6
 
 
@@ -95,7 +97,10 @@ class ExampleArguments:
     )
     student: str | None = field(default=None, metadata={"help": "The CLIP to train: Hub id or folder."})
     teacher: str | None = field(default=None, metadata={"help": "The bigger CLIP to learn from: Hub id or folder."})
-    dictionary: str | None = field(default=None, metadata={"help": "File of concepts; by default 20,000 of WordNet."})
+    dictionary: str | None = field(
+        default=None,
+        metadata={"help": "File of concepts; by default WordNet's 20,000, for the built-in set all emoji names."},
+    )
     no_filter: bool = field(default=False, metadata={"help": "Keep all concepts of the dictionary."})
     template: str = field(default="a photo of a {} .", metadata={"help": "Prompt of the concepts, with one {}."})
     hidden_size: int = field(default=768, metadata={"help": "Width of the concept projection."})
@@ -150,15 +155,23 @@ def _known(text: str) -> Any:
 def student_features(student: Any, processor: Any, split: GCDSplit) -> Tensor:
     """Unit image features of the untrained student."""
     encoder = as_dual_encoder(student)
-    values = extract_image_features(encoder, split.source, processor).values[:, : encoder.vision_dim]
-    return F.normalize(encoder.project_image(values.to(encoder.device)).float(), dim=-1).detach()
+    features = extract_image_features(encoder, split.source, processor)
+    return F.normalize(project_image_features(encoder, features.values), dim=-1)
+
+
+def dictionary(example: ExampleArguments) -> list[str]:
+    """The file that was named, or WordNet; for the built-in set the names of all emoji, which its models know."""
+    if example.dataset == MINI and example.dictionary is None:
+        names = load_mini().concepts
+        return names.known + names.novel
+    return load_dictionary(example.dictionary)
 
 
 def filter_concepts(
     example: ExampleArguments, split: GCDSplit, teacher: Teacher
 ) -> tuple[list[str], SpectralFilterResult, Tensor]:
     """The concepts that tell these pictures apart, and the teacher's image features."""
-    names = extend_dictionary(load_dictionary(example.dictionary), split.class_names)
+    names = extend_dictionary(dictionary(example), split.class_names)
     features = teacher_concepts(teacher, split.source, names, example.template)
     found = spectral_filter(features.images, features.texts, names)
     return names if example.no_filter else found.concepts, found, features.images
@@ -225,7 +238,8 @@ def main(argv: list[str] | None = None) -> ResultTable:
             Path(training.output_dir or ".") / "gallery.html",
             "Classes that were found",
             class_gallery(split, classes, model.class_labels(), model.class_concepts(FEW_CONCEPTS)),
-            lead=f"{split}. {found.n_retained} of {len(found.concept_names)} concepts were kept.",
+            lead=f"{split}. {found.n_retained} of {len(found.concept_names)} concepts tell the pictures apart."
+            + (MINI_LICENCE if example.dataset == MINI else ""),
         )
         trainer.create_model_card(command=command)
         console = Console()

@@ -13,6 +13,7 @@ from hf_clipalign.cli.common import BUILT_IN_MODELS, DeviceOption, ModelOption, 
 
 _TEMPLATE = "a photo of a {} ."
 _BUILT_IN_TEMPLATE = "an emoji of {}"
+_SHOWN_CONCEPTS = 12
 
 
 def concepts(
@@ -44,7 +45,7 @@ def concepts(
     ] = False,
     device: DeviceOption = "cpu",
     out: Annotated[
-        Path, typer.Option(help="Folder for concepts.png, concepts.json, concepts.csv and the features.")
+        Path, typer.Option(help="Folder for concepts.png, pictures.png, concepts.json, concepts.csv, features.")
     ] = Path("concepts"),
 ) -> None:
     """Ask a folder of pictures what is in it: the concepts that tell the pictures apart, without any label.
@@ -70,7 +71,8 @@ def concepts(
     template = template or (_BUILT_IN_TEMPLATE if model in BUILT_IN_MODELS else _TEMPLATE)
     prompts = fill(template, names)
     loaded, processor = load(model, device)
-    store = _features(loaded, processor, images, model, out, overwrite, batch_size, image_column, split)
+    columns = {"image_column": image_column, "split": split}
+    store, source = _features(loaded, processor, images, model, out, overwrite, batch_size, columns)
     with console.status(f"encoding {len(prompts):,} prompts"):
         texts = text_embeddings(loaded, processor, prompts, out / "texts.safetensors").to(device)
     result = spectral_filter(
@@ -89,6 +91,8 @@ def concepts(
         staging.write_text(json.dumps(made | result.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     result.save(out / "concepts.csv")
     console.print(f"picture: {result.save(out / 'concepts.png')}   numbers: {out / 'concepts.json'}")
+    if source is not None:
+        console.print(f"pictures of the first concepts: {_show(result, loaded, store, source, texts, out)}")
 
 
 def _features(
@@ -99,10 +103,9 @@ def _features(
     out: Path,
     overwrite: bool,
     batch_size: int,
-    image_column: str | None,
-    split: str | None,
-) -> Any:
-    """The pictures' features: those of a features folder, else made once and kept in OUT."""
+    columns: dict[str, str | None],
+) -> tuple[Any, Any]:
+    """The pictures' features, made once and kept in OUT, and the pictures; a features folder has none."""
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.data import open_source
     from hf_clipalign.evaluation import FeatureStore, extract_to_store
@@ -110,8 +113,8 @@ def _features(
     if (Path(images) / "features.json").is_file():
         store = FeatureStore.open(images)
         store.check_model(as_dual_encoder(loaded))
-        return store
-    source = open_source(images, image_column=image_column, split=split)
+        return store, None
+    source = open_source(images, **columns)  # type: ignore[arg-type]
     store = extract_to_store(
         loaded,
         source,
@@ -125,7 +128,26 @@ def _features(
         console.print(f"[yellow]left out[/] {name}: {reason}")
     if len(store.skipped) > 5:
         console.print(f"[yellow]and {len(store.skipped) - 5} more that could not be read[/]")
-    return store
+    return store, source
+
+
+def _show(result: Any, loaded: Any, store: Any, source: Any, texts: Any, out: Path) -> Path:
+    """Writes the pictures that show the first concepts best."""
+    from hf_clipalign._files import atomic_file
+    from hf_clipalign.evaluation import plot_picture_rows, strongest_pictures
+
+    shown = result.retained[:_SHOWN_CONCEPTS]
+    numbers = strongest_pictures(
+        _projected(loaded, store), texts, shown, temperature=result.settings["temperature"]
+    ).tolist()
+    place = {name: number for number, name in enumerate(source.ids)}
+    rows = {
+        result.concept_names[concept]: [source.read(place[store.ids[number]]) for number in row]
+        for concept, row in zip(shown, numbers, strict=True)
+    }
+    with atomic_file(out / "pictures.png") as staging:
+        plot_picture_rows(rows).savefig(staging, dpi=130)
+    return out / "pictures.png"
 
 
 def _projected(loaded: Any, store: Any) -> Iterator[Any]:

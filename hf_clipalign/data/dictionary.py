@@ -117,6 +117,7 @@ def extend_dictionary(names: Iterable[str], more: Iterable[str]) -> list[str]:
     Example:
 
     ```python
+    >>> from hf_clipalign.data import extend_dictionary
     >>> extend_dictionary(["dog", "cat"], ["Cat", "owl"])
     ['dog', 'cat', 'owl']
     ```

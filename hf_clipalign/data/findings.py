@@ -34,6 +34,7 @@ NEGATIVE_PROMPTS = ("There is no {}", "No evidence of {}", "No evidence of acute
 SINGLE_PROMPTS = ("Findings suggesting {}", "No evidence of {}")
 
 _UNCERTAIN = -1.0
+_TEXT_COLUMNS = dict.fromkeys(("Path", "dicom_id", "study_id", "subject_id"), str)
 _PATIENT = re.compile(r"(?:^|/)(patient\d+)(?:/|$)")
 
 
@@ -348,7 +349,7 @@ def _read_csv(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, str]:
 
     file = Path(path).expanduser()
     try:
-        return pd.read_csv(file, encoding="utf-8-sig", low_memory=False), str(file)
+        return pd.read_csv(file, encoding="utf-8-sig", low_memory=False, dtype=_TEXT_COLUMNS), str(file)
     except (OSError, ValueError) as error:
         raise ClipAlignError(f"{file}: the label file cannot be read ({short_reason(error)})") from error
 

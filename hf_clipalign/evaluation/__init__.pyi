@@ -5,6 +5,8 @@ from .comparison import RetrievalComparison as RetrievalComparison
 from .comparison import compare_embeddings as compare_embeddings
 from .comparison import compare_heads as compare_heads
 from .comparison import top_matches as top_matches
+from .concept_pictures import plot_picture_rows as plot_picture_rows
+from .concept_pictures import strongest_pictures as strongest_pictures
 from .discovery import class_gallery as class_gallery
 from .discovery import kmeans_classes as kmeans_classes
 from .extraction import extract_to_store as extract_to_store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -207,7 +208,11 @@ class SpectralGCDModel(PreTrainedModel):
             `ClipAlignError`: there is none.
         """
         if self._image_processor is None:
-            self._image_processor = load_image_processor(self.name_or_path or "(a model made in memory)")
+            if not self.name_or_path:
+                raise ClipAlignError(
+                    "this model has no picture processor: set model.image_processor, or give pixel_values"
+                )
+            self._image_processor = load_image_processor(self.name_or_path)
         return self._image_processor
 
     @image_processor.setter
@@ -225,9 +230,11 @@ class SpectralGCDModel(PreTrainedModel):
             **kwargs: passed to the image tower.
         """
         image_embeds = self.encoder.encode_image(pixel_values, **kwargs)
-        units = F.normalize(image_embeds.float(), dim=-1)
-        cross_modal = units @ self.concept_features.float().T / self.config.concept_temperature
-        projected, logits, embeddings = self.head(cross_modal - self.concept_means)
+        # similarities of all pictures are nearly the same: in half precision their differences would be rounded away
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            units = F.normalize(image_embeds.float(), dim=-1)
+            cross_modal = units @ self.concept_features.float().T / self.config.concept_temperature
+            projected, logits, embeddings = self.head(cross_modal - self.concept_means)
         output = SpectralGCDOutput(logits, embeddings, cross_modal, projected, image_embeds)
         return output.to_tuple() if return_dict is False else output
 
@@ -357,7 +364,7 @@ class SpectralGCDModel(PreTrainedModel):
 
     def _save_with_processor(self, folder: Path, **kwargs: Any) -> None:
         super().save_pretrained(folder, **kwargs)
-        if self._image_processor is not None or self.name_or_path:
+        with contextlib.suppress(ClipAlignError):  # a model that has none is saved without
             self.image_processor.save_pretrained(folder)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:  # type: ignore[override]

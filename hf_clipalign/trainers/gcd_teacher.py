@@ -17,6 +17,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
 from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.evaluation import extract_image_features
+from hf_clipalign.isoclip import project_image_features
 from hf_clipalign.trainers.teacher import Teacher, weights_digest
 
 _WHAT = {
@@ -96,15 +97,12 @@ def teacher_concepts(
     return TeacherConcepts(images, texts, temperature)
 
 
-@torch.no_grad()
 def _image_features(teacher: Teacher, source: ImageSource, num_workers: int | None, progress: bool) -> Tensor:
     encoder = teacher.encoder
     features = extract_image_features(
         encoder, source, teacher.processor, num_workers=num_workers, strict=True, progress=progress
     )
-    values = features.values[:, : encoder.vision_dim]
-    blocks = [encoder.project_image(block.to(encoder.device, encoder.dtype)) for block in values.split(1024)]
-    return F.normalize(torch.cat(blocks).float(), dim=-1).cpu().contiguous()
+    return F.normalize(project_image_features(encoder, features.values), dim=-1).contiguous()
 
 
 def _read(file: Path, keys: dict[str, str]) -> tuple[Tensor, Tensor]:

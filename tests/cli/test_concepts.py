@@ -42,6 +42,7 @@ def test_the_kept_concepts_are_what_is_in_the_folder(animals, tmp_path, monkeypa
     assert {row["name"] for row in content["concepts"][:4]} == set(NAMES[:4])
     assert all(name in printed for name in NAMES[:4])
     assert Image.open(out / "concepts.png").width > 500
+    assert Image.open(out / "pictures.png").width > 500
 
     def refuse(*unused):
         raise AssertionError("computed again")
@@ -65,6 +66,7 @@ def test_a_features_folder_and_further_names(animals, tmp_path):
     assert content["n_concepts"] == 3
     assert content["template"] == "a picture of {}"
     assert not (out / "features").exists()
+    assert not (out / "pictures.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,29 @@ def test_bfloat16(tmp_path: Path) -> None:
     assert len(half.predict(pixel_values=pixel_values)) == 2
 
 
+@torch.no_grad()
+def test_mixed_precision_keeps_the_similarities_in_float32() -> None:
+    model = mini_model()
+    pixel_values = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(pixel_values)
+    assert outputs.image_embeds.dtype == torch.bfloat16
+    units = torch.nn.functional.normalize(outputs.image_embeds.float(), dim=-1)
+    torch.testing.assert_close(outputs.cross_modal, units @ model.concept_features.T / 0.01, atol=1e-4, rtol=1e-5)
+    assert outputs.logits.dtype == torch.float32
+
+
+def test_a_model_without_a_processor_can_be_saved(tmp_path: Path) -> None:
+    model = mini_model()
+    model._image_processor = None
+    model.save_pretrained(tmp_path)
+    loaded = SpectralGCDModel.from_pretrained(tmp_path)
+    loaded.save_pretrained(tmp_path / "again")
+    assert not list(tmp_path.rglob("preprocessor_config.json"))
+    loaded.image_processor = mini().student_processor
+    assert loaded.predict(pictures(1))
+
+
 def described() -> SpectralGCDModel:
     """Class 2 is about the sun, class 3 about nothing in particular; all are one third hearts."""
     model = mini_model()

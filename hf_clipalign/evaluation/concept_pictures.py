@@ -1,0 +1,67 @@
+"""Which pictures show a concept: the strongest ones for each, as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def strongest_pictures(
+    blocks: Iterable[Tensor], text_features: Tensor, concepts: Any, k: int = 6, temperature: float = 0.01
+) -> Tensor:
+    """The pictures in whose distribution over the dictionary a concept has the highest probability.
+
+    Args:
+        blocks (iterable of `Tensor [n, d]`): image features in the shared space, in order.
+        text_features (`Tensor [C, d]`): of the whole dictionary.
+        concepts (array of int `[m]`): which concepts to look for.
+        k (`int`): how many pictures for each. Default 6.
+        temperature (`float`): of the distribution. Default 0.01.
+
+    Returns:
+        `Tensor [m, min(k, N)]`: numbers of the pictures, best first.
+    """
+    texts = normalize(text_features.float(), dim=1)
+    chosen = torch.as_tensor(concepts, device=texts.device)
+    best = texts.new_empty(len(chosen), 0)
+    rows = torch.empty(len(chosen), 0, dtype=torch.long, device=texts.device)
+    first = 0
+    for block in blocks:
+        images = normalize(block.to(texts), dim=1)
+        probabilities = torch.softmax(images @ texts.T / temperature, dim=1)[:, chosen].T
+        numbers = torch.arange(first, first + len(block), device=texts.device).expand_as(probabilities)
+        best, rows = torch.cat([best, probabilities], 1), torch.cat([rows, numbers], 1)
+        order = best.argsort(dim=1, descending=True, stable=True)[:, :k]
+        best, rows = best.gather(1, order), rows.gather(1, order)
+        first += len(block)
+    return rows.cpu()
+
+
+def plot_picture_rows(rows: Mapping[str, Sequence[Any]]) -> Figure:
+    """Rows of pictures, each with its name at the left.
+
+    Args:
+        rows (`Mapping[str, Sequence[PIL.Image.Image]]`): pictures by name of the row.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(2.2 + 0.9 * columns, 0.9 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for axes_row, (name, pictures) in zip(panels, rows.items(), strict=True):
+        for axes in axes_row:
+            axes.axis("off")
+        for axes, picture in zip(axes_row, pictures, strict=False):
+            thumbnail = picture.copy()
+            thumbnail.thumbnail((128, 128))
+            axes.imshow(thumbnail)
+        axes_row[0].text(
+            -0.1, 0.5, name, transform=axes_row[0].transAxes, ha="right", va="center", fontsize=9, wrap=True
+        )
+    return figure
