@@ -41,6 +41,7 @@ from hf_clipalign.data import (
     load_mini,
 )
 from hf_clipalign.evaluation import (
+    ReportTable,
     ResultTable,
     class_gallery,
     extract_image_features,
@@ -48,9 +49,16 @@ from hf_clipalign.evaluation import (
     write_report,
 )
 from hf_clipalign.gcd import SpectralFilterResult, SpectralGCDModel, estimate_n_classes, spectral_filter
+from hf_clipalign.hub import CardEvaluation
 from hf_clipalign.isoclip import project_image_features
 from hf_clipalign.metrics import clustering_accuracy
-from hf_clipalign.trainers import SpectralGCDTrainer, SpectralGCDTrainingArguments, Teacher, teacher_concepts
+from hf_clipalign.trainers import (
+    SpectralGCDTrainer,
+    SpectralGCDTrainingArguments,
+    Teacher,
+    TeacherConcepts,
+    teacher_concepts,
+)
 
 MINI = "mini"
 MINI_STYLE = "openmoji"
@@ -168,13 +176,15 @@ def dictionary(example: ExampleArguments) -> list[str]:
 
 
 def filter_concepts(
-    example: ExampleArguments, split: GCDSplit, teacher: Teacher
-) -> tuple[list[str], SpectralFilterResult, Tensor]:
-    """The concepts that tell these pictures apart, and the teacher's image features."""
+    example: ExampleArguments, split: GCDSplit, teacher: Teacher, cache: str | None
+) -> tuple[SpectralFilterResult, list[str], TeacherConcepts]:
+    """What the filter found, the concepts to use, and the teacher's features of them and of the pictures."""
     names = extend_dictionary(dictionary(example), split.class_names)
-    features = teacher_concepts(teacher, split.source, names, example.template)
+    features = teacher_concepts(teacher, split.source, names, example.template, cache=cache)
     found = spectral_filter(features.images, features.texts, names)
-    return names if example.no_filter else found.concepts, found, features.images
+    if example.no_filter:
+        return found, names, features
+    return found, found.concepts, features.of_concepts(found.retained)
 
 
 def count_novel(example: ExampleArguments, split: GCDSplit, features: Tensor) -> int:
@@ -195,28 +205,17 @@ def scores(split: GCDSplit, classes: np.ndarray) -> dict[str, float]:
     return {name.capitalize(): found[name] for name in ("all", "old", "new")}
 
 
-def main(argv: list[str] | None = None) -> ResultTable:
-    argv = sys.argv[1:] if argv is None else argv
-    example, training = parse(argv)
-    mini = load_mini()
-    student_name, teacher_name = example.student or mini.student_path, example.teacher or mini.teacher_path
-    student, processor = load_model(student_name), load_processor(student_name)
-    teacher = Teacher(teacher_name)
-    split = mini_split(training.seed) if example.dataset == MINI else own_split(example)
-    concepts, found, teacher_images = filter_concepts(example, split, teacher)
-    n_novel = count_novel(example, split, teacher_images)
-    n_classes = len(split.class_names) + n_novel
-    command = shlex.join(["accelerate", "launch", "examples/train_gcd.py", *argv])
-    table = ResultTable(f"Clustering accuracy of the unlabelled pictures of {example.dataset}", note=f"`{command}`.")
-    if split.has_truth:
-        before = student_features(student, processor, split)
-        table.add("k-means on student features", scores(split, kmeans_classes(before, n_classes, training.seed)))
-        table.add(
-            "k-means on teacher features", scores(split, kmeans_classes(teacher_images, n_classes, training.seed))
-        )
+def baselines(table: ResultTable, split: GCDSplit, features: dict[str, Tensor], n_classes: int, seed: int) -> None:
+    """Adds what k-means finds without training."""
+    for name, values in features.items():
+        table.add(f"k-means on {name} features", scores(split, kmeans_classes(values, n_classes, seed)))
 
-    set_seed(training.seed)  # before the head is drawn
-    model = SpectralGCDModel.from_student(
+
+def new_model(
+    example: ExampleArguments, student: Any, processor: Any, concepts: list[str], split: GCDSplit, n_novel: int
+) -> SpectralGCDModel:
+    """The student with an untrained head."""
+    return SpectralGCDModel.from_student(
         student,
         concepts,
         split.class_names,
@@ -227,27 +226,55 @@ def main(argv: list[str] | None = None) -> ResultTable:
         mlp_hidden_size=example.mlp_hidden_size,
         bottleneck_size=example.bottleneck_size,
     )
-    trainer = SpectralGCDTrainer(model, training, train_dataset=split, teacher=teacher)
+
+
+def write_gallery(folder: Path, model: SpectralGCDModel, split: GCDSplit, classes: np.ndarray, licence: str) -> Path:
+    """The page with a row for every class."""
+    sections = class_gallery(split, classes, model.class_labels(), model.class_concepts(FEW_CONCEPTS))
+    lead = (
+        f"{len(split)} pictures, {int(split.labelled.sum())} with a label of {len(split.class_names)} known classes; "
+        f"{model.config.n_novel} others were looked for, with {len(model.config.concepts)} concepts.{licence}"
+    )
+    return write_report(folder / "gallery.html", "Classes that were found", sections, lead)
+
+
+def main(argv: list[str] | None = None) -> ResultTable:
+    argv = sys.argv[1:] if argv is None else argv
+    example, training = parse(argv)
+    on_mini, mini = example.dataset == MINI, load_mini()
+    student_name, teacher_name = example.student or mini.student_path, example.teacher or mini.teacher_path
+    student, processor = load_model(student_name).to(training.device), load_processor(student_name)
+    teacher = Teacher(teacher_name)
+    teacher.model.to(training.device)
+    split = mini_split(training.seed) if on_mini else own_split(example)
+    found, concepts, taught = filter_concepts(example, split, teacher, training.teacher_cache)
+    n_novel = count_novel(example, split, taught.images)
+    command = shlex.join(["accelerate", "launch", "examples/train_gcd.py", *argv])
+    table = ResultTable(f"Clustering accuracy of the unlabelled pictures of {example.dataset}", note=f"`{command}`.")
+    if split.has_truth:
+        features = {"student": student_features(student, processor, split), "teacher": taught.images}
+        baselines(table, split, features, len(split.class_names) + n_novel, training.seed)
+
+    set_seed(training.seed)  # before the head is drawn
+    model = new_model(example, student, processor, concepts, split, n_novel)
+    trainer = SpectralGCDTrainer(model, training, train_dataset=split, teacher=taught)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     classes = trainer.assign_classes()
     if split.has_truth:
         table.add("SpectralGCD", scores(split, classes))
     trainer.save_model()
     if trainer.is_world_process_zero():
-        gallery = write_report(
-            Path(training.output_dir or ".") / "gallery.html",
-            "Classes that were found",
-            class_gallery(split, classes, model.class_labels(), model.class_concepts(FEW_CONCEPTS)),
-            lead=f"{split}. {found.n_retained} of {len(found.concept_names)} concepts tell the pictures apart."
-            + (MINI_LICENCE if example.dataset == MINI else ""),
-        )
-        trainer.create_model_card(command=command)
-        console = Console()
+        folder = Path(training.output_dir or ".")
+        gallery = write_gallery(folder, model, split, classes, MINI_LICENCE if on_mini else "")
+        cells = ReportTable(["method", *table.tests], table.cells(), "accuracy in percent")
+        evaluations = [CardEvaluation(table.title, [], cells)] if split.has_truth else []
+        trainer.create_model_card(command=command, evaluations=evaluations)
         if split.has_truth:
-            console.print(table.to_rich())
-        console.print(f"the gallery is {gallery}, the model {training.output_dir}")
-    if training.push_to_hub:
-        model.push_to_hub(training.hub_model_id or Path(training.output_dir or "gcd").name)
+            Console().print(table.to_rich())
+        print(f"{found.n_retained} of {len(found.concept_names)} concepts tell the pictures apart")
+        print(f"the gallery is {gallery}, the model and its card are in {folder}")
+        if training.push_to_hub:
+            model.push_to_hub(training.hub_model_id or folder.name)
     return table
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -45,6 +46,11 @@ class TeacherConcepts:
     def cross_modal(self, index: Tensor) -> Tensor:
         """Similarities of some pictures to all concepts, `[n, C]`, divided by the temperature."""
         return self.images[index.to(self.images.device)] @ self.texts.T / self.temperature
+
+    def of_concepts(self, rows: Sequence[int] | np.ndarray) -> TeacherConcepts:
+        """The same for some of the concepts, in that order, for example `SpectralFilterResult.retained`."""
+        index = torch.as_tensor(np.asarray(rows), device=self.texts.device)
+        return TeacherConcepts(self.images, self.texts[index], self.temperature)
 
     def to(self, device: torch.device) -> TeacherConcepts:
         """The same on another device."""

@@ -44,7 +44,8 @@ class SpectralGCDTrainer(Trainer):
             bfloat16).
         args (`SpectralGCDTrainingArguments`): settings. Default: the published ones.
         train_dataset (`GCDSplit`): the pictures; its known classes must be those of the model.
-        teacher (`str`, `Path`, `nn.Module` or `Teacher`, *optional*): the bigger model. Not needed with a
+        teacher (`str`, `Path`, `nn.Module`, `Teacher` or `TeacherConcepts`, *optional*): the bigger model, or its
+            features of the pictures and the model's concepts, as the filter had them. Not needed with a
             `teacher_cache` of an earlier run, or with `distillation_weight=0`.
         teacher_processor (`ProcessorMixin`, *optional*): its processor. Default: the one of the checkpoint.
         **kwargs: passed to `transformers.Trainer` (`callbacks`, …).
@@ -90,8 +91,11 @@ class SpectralGCDTrainer(Trainer):
             )
         args.label_names = args.label_names or ["labels"]
         self.split = train_dataset
-        self.teacher = None if teacher is None else _as_teacher(teacher, teacher_processor)
         self._teacher_concepts: TeacherConcepts | None = None
+        if isinstance(teacher, TeacherConcepts):
+            _check_teacher(teacher, model, train_dataset)
+            self._teacher_concepts, teacher = teacher.to(args.device), None
+        self.teacher = None if teacher is None else _as_teacher(teacher, teacher_processor)
         model.train_last_blocks(args.train_blocks)
         image_size = model.encoder.image_size
         processor = model.image_processor
@@ -160,6 +164,8 @@ class SpectralGCDTrainer(Trainer):
         """The teacher's features of all pictures and concepts, computed or read once."""
         if self._teacher_concepts is None:
             config = self.gcd_model.config
+            if self.teacher is not None:
+                self.teacher.model.to(self.args.device)
             with self.args.main_process_first(desc="teacher features"):
                 features = teacher_concepts(
                     self.teacher,
@@ -329,6 +335,15 @@ class _DrawsByEpoch(TrainerCallback):
 
 def _as_teacher(teacher: Any, processor: Any) -> Teacher:
     return teacher if isinstance(teacher, Teacher) else Teacher(teacher, processor)
+
+
+def _check_teacher(features: TeacherConcepts, model: SpectralGCDModel, split: GCDSplit) -> None:
+    found, wanted = (len(features.images), len(features.texts)), (len(split), len(model.config.concepts))
+    if found != wanted:
+        raise ClipAlignError(
+            f"the teacher's features are of {found[0]} pictures and {found[1]} concepts, but there are {wanted[0]} "
+            f"and {wanted[1]}: take those of the kept concepts, with TeacherConcepts.of_concepts"
+        )
 
 
 def _check_split(model: SpectralGCDModel, split: Any, args: SpectralGCDTrainingArguments) -> None:

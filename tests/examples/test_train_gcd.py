@@ -51,6 +51,7 @@ def test_table_gallery_model_and_card(example: Any, tmp_path: Path, capsys: pyte
     text = (run / "README.md").read_text()
     assert check_card(text).pipeline_tag == "image-classification"
     assert "examples/train_gcd.py" in text
+    assert "| SpectralGCD |" in text
     loaded = AutoModel.from_pretrained(run)
     assert isinstance(loaded, SpectralGCDModel)
     assert loaded.config.n_novel == 2
@@ -75,6 +76,10 @@ def test_a_partly_labelled_folder(example: Any, tmp_path: Path, capsys: pytest.C
             read_image(emoji[row]["image"]).save(tmp_path / "photos" / folder / f"{row}.png")
     models = ("--student", str(mini.student_path), "--teacher", str(mini.teacher_path))
     own = ("--dataset", str(tmp_path / "photos"), *models, "--template", "an emoji of {}.")
+    estimated = example.main(flags(tmp_path, *own))
+    assert not estimated.scores
+    assert AutoModel.from_pretrained(tmp_path / "run").config.n_novel >= 0
+    assert "2 known" in capsys.readouterr().out
     table = example.main(flags(tmp_path, *own, "--n_novel", "1"))
     assert not table.scores
     assert AutoModel.from_pretrained(tmp_path / "run").config.class_names == ["bird", "heart"]

@@ -164,6 +164,17 @@ def test_the_teacher_sees_the_plain_pictures(tmp_path: Path) -> None:
     torch.testing.assert_close(trainer.teacher_concepts().cross_modal(index), expected, atol=1e-3, rtol=1e-4)
 
 
+def test_features_of_the_filter_serve_as_teacher(tmp_path: Path) -> None:
+    teacher = Teacher(mini().teacher, mini().teacher_processor)
+    more = teacher_concepts(teacher, split().source, ["snow", *CONCEPTS], TEMPLATE, progress=False)
+    given = build(tmp_path, teacher=more.of_concepts(range(1, 11)), teacher_processor=None)
+    index = torch.tensor([4, 0])
+    own = build(tmp_path).teacher_concepts().cross_modal(index)
+    torch.testing.assert_close(given.teacher_concepts().cross_modal(index), own, atol=1e-3, rtol=1e-5)
+    with pytest.raises(ClipAlignError, match="11 concepts, but there are 94 and 10"):
+        build(tmp_path, teacher=more, teacher_processor=None)
+
+
 def test_a_saved_model_predicts_the_same(tmp_path: Path) -> None:
     trainer = build(tmp_path, num_train_epochs=1)
     trainer.train()
