@@ -349,6 +349,11 @@ def _check_teacher(features: TeacherConcepts, model: SpectralGCDModel, split: GC
 def _check_split(model: SpectralGCDModel, split: Any, args: SpectralGCDTrainingArguments) -> None:
     if not isinstance(split, GCDSplit):
         raise ClipAlignError(f"train_dataset is a {type(split).__name__}: make a GCDSplit of it, with from_source")
+    if model.encoder.flexible_images:
+        raise ClipAlignError(
+            f"{type(model.backbone).__name__} takes pictures of any shape as patches, but the views are square "
+            "pictures: train a model with a fixed picture size"
+        )
     if split.class_names != model.config.class_names:
         raise ClipAlignError(
             f"{split.source.name}: the known classes are {split.class_names[:5]}…, but the model's are "

@@ -21,6 +21,7 @@ from hf_clipalign.gcd import SpectralGCDModel
 from hf_clipalign.trainers import SpectralGCDTrainingArguments, Teacher, teacher_concepts
 from hf_clipalign.trainers.gcd_images import BalancedSampler, GCDImages, random_square
 from hf_clipalign.trainers.gcd_optimization import cosine_factor
+from tests.tiny_models import tiny_model
 from tests.trainers.gcd_runs import CONCEPTS, TEMPLATE, build, losses, mini, new_model, split, trained
 
 SCRIPT = Path(__file__).parent / "gcd_runs.py"
@@ -242,12 +243,16 @@ def test_the_cache_holds_features_and_what_they_belong_to(tmp_path: Path) -> Non
 def test_bad_input(tmp_path: Path) -> None:
     others = GCDSplit.from_source(split().source, ["tool"])
     nobody_knows = dataclasses.replace(split(), labels=split().training_labels)
+    flexible = SpectralGCDModel.from_student(
+        *(tiny_model("siglip2"), CONCEPTS, split().class_names, 2), processor=None, concept_features=torch.rand(10, 32)
+    )
     many = SpectralGCDModel.from_student(
         *(mini().student, CONCEPTS, split().class_names, 1000), processor=mini().student_processor, template=TEMPLATE
     )
     cases: list[tuple[Any, str]] = [
         (lambda: build(tmp_path, train_dataset=others), "class_names=split.class_names"),
         (lambda: build(tmp_path, train_dataset=split().source), "make a GCDSplit"),
+        (lambda: build(tmp_path, flexible), "fixed picture size"),
         (lambda: build(tmp_path, many), "1002 classes cannot be found"),
         (lambda: build(tmp_path, per_device_train_batch_size=512), "do not fill one batch"),
         (lambda: build(tmp_path, teacher=None, teacher_processor=None).train(), "nothing to distil from"),
