@@ -2,8 +2,8 @@
 
     python examples/pretrain_mini_clip.py
 
-is a SHORT run (some minutes on a CPU) on the built-in emoji alone, to see that it learns. The shipped models also saw
-icons, which do not travel with the package: 151,545 pictures of 160 sets, drawn at 64 pixels from the npm package
+is a SHORT run (five minutes on one core) on the built-in emoji alone, to see that it learns. The shipped models also
+saw icons, which do not travel with the package: 151,545 pictures of 160 sets, drawn at 64 pixels from the npm package
 @iconify/json 2.2.535 (`hf_clipalign/assets/mini/licences.tsv` lists them). `--icons` takes such pictures as a parquet
 file with the columns image and name (and, if there are, style, categories, aliases, as in `icons_heldout.parquet`), or
 as a folder `set/icon-name.png`. With them, this is the recipe, on a few cores a matter of hours for each line:
@@ -120,9 +120,9 @@ class Pictures:
         if some and chance < 0.35:
             return f"an {self.kind} of {', '.join([name, *some])}"
         if some and chance < 0.5:
-            return draw.choice([f"an {self.kind} of ", "a picture of ", ""]) + ", ".join(some)
+            return str(draw.choice([f"an {self.kind} of ", "a picture of ", ""])) + ", ".join(some)
         styled = f"a {style} {self.kind} of {name}" if style else f"an {self.kind} of {name}"
-        return draw.choice([styled, f"an {self.kind} of {name}", f"a picture of {name}", name])
+        return str(draw.choice([styled, f"an {self.kind} of {name}", f"a picture of {name}", name]))
 
 
 class Draws(Dataset):

@@ -81,6 +81,30 @@ class OpenClipEncoder(DualEncoder):
         return _as_projector(_attribute(self.model, self._text_path))
 
     @property
+    def token_table(self) -> nn.Module | None:
+        tables = (_attribute(self.model, path) for path in ("token_embedding", "text.token_embedding"))
+        own = next((table for table in tables if table is not None), None)
+        language_model = _attribute(self.model, "text.transformer")
+        if own is None and hasattr(language_model, "get_input_embeddings"):
+            return language_model.get_input_embeddings()
+        return own
+
+    @property
+    def patch_table(self) -> nn.Module | None:
+        visual = self.model.visual
+        if isinstance(_attribute(visual, "trunk.patch_embed.norm"), (nn.Identity, type(None))):
+            own = _attribute(visual, "trunk.patch_embed.proj")
+        else:  # the patches are what the norm gives, of which there is no map
+            own = None
+        convolution = own if own is not None else getattr(visual, "conv1", None)
+        return convolution if isinstance(convolution, nn.Conv2d) and _cuts_patches(convolution) else None
+
+    @property
+    def n_patches(self) -> int:
+        table: Any = self.patch_table
+        return 0 if table is None else (self.image_size // table.stride[0]) ** 2
+
+    @property
     def image_size(self) -> int:
         size = self.model.visual.image_size
         return size if isinstance(size, int) else size[0]
@@ -179,6 +203,11 @@ def _attribute(module: Any, path: str) -> Any:
     for name in path.split("."):
         module = getattr(module, name, None)
     return module
+
+
+def _cuts_patches(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution cuts a picture into patches; a ResNet's first one does not."""
+    return convolution.stride == convolution.kernel_size
 
 
 def _is_identity(module: Any) -> bool:

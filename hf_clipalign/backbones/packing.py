@@ -154,11 +154,7 @@ def pack_prompts(
             shared prefix.
     """
     allowed = encoder.prompt_strategies
-    if strategy != "auto" and strategy not in allowed:
-        raise ClipAlignError(
-            f"{type(encoder.model).__name__} cannot take strategy={strategy!r}: its attention allows "
-            f"{' and '.join(allowed)}. Use strategy='auto'."
-        )
+    check_strategy(encoder, strategy)
     _check_shape(encoder, input_ids)
     ids = input_ids.cpu()
     lengths = encoder.end_positions(ids) + 1
@@ -169,6 +165,16 @@ def pack_prompts(
     ids = F.pad(ids, (0, layout.max_length - ids.shape[1]), value=filler_id)
     longest = layout.max_length if strategy == "full" else int(lengths.max())
     return _plan(ids[:, :longest].contiguous(), lengths, torch.arange(len(ids)), layout).to(encoder.device)
+
+
+def check_strategy(encoder: DualEncoder, strategy: str) -> None:
+    """Refuses a strategy that the text tower's attention does not allow."""
+    allowed = encoder.prompt_strategies
+    if strategy != "auto" and strategy not in allowed:
+        raise ClipAlignError(
+            f"{type(encoder.model).__name__} cannot take strategy={strategy!r}: its attention allows "
+            f"{' and '.join(allowed)}. Use strategy='auto'."
+        )
 
 
 def encode_prompts(encoder: DualEncoder, plan: PackedPrompts, batch_tokens: int | None = None) -> Tensor:

@@ -32,9 +32,9 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
     Raises:
         `ClipAlignError`: a text is longer than the backbone's context.
     """
-    for candidate in (tokenizer, getattr(tokenizer, "tokenizer", None)):
-        if type(candidate).__module__.split(".")[0] == "open_clip":
-            return _open_clip_tokens(encoder, candidate, texts, truncate)
+    own = _open_clip_tokenizer(tokenizer)
+    if own is not None:
+        return _open_clip_tokens(encoder, own, texts, truncate)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if not truncate:
         _check_lengths(encoder, tokenizer, texts)
@@ -47,6 +47,20 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
     )
     names = ("input_ids",) if encoder.full_length_text else ("input_ids", "attention_mask")
     return {name: batch[name].to(encoder.device) for name in names if name in batch}
+
+
+def token_count(tokenizer: Any, text: str) -> int:
+    """Length of a text in tokens, start and end token included, nothing cut or padded."""
+    own = _open_clip_tokenizer(tokenizer)
+    if own is not None:
+        return _open_clip_length(own, text)
+    return len(getattr(tokenizer, "tokenizer", tokenizer)(text, verbose=False)["input_ids"])
+
+
+def _open_clip_tokenizer(tokenizer: Any) -> Any:
+    """open_clip's own tokenizer, alone or in a processor; None for those of transformers."""
+    candidates = (tokenizer, getattr(tokenizer, "tokenizer", None))
+    return next((own for own in candidates if type(own).__module__.split(".")[0] == "open_clip"), None)
 
 
 def _open_clip_tokens(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncate: bool) -> dict[str, Tensor]:

@@ -55,10 +55,15 @@ class IncrementalResult:
         self.tasks.append(task)
         self.taught.append(list(taught))
         for name, rows in self.scores.items():
-            rows.append([float(metrics[name][finding]) for finding in self.findings])
+            rows.append([float(metrics[name].get(finding, math.nan)) for finding in self.findings])
         kept = [key for key in metrics if key.startswith(("macro_", "weighted_", "subset_"))]
         self.means.append({key: float(metrics[key]) for key in kept})
         self.undefined = list(metrics["undefined"])
+
+    def add_zero_shot(self, metrics: Mapping[str, Any]) -> None:
+        """Notes scores before anything was learned; those of findings that were measured earlier are kept."""
+        before = self.zero_shot or {name: {} for name in self.scores}
+        self.zero_shot = {**metrics, **{name: {**metrics[name], **before[name]} for name in self.scores}}
 
     def extend(self, findings: Sequence[str]) -> None:
         """Adds findings that were not measured so far: NaN in the rows of the past."""
@@ -86,7 +91,7 @@ class IncrementalResult:
 
     def forgetting(self, metric: str = "auroc") -> dict[str, Any]:
         """`forgetting_metrics` of the matrix; zero-shot scores, where known, are the baseline of forward transfer."""
-        baseline = None if self.zero_shot is None else [self.zero_shot[metric][name] for name in self.findings]
+        baseline = None if self.zero_shot is None else [self.zero_shot[metric].get(n, math.nan) for n in self.findings]
         return forgetting_metrics(self.matrix(metric), self.learned_at, baseline)
 
     def table(self, metric: str = "auroc", bounds: Mapping[str, Mapping[str, Any]] | None = None) -> ReportTable:
@@ -121,7 +126,7 @@ class IncrementalResult:
         return cls(**_with_nan(json.loads(text)))
 
     def _bound_row(self, name: str, metric: str, metrics: Mapping[str, Any]) -> list[str]:
-        scores = [percent(metrics[metric][finding]) for finding in self.findings]
+        scores = [percent(metrics[metric].get(finding, math.nan)) for finding in self.findings]
         return [name, *scores, percent(metrics[f"macro_{metric}"])]
 
 
@@ -150,7 +155,7 @@ def run_incremental(
     """
     result = IncrementalResult(scenario, list(findings))
     if zero_shot is not None:
-        result.zero_shot = _measured(zero_shot, targets, findings)
+        result.add_zero_shot(_measured(zero_shot, targets, findings))
     for task in tasks:
         learn(task)
         result.add(task.name, task.findings, _measured(scores, targets, findings))

@@ -70,9 +70,11 @@ def ovi(
         n_tokens, steps, lr, weight_decay, batch_size, tuple(evaluate_at), tolerance, progress
     )
     names = check_targets(text_embeds, encoder.embed_dim, "text embeddings", ids)
+    if encoder.patch_table is None:
+        raise ClipAlignError(f"pseudo-patches cannot be learned for this {type(encoder.model).__name__}.")
     if n_tokens > encoder.n_patches:
         raise ClipAlignError(f"{n_tokens} pseudo-patches, but the model's pictures have {encoder.n_patches} patches.")
-    start = initial_tokens(names, (n_tokens, encoder.vision_dim), init, generator)
+    start = initial_tokens(names, (n_tokens, _patch_width(encoder)), init, generator)
     with frozen(encoder.model):
         return invert(
             lambda n: _image_encode(encoder, n_tokens, n),
@@ -83,11 +85,14 @@ def ovi(
         )
 
 
+def _patch_width(encoder: DualEncoder) -> int:
+    table = encoder.patch_table
+    return table.out_channels if isinstance(table, nn.Conv2d) else encoder.vision_dim
+
+
 def _image_encode(encoder: DualEncoder, n_tokens: int, n: int) -> Callable[[Tensor], Tensor]:
     """The map from pseudo-patches `[n, R, d_v]` to image features `[n, d]` through the stock tower."""
-    patch_embedding = encoder.patch_table
-    if patch_embedding is None:
-        raise ClipAlignError(f"pseudo-patches cannot be learned for {type(encoder.model).__name__}.")
+    patch_embedding: Any = encoder.patch_table
     token_of_patch = torch.arange(encoder.n_patches, device=encoder.device) * n_tokens // encoder.n_patches
     blank = encoder.blank_images(n)
 

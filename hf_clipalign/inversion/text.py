@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_prompts, pack_prompts, project_texts
-from hf_clipalign.backbones.packing import Strategy
+from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_prompts, pack_prompts, project_texts, tokenize
+from hf_clipalign.backbones.packing import Strategy, check_strategy
+from hf_clipalign.backbones.text import token_count
 from hf_clipalign.inversion.optimisation import (
     InversionOutput,
     InversionSettings,
@@ -125,44 +126,50 @@ def pseudo_prompt(encoder: DualEncoder, processor: Any, template: str, n_tokens:
         raise ClipAlignError(
             f"the template {template!r} has {template.count('{}')} places for pseudo-tokens: write one {{}} in it."
         )
-    tokenizer = getattr(processor, "tokenizer", processor)
-    ids, position = _locate(tokenizer, template)
-    ids[position:position] = [ids[position]] * (n_tokens - 1)
-    if len(ids) > encoder.max_text_length:
+    word, position = _locate(encoder, processor, template)
+    text = _filled(template, word, n_tokens)
+    length = token_count(processor, text)
+    if length > encoder.max_text_length:
         raise ClipAlignError(
-            f"template {template!r} with {n_tokens} pseudo-tokens has {len(ids)} tokens, but the model reads "
+            f"template {template!r} with {n_tokens} pseudo-tokens has {length} tokens, but the model reads "
             f"{encoder.max_text_length}: use a shorter template or fewer pseudo-tokens."
         )
-    if encoder.full_length_text:
-        ids += [tokenizer.pad_token_id] * (encoder.max_text_length - len(ids))
-    return PseudoPrompt(torch.tensor(ids), position, n_tokens)
+    return PseudoPrompt(_row(encoder, processor, text), position, n_tokens)
 
 
-def _locate(tokenizer: Any, template: str) -> tuple[list[int], int]:
-    """Ids of the template with one stand-in, and where it is: a second one next to it must add one equal id."""
-    before, after = template.split("{}")
+def _locate(encoder: DualEncoder, processor: Any, template: str) -> tuple[str, int]:
+    """A stand-in word and the column of its one token: a second one next to it must add one equal id."""
     for word in _PLACEHOLDERS:
         if word in template:
             continue
-        once, twice = (
-            tokenizer(re.sub(r"\s+", " ", f"{before} {words} {after}").rstrip())["input_ids"]
-            for words in (word, f"{word} {word}")
-        )
+        once, twice = (_row(encoder, processor, _filled(template, word, n)).tolist() for n in (1, 2))
         same = next((i for i, (a, b) in enumerate(zip(once, twice, strict=False)) if a != b), len(once)) - 1
-        if same >= 0 and twice == [*once[: same + 1], once[same], *once[same + 1 :]]:
-            return list(once), same
+        if same >= 0 and twice == [*once[: same + 1], once[same], *once[same + 1 :]][: len(twice)]:
+            return word, same
+    name = type(getattr(processor, "tokenizer", processor)).__name__
     raise ClipAlignError(
-        f"the tokenizer {type(tokenizer).__name__} knows none of {', '.join(_PLACEHOLDERS)} as one token in "
-        f"{template!r}: use another template."
+        f"the tokenizer {name} knows none of {', '.join(_PLACEHOLDERS)} as one token in {template!r}: use another "
+        "template."
     )
+
+
+def _filled(template: str, word: str, n: int) -> str:
+    before, after = template.split("{}")
+    return re.sub(r"\s+", " ", f"{before} {' '.join([word] * n)} {after}").rstrip()
+
+
+def _row(encoder: DualEncoder, processor: Any, text: str) -> Tensor:
+    """Token ids `[L]` of one text, cut at the model's length."""
+    return tokenize(encoder, processor, [text], truncate=True)["input_ids"][0].cpu()
 
 
 def _text_encode(encoder: DualEncoder, prompt: PseudoPrompt, n: int, strategy: Strategy) -> Callable[[Tensor], Tensor]:
     """The map from pseudo-tokens `[n, R, d_t]` to text features `[n, d]` through the stock tower."""
     table = _token_table(encoder)
     input_ids = prompt.input_ids.repeat(n, 1)
-    if not encoder.causal_text and not encoder.full_length_text:
-        return _unpadded_encode(encoder, table, input_ids, prompt)
+    if not encoder.causal_text:
+        check_strategy(encoder, strategy)
+        return _whole_encode(encoder, table, input_ids, prompt)
     end = int(encoder.end_positions(input_ids[:1]))
     # no two prompts share their pseudo-tokens: another id there ends what the packing takes as common
     input_ids[1:, prompt.position] = _other_id(prompt.input_ids[prompt.position], prompt.input_ids[end])
@@ -184,10 +191,10 @@ def _text_encode(encoder: DualEncoder, prompt: PseudoPrompt, n: int, strategy: S
     return encode
 
 
-def _unpadded_encode(
+def _whole_encode(
     encoder: DualEncoder, table: nn.Embedding, input_ids: Tensor, prompt: PseudoPrompt
 ) -> Callable[[Tensor], Tensor]:
-    """The same for towers that look both ways: all prompts are equally long, so that there is nothing to pad."""
+    """The same for towers that look both ways: they read every prompt whole, as it was tokenised."""
     input_ids = input_ids.to(encoder.device)
     columns = slice(prompt.position, prompt.position + prompt.n_tokens)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -92,6 +92,14 @@ class RETuneTrainingArguments(TrainingArguments):
             raise ClipAlignError("remove_unused_columns must be False: the trainer needs the embeddings.")
         if self.reset_threshold is not None and not 0 <= self.reset_threshold <= 1:
             raise ClipAlignError(f"reset_threshold is {self.reset_threshold}: give a share between 0 and 1.")
+
+    def policies(self, findings: Sequence[str]) -> tuple[str | dict[str, str], str | dict[str, str]]:
+        """What becomes of uncertain and of missing labels of some findings, for `FindingLabels.targets`."""
+        uncertain, missing = (
+            policy if isinstance(policy, str) else {name: policy[name] for name in findings if name in policy}
+            for policy in (self.uncertain_policy, self.missing_policy)
+        )
+        return uncertain, missing
 
 
 def _policy(name: str, value: Any) -> str | dict[str, str]:

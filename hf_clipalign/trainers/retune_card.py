@@ -74,7 +74,7 @@ def push_retune(trainer: Any, repo_id: str | None, base_model: str | None, **pus
 def _describe(trainer: Any, folder: Path) -> ModelCardInfo:
     """All that the card says."""
     state, config, args = trainer.state_folder, trainer.learner.adapter_config, trainer.args
-    base = str(trainer.learner.encoder.config._name_or_path or config.base_model_name_or_path or "")
+    base = str(trainer.identity["model"]["name"] or "")
     shown = base if is_hub_id(base) and not Path(base).exists() else Path(base).name or None
     learned = [entry["name"] for entry in state.tasks]
     findings = list(dict.fromkeys(name for entry in state.tasks for name in entry["findings"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class RETuneLearner(nn.Module):
         model (`PeftModel`): a CLIP, or an `EmbeddingSpace`, with a RE-tune adapter.
         encoder (`DualEncoder`, *optional*): the backbone that reads the prompts. Default: that of `model`.
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`, *optional*): the backbone's.
+        encode_prompts (`Callable`, *optional*): gives `[M, d]` for M texts, in the place of encoder and tokenizer.
 
     Raises:
         `ClipAlignError`: another kind of model, or nothing in it is trainable.
@@ -33,7 +34,13 @@ class RETuneLearner(nn.Module):
     texts: Tensor
     means: Tensor
 
-    def __init__(self, model: Any, encoder: Any = None, tokenizer: Any = None):
+    def __init__(
+        self,
+        model: Any,
+        encoder: Any = None,
+        tokenizer: Any = None,
+        encode_prompts: Callable[[list[str]], Tensor] | None = None,
+    ):
         super().__init__()
         config = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
         if config is None or str(config.peft_type.value) != "CLIP_RETUNE":
@@ -45,19 +52,25 @@ class RETuneLearner(nn.Module):
             raise ClipAlignError(
                 "nothing in the model is trainable: pass is_trainable=True to PeftModel.from_pretrained."
             )
-        if encoder is None and isinstance(model.get_base_model(), EmbeddingSpace):
-            raise ClipAlignError("an EmbeddingSpace has no towers to read the prompts: pass the backbone as encoder.")
+        has_towers = not isinstance(model.get_base_model(), EmbeddingSpace)
+        if encoder is None and encode_prompts is None and not has_towers:
+            raise ClipAlignError(
+                "an EmbeddingSpace has no towers to read the prompts: pass the backbone as encoder, or encode_prompts."
+            )
         self.model = model
         self.adapter_config = config
         self.tokenizer = tokenizer
-        self._encoder = [as_dual_encoder(model if encoder is None else encoder)]  # in a list: it is not trained
+        self.encode_prompts = encode_prompts
+        has_encoder = encoder is not None or has_towers
+        # in a list: it is not trained
+        self._encoder = [as_dual_encoder(model if encoder is None else encoder) if has_encoder else None]
         self.findings: list[str] = []
         self.register_buffer("texts", torch.empty(0, config.embed_dim), persistent=False)
         self.register_buffer("means", torch.empty(2, 0, 0), persistent=False)
 
     @property
     def encoder(self) -> Any:
-        """The view of the backbone."""
+        """The view of the backbone; None where there is only `encode_prompts`."""
         return self._encoder[0]
 
     @property
@@ -71,22 +84,36 @@ class RETuneLearner(nn.Module):
         Raises:
             `ClipAlignError`: no tokenizer, or a prompt that is too long.
         """
-        if self.tokenizer is None:
-            raise ClipAlignError("prompts need a tokenizer: pass processing_class, the backbone's processor.")
         sentences: list[str] = []
         owners: list[tuple[int, int]] = []
         for column, name in enumerate(prompts.findings):
             for polarity, kind in enumerate((prompts.positive, prompts.negative)):
                 sentences += kind[name]
                 owners += [(polarity, column)] * len(kind[name])
-        with torch.no_grad(), self.model.disable_adapter():
-            embeds = encode_texts(self.encoder, self.tokenizer, sentences, normalize=False).float()
+        embeds = self._encoded(sentences)
         polarity_of, column_of = torch.tensor(owners).T
         means = torch.zeros(2, len(prompts.findings), len(sentences))
         means[polarity_of, column_of, torch.arange(len(sentences))] = 1.0
         self.findings = prompts.findings
         self.texts = embeds.to(self.texts.device)
         self.means = (means / means.sum(dim=-1, keepdim=True)).to(self.texts.device)
+
+    @torch.no_grad()
+    def _encoded(self, sentences: list[str]) -> Tensor:
+        """Text embeddings `[M, d]` before the adapter."""
+        if self.encode_prompts is None:
+            if self.tokenizer is None:
+                raise ClipAlignError("prompts need a tokenizer: pass processing_class, the backbone's processor.")
+            with self.model.disable_adapter():
+                return encode_texts(self.encoder, self.tokenizer, sentences, normalize=False).float()
+        embeds = self.encode_prompts(sentences)
+        expected = (len(sentences), self.adapter_config.embed_dim)
+        if tuple(embeds.shape) != expected or not bool(embeds.isfinite().all()):
+            raise ClipAlignError(
+                f"encode_prompts must give finite numbers of shape {expected} for {len(sentences)} texts, got "
+                f"{tuple(embeds.shape)}."
+            )
+        return embeds.float()
 
     def columns(self, findings: Sequence[str]) -> Tensor:
         """Places of findings among all, `LongTensor [F]`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -60,7 +61,7 @@ def check_data(data: Any, embed_dim: int, model: dict[str, Any]) -> None:
             f"data must be LabelledEmbeddings, got {type(data).__name__}: make them with "
             "LabelledEmbeddings.from_store, from_file or from_images."
         )
-    if data.model is not None and data.model != model["weights"]:
+    if None not in (data.model, model["weights"]) and data.model != model["weights"]:
         raise ClipAlignError(
             f"the embeddings of {data.labels.name} are of another model than the one given ({model['name']}): give "
             "that model, or make embeddings with this one."
@@ -83,7 +84,7 @@ def check_tasks(
         )
     for task in tasks:
         assert data is not None
-        if not len(task.rows) or min(task.rows) < 0 or max(task.rows) >= len(data):
+        if not len(task.rows) or np.min(task.rows) < 0 or np.max(task.rows) >= len(data):
             raise ClipAlignError(f"the task {task.name!r} asks for rows that the {len(data)} of the data do not have.")
         positives = (targets(data, task, args) == 1).any(dim=0)
         if not bool(positives.all()):
@@ -97,13 +98,7 @@ def check_tasks(
 def targets(data: LabelledEmbeddings, task: IncrementalTask, args: RETuneTrainingArguments) -> Tensor:
     """Labels `[n, F]` that a task may see: 1, 0, NaN."""
     labels = data.labels.select(task.rows, task.findings)
-    policies = [
-        {name: choice for name, choice in policy.items() if name in task.findings}
-        if isinstance(policy, dict)
-        else policy
-        for policy in (args.uncertain_policy, args.missing_policy)
-    ]
-    return torch.from_numpy(labels.targets(*policies))
+    return torch.from_numpy(labels.targets(*args.policies(task.findings)))
 
 
 def task_fingerprint(data: LabelledEmbeddings, task: IncrementalTask, args: RETuneTrainingArguments) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +58,8 @@ class RETuneTrainer(Trainer):
             everything at once.
         processing_class (`ProcessorMixin` or tokenizer): the backbone's, for the prompts.
         encoder (`DualEncoder`, *optional*): the backbone, where `model` has no towers.
+        encode_prompts (`Callable`, *optional*): gives text embeddings `[M, d]`, not of unit length, for a list of M
+            texts: for models that this package cannot load. Whose embeddings are given can then not be checked.
         scenario (`str`): name for tables.
         **kwargs: passed to `transformers.Trainer`.
 
@@ -89,6 +91,7 @@ class RETuneTrainer(Trainer):
         tasks: Sequence[IncrementalTask] | None = None,
         processing_class: Any = None,
         encoder: Any = None,
+        encode_prompts: Callable[[list[str]], Tensor] | None = None,
         scenario: str = "",
         **kwargs: Any,
     ):
@@ -99,7 +102,7 @@ class RETuneTrainer(Trainer):
                 "one with CUDA_VISIBLE_DEVICES=0."
             )
         args.label_names = args.label_names or ["labels"]
-        learner = RETuneLearner(model, encoder, processing_class)
+        learner = RETuneLearner(model, encoder, processing_class, encode_prompts)
         self.scenario = scenario
         self.data = train_dataset
         self.state_folder = RETuneState(args.output_dir or "retune")
@@ -197,7 +200,7 @@ class RETuneTrainer(Trainer):
         """`multilabel_metrics` of labelled embeddings, with hard labels by the closer prompts."""
         names = data.labels.findings
         scores, predictions = self.scores(data.embeds, names, adapted)
-        known = data.labels.targets(self.args.uncertain_policy, self.args.missing_policy)
+        known = data.labels.targets(*self.args.policies(names))
         return multilabel_metrics(known, scores, predictions=predictions, finding_names=names)
 
     def evaluate(
@@ -273,8 +276,9 @@ class RETuneTrainer(Trainer):
             return self.result
         result = self.result or IncrementalResult(self.scenario, list(data.labels.findings))
         result.extend(data.labels.findings)
-        if result.zero_shot is None or not set(result.zero_shot["auroc"]) >= set(result.findings):
-            result.zero_shot = self.measure(data, adapted=False)
+        known = {} if result.zero_shot is None else result.zero_shot["auroc"]
+        if any(finding not in known for finding in data.labels.findings):
+            result.add_zero_shot(self.measure(data, adapted=False))
         result.add(name, task.findings, self.measure(data))
         return result
 
@@ -419,9 +423,11 @@ class RETuneTrainer(Trainer):
 def _identity(learner: RETuneLearner) -> dict[str, dict[str, Any]]:
     """What must be the same in all runs of a folder."""
     encoder, config = learner.encoder, learner.adapter_config
-    name = getattr(encoder.config, "_name_or_path", None) or config.base_model_name_or_path or None
+    loaded_from = None if encoder is None else getattr(encoder.config, "_name_or_path", None)
+    name = loaded_from or config.base_model_name_or_path or None
     adapter = {key: getattr(config, key) for key in ("adapter", "sides", "embed_dim")}
-    return {"model": {"name": name, "weights": backbone_hash(encoder)}, "adapter": adapter}
+    weights = None if encoder is None else backbone_hash(encoder)
+    return {"model": {"name": name, "weights": weights}, "adapter": adapter}
 
 
 def _settings(args: RETuneTrainingArguments) -> dict[str, Any]:

@@ -294,3 +294,89 @@ def test_methods_that_need_transformers_say_so(tmp_path: Any) -> None:
         as_dual_encoder(model).stock_tower("image", torch.zeros(3, 3))
     with pytest.raises(ClipAlignError, match="Transformer has no visual and no encode_text"):
         as_dual_encoder(model.text.transformer)
+
+
+INVERTIBLE = [name for name in CONFIGS if name != "resnet"]
+
+
+@pytest.mark.parametrize("name", INVERTIBLE)
+def test_ovi_reads_pseudo_patches_in_the_place_of_patches(name: str) -> None:
+    from hf_clipalign.inversion import ovi
+
+    model = make(name)
+    targets = torch.randn(3, as_dual_encoder(model).embed_dim, generator=torch.Generator().manual_seed(2))
+    output = ovi(model, targets, n_tokens=3, steps=4, progress=False)
+    assert output.losses[-1] < output.losses[0]
+    with torch.no_grad():
+        direct = model.encode_image(_picture_of_patches(model, output.tokens, name))
+    torch.testing.assert_close(output.features, direct, atol=1e-4, rtol=1e-4)
+
+
+def _picture_of_patches(model: Any, tokens: torch.Tensor, name: str) -> torch.Tensor:
+    """Pixels that the model's own patch embedding makes these patches of (it has more inputs than outputs)."""
+    convolution = getattr(model.visual, "conv1", None)
+    if convolution is None:
+        convolution = model.visual.trunk.patch_embed.proj
+    patches = tokens[:, torch.arange(16) * 3 // 16]
+    if convolution.bias is not None:
+        patches = patches - convolution.bias
+    pixels = patches @ torch.linalg.pinv(convolution.weight.flatten(1)).T
+    return F.fold(pixels.transpose(1, 2), images(name).shape[-2:], kernel_size=8, stride=8)
+
+
+def test_ovi_needs_patches() -> None:
+    from hf_clipalign.inversion import ovi
+
+    with pytest.raises(ClipAlignError, match="pseudo-patches cannot be learned for this CLIP"):
+        ovi(make("resnet"), torch.randn(2, 24), n_tokens=1, steps=1)
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_oti_reads_pseudo_tokens_in_the_place_of_words(custom: bool) -> None:
+    from hf_clipalign.inversion import oti
+
+    torch.manual_seed(0)
+    config = {**CONFIGS["openclip"], "text_cfg": {**TEXT, "vocab_size": 49408}}
+    model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config).eval()
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    output = oti(model, torch.randn(3, 24), processor=tokenizer, n_tokens=2, steps=4, progress=False)
+    assert output.losses[-1] < output.losses[0]
+    ids = tokenizer(["a photo of cat cat"] * 3)
+    table = (model.text if custom else model).token_embedding
+    with torch.no_grad():
+        embedded = table(ids)
+        embedded[:, 4:6] = output.tokens
+        handle = table.register_forward_hook(lambda module, args, out: embedded)
+        direct = model.encode_text(ids)
+        handle.remove()
+    torch.testing.assert_close(output.features, direct, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ClipAlignError, match=r"with 20 pseudo-tokens has 25 tokens, but the model reads 16"):
+        oti(model, torch.randn(3, 24), processor=tokenizer, n_tokens=20)
+
+
+def test_oti_of_a_language_model_does_not_depend_on_batch_mates() -> None:
+    from hf_clipalign.inversion import oti
+
+    model = make("biomedclip")
+    processor = _WordTokenizer()
+    targets = torch.randn(3, 24, generator=torch.Generator().manual_seed(3))
+    together = oti(model, targets, processor=processor, steps=3, progress=False)
+    alone = oti(model, targets[1:2], processor=processor, steps=3, ids=[1], progress=False)
+    assert together.losses[-1] < together.losses[0]
+    torch.testing.assert_close(together.features[1:2], alone.features, atol=1e-5, rtol=1e-4)
+
+
+class _WordTokenizer:
+    """Words as numbers from 5 on, between 2 and 3, padded with 0 to 16, as open_clip's tokenizers are called."""
+
+    context_length = 16
+
+    def encode(self, text: str) -> list[int]:
+        return [5 + sum(map(ord, word)) % 90 for word in text.split()]
+
+    def __call__(self, texts: list[str], context_length: int = 16) -> torch.Tensor:
+        rows = [[2, *self.encode(text), 3][:context_length] for text in texts]
+        return torch.tensor([row + [0] * (context_length - len(row)) for row in rows])
+
+
+_WordTokenizer.__module__ = "open_clip.tests"

@@ -27,10 +27,15 @@ class TemplateTokenizer:
         ids = VECTORS[f"oti/{case}/input_ids"][0].tolist()
         self.ids = ids[: ids.index(END) + 1]
 
-    def __call__(self, text):
+    def __call__(self, texts, **settings):
+        if isinstance(texts, str):
+            return {"input_ids": self._row(texts)}
+        return {"input_ids": torch.tensor([self._row(text) for text in texts])}
+
+    def _row(self, text):
         assert text.count("£")
         first, rest = self.ids.index(PLACEHOLDER), [token for token in self.ids if token != PLACEHOLDER]
-        return {"input_ids": [*rest[:first], *[PLACEHOLDER] * text.count("£"), *rest[first:]]}
+        return [*rest[:first], *[PLACEHOLDER] * text.count("£"), *rest[first:]]
 
 
 def case(method, name):

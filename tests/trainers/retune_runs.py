@@ -62,7 +62,7 @@ def build(folder: str | Path, **changes: Any) -> RETuneTrainer:
     }
     config = changes.pop("config", None) or RETuneConfig()
     base = changes.pop("base", None) or tiny_clip()
-    for name in (*own, "tasks", "encoder"):
+    for name in (*own, "tasks", "encoder", "encode_prompts"):
         if name in changes:
             own[name] = changes.pop(name)
     if own["train_dataset"] is not None and "tasks" not in own:

@@ -162,6 +162,13 @@ def test_a_new_finding_comes_later(tmp_path: Path) -> None:
     assert np.isnan(matrix[:3, 3]).all()
     assert np.isfinite(matrix[3]).all()
     assert later.result.forgetting("auroc")["undefined"] == []
+    assert set(later.result.zero_shot["auroc"]) == set(wider)
+    alone = [IncrementalTask("owl again", np.arange(40), ("owl",))]
+    part = build(
+        tmp_path, train_dataset=data, eval_dataset=embeddings(80, 1, wider).select(findings=["owl"]), tasks=alone
+    )
+    part.train()
+    assert np.isnan(part.result.matrix("auroc")[4]).tolist() == [True, True, True, False]
 
 
 def test_learning_twice_is_refused_unless_asked(tmp_path: Path) -> None:
@@ -236,6 +243,15 @@ def test_on_an_embedding_space_as_on_the_model(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match="encoder"):
         build(tmp_path / "none", base=EmbeddingSpace(24))
 
+    def encode(texts: list[str]) -> torch.Tensor:
+        return encode_texts(as_dual_encoder(tiny_clip()), tiny_tokenizer("clip"), texts, normalize=False)
+
+    third = build(tmp_path / "third", base=EmbeddingSpace(24), processing_class=None, encode_prompts=encode)
+    third.train()
+    assert equal(weights(third), weights(second))
+    with pytest.raises(ClipAlignError, match=r"\(12, 24\)"):
+        build(tmp_path / "fourth", base=EmbeddingSpace(24), encode_prompts=lambda texts: torch.ones(1, 24))
+
 
 def test_unknown_labels_and_policies(tmp_path: Path) -> None:
     data = embeddings()
@@ -246,7 +262,11 @@ def test_unknown_labels_and_policies(tmp_path: Path) -> None:
     found = targets(data, task, args)
     assert found[:10].nan_to_num(nan=9).tolist() == [[0.0, 1.0, 9.0]] * 10
     assert not found[10:20].any()
-    build(tmp_path, train_dataset=data, uncertain={"dog": "ones"}).train()
+    trainer = build(
+        tmp_path, train_dataset=data, eval_dataset=data.select(findings=["cat"]), uncertain={"dog": "ones"}
+    )
+    trainer.train()
+    assert trainer.result.findings == ["cat"]
 
 
 def test_bfloat16_and_reset_rule_run(tmp_path: Path) -> None:
