@@ -325,8 +325,14 @@ class SpectralGCDModel(PreTrainedModel):
             `list[ClassPrediction]`: one per picture.
 
         Raises:
-            `ClipAlignError`: neither or both inputs; a picture that cannot be read; no processor.
+            `ClipAlignError`: neither or both inputs; a picture that cannot be read; no processor; a student that takes
+                pictures of any shape.
         """
+        if self.encoder.flexible_images:
+            raise ClipAlignError(
+                f"{type(self.backbone).__name__} takes pictures of any shape as patches, which predict does not make: "
+                "call the model with all that its picture processor gives"
+            )
         if (images is None) == (pixel_values is None):
             raise ClipAlignError("give either images or pixel_values")
         if pixel_values is None:
