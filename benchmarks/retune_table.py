@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/retune_table.py --output runs/retune_table.json
 
 A few minutes on one core; with `--report FOLDER` also the matrices, means over the seeds, as tables and heat maps. The
-seed draws the parts, the adapters and the order of the data. The heads learn on the
-same frozen embeddings (of unit length) with Adam at 1e-3, the same tasks, epochs and batches: a linear layer with one
-output per finding, or an MLP (d, 2d, findings) whose hidden layer the findings share. "Unlabelled is absent" is what a
-plain loop does with a label that it was not given; "masked" leaves such labels out of the loss.
+seed draws the parts, the adapters and the order of the data. The heads learn on the same frozen embeddings (of unit
+length) with Adam at 1e-3, the same tasks, epochs and batches: a linear layer with one output per finding, or an MLP
+(d, 2d, findings) whose hidden layer the findings share. "Unlabelled is absent" is what a plain loop does with a label
+that it was not given; "masked" leaves such labels out of the loss.
 """
 
 from __future__ import annotations
