@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import HfApi
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
@@ -23,11 +22,11 @@ from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, is_checkpoin
 
 
 class AlignmentTrainer(Trainer):
-    """A `transformers.Trainer` whose runs survive a kill at any moment, and that writes no pickle of its settings.
+    """A `transformers.Trainer` whose runs survive a kill at any moment, and whose settings are JSON.
 
     The state of the run is the last file of a checkpoint, written when all processes have written theirs, and
-    `resume_from_checkpoint=True` takes the newest checkpoint that has it. Settings are JSON, in checkpoints only. The
-    terms of the loss are logged beside it, without a wait for the device in every step; a loss that is not finite ends
+    `resume_from_checkpoint=True` takes the newest checkpoint that has it. Settings are in checkpoints only. The terms
+    of the loss are logged beside it, without a wait for the device in every step; a loss that is not finite ends
     the training; evaluation keeps an incomplete last batch.
 
     Args:
@@ -139,7 +138,7 @@ class AlignmentTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Uploads after a checkpoint as transformers does, but without a pickle of the settings."""
+        """Uploads after a checkpoint as transformers does, but without the settings."""
         args = self.args
         if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
             return
@@ -183,17 +182,17 @@ def check_setup(args: TrainingArguments, processor: Any) -> None:
         raise ClipAlignError("processing_class is None: pass the model's processor, load_processor(checkpoint)")
 
 
-def holds_pictures(dataset: Any) -> bool:
-    """True for pictures that are still to be read, False for none and for a torch data set of model inputs.
+def holds_pictures(dataset: Any, model_input: str) -> bool:
+    """True for pictures that are still to be read, False for none and for model inputs: dicts with `model_input`.
 
     Raises:
-        `ClipAlignError`: something else.
+        `ClipAlignError`: a list of something else.
     """
     if isinstance(dataset, ImageSource) or type(dataset).__module__.startswith("datasets."):
         return True
-    if dataset is None or isinstance(dataset, Dataset):
-        return False
-    raise ClipAlignError(
-        f"the data set is a {type(dataset).__name__}: give an ImageSource, a datasets.Dataset, or a "
-        "torch.utils.data.Dataset of model inputs"
-    )
+    if isinstance(dataset, (list, tuple)) and not all(isinstance(i, Mapping) and model_input in i for i in dataset):
+        raise ClipAlignError(
+            f"the data set is a {type(dataset).__name__} of items without {model_input}: give an ImageSource, a "
+            "datasets.Dataset, or model inputs"
+        )
+    return False

@@ -123,7 +123,7 @@ class ContrastiveTrainer(AlignmentTrainer):
 
     def _pairs(self, dataset: Any, args: ContrastiveTrainingArguments, training: bool) -> Any:
         """Model inputs of pictures and captions; a torch data set that gives them already is returned as it is."""
-        if not holds_pictures(dataset):
+        if not holds_pictures(dataset, "images"):
             return dataset
         source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset, text_column=args.text_column)
         two_views = training and args.image_term_weight > 0

@@ -128,7 +128,7 @@ class PromptLearningTrainer(AlignmentTrainer):
 
     def _images(self, dataset: Any, args: PromptLearningTrainingArguments, training: bool) -> Any:
         """Model inputs of pictures; a torch data set that gives them already is returned as it is."""
-        if not holds_pictures(dataset):
+        if not holds_pictures(dataset, "pixel_values"):
             return dataset
         source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset)
         return PromptImages(

@@ -437,7 +437,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
 def test_a_scale_that_falls_to_nothing_ends_the_run(tmp_path: Path) -> None:
     trainer = build(tmp_path)
     trainer.after_step = lambda: trainer.clip.logit_scale.data.fill_(-1e30)
-    with pytest.raises(ClipAlignError, match=r"scale has fallen to 0 at step 2 .*: there is no good .*Lower learning_rate"):
+    with pytest.raises(ClipAlignError, match=r"scale has fallen to 0 at step 2 .*: there .*Lower learning_rate"):
         trainer.train()
 
 
@@ -456,9 +456,9 @@ def test_no_processor_and_a_list_of_pairs_are_refused(tmp_path: Path) -> None:
     arguments = ContrastiveTrainingArguments(str(tmp_path), use_cpu=True)
     with pytest.raises(ClipAlignError, match="processing_class is None"):
         ContrastiveTrainer(student(), arguments, processing_class=None, train_dataset=pairs())
-    with pytest.raises(ClipAlignError, match="data set is a list: give an ImageSource"):
+    with pytest.raises(ClipAlignError, match="data set is a list of items without images: give an ImageSource"):
         build(tmp_path, train_dataset=[("cat.png", "a cat")])
-    with pytest.raises(ClipAlignError, match="data set is a list: give an ImageSource"):
+    with pytest.raises(ClipAlignError, match="data set is a list of items without images: give an ImageSource"):
         build(tmp_path, eval_dataset={"a": [("cat.png", "a cat")]})
 
 
