@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -171,8 +172,9 @@ class ContrastiveTrainer(AlignmentTrainer):
         gathered = {name: gather_rows(value) for name, value in {**rows, **groups}.items()}
         if len(gathered["image_embeds"]) < 2:
             raise ClipAlignError("the batch holds one pair, which has no negatives: give two or more")
-        if outputs["logit_scale"] <= 0:
-            raise self._diverged("the logit scale has fallen to 0")
+        scale = outputs["logit_scale"].item()
+        if not 0 < scale < math.inf:
+            raise self._diverged(f"the logit scale is {scale:g}")
         losses = self._losses({**outputs, **gathered})
         self._keep_terms(losses)
         loss = losses["contrastive_loss"]
