@@ -21,19 +21,27 @@ def check_integer(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_number(
-    name: str, value: Any, wanted: str, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+    name: str,
+    value: Any,
+    wanted: str,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
 ) -> float:
     """The value as a `float`.
 
     Args:
         name (`str`), value: of the setting.
         wanted (`str`): what the error asks for, such as "a number above 0".
-        above (`float`), least (`float`), most (`float`): bounds, the first of them open.
+        above (`float`), below (`float`): bounds that the value may not reach.
+        least (`float`), most (`float`): bounds that it may reach.
 
     Raises:
         `ClipAlignError`: no finite number, or one out of bounds.
     """
-    fits = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-    if not fits or not (above < value and least <= value <= most):
+    finite = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    if not finite or not (above < value < below and least <= value <= most):
         raise ClipAlignError(f"{name} is {value!r}: give {wanted}.")
     return float(value)

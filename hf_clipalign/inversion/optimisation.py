@@ -147,8 +147,8 @@ def check_targets(targets: Any, embed_dim: int, what: str, ids: Sequence[Any] | 
     """The features to be reached, as a tensor, and the items' names.
 
     Raises:
-        `ClipAlignError`: no matrix of numbers, another width than the model's, zero or NaN rows, no rows, or another number of
-            names.
+        `ClipAlignError`: no matrix of numbers, another width than the model's, zero or NaN rows, no rows, or another
+            number of names.
     """
     targets = _as_tensor(targets, what)
     if targets.dim() != 2 or targets.shape[1] != embed_dim:
