@@ -286,7 +286,8 @@ def check_class_count(name: str, n_classes: int, n_pictures: int) -> None:
 def _open_labelled(source: Any, open_kwargs: dict[str, Any]) -> ImageSource:
     """The source with its labels; of a data set also those in a plain column called "label"."""
     opened = open_source(source, **open_kwargs)
-    columns = list(getattr(source, "column_names", ()))
+    named = getattr(source, "column_names", None)
+    columns = named if isinstance(named, list) else []  # a dict of splits names them by split
     if opened.labels is None and _LABEL in columns and open_kwargs.get("label_column") is None:
         opened = open_source(source, **{**open_kwargs, "label_column": _LABEL})
     if opened.labels is None:

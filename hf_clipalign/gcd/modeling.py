@@ -366,7 +366,7 @@ class SpectralGCDModel(PreTrainedModel):
         cross_modal = torch.cat([output.cross_modal for output in outputs])
         return self._predictions(logits / temperature, cross_modal, n_concepts)
 
-    def _outputs(self, pixel_values: Tensor) -> SpectralGCDOutput:
+    def _outputs(self, pixel_values: Tensor) -> Any:
         """The outputs for one batch of pictures; one clear error where their size does not suit the image tower."""
         try:
             return self(pixel_values.to(self.device, self.encoder.dtype))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder
 from hf_clipalign.inversion.image import check_patches, ovi
-from hf_clipalign.inversion.optimisation import InversionSettings
+from hf_clipalign.inversion.optimisation import InversionOutput, InversionSettings
 from hf_clipalign.inversion.text import oti, pseudo_prompt
 
-INVERSIONS = {"oti": oti, "ovi": ovi}
+INVERSIONS: dict[str, Callable[..., InversionOutput]] = {"oti": oti, "ovi": ovi}
 
 _NO_OPTIONS = ("processor", "init", "generator", "ids")
 
