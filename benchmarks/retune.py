@@ -2,9 +2,10 @@
 
     python benchmarks/retune.py                  # both parts, on a quiet machine
     python benchmarks/retune.py --parts run      # 190,000 embeddings x 5 findings x 10 epochs alone
+    python benchmarks/retune.py --dim 128        # the size of BioViL's shared space, which the paper has
 
-run: five tasks of 38,000 embeddings each (class-incremental, as published), d = 512, batch 6,144, ten epochs per task,
-with everything that the trainer does.
+run: five tasks of 38,000 embeddings each (class-incremental, as published), d = 512 unless --dim says otherwise, batch
+6,144, ten epochs per task, with everything that the trainer does.
 
 step: the trainer's work against a loop that encodes all prompts (eight per finding) anew at every step, padded to 77
 tokens, with a text tower of ViT-B/32's size, and collates its batch row by row; random weights, no gradient through
@@ -35,7 +36,7 @@ from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
 from hf_clipalign.trainers.retune_tasks import Shuffled
 from hf_clipalign.tuners import RETuneConfig
 
-DIM, BATCH = 512, 6144
+BATCH = 6144
 N_PROMPTS = 4
 ALL_FINDINGS = (
     *CHEXPERT_COMPETITION,
@@ -62,12 +63,12 @@ def clock() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def embeddings(n: int, n_findings: int) -> LabelledEmbeddings:
+def embeddings(n: int, n_findings: int, dim: int) -> LabelledEmbeddings:
     """Random embeddings with random labels."""
     rng = np.random.default_rng(0)
     values = (rng.random((n, n_findings)) < 0.3).astype(float)
     labels = FindingLabels([str(row) for row in range(n)], list(ALL_FINDINGS[:n_findings]), values)
-    return LabelledEmbeddings(torch.randn(n, DIM, generator=torch.Generator().manual_seed(0)), labels)
+    return LabelledEmbeddings(torch.randn(n, dim, generator=torch.Generator().manual_seed(0)), labels)
 
 
 def build(
@@ -86,21 +87,20 @@ def build(
     )
 
 
-def text_tower(full_size: bool) -> CLIPModel:
+def text_tower(full_size: bool, dim: int) -> CLIPModel:
     """ViT-B/32's text tower, or a small one where only the trainer is timed; the image tower is never run."""
     torch.manual_seed(1)
     vision = {"num_hidden_layers": 1}
     text = {} if full_size else {"num_hidden_layers": 1}
-    return (
-        CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=DIM)).eval().requires_grad_(False)
-    )
+    config = CLIPConfig(vision_config=vision, text_config=text, projection_dim=dim)
+    return CLIPModel(config).eval().requires_grad_(False)
 
 
-def time_run(n: int, epochs: int, adapter: str, **settings: Any) -> np.ndarray:
+def time_run(n: int, dim: int, epochs: int, adapter: str, **settings: Any) -> np.ndarray:
     """Seconds of a whole class-incremental run."""
-    data = embeddings(n, len(CHEXPERT_COMPETITION))
+    data = embeddings(n, len(CHEXPERT_COMPETITION), dim)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build(data, True, adapter, folder, text_tower(False), num_train_epochs=epochs, **settings)
+        trainer = build(data, True, adapter, folder, text_tower(False, dim), num_train_epochs=epochs, **settings)
         start = clock()
         trainer.train()
         return clock() - start
@@ -112,15 +112,15 @@ class Textbook(nn.Module):
     def __init__(self, clip: CLIPModel, adapter: str, n_findings: int):
         super().__init__()
         self.clip = clip
-        self.image, self.text = (self._adapter(adapter) for _ in range(2))
+        self.image, self.text = (self._adapter(adapter, clip.config.projection_dim) for _ in range(2))
         prompts = FindingPrompts.published(ALL_FINDINGS[:n_findings])
         texts = [text for kind in (prompts.positive, prompts.negative) for name in kind for text in kind[name]]
         self.ids = WordTokenizer()(texts)["input_ids"]
 
-    def _adapter(self, adapter: str) -> nn.Module:
+    def _adapter(self, adapter: str, dim: int) -> nn.Module:
         if adapter == "linear":
-            return nn.Linear(DIM, DIM)
-        return nn.Sequential(nn.Linear(DIM, 2 * DIM), nn.ReLU(), nn.Linear(2 * DIM, DIM))
+            return nn.Linear(dim, dim)
+        return nn.Sequential(nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -174,23 +174,24 @@ def main() -> None:
     parser.add_argument("--embeddings", type=int, default=190_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batches", type=int, default=3, help="steps that are measured on each side")
+    parser.add_argument("--dim", type=int, default=512, help="size of the shared space")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    table = Table(title=f"RE-tune, d = {DIM}, batch {BATCH:,}, {args.threads} threads")
+    table = Table(title=f"RE-tune, d = {args.dim}, batch {BATCH:,}, {args.threads} threads")
     for column in ("what", "textbook", "ours", "ratio", "of processor time"):
         table.add_column(column, justify="left" if column == "what" else "right")
     modes: dict[str, dict[str, Any]] = {"float32": {}, "bfloat16": {"bf16": True}}
     if "run" in args.parts:
         for adapter in ("mlp", "linear"):
             for mode, settings in modes.items():
-                seconds = time_run(args.embeddings, args.epochs, adapter, **settings)
+                seconds = time_run(args.embeddings, args.dim, args.epochs, adapter, **settings)
                 what = f"{args.embeddings:,} x 5 findings x {args.epochs} epochs, {adapter}, {mode}"
                 table.add_row(what, "", f"{seconds[0]:.1f} s ({seconds[1]:.0f} s of processor)", "", "")
     if "step" in args.parts:
-        clip = text_tower(True)
+        clip = text_tower(True, args.dim)
         for adapter, n_findings in (("mlp", 5), ("linear", 5), ("mlp", 14), ("linear", 14)):
-            data, more = embeddings(args.batches * BATCH, n_findings), embeddings(20 * BATCH, n_findings)
+            data, more = (embeddings(n * BATCH, n_findings, args.dim) for n in (args.batches, 20))
             ours = {mode: our_steps(data, adapter, clip, **settings) for mode, settings in modes.items()}
             theirs, their_loss = textbook_steps(data, adapter, clip, ours["float32"][2])
             for mode, (_, loss, _) in ours.items():

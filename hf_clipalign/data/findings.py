@@ -62,7 +62,7 @@ class FindingPrompts:
     def __post_init__(self) -> None:
         if not self.positive and not self.negative:
             raise ClipAlignError("there are no findings: give positive and negative prompts for at least one.")
-        for name in dict.fromkeys([*self.positive, *self.negative]):
+        for name in checked_findings(dict.fromkeys([*self.positive, *self.negative])):
             for kind, prompts in (("positive", self.positive), ("negative", self.negative)):
                 texts = prompts.get(name)
                 if isinstance(texts, str) or not texts:
@@ -91,10 +91,9 @@ class FindingPrompts:
         for template in (*positive, *negative):
             if template.count("{}") != 1:
                 raise ClipAlignError(f"the template {template!r} must hold exactly one '{{}}' for the finding.")
-        if len(set(findings)) != len(findings):
-            raise ClipAlignError(f"findings must differ from one another, got {quoted(findings)}.")
+        names = checked_findings(findings)
         positives, negatives = (
-            {name: [template.format(name) for template in templates] for name in findings}
+            {name: [template.format(name) for template in templates] for name in names}
             for templates in (positive, negative)
         )
         return cls(positives, negatives)
@@ -109,7 +108,7 @@ class FindingPrompts:
         path = Path(path).expanduser()
         try:
             text = path.read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ClipAlignError(
                 f"{path}: cannot be read ({short_reason(error)}); give a YAML or JSON file"
             ) from error
@@ -148,12 +147,12 @@ class FindingLabels:
     Args:
         ids (`list[str]`): N names, unique: the paths of the pictures.
         findings (`list[str]`): F names.
-        values (`np.ndarray [N, F]`): 1 present, 0 absent, −1 uncertain, NaN missing.
+        values (array `[N, F]`): 1 present, 0 absent, −1 uncertain, NaN missing; kept as float64.
         patients (`list[str]`, *optional*): the patient of each row, to keep one patient's pictures together.
         name (`str`): what errors call the labels.
 
     Raises:
-        `ClipAlignError`: shapes that do not fit, ids that occur twice, or other values.
+        `ClipAlignError`: no rows, shapes that do not fit, ids or findings that occur twice, or other values.
     """
 
     ids: list[str]
@@ -163,6 +162,13 @@ class FindingLabels:
     name: str = field(default="labels")
 
     def __post_init__(self) -> None:
+        checked_findings(self.findings)
+        try:
+            object.__setattr__(self, "values", np.asarray(self.values, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise ClipAlignError(f"{self.name}: labels must be numbers [N, F] ({short_reason(error)})") from error
+        if not len(self.ids):
+            raise ClipAlignError(f"{self.name}: there are no rows")
         shape = (len(self.ids), len(self.findings))
         if self.values.shape != shape:
             raise ClipAlignError(
@@ -245,6 +251,28 @@ class FindingLabels:
         return [values[by_finding.get(name, "ignore")] for name in self.findings]
 
 
+def checked_findings(names: Any) -> list[str]:
+    """Names of findings as a list: texts, at least one, none twice; a single text is not taken for its letters.
+
+    Args:
+        names (`Iterable[str]`): what is to be checked.
+
+    Raises:
+        `ClipAlignError`: something else.
+    """
+    if isinstance(names, str):
+        raise ClipAlignError(f"findings must be a list of names, got the text {names!r}: give [{names!r}].")
+    findings = list(names)
+    if not findings:
+        raise ClipAlignError("there are no findings: name at least one.")
+    for name in findings:
+        if not isinstance(name, str) or not name.strip():
+            raise ClipAlignError(f"the finding {name!r} is no name: give texts, in a YAML file in quotes.")
+    if len(set(findings)) != len(findings):
+        raise ClipAlignError(f"findings must differ from one another, got {quoted(findings)}.")
+    return findings
+
+
 def read_chexpert(
     path: str | os.PathLike[str],
     findings: Sequence[str] = CHEXPERT_COMPETITION,
@@ -264,6 +292,7 @@ def read_chexpert(
         `ClipAlignError`: the file or a column is missing, a path leaves its folder, a value is no label.
     """
     frame, name = _read_csv(path)
+    findings = checked_findings(findings)
     _require(frame, ["Path", *findings, *(["Frontal/Lateral"] if frontal_only else [])], name)
     if frontal_only:
         frame = frame[frame["Frontal/Lateral"] == "Frontal"]
@@ -272,7 +301,7 @@ def read_chexpert(
     patients = [match[1] for match in found if match]
     return FindingLabels(
         ids=paths,
-        findings=list(findings),
+        findings=findings,
         values=_label_values(frame, findings, name),
         patients=patients if len(patients) == len(paths) else None,
         name=name,
@@ -304,6 +333,7 @@ def read_mimic_cxr(
     Raises:
         `ClipAlignError`: a file or a column is missing, nothing is left, an identifier leaves its folder.
     """
+    findings = checked_findings(findings)
     table, name = _read_csv(labels)
     listing, listing_name = _read_csv(images)
     _require(table, ["subject_id", "study_id", *findings], name)
@@ -323,7 +353,7 @@ def read_mimic_cxr(
     ids = [_mimic_path(*row) for row in joined[["dicom_id", "study_id", "subject_id"]].itertuples(index=False)]
     return FindingLabels(
         ids=[_checked_path(text, row, listing_name) for row, text in enumerate(ids)],
-        findings=list(findings),
+        findings=findings,
         values=_label_values(joined, findings, name),
         patients=[f"p{subject}" for subject in joined["subject_id"]],
         name=name,

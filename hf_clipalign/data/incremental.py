@@ -10,7 +10,7 @@ import numpy as np
 
 from .._errors import ClipAlignError
 from ._common import quoted
-from .findings import FindingLabels
+from .findings import FindingLabels, checked_findings
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,27 @@ class IncrementalTask:
 
     Args:
         name (`str`): unique among the tasks of a run.
-        rows (`np.ndarray [n]`): rows of the training data.
-        findings (`tuple[str, ...]`): findings whose labels are seen.
+        rows (`np.ndarray [n]`): row numbers of the training data, integers.
+        findings (`tuple[str, ...]`): findings whose labels are seen; one or more.
+
+    Raises:
+        `ClipAlignError`: rows that are no list of integers (a mask, for example), no findings, or findings that are
+            no names.
     """
 
     name: str
     rows: np.ndarray
     findings: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        rows = np.asarray(self.rows)
+        if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
+            raise ClipAlignError(
+                f"the task {self.name!r}: rows must be row numbers [n], got {rows.dtype} {rows.shape}: for a mask "
+                "give np.flatnonzero(mask)."
+            )
+        object.__setattr__(self, "rows", rows.astype(np.int64))
+        object.__setattr__(self, "findings", tuple(checked_findings(self.findings)))
 
 
 def class_incremental(
@@ -56,7 +70,15 @@ def class_incremental(
 def label_incremental(
     labels: FindingLabels, order: Sequence[str] | None = None, seed: int | None = None
 ) -> list[IncrementalTask]:
-    """Task t sees a part of the data that no other task sees, labelled for the findings 1 to t; see above."""
+    """Task t sees a part of the data that no other task sees, labelled for the findings 1 to t.
+
+    Args:
+        labels (`FindingLabels`), order (`Sequence[str]`, *optional*), seed (`int`, *optional*): see
+            `class_incremental`.
+
+    Raises:
+        `ClipAlignError`: as `class_incremental`.
+    """
     findings = _ordered(labels, order)
     parts = disjoint_parts(labels, len(findings), seed)
     return [
@@ -66,28 +88,53 @@ def label_incremental(
 
 
 def data_incremental(labels: FindingLabels, n_parts: int = 20, seed: int | None = None) -> list[IncrementalTask]:
-    """Task t sees part t of `n_parts` (published: 5, 10 or 20), labelled for all findings."""
+    """Task t sees part t of `n_parts`, labelled for all findings.
+
+    Args:
+        labels (`FindingLabels`): the training labels. With patients, no patient is in two parts.
+        n_parts (`int`): number of tasks; published: 5, 10 or 20. Default 20.
+        seed (`int`, *optional*): shuffles the data before it is cut. Default: consecutive parts.
+
+    Raises:
+        `ClipAlignError`: as `disjoint_parts`.
+    """
     parts = disjoint_parts(labels, n_parts, seed)
     everything = tuple(labels.findings)
     return [IncrementalTask(f"part {index + 1} of {n_parts}", rows, everything) for index, rows in enumerate(parts)]
 
 
 def joint(labels: FindingLabels) -> list[IncrementalTask]:
-    """All data and all labels at once: the upper bound."""
+    """All data and all labels at once: the upper bound.
+
+    Args:
+        labels (`FindingLabels`): the training labels.
+    """
     return [IncrementalTask("joint", np.arange(len(labels)), tuple(labels.findings))]
 
 
 def disjoint_parts(labels: FindingLabels, n_parts: int, seed: int | None = None) -> list[np.ndarray]:
     """Rows in `n_parts` parts of nearly equal size; where patients are known, each is in one part only.
 
+    Args:
+        labels (`FindingLabels`): of the data.
+        n_parts (`int`): number of parts.
+        seed (`int`, *optional*): shuffles rows or patients first. Default: consecutive parts.
+
+    Returns:
+        `list[np.ndarray]`: row numbers of each part.
+
     Raises:
-        `ClipAlignError`: fewer rows or patients than parts.
+        `ClipAlignError`: no whole number of parts, fewer rows or patients than parts, or a negative seed.
     """
+    if not isinstance(n_parts, (int, np.integer)) or (seed is not None and seed < 0):
+        raise ClipAlignError(f"n_parts={n_parts!r}, seed={seed!r}: give a whole number of parts and a seed from 0.")
     patients: Any = labels.ids if labels.patients is None else labels.patients
     _, first, unit = np.unique(np.asarray(patients, dtype=object).astype(str), return_index=True, return_inverse=True)
     if not 1 <= n_parts <= len(first):
         what = "rows" if labels.patients is None else "patients"
-        raise ClipAlignError(f"{labels.name}: {n_parts} parts cannot be made of {len(first)} {what}: ask for fewer.")
+        raise ClipAlignError(
+            f"{labels.name}: {n_parts} parts cannot be made of {len(first)} {what}: ask for 1 to {len(first)}."
+        )
     rank = np.empty(len(first), dtype=np.int64)  # place of each patient: by first row, or shuffled
     rank[np.argsort(first) if seed is None else np.random.default_rng(seed).permutation(len(first))] = np.arange(
         len(first)

@@ -178,7 +178,14 @@ def zero_shot_controls(
 
 
 def tower_milliseconds(model: Any) -> float:
-    """What the image tower takes for one picture, in milliseconds, in batches of 16 (empty pictures, one warm-up)."""
+    """What the image tower takes for one picture, in batches of 16 empty pictures, after one warm-up.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone.
+
+    Returns:
+        `float`: milliseconds.
+    """
     encoder = as_dual_encoder(model)
     inputs = encoder.blank_images(_TIMED_IMAGES)
 

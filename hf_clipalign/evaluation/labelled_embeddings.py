@@ -28,7 +28,7 @@ class LabelledEmbeddings:
     """Image embeddings of the shared space (behind the projector, not of unit length) and their labels.
 
     Args:
-        embeds (`Tensor [N, d]`): floating point, in the order of the labels.
+        embeds (`Tensor [N, d]`): floating point, in the order of the labels; NumPy arrays are taken too.
         labels (`FindingLabels`): N rows.
         model (`str`, *optional*): hash of the weights that made them (`weights_hash(…, before_projector=True)`), so
             that embeddings of another model are refused. Default: not known.
@@ -48,6 +48,10 @@ class LabelledEmbeddings:
     model: str | None = None
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "embeds", torch.as_tensor(self.embeds))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ClipAlignError("embeddings must be numbers [N, d], all rows of one length.") from error
         if self.embeds.dim() != 2 or not self.embeds.is_floating_point() or not self.embeds.numel():
             raise ClipAlignError(
                 f"embeddings must be numbers [N, d], got {tuple(self.embeds.shape)} {self.embeds.dtype}."
@@ -157,7 +161,14 @@ class LabelledEmbeddings:
 
 
 def backbone_hash(model: Any) -> str:
-    """The hash of a backbone that feature stores and embeddings name, whatever adapter is behind its projectors."""
+    """The hash of a backbone that feature stores and embeddings name, whatever adapter is behind its projectors.
+
+    Args:
+        model (`PeftModel`, `nn.Module` or `DualEncoder`): the backbone.
+
+    Returns:
+        `str`: `weights_hash(…, before_projector=True)`.
+    """
     return weights_hash(as_dual_encoder(model).model, before_projector=True)
 
 

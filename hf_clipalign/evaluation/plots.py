@@ -140,7 +140,12 @@ def plot_band_grid(grid: Mapping[tuple[int, int], float], metric: str = "mAP") -
 
 
 def plot_task_matrix(
-    matrix: Any, tasks: Sequence[str], findings: Sequence[str], taught: Sequence[Sequence[str]], metric: str = "AUROC"
+    matrix: Any,
+    tasks: Sequence[str],
+    findings: Sequence[str],
+    taught: Sequence[Sequence[str]],
+    metric: str = "AUROC",
+    spread: Any = None,
 ) -> Figure:
     """Scores after every task (rows) on every finding (columns), in percent; what a task taught is framed.
 
@@ -150,17 +155,21 @@ def plot_task_matrix(
         findings (`Sequence[str]`): F names.
         taught (`Sequence[Sequence[str]]`): for each task the findings whose labels it saw.
         metric (`str`): what the colour means. Default `"AUROC"`.
+        spread (`[T, F]`, *optional*): standard deviations, as fractions, written below the scores unless NaN.
 
     Returns:
         `matplotlib.figure.Figure`.
     """
     table = 100 * np.asarray(matrix, dtype=np.float64)
-    figure = Figure(figsize=(3.0 + 0.95 * len(findings), 1.8 + 0.42 * len(tasks)), layout="constrained")
+    row_height = 0.42 if spread is None else 0.6
+    figure = Figure(figsize=(3.0 + 0.95 * len(findings), 1.8 + row_height * len(tasks)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(table, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for row, column in np.ndindex(*table.shape):
         value = table[row, column]
         text = "–" if np.isnan(value) else f"{value:.1f}"
+        if spread is not None and not np.isnan(spread[row][column]):
+            text += f"\n± {100 * spread[row][column]:.1f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=9, color="black" if value > 60 else "white")
         if findings[column] in taught[row] and len(taught[row]) < len(findings):
             axes.add_patch(_frame(column, row))

@@ -105,6 +105,12 @@ def invert_to_store(
 def read_inversions(folder: str | Path) -> tuple[list[str], InversionOutput]:
     """Ids and inversions of a finished folder, in the order of the items; `losses` is the mean over all items.
 
+    Args:
+        folder (`str` or `Path`): what `invert_to_store` wrote.
+
+    Returns:
+        `(list[str], InversionOutput)`: N ids and N inversions.
+
     Raises:
         `ClipAlignError`: the folder holds no inversions, or shards are missing.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,7 +34,8 @@ def contrastive_loss(
         `Tensor`: the mean over pictures and the mean over texts, averaged; a scalar.
 
     Raises:
-        `ClipAlignError`: shapes that do not fit, a scale that is not positive, a picture or a text without a partner.
+        `ClipAlignError`: shapes that do not fit, a scale that is not positive and finite, a picture or a text without
+            a partner.
 
     Example:
         ```python
@@ -75,7 +78,7 @@ def sigmoid_loss(
         `Tensor`: the sum over all pairs divided by the number of pictures, a scalar.
 
     Raises:
-        `ClipAlignError`: shapes that do not fit, or a scale that is not positive.
+        `ClipAlignError`: shapes that do not fit, or a scale that is not positive and finite.
 
     Example:
         ```python
@@ -111,8 +114,8 @@ def _cosines_and_positives(images: Tensor, texts: Tensor, positives: Tensor | No
 
 
 def _check_scale(logit_scale: Number) -> None:
-    if logit_scale <= 0:
-        raise ClipAlignError(f"logit_scale must be positive, not {float(logit_scale):g}")
+    if not 0 < logit_scale < math.inf:
+        raise ClipAlignError(f"logit_scale must be positive and finite, not {float(logit_scale):g}")
 
 
 def _shared_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ def retune_cosines(image_embeds: Tensor, positive: Tensor, negative: Tensor) -> 
     Raises:
         `ClipAlignError`: the shapes do not fit.
     """
-    if positive.shape != negative.shape or image_embeds.shape[-1] != positive.shape[-1]:
+    ranks = (image_embeds.ndim, positive.ndim, negative.ndim)
+    if ranks != (2, 2, 2) or positive.shape != negative.shape or image_embeds.shape[1] != positive.shape[1]:
         raise ClipAlignError(
             f"image embeddings {tuple(image_embeds.shape)}, positive prompts {tuple(positive.shape)} and negative "
             f"prompts {tuple(negative.shape)} must be [N, d], [F, d] and [F, d]."
@@ -70,14 +71,27 @@ def masked_bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
         `Tensor []`: 0 where no target is known.
 
     Raises:
-        `ClipAlignError`: the shapes differ.
+        `ClipAlignError`: the shapes differ, or a target is another number.
     """
+    if not bool(((targets == 0) | (targets == 1) | targets.isnan()).all()):
+        raise ClipAlignError("targets must be 1, 0, or NaN where they are not known: see FindingLabels.targets.")
     total, n_known = masked_bce_sum(logits, targets)
     return total / n_known.clamp(min=1)
 
 
 def masked_bce_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of `masked_bce_loss` and the number of known targets, for means over processes."""
+    """Sum of the cross-entropies of `masked_bce_loss` and the number of known targets, for means over processes.
+
+    Args:
+        logits (`Tensor [N, F]`), targets (`Tensor [N, F]`): see `masked_bce_loss`; that the targets are 1, 0 or NaN is
+            not checked here, in the middle of training.
+
+    Returns:
+        `(Tensor [], Tensor [])`: sum and number.
+
+    Raises:
+        `ClipAlignError`: the shapes differ.
+    """
     if logits.shape != targets.shape:
         raise ClipAlignError(
             f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must be the same shape."
@@ -106,7 +120,14 @@ def retune_scores(positive_cosines: Tensor, negative_cosines: Tensor, kind: str 
 
 
 def retune_labels(positive_cosines: Tensor, negative_cosines: Tensor) -> Tensor:
-    """Hard labels: True where an image is closer to the positive prompts, `BoolTensor [N, F]`."""
+    """Hard labels: True where an image is closer to the positive prompts.
+
+    Args:
+        positive_cosines, negative_cosines (`Tensor [N, F]`): from `retune_cosines`.
+
+    Returns:
+        `BoolTensor [N, F]`.
+    """
     return positive_cosines > negative_cosines
 
 

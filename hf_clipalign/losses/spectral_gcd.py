@@ -38,7 +38,7 @@ def spectral_gcd_losses(
         logits (`Tensor [2N, K]`): class cosines; first views, then second views.
         embeddings (`Tensor [2N, e]`): outputs of the head's MLP.
         cross_modal (`Tensor [2N, C]`): the student's similarities to the concepts, divided by their temperature.
-        labels (`LongTensor [N]`): classes; −1 for unlabelled pictures.
+        labels (integer `Tensor [N]`): classes from 0 to K − 1; −1 for unlabelled pictures.
         teacher_cross_modal (`Tensor [N, C]`, *optional*): the teacher's similarities, scaled alike. None: no
             distillation.
         teacher_temperature (`float`): see `hf_clipalign.losses.teacher_temperature`.
@@ -54,14 +54,17 @@ def spectral_gcd_losses(
         `supcon`, and with a teacher `forward_kl` and `reverse_kl`. Scalars.
 
     Raises:
-        `ClipAlignError`: the shapes do not fit.
+        `ClipAlignError`: the shapes do not fit, or a label is none of the K classes.
     """
     n = len(labels)
-    if not len(logits) == len(embeddings) == len(cross_modal) == 2 * n:
+    if logits.ndim != 2 or not len(logits) == len(embeddings) == len(cross_modal) == 2 * n:
         raise ClipAlignError(
             f"{n} labels go with two views, {2 * n} rows, not {len(logits)} logits, {len(embeddings)} embeddings and "
             f"{len(cross_modal)} concept rows"
         )
+    if labels.is_floating_point() or not bool(((labels >= -1) & (labels < logits.shape[1])).all()):
+        raise ClipAlignError(f"labels must be integers from -1 (unlabelled) to {logits.shape[1] - 1}, the last class")
+    labels = labels.long()
     labelled = labels >= 0
     terms = {
         "cross_entropy": _cross_entropy(logits / student_temperature, labels.repeat(2)),

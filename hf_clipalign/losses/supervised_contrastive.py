@@ -18,8 +18,8 @@ def supervised_contrastive_loss(
 
     Args:
         features (`Tensor [N, V, d]`): V views of N pictures, of unit length.
-        labels (`LongTensor [N]`, *optional*): classes. Default: every picture is its own class, so that only its other
-            views are positives.
+        labels (`LongTensor [N]`, array or list, *optional*): classes. Default: every picture is its own class, so that
+            only its other views are positives.
         temperature (`float`, *optional*, defaults to 0.07): divides the cosines.
         base_temperature (`float`, *optional*, defaults to 0.07): the loss is multiplied by temperature divided by it.
 
@@ -36,6 +36,8 @@ def supervised_contrastive_loss(
         tensor(1.2181)
         ```
     """
+    if labels is not None:
+        labels = torch.as_tensor(labels, device=features.device)
     if features.ndim != 3 or (labels is not None and labels.shape != features.shape[:1]):
         shape = None if labels is None else tuple(labels.shape)
         raise ClipAlignError(

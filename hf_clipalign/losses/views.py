@@ -109,7 +109,7 @@ def mean_entropy_regularizer(logits: Tensor, temperature: float = 0.1) -> Tensor
         tensor(0.6926)
         ```
     """
-    if logits.ndim != 2 or len(logits) == 0:
+    if logits.ndim != 2 or 0 in logits.shape:
         raise ClipAlignError(f"class logits are [rows, classes]; these are {tuple(logits.shape)}")
     _check_temperature(temperature)
     # in the logarithm: a class that no row falls into has probability 0, and 0 · log 0 is NaN

@@ -48,12 +48,29 @@ def check_ks(ks: Sequence[int]) -> tuple[int, ...]:
     return ks
 
 
+def check_bins(bins: int) -> None:
+    """An error where a histogram cannot have so many bins."""
+    if not isinstance(bins, (int, np.integer)) or bins < 1:
+        raise ClipAlignError(f"bins must be an integer of at least 1, got {bins!r}")
+
+
 def as_numpy(values: Any) -> NDArray:
     """`values` as an array; half-precision tensors become float32."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
     return np.asarray(values)
+
+
+def as_floats(values: Any, name: str) -> NDArray[np.float64]:
+    """`values` as numbers, or an error that names it."""
+    try:
+        array = as_numpy(values)
+        if array.dtype.kind in "US":
+            raise ValueError("it holds text")
+        return array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ClipAlignError(f"{name} must be numbers, with rows of one length: {error}") from error
 
 
 def as_labels(labels: Any, name: str, length: int) -> NDArray:

@@ -16,6 +16,7 @@ def clustering_accuracy(labels: Any, predictions: Any, known_mask: Any, balanced
 
     ONE matching of clusters with classes is found on all samples, such that most samples are right (Hungarian method);
     the shares of known and novel classes are read from it. So a known class that is taken for a novel one costs twice.
+    Where several matchings are best, the reference code's is taken, up to 2,000 ids of classes and clusters together.
 
     Args:
         labels: [N], true classes, integers or strings.
@@ -98,6 +99,9 @@ def clustering_report(labels: Any, predictions: Any, known_mask: Any = None) -> 
     }
 
 
+_SQUARE_IDS = 2000
+
+
 class _Codes(NamedTuple):
     """Classes and clusters as integers from 0. Names of one kind are numbered together, as the reference does."""
 
@@ -120,14 +124,23 @@ def _checked(labels: Any, predictions: Any, known_mask: Any) -> tuple[_Codes, ND
 
 
 def _is_right(codes: _Codes) -> NDArray[np.bool_]:
-    """Whether each sample's cluster is matched with its class."""
+    """Whether each sample's cluster is matched with its class.
+
+    Which of several best matchings SciPy takes depends on the form of the matrix: the square one is the reference's.
+    With more than 2,000 ids it is too large, and only the clusters and classes that occur are rows and columns.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    size = int(max(codes.classes.max(), codes.clusters.max())) + 1
-    counts = np.bincount(codes.clusters * size + codes.classes, minlength=size * size).reshape(size, size)
-    # which of several best matchings SciPy takes depends on the form: this one is the reference's
-    matched = linear_sum_assignment(counts.max() - counts)[1]
-    return matched[codes.clusters] == codes.classes
+    classes, clusters = codes
+    n_rows = n_columns = int(max(classes.max(), clusters.max())) + 1
+    if n_rows > _SQUARE_IDS:
+        classes, clusters = (np.unique(ids, return_inverse=True)[1].reshape(-1) for ids in codes)
+        n_rows, n_columns = int(clusters.max()) + 1, int(classes.max()) + 1
+    counts = np.bincount(clusters * n_columns + classes, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
+    matched = np.full(n_rows, -1)
+    rows, columns = linear_sum_assignment(counts.max() - counts)
+    matched[rows] = columns
+    return matched[clusters] == classes
 
 
 def _accuracies(codes: _Codes, known: NDArray[np.bool_], balanced: bool) -> dict[str, float]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from .._errors import ClipAlignError
-from ._inputs import as_matrix
+from ._inputs import as_matrix, check_bins
 from .separation import histogram_iou, pair_similarities
 
 _FOLDS = 5
@@ -81,7 +81,7 @@ def intra_modal_report(
         with one item per class has no positive pairs within; its kind is left out.
 
     Raises:
-        ClipAlignError: Widths differ, values are not finite, or no class has both an image and a text.
+        ClipAlignError: Widths differ, values are not finite, no class has both an image and a text, there is no bin.
 
     Example:
         >>> images = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]
@@ -89,6 +89,7 @@ def intra_modal_report(
         >>> list(report)
         ['image-image', 'image-text']
     """
+    check_bins(bins)
     _unit_pair(image_embeds, text_embeds)
     draw: dict[str, Any] = {"max_pairs": max_pairs, "seed": seed}
     report = {}

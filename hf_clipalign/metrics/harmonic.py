@@ -17,13 +17,16 @@ def harmonic_mean(*values: float) -> float:
         In the unit of the values.
 
     Raises:
-        ClipAlignError: No value, or one that is negative, NaN or infinite.
+        ClipAlignError: No value, or one that is no number, negative, NaN or infinite.
 
     Example:
         >>> harmonic_mean(80, 60)
         68.57142857142857
     """
-    numbers = [float(value) for value in values]
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ClipAlignError("a harmonic mean is of numbers: give harmonic_mean(80, 60), or (*values)") from error
     if not numbers:
         raise ClipAlignError("the harmonic mean of nothing is not defined: give at least one value")
     for place, number in enumerate(numbers):

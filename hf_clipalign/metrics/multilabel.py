@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import ClipAlignError
-from ._inputs import as_numpy
+from ._inputs import as_floats, as_numpy
 from .bootstrap import BLOCK_BYTES
 
 
@@ -30,7 +30,7 @@ def multilabel_metrics(
         labels: [N, F], 1 present, 0 absent, NaN not known (left out).
         scores: [N, F], higher where a finding is more likely.
         threshold: Scores at or above it count as present; one number, or one for each finding.
-        predictions: [N, F] hard labels, to be used instead of a threshold.
+        predictions: [N, F] hard labels, 1 or 0, to be used instead of a threshold.
         finding_names: F names. Default: "0", "1", …
 
     Returns:
@@ -40,7 +40,8 @@ def multilabel_metrics(
         `undefined`: names. A mean of nothing is NaN.
 
     Raises:
-        ClipAlignError: Shapes do not fit, labels are not 0, 1 or NaN, scores are not finite, names repeat.
+        ClipAlignError: Shapes do not fit, labels are not 0, 1 or NaN, scores are not finite, a threshold is NaN,
+            predictions are not 0 or 1, names repeat.
 
     Example:
         >>> multilabel_metrics([[1], [0], [1]], [[0.9], [0.2], [0.4]])["macro_auroc"]
@@ -155,21 +156,24 @@ def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, bas
         scores.
 
     Raises:
-        ClipAlignError: Shapes do not fit, or a task number outside the matrix.
+        ClipAlignError: Shapes do not fit, infinite scores, or a task number outside the matrix.
 
     Example:
         >>> forgetting_metrics([[0.75, 0.5], [0.5, 0.75]])["backward_transfer"]
         -0.25
     """
-    scores = as_numpy(matrix).astype(np.float64)
+    scores = as_floats(matrix, "matrix")
     if scores.ndim != 2 or 0 in scores.shape or (learned_at is None and scores.shape[0] != scores.shape[1]):
         raise ClipAlignError(f"matrix must be [tasks, findings] (square without learned_at), got {scores.shape}")
+    if np.isinf(scores).any():
+        raise ClipAlignError("matrix holds infinite scores; NaN stands for one that is undefined")
     n_tasks, n_findings = scores.shape
-    first = np.arange(n_findings) if learned_at is None else np.asarray(learned_at)
-    if first.shape != (n_findings,) or first.min() < 0 or first.max() >= n_tasks:
+    first: NDArray = np.arange(n_findings) if learned_at is None else as_floats(learned_at, "learned_at")
+    if first.shape != (n_findings,) or (first % 1).any() or first.min() < 0 or first.max() >= n_tasks:
         raise ClipAlignError(
             f"learned_at must hold {n_findings} task numbers from 0 to {n_tasks - 1}, got {learned_at}"
         )
+    first = first.astype(np.int64)
     columns, last = np.arange(n_findings), scores[-1]
     earlier = first < n_tasks - 1
     undefined = np.isnan(last) | np.isnan(scores[first, columns])
@@ -183,16 +187,18 @@ def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, bas
         "undefined": columns[undefined].tolist(),
     }
     if baseline is not None:
-        before = as_numpy(baseline).astype(np.float64)
-        if before.shape != (n_findings,):
-            raise ClipAlignError(f"baseline must hold one score for each of {n_findings} findings, got {before.shape}")
+        before = as_floats(baseline, "baseline")
+        if before.shape != (n_findings,) or np.isinf(before).any():
+            raise ClipAlignError(
+                f"baseline must hold one score, not infinite, for each of {n_findings} findings, got {baseline}"
+            )
         transferred = scores[np.maximum(first - 1, 0), columns] - before
         result["forward_transfer"] = _mean(transferred[(first > 0) & ~np.isnan(transferred)])
     return result
 
 
 def _checked(labels: Any, scores: Any, finding_names: Sequence[str] | None) -> tuple[NDArray, NDArray, list[str]]:
-    target, score = as_numpy(labels).astype(np.float64), as_numpy(scores).astype(np.float64)
+    target, score = as_floats(labels, "labels"), as_floats(scores, "scores")
     if target.ndim != 2 or target.shape != score.shape or 0 in target.shape:
         raise ClipAlignError(
             f"labels {target.shape} and scores {score.shape} must both be [rows, findings], not empty"
@@ -210,11 +216,15 @@ def _checked(labels: Any, scores: Any, finding_names: Sequence[str] | None) -> t
 
 def _hard_labels(score: NDArray, threshold: float | Sequence[float], predictions: Any) -> NDArray:
     if predictions is not None:
-        hard = as_numpy(predictions)
+        hard = as_floats(predictions, "predictions")
         if hard.shape != score.shape:
             raise ClipAlignError(f"predictions {hard.shape} and scores {score.shape} must have the same shape")
+        if not np.isin(hard, (0.0, 1.0)).all():
+            raise ClipAlignError("predictions must be 1 or 0: for scores give a threshold")
         return hard.astype(bool)
-    limits = np.asarray(threshold, dtype=np.float64)
+    limits = as_floats(threshold, "threshold")
+    if np.isnan(limits).any():
+        raise ClipAlignError("threshold is NaN: give a number")
     if limits.ndim > 1 or (limits.ndim == 1 and len(limits) != score.shape[1]):
         raise ClipAlignError(f"threshold must be one number or {score.shape[1]}, got shape {limits.shape}")
     return score >= limits

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .._errors import ClipAlignError
-from ._inputs import as_labels, as_matrix, as_numpy, encode_labels
+from ._inputs import as_labels, as_matrix, as_numpy, check_bins, encode_labels
 
 PAIRS_PER_BLOCK = 16384
 
@@ -30,12 +30,13 @@ def histogram_iou(a: Any, b: Any, bins: int = 100, range: tuple[float, float] = 
         0 (apart) to 1 (the same histogram).
 
     Raises:
-        ClipAlignError: One side is empty or holds NaN.
+        ClipAlignError: One side is empty or holds NaN, or there is no bin.
 
     Example:
         >>> histogram_iou([0.1, 0.1], [0.9, 0.9])
         0.0
     """
+    check_bins(bins)
     heights = [_histogram(values, name, bins, range) for values, name in ((a, "a"), (b, "b"))]
     return float(np.minimum(*heights).sum() / np.maximum(*heights).sum())
 

@@ -112,6 +112,10 @@ class ImageTextPairs(Dataset):
 def collate_pairs(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stacks pairs.
 
+    Args:
+        items (`Sequence[dict]`): N pictures: `images` (and `second_views`), inputs of the image tower; `captions`, one
+            or more texts; `group`, a number.
+
     Returns:
         `dict`: `images` (and `second_views`): inputs of the image tower; `captions`: M texts; `image_groups [N]` and
         `text_groups [M]`: pictures and texts of the same group belong together.

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data._common import quoted
 from hf_clipalign.data.findings import POLICIES
 from hf_clipalign.losses.retune import SCORES
 
@@ -92,6 +93,20 @@ class RETuneTrainingArguments(TrainingArguments):
             raise ClipAlignError("remove_unused_columns must be False: the trainer needs the embeddings.")
         if self.reset_threshold is not None and not 0 <= self.reset_threshold <= 1:
             raise ClipAlignError(f"reset_threshold is {self.reset_threshold}: give a share between 0 and 1.")
+
+    def check_policies(self, findings: Sequence[str]) -> None:
+        """Refuses policies for findings that are not there.
+
+        Args:
+            findings (`Sequence[str]`): all that have prompts.
+
+        Raises:
+            `ClipAlignError`: `uncertain` or `missing` names another one.
+        """
+        for name, policy in (("uncertain", self.uncertain_policy), ("missing", self.missing_policy)):
+            unknown = [] if isinstance(policy, str) else [finding for finding in policy if finding not in findings]
+            if unknown:
+                raise ClipAlignError(f"{name}: no finding {quoted(unknown)}; there are {quoted(findings)}.")
 
     def policies(self, findings: Sequence[str]) -> tuple[str | dict[str, str], str | dict[str, str]]:
         """What becomes of uncertain and of missing labels of some findings, for `FindingLabels.targets`."""

@@ -39,8 +39,10 @@ class RETuneState:
         if not file.is_file():
             return
         try:
-            self.content = json.loads(file.read_text(encoding="utf-8"))
-            version = self.content["format"]
+            content = json.loads(file.read_text(encoding="utf-8"))
+            version = content["format"]
+            if version == _FORMAT:
+                self.content = {**content, **{name: content[name] for name in self.content}}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ClipAlignError(
                 f"{file}: cannot be read; use another output_dir, or remove it to begin again."

@@ -85,7 +85,7 @@ def check_tasks(
     for task in tasks:
         assert data is not None
         if not len(task.rows) or np.min(task.rows) < 0 or np.max(task.rows) >= len(data):
-            raise ClipAlignError(f"the task {task.name!r} asks for rows that the {len(data)} of the data do not have.")
+            raise ClipAlignError(f"the task {task.name!r} has no rows, or some that the {len(data)} of the data lack.")
         positives = (targets(data, task, args) == 1).any(dim=0)
         if not bool(positives.all()):
             name = task.findings[int((~positives).nonzero()[0])]

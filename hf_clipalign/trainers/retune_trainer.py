@@ -112,6 +112,7 @@ class RETuneTrainer(Trainer):
                 check_data(data, learner.adapter_config.embed_dim, self.identity["model"])
         self.state_folder.check(**self.identity)
         self.prompts = self._all_prompts(prompts, train_dataset, eval_dataset)
+        args.check_policies(self.prompts.findings)
         learner.set_prompts(self.prompts)
         self.tasks = [] if train_dataset is None else list(tasks if tasks is not None else joint(train_dataset.labels))
         check_tasks(self.tasks, train_dataset, args)
@@ -331,7 +332,8 @@ class RETuneTrainer(Trainer):
             kinds = ({n: p[kind] for n, p in known.items()} for kind in ("positive", "negative"))
             return FindingPrompts(*kinds)
         merged = self.state_folder.merged_prompts(given)
-        merged.select(findings)
+        if findings:
+            merged.select(findings)
         return merged
 
     # What the Trainer asks for

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
@@ -83,6 +85,8 @@ def test_prompts_from_a_file(tmp_path: Path, name: str) -> None:
         ("- wet\n", r"must hold, for each finding"),
         ("{}", r"there are no findings"),
         ("Edema: [", r"no valid YAML or JSON"),
+        ("1:\n  positive: [wet]\n  negative: [dry]\n", r"finding 1 is no name"),
+        ("No:\n  positive: [wet]\n  negative: [dry]\n", r"finding False is no name"),
     ],
 )
 def test_bad_prompt_files_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -102,6 +106,14 @@ def test_bad_prompts() -> None:
         FindingPrompts.published(["a", "a"])
     with pytest.raises(ClipAlignError, match="no prompts for 'b'"):
         FindingPrompts.published(["a"]).select(["a", "b"])
+    with pytest.raises(ClipAlignError, match=r"got the text 'abc'"):
+        FindingPrompts.published("abc")
+
+
+def test_a_binary_prompt_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "prompts.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ClipAlignError, match=r"prompts\.yaml: cannot be read"):
+        FindingPrompts.load(tmp_path / "prompts.yaml")
 
 
 def test_chexpert_as_it_comes(tmp_path: Path) -> None:
@@ -169,6 +181,7 @@ def test_paths_that_leave_their_folder_are_refused(tmp_path: Path, path: str) ->
         ("Path,Cardiomegaly,Edema\na.jpg,1,yes\n", r"a label is no number"),
         ("Path,Cardiomegaly,Edema\na.jpg,1,1\na.jpg,0,1\n", r"'a.jpg' occurs twice"),
         ("", r"cannot be read"),
+        ("Path,Cardiomegaly,Edema\n", r"there are no rows"),
     ],
 )
 def test_bad_label_files_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -184,6 +197,26 @@ def test_bad_labels() -> None:
         FindingLabels(["a"], ["A"], np.zeros((2, 1)))
     with pytest.raises(ClipAlignError, match="1 patients for 2 rows"):
         labels([[1], [0]], patients=["a"])
+    for values in (np.array([["a"]]), [[1.0, 0.0], [1.0]], [[{}]]):
+        with pytest.raises(ClipAlignError, match="labels must be numbers"):
+            FindingLabels(["a"], ["A"], values)
+    with pytest.raises(ClipAlignError, match="differ"):
+        FindingLabels(["a"], ["A", "A"], np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_labels_may_be_arrays_tensors_and_lists(kind: Any) -> None:
+    found = FindingLabels(["a", "b"], ["A"], kind([[1], [0]]))
+    assert found.values.dtype == np.float64
+    assert found.targets().tolist() == [[1], [0]]
+
+
+def test_findings_are_a_list_of_names(tmp_path: Path) -> None:
+    path = written(tmp_path, "train.csv", CHEXPERT)
+    with pytest.raises(ClipAlignError, match="there are no findings"):
+        read_chexpert(path, [])
+    with pytest.raises(ClipAlignError, match=r"give \['Edema'\]"):
+        read_mimic_cxr(path, path, "Edema")
 
 
 def test_pictures_of_the_rows(tmp_path: Path) -> None:

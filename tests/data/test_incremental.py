@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import (
     FindingLabels,
+    IncrementalTask,
     class_incremental,
     data_incremental,
     disjoint_parts,
@@ -70,3 +73,28 @@ def test_bad_input() -> None:
         data_incremental(labels(9), 10)
     with pytest.raises(ClipAlignError, match="order"):
         class_incremental(labels(9), ["A", "B"])
+    for wrong in ({"n_parts": 2.5}, {"n_parts": 0}, {"n_parts": 2, "seed": -1}):
+        with pytest.raises(ClipAlignError, match="parts"):
+            data_incremental(labels(9), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("rows", "findings", "message"),
+    [
+        (np.ones(9, bool), ("A",), r"'t': rows must be row numbers.*flatnonzero"),
+        (np.array([0.5, 1.0]), ("A",), "float64"),
+        (np.ones((2, 2), int), ("A",), r"\(2, 2\)"),
+        ([0, 1], (), "there are no findings"),
+        ([0, 1], "A", r"give \['A'\]"),
+        ([0, 1], ("A", "A"), "differ"),
+    ],
+)
+def test_a_task_is_checked_where_it_is_made(rows: Any, findings: Any, message: str) -> None:
+    with pytest.raises(ClipAlignError, match=message):
+        IncrementalTask("t", rows, findings)
+
+
+def test_a_task_takes_lists() -> None:
+    task = IncrementalTask("t", [2, 0], ["A", "B"])  # type: ignore[arg-type]
+    assert task.rows.dtype == np.int64
+    assert (task.rows.tolist(), task.findings) == ([2, 0], ("A", "B"))

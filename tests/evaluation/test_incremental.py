@@ -12,6 +12,7 @@ import pytest
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import FindingLabels, IncrementalTask, class_incremental
 from hf_clipalign.evaluation import IncrementalResult, run_incremental, write_incremental_report
+from hf_clipalign.evaluation.plots import plot_task_matrix
 from hf_clipalign.metrics import multilabel_metrics
 
 NAMES = ["A", "B", "C"]
@@ -115,3 +116,8 @@ def test_heat_map_frames_what_a_task_taught() -> None:
     assert corners == {(0, 0), (1, 1), (2, 2)}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["after A", "after B", "after C"]
     assert not any(math.isnan(float(text.get_text())) for text in axes.texts)
+
+
+def test_heat_map_with_the_spread_of_seeds() -> None:
+    axes = plot_task_matrix([[0.5, math.nan]], ["A"], ["A", "B"], [["A"]], spread=[[0.021, math.nan]]).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["50.0\n± 2.1", "–"]

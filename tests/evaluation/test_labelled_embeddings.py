@@ -133,6 +133,9 @@ def test_bad_embeddings(tmp_path: Path) -> None:
         LabelledEmbeddings(torch.ones(3, 8), labels())
     with pytest.raises(ClipAlignError, match=r"\[N, d\]"):
         LabelledEmbeddings(torch.ones(4, 8, dtype=torch.long), labels())
+    for ragged in ([[1.0], [1.0, 2.0]], "abc"):
+        with pytest.raises(ClipAlignError, match="rows of one length"):
+            LabelledEmbeddings(ragged, labels())
     save_file({"other": torch.ones(4, 8)}, tmp_path / "other.safetensors")
     save_file({"image_embeds": torch.ones(4, 8)}, tmp_path / "short.safetensors", metadata={"ids": '["a"]'})
     (tmp_path / "damaged.safetensors").write_bytes(b"abc")
@@ -151,3 +154,11 @@ def test_bad_embeddings(tmp_path: Path) -> None:
             LabelledEmbeddings.from_file(tmp_path / name, labels())
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_arrays_and_lists_become_tensors() -> None:
+    values = np.arange(8.0).reshape(4, 2)
+    for given in (values, values.tolist()):
+        found = LabelledEmbeddings(given, labels()).embeds
+        assert isinstance(found, torch.Tensor)
+        assert found.tolist() == values.tolist()

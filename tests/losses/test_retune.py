@@ -174,5 +174,10 @@ def test_bad_input() -> None:
         retune_logits(torch.ones(2, 4), torch.ones(1, 3), torch.ones(1, 3))
     with pytest.raises(ClipAlignError, match="same shape"):
         masked_bce_loss(torch.ones(2, 4), torch.ones(2, 3))
+    with pytest.raises(ClipAlignError, match=r"\(4,\).*must be"):
+        retune_logits(torch.ones(4), torch.ones(1, 4), torch.ones(1, 4))
+    for strange in (-1.0, 0.5):
+        with pytest.raises(ClipAlignError, match="targets must be 1, 0, or NaN"):
+            masked_bce_loss(torch.ones(1, 3), torch.tensor([[1.0, torch.nan, strange]]))
     with pytest.raises(ClipAlignError, match=r"'both'.*positive, difference"):
         retune_scores(torch.ones(1, 1), torch.ones(1, 1), "both")

@@ -103,6 +103,15 @@ def test_supervised_contrastive_skips_anchors_without_a_positive() -> None:
 def test_supervised_contrastive_checks_shapes() -> None:
     with pytest.raises(ClipAlignError, match=r"labels \[pictures\]"):
         supervised_contrastive_loss(torch.ones(3, 2, 4), torch.ones(6))
+    with pytest.raises(ClipAlignError, match=r"labels \[pictures\]"):
+        supervised_contrastive_loss(torch.ones(3, 2, 4), [0, 1])
+
+
+def test_supervised_contrastive_takes_lists_and_arrays() -> None:
+    features = noise(3, 2, 4)
+    expected = supervised_contrastive_loss(features, torch.tensor([4, 4, 2]))
+    assert torch.equal(supervised_contrastive_loss(features, [4, 4, 2]), expected)
+    assert torch.equal(supervised_contrastive_loss(features, np.array([4, 4, 2])), expected)
 
 
 def test_view_distillation_is_that_of_the_reference() -> None:
@@ -138,6 +147,11 @@ def test_mean_entropy_is_zero_for_even_use_and_log_c_for_one_class() -> None:
     one[:, 2] = 1000.0
     assert mean_entropy_regularizer(even).item() == pytest.approx(0, abs=1e-6)
     assert mean_entropy_regularizer(one).item() == pytest.approx(math.log(5), rel=1e-6)
+
+
+def test_mean_entropy_needs_classes() -> None:
+    with pytest.raises(ClipAlignError, match=r"\(3, 0\)"):
+        mean_entropy_regularizer(torch.ones(3, 0))
 
 
 def test_mean_entropy_is_its_formula() -> None:
@@ -183,3 +197,20 @@ def test_losses_are_computed_in_float32() -> None:
 def test_the_whole_loss_checks_its_rows() -> None:
     with pytest.raises(ClipAlignError, match="two views, 6 rows"):
         spectral_gcd_losses(noise(6, 4), noise(6, 5), noise(5, 7), torch.zeros(3), None, teacher_temperature=0.05)
+
+
+@pytest.mark.parametrize("labels", [[0, 4, 1], [-2, 0, 1], [0.0, 1.0, 2.0]])
+def test_the_whole_loss_checks_its_labels(labels: list[float]) -> None:
+    with pytest.raises(ClipAlignError, match=r"from -1 .* to 3"):
+        spectral_gcd_losses(
+            noise(6, 4), noise(6, 5), noise(6, 7), torch.tensor(labels), None, teacher_temperature=0.05
+        )
+
+
+def test_labels_of_any_integer_type_are_the_same() -> None:
+    arguments = noise(6, 4), noise(6, 5), noise(6, 7)
+    first, second = (
+        spectral_gcd_losses(*arguments, torch.tensor([0, -1, 3], dtype=kind), None, teacher_temperature=0.05)
+        for kind in (torch.int32, torch.int64)
+    )
+    assert torch.equal(first["loss"], second["loss"])

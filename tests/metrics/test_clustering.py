@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import optimize
+from scipy.optimize import linear_sum_assignment
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.metrics import clustering_accuracy, clustering_report, match_clusters
@@ -103,3 +105,31 @@ def test_report_counts_and_agrees_with_scikit_learn():
 def test_bad_input(arguments, message):
     with pytest.raises(ClipAlignError, match=message):
         clustering_accuracy(*arguments)
+
+
+@pytest.mark.parametrize("n_classes", [7, 300])
+def test_very_many_clusters_are_matched_without_a_square_matrix(n_classes, monkeypatch):
+    rng = np.random.default_rng(0)
+    matched = rng.permutation(8000)[:n_classes]  # three samples of each class, all others are alone in their cluster
+    labels = np.concatenate([np.repeat(np.arange(n_classes), 3), rng.integers(n_classes, size=8000)])
+    clusters = np.concatenate([np.repeat(matched, 3), np.arange(8000)])
+    shapes = []
+
+    def assignment(costs):
+        shapes.append(costs.shape)
+        return linear_sum_assignment(costs)
+
+    monkeypatch.setattr(optimize, "linear_sum_assignment", assignment)
+    for names in (labels, np.array([f"class {label:03d}" for label in labels])):
+        pairs = match_clusters(names, clusters)
+        assert [pairs[cluster] for cluster in matched] == np.unique(names).tolist()
+    assert set(shapes) == {(8000, n_classes)}
+
+
+def test_both_forms_are_equally_right(monkeypatch):
+    rng = np.random.default_rng(1)
+    labels, clusters, known = rng.integers(6, size=200), rng.integers(9, size=200), np.ones(200, bool)
+    square = clustering_accuracy(labels, clusters, known)["all"]
+    monkeypatch.setattr("hf_clipalign.metrics.clustering._SQUARE_IDS", 0)
+    assert clustering_accuracy(labels, clusters, known)["all"] == square
+    assert clustering_accuracy(clusters, labels, known)["all"] == square

@@ -75,3 +75,8 @@ def test_the_plot_has_a_panel_for_each_kind():
 def test_bad_input(image, text, words):
     with pytest.raises(ClipAlignError, match=words):
         modality_gap(image, text)
+
+
+def test_a_report_needs_bins():
+    with pytest.raises(ClipAlignError, match="bins must be"):
+        intra_modal_report(cloud(8), ["a", "b"] * 4, cloud(4, seed=1), ["a", "b"] * 2, bins=0)

@@ -16,7 +16,9 @@ def test_zero_where_one_is_zero():
     assert harmonic_mean(0, 0.9) == harmonic_mean(0, 0) == 0
 
 
-@pytest.mark.parametrize("values", [(), (0.5, -0.1), (float("nan"), 1), (1, float("inf"))])
+@pytest.mark.parametrize(
+    "values", [(), ([80, 60],), ("a",), (None, 1), (0.5, -0.1), (float("nan"), 1), (1, float("inf"))]
+)
 def test_bad_values(values):
     with pytest.raises(ClipAlignError, match="harmonic mean"):
         harmonic_mean(*values)

@@ -137,6 +137,18 @@ def test_undefined_scores_are_named_and_a_past_without_them_is_not():
         (lambda: forgetting_metrics([[0.5, 0.5]]), "square"),
         (lambda: forgetting_metrics([[0.5]], learned_at=[1]), "task numbers"),
         (lambda: forgetting_metrics([[0.5]], baseline=[0.1, 0.2]), "baseline"),
+        (lambda: multilabel_metrics([["1"]], [[0.5]]), "labels must be numbers"),
+        (lambda: multilabel_metrics([[1, 0], [1]], [[0.5]]), "labels must be numbers"),
+        (lambda: multilabel_metrics([[1]], [["high"]]), "scores must be numbers"),
+        (lambda: multilabel_metrics([[1]], [[0.5]], threshold="0.5"), "threshold must be numbers"),
+        (lambda: multilabel_metrics([[1]], [[0.5]], threshold=NAN), "threshold is NaN"),
+        (lambda: multilabel_metrics([[1]], [[0.5]], predictions=[[0.3]]), "predictions must be 1 or 0"),
+        (lambda: multilabel_intervals([[1]], [[0.5]], predictions=[[NAN]]), "predictions must be 1 or 0"),
+        (lambda: forgetting_metrics([[0.5, 0.5], [0.5]]), "matrix must be numbers"),
+        (lambda: forgetting_metrics([["high"]]), "matrix must be numbers"),
+        (lambda: forgetting_metrics([[float("inf")]]), "infinite"),
+        (lambda: forgetting_metrics([[0.5]], learned_at=[0.5]), "task numbers"),
+        (lambda: forgetting_metrics([[0.5]], learned_at=["A"]), "learned_at must be numbers"),
     ],
 )
 def test_bad_input_names_the_culprit(call, message):

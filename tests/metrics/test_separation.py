@@ -72,6 +72,8 @@ def test_histogram_iou():
         ),
         (lambda: histogram_iou([], [1.0]), "a must hold"),
         (lambda: histogram_iou([1.0], [np.nan]), "b must hold"),
+        (lambda: histogram_iou([1.0], [1.0], bins=0), "bins must be"),
+        (lambda: histogram_iou([1.0], [1.0], bins=2.5), "bins must be"),
     ],
 )
 def test_bad_input_names_the_culprit(call, message):

@@ -130,6 +130,22 @@ def test_a_task_is_added_a_month_later(tmp_path: Path) -> None:
     assert later.result == whole.result
 
 
+def test_scores_and_card_a_month_later_without_data(tmp_path: Path) -> None:
+    trained = build(tmp_path)
+    trained.train()
+    nothing: dict[str, Any] = {"train_dataset": None, "eval_dataset": None}
+    for prompts in (PROMPTS, PROMPTS.select(["cat"]), None):
+        loaded = PeftModel.from_pretrained(tiny_clip(), tmp_path, is_trainable=True)
+        later = build(tmp_path, prompts=prompts, model=loaded, **nothing)
+        assert later.prompts.to_dict() == PROMPTS.to_dict()
+        embeds = embeddings(8, seed=4).embeds
+        assert torch.equal(later.scores(embeds)[0], trained.scores(embeds)[0])
+        later.create_model_card()
+        assert json.loads((tmp_path / "metrics.json").read_text())["tasks"] == FINDINGS
+    alone = build(tmp_path / "new", prompts=PROMPTS.select(["cat"]), **nothing)
+    assert alone.scores(embeds)[0].shape == (8, 1)
+
+
 def test_from_the_adapter_alone_the_optimizer_starts_anew(tmp_path: Path) -> None:
     tasks = class_incremental(embeddings().labels)
     build(tmp_path / "first", tasks=tasks[:1]).train()
@@ -206,6 +222,10 @@ def test_the_state_survives_damage_with_words(tmp_path: Path) -> None:
     (tmp_path / "retune.json").write_text('{"format": 9}')
     with pytest.raises(ClipAlignError, match="format 9"):
         build(tmp_path)
+    for partial in ('{"format": 1}', "[]"):
+        (tmp_path / "retune.json").write_text(partial)
+        with pytest.raises(ClipAlignError, match=r"retune\.json: cannot be read"):
+            build(tmp_path)
 
 
 def test_prompts_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,6 +368,11 @@ def test_bad_input(tmp_path: Path) -> None:
         build(tmp_path, tasks=[task, task])
     with pytest.raises(ClipAlignError, match="96 of the data"):
         build(tmp_path, tasks=[IncrementalTask("cat", np.array([96]), ("cat",))])
+    with pytest.raises(ClipAlignError, match="no rows, or some that"):
+        build(tmp_path, tasks=[IncrementalTask("cat", np.array([]), ("cat",))])
+    for policy in ("uncertain", "missing"):
+        with pytest.raises(ClipAlignError, match=f"{policy}: no finding 'catt'; there are 'cat', 'dog', 'bird'"):
+            build(tmp_path, **{policy: '{"catt": "ones"}'})
     with pytest.raises(ClipAlignError, match="nothing to learn from"):
         build(tmp_path, train_dataset=None).train()
     with pytest.raises(ClipAlignError, match="no test data"):

@@ -159,3 +159,5 @@ def test_bad_input(tmp_path: Path) -> None:
     prompted("vpt_shallow", "clip").save_pretrained(tmp_path / "vpt")
     with pytest.raises(ClipAlignError, match="CLIP_VPT"):
         load_without_towers(tmp_path / "vpt")
+    with pytest.raises(ClipAlignError, match="none' holds no adapter"):
+        load_without_towers(tmp_path / "none")

@@ -81,7 +81,18 @@ def adapt_image(model: Any, embeds: Tensor) -> Tensor:
 
 
 def adapt_text(model: Any, embeds: Tensor) -> Tensor:
-    """The active adapter on text embeddings; see `adapt_image`."""
+    """The active adapter on text embeddings.
+
+    Args:
+        model (`PeftModel`): a CLIP or an `EmbeddingSpace` with a RE-tune adapter.
+        embeds (`Tensor [M, d]`): behind the projector and NOT of unit length.
+
+    Returns:
+        `Tensor [M, d]`: as `adapt_image`.
+
+    Raises:
+        `ClipAlignError`: as `adapt_image`.
+    """
     return _adapt(model, "text", embeds)
 
 
@@ -96,7 +107,7 @@ def load_without_towers(folder: str | Path, **kwargs: Any) -> Any:
         `PeftModel`: for `adapt_image` and `adapt_text`.
 
     Raises:
-        `ClipAlignError`: the folder holds an adapter of another kind.
+        `ClipAlignError`: there is no adapter, or one of another kind.
 
     Example:
         ```python
@@ -107,7 +118,12 @@ def load_without_towers(folder: str | Path, **kwargs: Any) -> Any:
     """
     from peft import PeftConfig, PeftModel
 
-    config: Any = PeftConfig.from_pretrained(str(folder))
+    try:
+        config: Any = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        raise ClipAlignError(
+            f"{str(folder)!r} holds no adapter that can be read: give the folder or Hub id of a saved one."
+        ) from error
     if str(config.peft_type.value) != "CLIP_RETUNE":
         raise ClipAlignError(f"{str(folder)!r} holds an adapter of type {config.peft_type.value}, not RE-tune's.")
     heads: dict[Modality, str] = {"image": config.image_head, "text": config.text_head}
