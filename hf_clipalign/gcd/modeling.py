@@ -347,11 +347,17 @@ class SpectralGCDModel(PreTrainedModel):
 
         Raises:
             `ClipAlignError`: neither or both inputs, or no picture at all; a picture that cannot be read; pixel values
-                of another size; no processor; a number that cannot be used.
+                of another size; no processor; a number that cannot be used; a student that takes pictures of any
+                shape.
         """
         check_number("temperature", temperature, "a number above 0", above=0)
         check_integer("batch_size", batch_size)
         check_integer("n_concepts", n_concepts, 0)
+        if self.encoder.flexible_images:
+            raise ClipAlignError(
+                f"{type(self.backbone).__name__} takes pictures of any shape as patches, which predict does not make: "
+                "call the model with all that its picture processor gives"
+            )
         if (images is None) == (pixel_values is None):
             raise ClipAlignError("give either images or pixel_values")
         if pixel_values is None:

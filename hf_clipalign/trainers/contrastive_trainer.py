@@ -9,9 +9,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_callback import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
@@ -19,19 +17,19 @@ from hf_clipalign.backbones import tokenize
 from hf_clipalign.data import ImageSource, from_dataset
 from hf_clipalign.losses import contrastive_loss, info_nce_loss, sigmoid_loss
 from hf_clipalign.metrics import retrieval_metrics
+from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_setup, holds_pictures
 from hf_clipalign.trainers.contrastive_arguments import ContrastiveTrainingArguments
 from hf_clipalign.trainers.contrastive_card import write_contrastive_card
 from hf_clipalign.trainers.contrastive_learner import ContrastiveLearner
 from hf_clipalign.trainers.contrastive_pairs import Augmentation, ImageTextPairs, RandomCrop, collate_pairs
 from hf_clipalign.trainers.gather import gather_rows
-from hf_clipalign.trainers.prompt_learning_trainer import keeping_last_batch, last_good_checkpoint
 
 _BIAS_FILE = "loss_bias.safetensors"
 _HIGHEST_SCALE = 100.0
 _EVALUATED_AT = (1, 5)
 
 
-class ContrastiveTrainer(Trainer):
+class ContrastiveTrainer(AlignmentTrainer):
     """Fine-tunes a model with two towers on image–text pairs.
 
     The loss is `contrastive_loss` (symmetric InfoNCE) or `sigmoid_loss`, each over the pictures and texts of ALL
@@ -82,11 +80,7 @@ class ContrastiveTrainer(Trainer):
         **kwargs: Any,
     ):
         args = args or ContrastiveTrainingArguments(output_dir="contrastive")
-        if args.n_gpu > 1:
-            raise ClipAlignError(
-                f"one process cannot train on {args.n_gpu} GPUs: start one per GPU with accelerate launch, "
-                "or show it one with CUDA_VISIBLE_DEVICES=0"
-            )
+        check_setup(args, processing_class)
         if not hasattr(model, "save_pretrained"):
             raise ClipAlignError(
                 f"{type(model).__name__} cannot save itself as a checkpoint: convert it to transformers before "
@@ -111,9 +105,6 @@ class ContrastiveTrainer(Trainer):
             compute_metrics=kwargs.pop("compute_metrics", retrieval_of_pairs),
             **kwargs,
         )
-        self.loss_is_scaled_for_ga = False
-        self._terms: dict[str, float] = {}
-        self._n_terms = 0
         self._results: Any = None
         self._command = ""
         self.add_callback(_EveryEpochAndStep(self))
@@ -132,9 +123,7 @@ class ContrastiveTrainer(Trainer):
 
     def _pairs(self, dataset: Any, args: ContrastiveTrainingArguments, training: bool) -> Any:
         """Model inputs of pictures and captions; a torch data set that gives them already is returned as it is."""
-        if dataset is None or not (
-            isinstance(dataset, ImageSource) or type(dataset).__module__.startswith("datasets.")
-        ):
+        if not holds_pictures(dataset, "images"):
             return dataset
         source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset, text_column=args.text_column)
         two_views = training and args.image_term_weight > 0
@@ -182,10 +171,10 @@ class ContrastiveTrainer(Trainer):
         gathered = {name: gather_rows(value) for name, value in {**rows, **groups}.items()}
         if len(gathered["image_embeds"]) < 2:
             raise ClipAlignError("the batch holds one pair, which has no negatives: give two or more")
+        if outputs["logit_scale"] <= 0:
+            raise self._diverged("the logit scale has fallen to 0")
         losses = self._losses({**outputs, **gathered})
-        self._n_terms += 1
-        for name, value in losses.items():
-            self._terms[name] = self._terms.get(name, 0.0) + float(value.detach())
+        self._keep_terms(losses)
         loss = losses["contrastive_loss"]
         if "image_loss" in losses:
             loss = loss + self.args.image_term_weight * losses["image_loss"]
@@ -205,18 +194,6 @@ class ContrastiveTrainer(Trainer):
                 losses["image_loss"] = info_nce_loss(views, self.args.image_term_temperature)
         return losses
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One micro-batch; a loss that is not finite ends the training before it reaches the weights."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            checkpoint = last_good_checkpoint(self.args.output_dir, "*model*.safetensors")
-            where = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no good checkpoint yet"
-            raise ClipAlignError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1} with learning rate "
-                f"{self._get_learning_rate():g}: {where}. Lower learning_rate, or train in float32 or bfloat16."
-            )
-        return loss
-
     def after_step(self) -> None:
         """Puts the scale back below its limit; called after every update of the weights."""
         if self._highest_scale is not None:
@@ -225,9 +202,7 @@ class ContrastiveTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the loss terms since the last log, and the scale, to the training loss."""
         if "loss" in logs and self._n_terms:
-            terms = {name: value / self._n_terms for name, value in self._terms.items()}
-            logs = {**logs, **terms, "logit_scale": self.learner.encoder.logit_scale.item()}
-            self._terms, self._n_terms = {}, 0
+            logs = {**logs, "logit_scale": self.learner.encoder.logit_scale.item()}
         super().log(logs, start_time)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -256,15 +231,9 @@ class ContrastiveTrainer(Trainer):
         embeds = outputs["image_embeds"].float(), outputs["text_embeds"].float()
         return loss["contrastive_loss"], None if prediction_loss_only else embeds, inputs["image_groups"]
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """All pictures, also those of an incomplete last batch."""
-        with keeping_last_batch(self.args):
-            return super().get_eval_dataloader(eval_dataset)
-
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """All pictures, also those of an incomplete last batch."""
-        with keeping_last_batch(self.args):
-            return super().get_test_dataloader(self._pairs(test_dataset, self.args, training=False))
+        return super().get_test_dataloader(self._pairs(test_dataset, self.args, training=False))
 
     # Checkpoints and card
 
@@ -282,15 +251,11 @@ class ContrastiveTrainer(Trainer):
         if self.is_world_process_zero():
             write_contrastive_card(self, self.args.output_dir or ".", self._results, self._command)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Writes the model as a stock checkpoint with its processor; in a checkpoint also the settings."""
-        folder = Path(output_dir or self.args.output_dir or ".")
+    def _write_model(self, folder: Path, checkpoint: bool) -> None:
+        """A stock checkpoint with its processor, and in a checkpoint the loss's own bias."""
         self.clip.save_pretrained(folder)
         self._processing_class.save_pretrained(folder)
-        if not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
-            return
-        (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
-        if self.learner.own_bias is not None:
+        if checkpoint and self.learner.own_bias is not None:
             with atomic_file(folder / _BIAS_FILE) as staging:
                 save_file({"bias": self.learner.own_bias.detach().cpu()}, staging)
 

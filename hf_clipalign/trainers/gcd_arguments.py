@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,6 +11,15 @@ from transformers import TrainingArguments
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import gcd_preset
+
+_TEMPERATURES = ("student", "teacher", "warmup_teacher", "contrastive", "supervised_contrastive")
+_NOT_NEGATIVE = (
+    "mean_entropy_weight",
+    "distillation_weight",
+    "warmup_teacher_epochs",
+    "train_blocks",
+    "backbone_learning_rate",
+)
 
 
 @dataclass
@@ -116,12 +126,16 @@ class SpectralGCDTrainingArguments(TrainingArguments):
             raise ClipAlignError(f"crop_share is {self.crop_share}: give a share above 0 and up to 1")
         if not 0 <= self.supervised_weight <= 1:
             raise ClipAlignError(f"supervised_weight is {self.supervised_weight}: give a share from 0 to 1")
-        temperatures = ("student", "teacher", "warmup_teacher", "contrastive", "supervised_contrastive")
-        for name in (f"{kind}_temperature" for kind in temperatures):
-            if not getattr(self, name) > 0:
-                raise ClipAlignError(f"{name} is {getattr(self, name)}: give a number above 0")
-        if self.train_blocks < 0:
-            raise ClipAlignError(f"train_blocks is {self.train_blocks}: give 0 or more")
+        for name in (f"{kind}_temperature" for kind in _TEMPERATURES):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ClipAlignError(f"{name} is {getattr(self, name)}: give a finite number above 0")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ClipAlignError(f"{name} is {getattr(self, name)}: give a finite number, 0 or more")
+        if not 0 <= self.rate_floor <= 1:
+            raise ClipAlignError(f"rate_floor is {self.rate_floor}: give a share from 0 to 1")
+        if not 0 <= self.momentum < 1:
+            raise ClipAlignError(f"momentum is {self.momentum}: give a number from 0 to below 1")
 
     @classmethod
     def preset(cls, dataset: str, **overrides: Any) -> SpectralGCDTrainingArguments:

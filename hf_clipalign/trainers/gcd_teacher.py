@@ -90,7 +90,7 @@ def teacher_concepts(
         processor = getattr(teacher.processor, "image_processor", teacher.processor)
         keys |= {"teacher": weights_digest(teacher.model), "picture_processing": _digest([processor.to_json_string()])}
     if file is not None and file.exists():
-        return TeacherConcepts(*_read(file, keys), temperature)
+        return TeacherConcepts(*_read(file, keys, (len(source), len(prompts))), temperature)
     if teacher is None:
         raise ClipAlignError(
             "there is nothing to distil from: pass a teacher, the teacher_cache of an earlier run, or "
@@ -111,13 +111,14 @@ def _image_features(teacher: Teacher, source: ImageSource, num_workers: int | No
     return F.normalize(project_image_features(encoder, features.values), dim=-1).contiguous()
 
 
-def _read(file: Path, keys: dict[str, str]) -> tuple[Tensor, Tensor]:
+def _read(file: Path, keys: dict[str, str], rows: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    damaged = f"the teacher cache {str(file)!r} is damaged: delete it, it is made again"
     try:
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata() or {}
             tensors = stored.get_tensor("images"), stored.get_tensor("texts")
     except (SafetensorError, OSError) as error:
-        raise ClipAlignError(f"the teacher cache {str(file)!r} is damaged: delete it, it is made again") from error
+        raise ClipAlignError(damaged) from error
     differences = [
         f"{_WHAT[name]} ({metadata.get(name, 'unknown')[:8]}, here {value[:8]})"
         for name, value in keys.items()
@@ -128,7 +129,14 @@ def _read(file: Path, keys: dict[str, str]) -> tuple[Tensor, Tensor]:
             f"the teacher cache {str(file)!r} was made with {' and '.join(differences)}: delete it, or name another "
             "file with teacher_cache"
         )
+    fit = all(value.ndim == 2 for value in tensors) and tuple(map(len, tensors)) == rows
+    if not (fit and tensors[0].shape[1] == tensors[1].shape[1] and all(map(_is_finite, tensors))):
+        raise ClipAlignError(damaged)
     return tensors
+
+
+def _is_finite(features: Tensor) -> bool:
+    return features.is_floating_point() and bool(torch.isfinite(features).all())
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from transformers import Trainer
 from transformers.trainer_callback import TrainerCallback
 from transformers.training_args import OptimizerNames
 
@@ -23,6 +22,7 @@ from hf_clipalign.gcd import SpectralGCDModel
 from hf_clipalign.gcd.explanation import ProfileSums
 from hf_clipalign.losses import spectral_gcd_losses, teacher_temperature
 from hf_clipalign.metrics import clustering_accuracy
+from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_setup
 from hf_clipalign.trainers.gather import gather_rows, gather_views
 from hf_clipalign.trainers.gcd_arguments import SpectralGCDTrainingArguments
 from hf_clipalign.trainers.gcd_images import BalancedSampler, GCDImages
@@ -32,7 +32,7 @@ from hf_clipalign.trainers.prompt_images import PromptImages, collate
 from hf_clipalign.trainers.teacher import Teacher
 
 
-class SpectralGCDTrainer(Trainer):
+class SpectralGCDTrainer(AlignmentTrainer):
     """Trains a `SpectralGCDModel` on pictures of which some are labelled.
 
     All losses compare the pictures of the whole batch: with several processes the outputs are gathered first, so that
@@ -71,6 +71,7 @@ class SpectralGCDTrainer(Trainer):
     """
 
     args: SpectralGCDTrainingArguments
+    _against_divergence = "Lower learning_rate and backbone_learning_rate, and train float32 weights."
 
     def __init__(
         self,
@@ -83,12 +84,10 @@ class SpectralGCDTrainer(Trainer):
         **kwargs: Any,
     ):
         args = args or SpectralGCDTrainingArguments(output_dir="spectral-gcd")
+        _check_model(model)
         _check_split(model, train_dataset, args)
-        if args.n_gpu > 1:
-            raise ClipAlignError(
-                f"one process cannot train on {args.n_gpu} GPUs: start one per GPU with accelerate launch, "
-                "or show it one with CUDA_VISIBLE_DEVICES=0"
-            )
+        processor = model.image_processor
+        check_setup(args, processor)
         args.label_names = args.label_names or ["labels"]
         self.split = train_dataset
         self._teacher_concepts: TeacherConcepts | None = None
@@ -98,7 +97,6 @@ class SpectralGCDTrainer(Trainer):
         self.teacher = None if teacher is None else _as_teacher(teacher, teacher_processor)
         model.train_last_blocks(args.train_blocks)
         image_size = model.encoder.image_size
-        processor = model.image_processor
         images = GCDImages(train_dataset, processor, image_size, args.crop_share, args.flip, args.seed)
         self._plain_images = PromptImages(train_dataset.source, processor, image_size)
         self._sampler = BalancedSampler(train_dataset.labelled, args.seed)
@@ -111,10 +109,7 @@ class SpectralGCDTrainer(Trainer):
             processing_class=kwargs.pop("processing_class", processor),
             **kwargs,
         )
-        self.loss_is_scaled_for_ga = False
         self._epoch = 0
-        self._terms: dict[str, float] = {}
-        self._n_terms = 0
         self.add_callback(_DrawsByEpoch(self))
 
     @property
@@ -149,10 +144,7 @@ class SpectralGCDTrainer(Trainer):
             contrastive_temperature=self.args.contrastive_temperature,
             supervised_contrastive_temperature=self.args.supervised_contrastive_temperature,
         )
-        self._n_terms += 1
-        for name, value in losses.items():
-            if name != "loss":
-                self._terms[name] = self._terms.get(name, 0.0) + float(value.detach())
+        self._keep_terms({name: value for name, value in losses.items() if name != "loss"})
         return (losses["loss"], outputs) if return_outputs else losses["loss"]
 
     def _teacher_rows(self, index: Tensor) -> Tensor | None:
@@ -179,32 +171,17 @@ class SpectralGCDTrainer(Trainer):
             self._teacher_concepts = features.to(self.args.device)
         return self._teacher_concepts
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One batch; a loss that is not finite ends the training."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise ClipAlignError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1}: lower learning_rate and "
-                "backbone_learning_rate, and train float32 weights"
-            )
-        return loss
-
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains, then describes the classes by their concepts. See `transformers.Trainer.train`."""
-        if self.args.distillation_weight != 0:
-            self.teacher_concepts()
-        if self.args.center_concepts and not bool(self.gcd_model.concept_means.any()):
-            self._center_concepts()
         output = super().train(*args, **kwargs)
         self.assign_classes()
         return output
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the loss terms since the last log to the training loss."""
-        if "loss" in logs and self._n_terms:
-            logs = {**logs, **{name: value / self._n_terms for name, value in self._terms.items()}}
-            self._terms, self._n_terms = {}, 0
-        super().log(logs, start_time)
+    def _before_training(self) -> None:
+        if self.args.distillation_weight != 0:
+            self.teacher_concepts()
+        if self.args.center_concepts and not bool(self.gcd_model.concept_means.any()):
+            self._center_concepts()
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
         """Two groups of parameters with rates of their own; weight decay on all, as published."""
@@ -218,12 +195,6 @@ class SpectralGCDTrainer(Trainer):
                 kind, settings = self.get_optimizer_cls_and_kwargs(args, self.gcd_model)
             self.optimizer = kind(groups, **{**settings, "weight_decay": args.weight_decay})
         return cast(Optimizer, self.optimizer)
-
-    def set_initial_training_values(self, args: Any, dataloader: Any, *batch_size: Any) -> Any:
-        """Keeps the number of steps in an epoch for the schedule. (The first 5.x releases give the batch size too.)"""
-        values = super().set_initial_training_values(args, dataloader, *batch_size)
-        self._steps_per_epoch = values[1]
-        return values
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """A cosine from the rates to their floor, a step per epoch."""
@@ -291,15 +262,11 @@ class SpectralGCDTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """All pictures, also those of an incomplete last batch."""
-        self.args.dataloader_drop_last = False
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = True
+    # Checkpoints and card
 
-    # Card
+    def _write_model(self, folder: Path, checkpoint: bool) -> None:
+        self.gcd_model.save_pretrained(folder)
+        cast(Any, self.processing_class).save_pretrained(folder)
 
     def create_model_card(self, *args: Any, evaluations: Any = (), command: str = "", **kwargs: Any) -> None:
         """Writes `README.md` beside the model.
@@ -346,14 +313,21 @@ def _check_teacher(features: TeacherConcepts, model: SpectralGCDModel, split: GC
         )
 
 
-def _check_split(model: SpectralGCDModel, split: Any, args: SpectralGCDTrainingArguments) -> None:
-    if not isinstance(split, GCDSplit):
-        raise ClipAlignError(f"train_dataset is a {type(split).__name__}: make a GCDSplit of it, with from_source")
+def _check_model(model: Any) -> None:
+    if not isinstance(model, SpectralGCDModel):
+        raise ClipAlignError(
+            f"the model is a {type(model).__name__}: make a SpectralGCDModel of it, with SpectralGCDModel.from_student"
+        )
     if model.encoder.flexible_images:
         raise ClipAlignError(
             f"{type(model.backbone).__name__} takes pictures of any shape as patches, but the views are square "
             "pictures: train a model with a fixed picture size"
         )
+
+
+def _check_split(model: SpectralGCDModel, split: Any, args: SpectralGCDTrainingArguments) -> None:
+    if not isinstance(split, GCDSplit):
+        raise ClipAlignError(f"train_dataset is a {type(split).__name__}: make a GCDSplit of it, with from_source")
     if split.class_names != model.config.class_names:
         raise ClipAlignError(
             f"{split.source.name}: the known classes are {split.class_names[:5]}…, but the model's are "

@@ -122,11 +122,10 @@ class KDPLTrainer(PromptLearningTrainer):
             self._teacher_text = self.teacher.text_features(self.teacher_prompts).to(self.args.device)
         return self._teacher_text
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains; the teacher's features that can be kept are taken first. See `transformers.Trainer.train`."""
+    def _before_training(self) -> None:
+        """Takes the teacher's features that can be kept."""
         self.teacher_text_features()
         self._keep_teacher_images()
-        return super().train(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Takes the micro-batches of one step and adds the teacher's logits, for classes chosen over all of them."""

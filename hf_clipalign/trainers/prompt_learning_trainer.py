@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
-from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
+from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_setup, holds_pictures
 from hf_clipalign.trainers.prompt_average import PromptAverage
 from hf_clipalign.trainers.prompt_card import write_prompt_card
 from hf_clipalign.trainers.prompt_images import PromptImages, collate, drop_unreadable
@@ -35,7 +32,7 @@ from hf_clipalign.trainers.schedule import published_rates, published_scheduler
 _ADAPTER_FILE = "adapter_model.safetensors"
 
 
-class PromptLearningTrainer(Trainer):
+class PromptLearningTrainer(AlignmentTrainer):
     """Trains a prompt adapter with cross-entropy on labelled pictures.
 
     Args:
@@ -79,11 +76,7 @@ class PromptLearningTrainer(Trainer):
         **kwargs: Any,
     ):
         args = args or self.default_arguments()
-        if args.n_gpu > 1:
-            raise ClipAlignError(
-                f"one process cannot train on {args.n_gpu} GPUs: start one per GPU with accelerate launch, "
-                "or show it one with CUDA_VISIBLE_DEVICES=0"
-            )
+        check_setup(args, processing_class)
         args.label_names = args.label_names or ["labels"]
         learner = PromptLearner(model, processing_class, args.template)
         self._processing_class = processing_class
@@ -109,13 +102,10 @@ class PromptLearningTrainer(Trainer):
             compute_metrics=kwargs.pop("compute_metrics", accuracy_metric),
             **kwargs,
         )
-        self.loss_is_scaled_for_ga = False
         self.class_names = list(names)
         self._results: Any = None
         self._command = ""
         self._row: str | None = None
-        self._terms: dict[str, float] = {}
-        self._n_terms = 0
         self.add_callback(_ViewsByEpoch(self))
         self.average = self._prompt_average()
 
@@ -138,7 +128,7 @@ class PromptLearningTrainer(Trainer):
 
     def _images(self, dataset: Any, args: PromptLearningTrainingArguments, training: bool) -> Any:
         """Model inputs of pictures; a torch data set that gives them already is returned as it is."""
-        if dataset is None or not _is_source(dataset):
+        if not holds_pictures(dataset, "pixel_values"):
             return dataset
         source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset)
         return PromptImages(
@@ -155,7 +145,7 @@ class PromptLearningTrainer(Trainer):
         return {}
 
     def _eval_images(self, dataset: Any, args: PromptLearningTrainingArguments) -> Any:
-        if isinstance(dataset, Mapping) and not _is_source(dataset):
+        if isinstance(dataset, Mapping) and not isinstance(dataset, ImageSource):
             return {name: self._images(part, args, training=False) for name, part in dataset.items()}
         return self._images(dataset, args, training=False)
 
@@ -195,10 +185,7 @@ class PromptLearningTrainer(Trainer):
         if self._regularised:
             terms = self._regulariser(outputs, inputs.get("class_indices"))
             losses = {**losses, **terms, "loss": losses["loss"] + sum(terms.values())}
-        self._n_terms += 1
-        for name, value in losses.items():
-            if name != "loss":
-                self._terms[name] = self._terms.get(name, 0.0) + float(value.detach())
+        self._keep_terms({name: value for name, value in losses.items() if name != "loss"})
         return (losses["loss"], outputs) if return_outputs else losses["loss"]
 
     def _regulariser(self, outputs: dict[str, Tensor], class_indices: Tensor | None) -> dict[str, Tensor]:
@@ -227,34 +214,9 @@ class PromptLearningTrainer(Trainer):
         lines = Path(self.args.frozen_templates).read_text(encoding="utf-8").splitlines()
         return [line.strip() for line in lines if line.strip()]
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One micro-batch; a loss that is not finite ends the training before it reaches the prompts."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            checkpoint = last_good_checkpoint(self.args.output_dir)
-            where = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no good checkpoint yet"
-            raise ClipAlignError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1} with learning rate "
-                f"{self._get_learning_rate():g}: {where}. Lower learning_rate, or train in float32 or bfloat16."
-            )
-        return loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the loss terms since the last log to the training loss."""
-        if "loss" in logs and self._n_terms:
-            logs = {**logs, **{name: value / self._n_terms for name, value in self._terms.items()}}
-            self._terms, self._n_terms = {}, 0
-        super().log(logs, start_time)
-
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay is on every prompt parameter, as published."""
         return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-    def set_initial_training_values(self, args: Any, dataloader: Any, *batch_size: Any) -> Any:
-        """Keeps the number of steps in an epoch for the schedule. (The first 5.x releases give the batch size too.)"""
-        values = super().set_initial_training_values(args, dataloader, *batch_size)
-        self._steps_per_epoch = values[1]
-        return values
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The published learning rates by epoch, or transformers' own scheduler."""
@@ -323,16 +285,6 @@ class PromptLearningTrainer(Trainer):
         with self._classes_of(dataset):
             return super().evaluate(dataset, ignore_keys, metric_key_prefix)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """All pictures, also those of an incomplete last batch."""
-        with keeping_last_batch(self.args):
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """All pictures, also those of an incomplete last batch."""
-        with keeping_last_batch(self.args):
-            return super().get_test_dataloader(test_dataset)
-
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -376,16 +328,12 @@ class PromptLearningTrainer(Trainer):
         if self.is_world_process_zero():
             write_prompt_card(self, self.args.output_dir or ".", self._results, self._command, self._row)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Writes the adapter; in a checkpoint also the settings and the average so far, elsewhere the processor."""
-        folder = Path(output_dir or self.args.output_dir or ".")
-        folder.mkdir(parents=True, exist_ok=True)
+    def _write_model(self, folder: Path, checkpoint: bool) -> None:
+        """The adapter; in a checkpoint also the average so far, elsewhere the processor."""
         self.learner.save_pretrained(str(folder))
-        if not folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+        if not checkpoint:
             self._processing_class.save_pretrained(folder)
-            return
-        (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
-        if self.average is not None:
+        elif self.average is not None:
             self.average.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -404,16 +352,6 @@ class PromptLearningTrainer(Trainer):
             raise ClipAlignError(f"{checkpoint!r} is no checkpoint of a prompt adapter: it has no {_ADAPTER_FILE}")
         device = str(self.learner.encoder.device)
         set_peft_model_state_dict(self.peft_model, load_file(file, device=device), adapter_name=name)
-
-
-@contextmanager
-def keeping_last_batch(args: TrainingArguments) -> Iterator[None]:
-    """Data loaders made meanwhile keep an incomplete last batch."""
-    drop_last, args.dataloader_drop_last = args.dataloader_drop_last, False
-    try:
-        yield
-    finally:
-        args.dataloader_drop_last = drop_last
 
 
 class _Classes:
@@ -450,21 +388,6 @@ def accuracy_metric(prediction: Any) -> dict[str, float]:
     """Share of pictures whose highest logit is the right class."""
     logits, labels = prediction.predictions, prediction.label_ids
     return {"accuracy": float((np.asarray(logits).argmax(axis=1) == np.asarray(labels)).mean())}
-
-
-def last_good_checkpoint(output_dir: str | Path | None, weights: str = _ADAPTER_FILE) -> str | None:
-    """The newest checkpoint of a run whose weights (files of such names) have finite numbers only."""
-    root = Path(output_dir or ".")
-    checkpoints = [path for path in root.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rsplit("-", 1)[-1].isdigit()]
-    for path in sorted(checkpoints, key=lambda path: int(path.name.rsplit("-", 1)[-1]), reverse=True):
-        files = list(path.rglob(weights))
-        if files and all(torch.isfinite(value).all() for file in files for value in load_file(file).values()):
-            return os.fspath(path)
-    return None
-
-
-def _is_source(dataset: Any) -> bool:
-    return isinstance(dataset, ImageSource) or type(dataset).__module__.startswith("datasets.")
 
 
 def _check_training_images(

@@ -12,9 +12,8 @@ from tests.trainers.prompt_runs import build, pictures
 
 def main(folder: str, repo_id: str) -> None:
     torch.set_num_threads(1)
-    trainer = build(
-        "kdpl", f"{folder}/run", num_train_epochs=1, push_to_hub=True, hub_model_id=repo_id, hub_strategy="end"
-    )
+    hub = {"push_to_hub": True, "hub_model_id": repo_id, "hub_strategy": "checkpoint"}
+    trainer = build("kdpl", f"{folder}/run", num_train_epochs=1, save_strategy="epoch", **hub)
     trainer.train()
     trainer.create_model_card(command="python train.py")
     trainer.push_to_hub()

@@ -102,7 +102,7 @@ def prompts(trainer: Any) -> dict[str, Tensor]:
 def main() -> None:
     torch.set_num_threads(1)
     mode, batch, folder = sys.argv[1:4]
-    trainer = build(mode, folder, per_device_train_batch_size=int(batch))
+    trainer = build(mode, folder, per_device_train_batch_size=int(batch), save_strategy="epoch")
     trainer.train()
     result = {
         "losses": losses(trainer),

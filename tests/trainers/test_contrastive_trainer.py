@@ -434,6 +434,34 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
         good.train()
 
 
+def test_a_scale_that_falls_to_nothing_ends_the_run(tmp_path: Path) -> None:
+    trainer = build(tmp_path)
+    trainer.after_step = lambda: trainer.clip.logit_scale.data.fill_(-1e30)
+    with pytest.raises(ClipAlignError, match=r"scale has fallen to 0 at step 2 .*: there .*Lower learning_rate"):
+        trainer.train()
+
+
+def test_the_wait_for_the_device_is_at_the_log_not_at_every_step(tmp_path: Path) -> None:
+    trainer = build(tmp_path, logging_steps=3, num_train_epochs=1)
+    kept = []
+    trainer.after_step = lambda: kept.append(dict(trainer._terms))
+    trainer.train()
+    assert all(isinstance(value, torch.Tensor) for terms in kept for value in terms.values())
+    logged = next(entry for entry in trainer.state.log_history if "contrastive_loss" in entry)
+    assert logged["contrastive_loss"] == pytest.approx(float(kept[-1]["contrastive_loss"]) / 3)
+    assert logged["contrastive_loss"] == pytest.approx(logged["loss"], abs=1e-3)
+
+
+def test_no_processor_and_a_list_of_pairs_are_refused(tmp_path: Path) -> None:
+    arguments = ContrastiveTrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ClipAlignError, match="processing_class is None"):
+        ContrastiveTrainer(student(), arguments, processing_class=None, train_dataset=pairs())
+    with pytest.raises(ClipAlignError, match="data set is a list of items without images: give an ImageSource"):
+        build(tmp_path, train_dataset=[("cat.png", "a cat")])
+    with pytest.raises(ClipAlignError, match="data set is a list of items without images: give an ImageSource"):
+        build(tmp_path, eval_dataset={"a": [("cat.png", "a cat")]})
+
+
 def test_models_that_cannot_save_themselves_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match="Linear cannot save itself"):
         build(tmp_path, torch.nn.Linear(2, 2))

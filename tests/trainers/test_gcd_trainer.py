@@ -7,13 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import GCDSplit
@@ -237,6 +240,20 @@ def test_the_cache_holds_features_and_what_they_belong_to(tmp_path: Path) -> Non
         teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file)
 
 
+@pytest.mark.parametrize("name", ["images", "texts"])
+@pytest.mark.parametrize("spoil", [lambda rows: rows[:-1], lambda rows: rows * np.nan, lambda rows: rows[:, :-1]])
+def test_a_cache_with_bad_features_is_damaged(name: str, spoil: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    teacher = Teacher(mini().teacher, mini().teacher_processor)
+    file = tmp_path / "teacher.safetensors"
+    teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file, progress=False)
+    with safe_open(file, framework="pt") as stored:
+        keys = stored.metadata()
+    tensors = load_file(file)
+    save_file({**tensors, name: spoil(tensors[name]).contiguous()}, file, metadata=keys)
+    with pytest.raises(ClipAlignError, match="damaged: delete it"):
+        teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file)
+
+
 # Bad input
 
 
@@ -257,7 +274,9 @@ def test_bad_input(tmp_path: Path) -> None:
         (lambda: build(tmp_path, per_device_train_batch_size=512), "do not fill one batch"),
         (lambda: build(tmp_path, teacher=None, teacher_processor=None).train(), "nothing to distil from"),
         (lambda: build(tmp_path, train_dataset=nobody_knows).evaluate(), "true classes"),
-        (lambda: build(tmp_path, learning_rate=1e30).train(), "lower learning_rate"),
+        (lambda: build(tmp_path, learning_rate=1e30).train(), "rate .*1e.30.*Lower learning_rate and backbone"),
+        (lambda: build(tmp_path, mini().student), "make a SpectralGCDModel of it"),
+        (lambda: flexible.predict(pixel_values=torch.zeros(1, 3, 32, 32)), "takes pictures of any shape"),
     ]
     for call, message in cases:
         with pytest.raises(ClipAlignError, match=message):
@@ -271,6 +290,13 @@ def test_bad_input(tmp_path: Path) -> None:
         ({"supervised_weight": 1.5}, "supervised_weight"),
         ({"student_temperature": 0.0}, "student_temperature"),
         ({"train_blocks": -1}, "train_blocks"),
+        ({"distillation_weight": float("nan")}, "distillation_weight is nan"),
+        ({"distillation_weight": -1.0}, "distillation_weight is -1"),
+        ({"mean_entropy_weight": float("nan")}, "mean_entropy_weight is nan"),
+        ({"momentum": -0.1}, "momentum is -0.1"),
+        ({"rate_floor": -0.5}, "rate_floor is -0.5"),
+        ({"warmup_teacher_epochs": -1}, "warmup_teacher_epochs is -1"),
+        ({"teacher_temperature": float("inf")}, "teacher_temperature is inf"),
         ({"dataloader_drop_last": False}, "dataloader_drop_last"),
         ({"remove_unused_columns": True}, "remove_unused_columns"),
     ],

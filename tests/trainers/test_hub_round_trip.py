@@ -41,6 +41,8 @@ def test_pushed_prompt_gives_the_same_logits_elsewhere(tmp_path: Path) -> None:
         files = hub.repos[repo_id].files()
         assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "tokenizer.json"} <= set(files)
         assert len(files["adapter_model.safetensors"]) < 5_000
+        assert "last-checkpoint/trainer_state.json" in files
+        assert not [name for name in files if name.endswith("training_args.bin")]
         card = files["README.md"].decode()
         assert f'pipeline("zero-shot-image-classification", model="{repo_id}")' in card
         assert str(tmp_path) not in card

@@ -15,7 +15,7 @@ from transformers import AutoModel, TrainerCallback
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import fill, keep_classes
 from hf_clipalign.losses import kdpl_loss, select_classes
-from hf_clipalign.trainers.prompt_learning_trainer import last_good_checkpoint
+from hf_clipalign.trainers.checkpoints import last_good_checkpoint
 from tests.trainers.prompt_runs import (
     CONFIGS,
     MODES,

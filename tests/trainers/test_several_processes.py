@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hf_clipalign.trainers.checkpoints import whole_checkpoints
+
 SCRIPT = Path(__file__).parent / "prompt_runs.py"
 
 
@@ -41,6 +43,9 @@ def test_two_processes_are_one_with_the_doubled_batch(mode: str, tmp_path: Path)
     assert len(one["losses"]) == 6
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
     assert two["accuracy"] == pytest.approx(one["accuracy"])
+    newest = whole_checkpoints(tmp_path / "two")[0]
+    assert newest.name == "checkpoint-6"
+    assert {f"rng_state_{rank}.pth" for rank in (0, 1)} <= {file.name for file in newest.iterdir()}
     assert one["prompts"].keys() == two["prompts"].keys()
     for name, value in one["prompts"].items():
         assert np.abs(np.array(value) - np.array(two["prompts"][name])).max() < 1e-5

@@ -1,0 +1,198 @@
+"""What the trainers that keep transformers' checkpoints have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import HfApi
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+from transformers.utils import PushInProgress
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data import ImageSource
+from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, is_checkpoint, last_good_checkpoint
+
+
+class AlignmentTrainer(Trainer):
+    """A `transformers.Trainer` whose runs survive a kill at any moment, and whose settings are JSON.
+
+    The state of the run is the last file of a checkpoint, written when all processes have written theirs, and
+    `resume_from_checkpoint=True` takes the newest checkpoint that has it. Settings are in checkpoints only. The terms
+    of the loss are logged beside it, without a wait for the device in every step; a loss that is not finite ends
+    the training; evaluation keeps an incomplete last batch.
+
+    Args:
+        model (`nn.Module`): what is trained.
+        args (`TrainingArguments`): settings.
+        **kwargs: passed to `transformers.Trainer`.
+    """
+
+    _against_divergence = "Lower learning_rate, or train in float32 or bfloat16."
+
+    def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
+        super().__init__(model, args, **kwargs)
+        self.loss_is_scaled_for_ga = False
+        self._terms: dict[str, Tensor] = {}
+        self._n_terms = 0
+
+    # Training
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains. See `transformers.Trainer.train`.
+
+        Args:
+            resume_from_checkpoint (`bool` or `str`, *optional*): a checkpoint, or True: the newest whole one.
+            *args: as in transformers.
+            **kwargs: as in transformers.
+
+        Raises:
+            `ClipAlignError`: there is no whole checkpoint.
+        """
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
+        self._before_training()
+        return super().train(checkpoint, *args, **kwargs)
+
+    def _before_training(self) -> None:
+        """What is computed once, before the first step."""
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch; a loss that is not finite ends the training before it reaches the weights."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise self._diverged(f"the loss is {float(loss)}")
+        return loss
+
+    def _diverged(self, what: str) -> ClipAlignError:
+        checkpoint = last_good_checkpoint(self.args.output_dir)
+        where = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no good checkpoint yet"
+        rates = dict.fromkeys(f"{group['lr']:g}" for group in cast(Optimizer, self.optimizer).param_groups)
+        return ClipAlignError(
+            f"{what} at step {self.state.global_step + 1} with learning rate {' and '.join(rates)}: {where}. "
+            f"{self._against_divergence}"
+        )
+
+    def _keep_terms(self, terms: Mapping[str, Tensor]) -> None:
+        """Adds terms of the loss to those of the next log."""
+        self._n_terms += 1
+        for name, value in terms.items():
+            self._terms[name] = self._terms.get(name, 0.0) + value.detach().float()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the loss terms since the last log to the training loss."""
+        if "loss" in logs and self._n_terms:
+            logs = {**logs, **{name: float(value) / self._n_terms for name, value in self._terms.items()}}
+            self._terms, self._n_terms = {}, 0
+        super().log(logs, start_time)
+
+    def set_initial_training_values(self, args: Any, dataloader: Any, *batch_size: Any) -> Any:
+        """Keeps the number of steps in an epoch for schedules. (The first 5.x releases give the batch size too.)"""
+        values = super().set_initial_training_values(args, dataloader, *batch_size)
+        self._steps_per_epoch = values[1]
+        return values
+
+    # Evaluation
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """All pictures, also those of an incomplete last batch."""
+        with keeping_last_batch(self.args):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """All pictures, also those of an incomplete last batch."""
+        with keeping_last_batch(self.args):
+            return super().get_test_dataloader(test_dataset)
+
+    # Checkpoints
+
+    def _write_model(self, folder: Path, checkpoint: bool) -> None:
+        """Writes the model to a folder; in a checkpoint also what goes on in a resumed run."""
+        raise NotImplementedError
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Writes the model; in a checkpoint also the settings."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_model(folder, is_checkpoint(folder))
+        if is_checkpoint(folder):
+            (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Writes a checkpoint; one of the same step that is written over is not whole meanwhile."""
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Uploads after a checkpoint as transformers does, but without the settings."""
+        args = self.args
+        if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done() and not args.hub_always_push:
+            return
+        message = f"Training in progress, step {self.state.global_step}"
+        jobs: Any = [self.push_to_hub(message, blocking=False)]
+        if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            latest = args.hub_strategy == HubStrategy.CHECKPOINT
+            upload = HfApi().upload_folder(
+                repo_id=str(self.hub_model_id),
+                folder_path=checkpoint_folder,
+                path_in_repo="last-checkpoint" if latest else Path(checkpoint_folder).name,
+                commit_message=f"{message}, checkpoint",
+                token=args.hub_token,
+                revision=args.hub_revision,
+                run_as_future=True,
+            )
+            jobs.append(upload)
+        self.push_in_progress: Any = PushInProgress(jobs)
+
+
+@contextmanager
+def keeping_last_batch(args: TrainingArguments) -> Iterator[None]:
+    """Data loaders made meanwhile keep an incomplete last batch."""
+    drop_last, args.dataloader_drop_last = args.dataloader_drop_last, False
+    try:
+        yield
+    finally:
+        args.dataloader_drop_last = drop_last
+
+
+def check_setup(args: TrainingArguments, processor: Any) -> None:
+    """Refuses several GPUs in one process, and a missing processor."""
+    if args.n_gpu > 1:
+        raise ClipAlignError(
+            f"one process cannot train on {args.n_gpu} GPUs: start one per GPU with accelerate launch, "
+            "or show it one with CUDA_VISIBLE_DEVICES=0"
+        )
+    if processor is None:
+        raise ClipAlignError("processing_class is None: pass the model's processor, load_processor(checkpoint)")
+
+
+def holds_pictures(dataset: Any, model_input: str) -> bool:
+    """True for pictures that are still to be read, False for none and for model inputs: dicts with `model_input`.
+
+    Raises:
+        `ClipAlignError`: a list of something else.
+    """
+    if isinstance(dataset, ImageSource) or type(dataset).__module__.startswith("datasets."):
+        return True
+    if isinstance(dataset, (list, tuple)) and not all(isinstance(i, Mapping) and model_input in i for i in dataset):
+        raise ClipAlignError(
+            f"the data set is a {type(dataset).__name__} of items without {model_input}: give an ImageSource, a "
+            "datasets.Dataset, or model inputs"
+        )
+    return False
