@@ -30,12 +30,16 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
         device.
 
     Raises:
-        `ClipAlignError`: a text is longer than the backbone's context.
+        `ClipAlignError`: a text is longer than the backbone's context, or there is no tokenizer.
     """
     own = _open_clip_tokenizer(tokenizer)
     if own is not None:
         return _open_clip_tokens(encoder, own, texts, truncate)
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    given, tokenizer = tokenizer, getattr(tokenizer, "tokenizer", tokenizer)
+    if not callable(tokenizer):
+        raise ClipAlignError(
+            f"a {type(given).__name__} cannot read texts: give the checkpoint's processor or tokenizer."
+        )
     if not truncate:
         _check_lengths(encoder, tokenizer, texts)
     batch = tokenizer(

@@ -9,44 +9,59 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_clipalign.cli.common import BUILT_IN_MODELS, DeviceOption, ModelOption, console, load
+from hf_clipalign.cli.common import (
+    BUILT_IN_MODELS,
+    DeviceOption,
+    ImageColumnOption,
+    ModelOption,
+    SplitOption,
+    console,
+    load,
+)
 
 _TEMPLATE = "a photo of a {} ."
 _BUILT_IN_TEMPLATE = "an emoji of {}"
 _SHOWN_CONCEPTS = 12
 
+ImagesOption = Annotated[
+    str, typer.Option("--images", help="A folder, a CSV/TSV/parquet table, a Hub id, or a features folder.")
+]
+DictionaryOption = Annotated[
+    str | None,
+    typer.Option(help="Text, CSV or TSV file with one concept a line. Default: 20,000 names from WordNet."),
+]
+AlsoOption = Annotated[
+    str | None, typer.Option(help="Comma-separated names to add to the dictionary, such as known classes.")
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(help=f"Prompt. Default: {_TEMPLATE!r}; for the built-in models {_BUILT_IN_TEMPLATE!r}."),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace features of another model or other pictures in OUT.")
+]
+OutOption = Annotated[
+    Path, typer.Option(help="Folder for concepts.png, pictures.png, concepts.json, concepts.csv, features.")
+]
+
 
 def concepts(
-    images: Annotated[
-        str, typer.Option("--images", help="A folder, a CSV/TSV/parquet table, a Hub id, or a features folder.")
-    ],
+    images: ImagesOption,
     model: ModelOption = "mini-teacher",
-    dictionary: Annotated[
-        str | None,
-        typer.Option(help="Text, CSV or TSV file with one concept a line. Default: 20,000 names from WordNet."),
-    ] = None,
+    dictionary: DictionaryOption = None,
     column: Annotated[str | None, typer.Option(help="The dictionary's column with names.")] = None,
-    also: Annotated[
-        str | None, typer.Option(help="Comma-separated names to add to the dictionary, such as known classes.")
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(help=f"Prompt. Default: {_TEMPLATE!r}; for the built-in models {_BUILT_IN_TEMPLATE!r}."),
-    ] = None,
+    also: AlsoOption = None,
+    template: TemplateOption = None,
     temperature: Annotated[float, typer.Option(help="Of the distribution over the concepts.")] = 0.01,
     beta_e: Annotated[float, typer.Option(help="Share of the variance that the components must carry.")] = 0.95,
     beta_c: Annotated[float, typer.Option(help="Share of the importance that the concepts must carry.")] = 0.99,
     top: Annotated[int, typer.Option(help="How many concepts to print.", min=1)] = 25,
-    image_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with pictures.")] = None,
-    split: Annotated[str | None, typer.Option(help="Data sets: which split.")] = None,
+    image_column: ImageColumnOption = None,
+    split: SplitOption = None,
     batch_size: Annotated[int, typer.Option(help="Pictures per pass.", min=1)] = 64,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace features of another model or other pictures in OUT.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = "cpu",
-    out: Annotated[
-        Path, typer.Option(help="Folder for concepts.png, pictures.png, concepts.json, concepts.csv, features.")
-    ] = Path("concepts"),
+    out: OutOption = Path("concepts"),
 ) -> None:
     """Ask a folder of pictures what is in it: the concepts that tell the pictures apart, without any label.
 
@@ -60,14 +75,14 @@ def concepts(
 
     [bold]clipalign concepts --images shop/ --model my-clip/ --dictionary products.csv --also "gift card,voucher"[/]
     """
-    from hf_clipalign._files import atomic_file
-    from hf_clipalign.data import extend_dictionary, fill, load_dictionary
+    from hf_clipalign.data import fill
     from hf_clipalign.evaluation import text_embeddings
     from hf_clipalign.gcd import spectral_filter
+    from hf_clipalign.gcd.filtering import check_filter_settings
 
-    names = load_dictionary(dictionary, column)
-    if also is not None:
-        names = extend_dictionary(names, [name.strip() for name in also.split(",")])
+    settings: dict[str, Any] = {"temperature": temperature, "beta_e": beta_e, "beta_c": beta_c}
+    check_filter_settings(**settings)
+    names = _names(dictionary, column, also)
     template = template or (_BUILT_IN_TEMPLATE if model in BUILT_IN_MODELS else _TEMPLATE)
     prompts = fill(template, names)
     loaded, processor = load(model, device)
@@ -75,24 +90,31 @@ def concepts(
     store, source = _features(loaded, processor, images, model, out, overwrite, batch_size, columns)
     with console.status(f"encoding {len(prompts):,} prompts"):
         texts = text_embeddings(loaded, processor, prompts, out / "texts.safetensors").to(device)
-    result = spectral_filter(
-        _projected(loaded, store),
-        texts,
-        names,
-        temperature=temperature,
-        beta_e=beta_e,
-        beta_c=beta_c,
-        progress=len(names) * len(store) > 10**8,
-    )
+    progress = len(names) * len(store) > 10**8
+    result = spectral_filter(_projected(loaded, store), texts, names, **settings, progress=progress)
+    made = {"model": model, "images": images, "dictionary": dictionary, "template": template, "skipped": store.skipped}
+    _report(result, made, top, out)
+    if source is not None:
+        console.print(f"pictures of the first concepts: {_show(result, loaded, store, source, texts, out)}")
+
+
+def _names(dictionary: str | None, column: str | None, also: str | None) -> list[str]:
+    from hf_clipalign.data import extend_dictionary, load_dictionary
+
+    names = load_dictionary(dictionary, column)
+    return names if also is None else extend_dictionary(names, [name.strip() for name in also.split(",")])
+
+
+def _report(result: Any, made: dict[str, Any], top: int, out: Path) -> None:
+    """Prints the tables; writes concepts.json, concepts.csv and concepts.png."""
+    from hf_clipalign._files import atomic_file
+
     console.print(result.table(top))
     console.print(result.component_table())
-    made = {"model": model, "images": images, "dictionary": dictionary, "template": template, "skipped": store.skipped}
     with atomic_file(out / "concepts.json") as staging:
         staging.write_text(json.dumps(made | result.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     result.save(out / "concepts.csv")
     console.print(f"picture: {result.save(out / 'concepts.png')}   numbers: {out / 'concepts.json'}")
-    if source is not None:
-        console.print(f"pictures of the first concepts: {_show(result, loaded, store, source, texts, out)}")
 
 
 def _features(

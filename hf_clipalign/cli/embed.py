@@ -9,7 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import DeviceOption, ModelOption, console, load
+from hf_clipalign.cli.common import (
+    DeviceOption,
+    ImageColumnOption,
+    LabelColumnOption,
+    ModelOption,
+    SplitOption,
+    console,
+    load,
+)
 
 
 def embed(
@@ -23,9 +31,9 @@ def embed(
     workers: Annotated[
         int | None, typer.Option(help="Processes that read pictures. Default: by their number.")
     ] = None,
-    image_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with pictures.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with classes.")] = None,
-    split: Annotated[str | None, typer.Option(help="Data sets: which split.")] = None,
+    image_column: ImageColumnOption = None,
+    label_column: LabelColumnOption = None,
+    split: SplitOption = None,
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Hub ids: read the data set as it comes, without storing it.")
     ] = False,

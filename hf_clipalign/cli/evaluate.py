@@ -9,7 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import DeviceOption, ModelOption, console, load
+from hf_clipalign.cli.common import (
+    DeviceOption,
+    ImageColumnOption,
+    LabelColumnOption,
+    ModelOption,
+    SplitOption,
+    console,
+    load,
+)
 from hf_clipalign.cli.evaluation_run import EvaluationRun, fixed_band, image_features, rich_table, write_results
 
 
@@ -46,10 +54,10 @@ def evaluate(
         ),
     ] = "auto",
     template: Annotated[str, typer.Option(help="Prompt for class names (zero-shot, text-pca).")] = "a photo of a {}.",
-    image_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with pictures.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Tables and data sets: the column with classes.")] = None,
-    split: Annotated[str | None, typer.Option(help="Data sets: which split.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split into halves and of the bootstrap.")] = 0,
+    image_column: ImageColumnOption = None,
+    label_column: LabelColumnOption = None,
+    split: SplitOption = None,
+    seed: Annotated[int, typer.Option(help="Of the split into halves and of the bootstrap.", min=0)] = 0,
     device: DeviceOption = "cpu",
     out: Annotated[Path, typer.Option(help="Folder for index.html and results.json.")] = Path("evaluation"),
 ) -> None:

@@ -74,8 +74,9 @@ def check_names(names: Iterable[str], what: str = "class names", lines: Sequence
     Raises:
         [`ClipAlignError`]: none at all, a blank one, or duplicates.
     """
-    if isinstance(names, str):
-        raise ClipAlignError(f"{what}: a list of names is needed, not the single string {names!r}")
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        kind = "the single string " if isinstance(names, str) else ""
+        raise ClipAlignError(f"{what}: a list of names is needed, not {kind}{names!r}")
     names = list(names)
     place = "position" if lines is None else "line"
     positions = range(len(names)) if lines is None else lines

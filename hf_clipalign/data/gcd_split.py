@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from .._errors import ClipAlignError
+from .._numbers import check_integer, check_number
 from ._common import quoted
 from .dictionary import check_names, load_dictionary
 from .few_shot import keep_classes
@@ -18,6 +20,8 @@ from .templates import clean_class_name
 
 _FEWEST_LABELLED = 2
 _IMAGENET_CLASSES = 1000
+_LABEL = "label"
+_KNOWN = "names, a number of classes, or a share of them"
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,9 @@ class GCDSplit:
         """Hides the labels of some classes, and of a part of the pictures of the others.
 
         Args:
-            source (what [`open_source`] takes): Labelled pictures: a folder, a `datasets.Dataset`, a Hub id, …
+            source (what [`open_source`] takes):
+                Labelled pictures: a folder, a `datasets.Dataset`, a Hub id, … Of a data set without a `ClassLabel`
+                column the column called "label" is taken.
             known (`Sequence[str]`, `int` or `float`):
                 Names of the known classes, or how many, or which share of them (below 1). A number takes the first
                 ones in the order of the classes, or with `class_seed` some at random.
@@ -152,7 +158,7 @@ class GCDSplit:
 
         Raises:
             [`ClipAlignError`]: if there are no labels, known names are missing, a class has no picture or too few
-                labelled ones, or nothing is left to discover.
+                labelled ones, nothing is left to discover, or a number cannot be used.
 
         Example:
 
@@ -162,11 +168,11 @@ class GCDSplit:
         GCDSplit('animals', 1200 pictures, 200 labelled, 3 known classes, 3 novel classes)
         ```
         """
-        source = open_source(source, **open_kwargs)
-        if source.labels is None:
-            raise ClipAlignError(f"{source.name}: the pictures have no labels; use GCDSplit.from_folder for a folder")
-        if not 0 < labelled_fraction < 1:
-            raise ClipAlignError(f"labelled_fraction is {labelled_fraction}: give a share between 0 and 1")
+        check_integer("seed", seed, 0)
+        check_number("labelled_fraction", labelled_fraction, "a share between 0 and 1", above=0, below=1)
+        if class_seed is not None:
+            check_integer("class_seed", class_seed, 0)
+        source = _open_labelled(source, open_kwargs)
         labels = np.asarray(source.labels)
         names = source.class_names or [str(label) for label in range(int(labels.max()) + 1)]
         _refuse_empty_classes(source.name, labels, names)
@@ -202,11 +208,11 @@ class GCDSplit:
                 needed and not given.
         """
         preset = gcd_preset(name)
-        source = open_source(source, **open_kwargs)
+        source = _open_labelled(source, open_kwargs)
         if preset.name == "imagenet100" and len(source.class_names or ()) == _IMAGENET_CLASSES:
             drawn = np.random.RandomState(0).choice(_IMAGENET_CLASSES, size=preset.n_classes, replace=False)
             source = keep_classes(source, np.sort(drawn).tolist())
-        n_classes = len(source.class_names or np.unique(source.labels if source.labels is not None else []))
+        n_classes = len(source.class_names or np.unique(source.labels))
         if n_classes != preset.n_classes:
             raise ClipAlignError(f"{source.name}: {n_classes} classes, but {preset.name} has {preset.n_classes}")
         if not preset.listed:
@@ -277,17 +283,40 @@ def check_class_count(name: str, n_classes: int, n_pictures: int) -> None:
         raise ClipAlignError(f"{name}: {n_classes} classes cannot be found in {n_pictures} pictures; look for fewer")
 
 
+def _open_labelled(source: Any, open_kwargs: dict[str, Any]) -> ImageSource:
+    """The source with its labels; of a data set also those in a plain column called "label"."""
+    opened = open_source(source, **open_kwargs)
+    named = getattr(source, "column_names", None)
+    columns = named if isinstance(named, list) else []  # a dict of splits names them by split
+    if opened.labels is None and _LABEL in columns and open_kwargs.get("label_column") is None:
+        opened = open_source(source, **{**open_kwargs, "label_column": _LABEL})
+    if opened.labels is None:
+        which = f", one of {quoted(columns)}" if columns else ""
+        raise ClipAlignError(
+            f"{opened.name}: the pictures have no labels; name their column with label_column={which}, or use "
+            "GCDSplit.from_folder for a folder"
+        )
+    unknown = np.flatnonzero(np.asarray(opened.labels) < 0)
+    if len(unknown):
+        raise ClipAlignError(
+            f"{opened.name}: {len(unknown)} labels are below 0, the first in row {unknown[0]} (from 0); number the "
+            "classes from 0, or leave these pictures out"
+        )
+    return opened
+
+
 def _known_first(names: Sequence[str], known: Any, class_seed: int | None) -> tuple[list[int], int]:
     """Class numbers with the known ones first, and how many those are."""
     n = len(names)
-    if isinstance(known, (int, float)):
-        count = round(known * n) if isinstance(known, float) else known
+    if isinstance(known, Real) and not isinstance(known, bool):
+        count = int(known) if isinstance(known, Integral) else round(check_number("known", known, _KNOWN) * n)
         if not 1 <= count < n:
             raise ClipAlignError(f"known = {known} of {n} classes leaves none known or none to discover")
         order = list(range(n)) if class_seed is None else np.random.default_rng(class_seed).permutation(n).tolist()
         return sorted(order[:count]) + sorted(order[count:]), count
     position = {clean_class_name(name).casefold(): index for index, name in enumerate(names)}
-    wanted = [clean_class_name(name).casefold() for name in check_names(known, "known classes")]
+    known = check_names(known, "known classes")
+    wanted = [clean_class_name(name).casefold() for name in known]
     missing = [name for name, key in zip(known, wanted, strict=True) if key not in position]
     if missing:
         raise ClipAlignError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from hf_clipalign.evaluation.classification import zero_shot_weights
 from hf_clipalign.evaluation.comparison import RetrievalComparison, compare_embeddings
 from hf_clipalign.evaluation.features import Features
 from hf_clipalign.inversion import InversionOutput, oti, ovi
+from hf_clipalign.inversion.options import complete_options
 from hf_clipalign.isoclip.bands import Band
 from hf_clipalign.isoclip.heads import Head, comparison_heads, project_image_features
 from hf_clipalign.isoclip.search import LabelledRetrieval
@@ -26,6 +27,7 @@ from hf_clipalign.metrics import mean_per_class_accuracy, retrieval_metrics, top
 METHODS = ("baseline", "linearised", "pre-projection", "centred", "isoclip", "text-pca", "oti", "ovi")
 """What `compare_methods` can put in a table; `oti` for pictures, `ovi` for texts."""
 
+_ZERO_SHOT = ("baseline", "oti", "ovi")
 _INVERSION_OF: dict[Modality, str] = {"image": "oti", "text": "ovi"}
 _TIMED_IMAGES, _FOUND = 16, 10
 
@@ -83,10 +85,11 @@ def compare_methods(
         `MethodComparison`.
 
     Raises:
-        `ClipAlignError`: an unknown method, one that the task cannot have, or one whose band or texts are missing.
+        `ClipAlignError`: an unknown method, one that the task cannot have, one whose band or texts are missing, or an
+            option that `oti` or `ovi` refuses.
     """
     encoder = as_dual_encoder(model)
-    _check_methods(methods, modality)
+    options = check_comparison(encoder, processor=processor, modality=modality, methods=methods, **inversion)
     heads = _heads(encoder, modality, band, text_embeds, methods)
     gallery = F.normalize(heads["baseline"].project(task.gallery), dim=-1)
     embeddings: dict[str, tuple[Tensor, Tensor]] = {}
@@ -97,7 +100,7 @@ def compare_methods(
             embeddings[method], own = _timed(heads[method].embed, task.query, task.gallery)
         else:
             targets = heads["baseline"].project(task.query)
-            inverted, own = _timed(_invert, encoder, method, targets, processor, query_ids, seed, inversion)
+            inverted, own = _timed(_invert, encoder, method, targets, processor, query_ids, seed, options[method])
             embeddings[method] = F.normalize(inverted.features.cpu(), dim=-1), gallery
         _, search = _timed(_nearest, *embeddings[method])
         times[method] = {"tower": tower_ms, "method": own / len(task.query), "search": search / len(task.query)}
@@ -143,28 +146,29 @@ def zero_shot_controls(
         of the inversions and comparisons, without the towers.
 
     Raises:
-        `ClipAlignError`: no class names, or an unknown method.
+        `ClipAlignError`: no class names, an unknown method, or an option that `oti` or `ovi` refuses.
     """
     if images.class_names is None or images.labels is None:
         raise ClipAlignError("zero-shot needs class names: a folder with one sub-folder per class, or a label column.")
     encoder = as_dual_encoder(model)
+    options = check_zero_shot(
+        encoder, processor=processor, methods=methods, oti_template=oti_template, n_tokens=n_tokens,
+        oti_steps=oti_steps, ovi_steps=ovi_steps, **inversion,
+    )  # fmt: skip
     classes = zero_shot_weights(encoder, processor, images.class_names, template).float().cpu()
     embeds = project_image_features(encoder, images.values)
 
     def logits(method: str) -> Tensor:
         left, right = embeds, classes
         if method == "oti":
-            settings = {"steps": oti_steps, "template": oti_template, **inversion}
-            left = _invert(encoder, "oti", embeds, processor, images.ids, seed, settings).features.cpu()
+            left = _invert(encoder, "oti", embeds, processor, images.ids, seed, options["oti"]).features.cpu()
         elif method == "ovi":
-            settings = {"steps": ovi_steps, "n_tokens": n_tokens, **inversion}
-            right = _invert(encoder, "ovi", classes, processor, images.class_names, seed, settings).features.cpu()
+            names = images.class_names
+            right = _invert(encoder, "ovi", classes, processor, names, seed, options["ovi"]).features.cpu()
         return F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).T
 
     rows = []
     for method in methods:
-        if method not in ("baseline", "oti", "ovi"):
-            raise ClipAlignError(f"unknown method {method!r} for zero-shot: choose from baseline, oti, ovi.")
         scores, milliseconds = _timed(logits, method)
         accuracy = top_k_accuracy(scores, images.labels, ks=tuple(k for k in (1, 5) if k <= len(classes)))
         balanced = mean_per_class_accuracy(scores.argmax(1), images.labels)
@@ -193,14 +197,64 @@ def tower_milliseconds(model: Any) -> float:
     return _timed(run)[1] / _TIMED_IMAGES
 
 
-def _check_methods(methods: Sequence[str], modality: Modality) -> None:
+def check_comparison(
+    model: Any, *, processor: Any, modality: Modality, methods: Sequence[str], **inversion: Any
+) -> dict[str, dict[str, Any]]:
+    """Refuses the methods and options that `compare_methods` would refuse, before any features are there.
+
+    Args:
+        model, processor, modality, methods, **inversion: as in `compare_methods`.
+
+    Returns:
+        `dict`: by the name of the inversion, if there is one among the methods: all its options.
+
+    Raises:
+        `ClipAlignError`: an unknown method, one that the task cannot have, or an option that it refuses.
+    """
+    own = _INVERSION_OF[modality]
     for method in methods:
         if method not in METHODS:
             raise ClipAlignError(f"unknown method {method!r}: choose from {', '.join(METHODS)}.")
-        if method in _INVERSION_OF.values() and method != _INVERSION_OF[modality]:
-            raise ClipAlignError(
-                f"{method} does not invert {modality}s: use {_INVERSION_OF[modality]} for {modality}-{modality}."
-            )
+        if method in _INVERSION_OF.values() and method != own:
+            raise ClipAlignError(f"{method} does not invert {modality}s: use {own} for {modality}-{modality}.")
+    options = dict(inversion)
+    if own == "ovi":
+        options = {"n_tokens": 1, **options}
+        options.pop("template", None)
+    return _completed(model, processor, methods, {own: options})
+
+
+def check_zero_shot(
+    model: Any,
+    *,
+    processor: Any,
+    methods: Sequence[str],
+    oti_template: str,
+    n_tokens: int,
+    oti_steps: int,
+    ovi_steps: int,
+    **inversion: Any,
+) -> dict[str, dict[str, Any]]:
+    """As `check_comparison`, for `zero_shot_controls`."""
+    for method in methods:
+        if method not in _ZERO_SHOT:
+            raise ClipAlignError(f"unknown method {method!r} for zero-shot: choose from {', '.join(_ZERO_SHOT)}.")
+    options = {
+        "oti": {"steps": oti_steps, "template": oti_template, **inversion},
+        "ovi": {"steps": ovi_steps, "n_tokens": n_tokens, **inversion},
+    }
+    return _completed(model, processor, methods, options)
+
+
+def _completed(
+    model: Any, processor: Any, methods: Sequence[str], options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    encoder = as_dual_encoder(model)
+    return {
+        method: complete_options(method, encoder, processor, given)
+        for method, given in options.items()
+        if method in methods
+    }
 
 
 def _heads(
@@ -225,8 +279,7 @@ def _invert(
     shared: dict[str, Any] = {"ids": ids, "generator": torch.Generator().manual_seed(seed), **options}
     if method == "oti":
         return oti(encoder, targets, processor=processor, **shared)
-    shared.pop("template", None)
-    return ovi(encoder, targets, **{"n_tokens": 1, **shared})
+    return ovi(encoder, targets, **shared)
 
 
 def _curve(inverted: InversionOutput | None, gallery: Tensor, task: LabelledRetrieval) -> dict[int, float]:

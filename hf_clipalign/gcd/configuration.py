@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._numbers import check_integer, check_number
 
 
 class SpectralGCDConfig(PreTrainedConfig):
@@ -25,6 +25,9 @@ class SpectralGCDConfig(PreTrainedConfig):
         bottleneck_size (`int`): size of the contrastive embedding. Default 256.
         concept_temperature (`float`): divides the cosines to the concepts. Default 0.01.
         base_model_name_or_path (`str`, *optional*): where the student came from, for the model card.
+
+    Raises:
+        `ClipAlignError`: a size, a number of classes or a temperature that cannot be used.
     """
 
     model_type = "spectralgcd"
@@ -49,10 +52,11 @@ class SpectralGCDConfig(PreTrainedConfig):
         if not isinstance(backbone_config, PreTrainedConfig):
             values = dict(backbone_config or {})
             backbone_config = AutoConfig.for_model(values.pop("model_type", "clip"), **values)
-        if n_novel < 0 or concept_temperature <= 0:
-            raise ClipAlignError(
-                f"n_novel is {n_novel} and concept_temperature {concept_temperature}: give 0 or more, and above 0"
-            )
+        sizes = {"hidden_size": hidden_size, "mlp_hidden_size": mlp_hidden_size, "bottleneck_size": bottleneck_size}
+        for name, size in sizes.items():
+            check_integer(name, size)
+        check_integer("n_novel", n_novel, 0)
+        check_number("concept_temperature", concept_temperature, "a number above 0", above=0)
         self.backbone_config = backbone_config
         self.concepts = list(concepts)
         self.class_names = list(class_names)

@@ -91,3 +91,32 @@ def top_concepts(contributions: Tensor, concepts: Sequence[str], k: int = 3) -> 
         [(concepts[index], value) for index, value in zip(indices, row, strict=True) if value > 0]
         for indices, row in zip(order[:, :k].tolist(), values[:, :k].tolist(), strict=True)
     ]
+
+
+def concept_labels(names: Sequence[str], concepts: Sequence[Sequence[str]], taken: Sequence[str], k: int) -> list[str]:
+    """Readable names of classes, all different: each is called by its first k concepts.
+
+    Where that name is taken, one concept more tells the classes apart, or else the class's own name.
+
+    Args:
+        names (`Sequence[str]`): own names of the classes, such as "novel-1"; kept by a class without concepts.
+        concepts (`Sequence[Sequence[str]]`): of each class, strongest first.
+        taken (`Sequence[str]`): names of other classes.
+        k (`int`): concepts per name.
+
+    Returns:
+        `list[str]`: one for each of `names`.
+
+    Example:
+        ```python
+        >>> concept_labels(["novel-1", "novel-2"], [["cat", "red"], ["cat", "green"]], ["dog"], k=1)
+        ['cat', 'cat, green']
+        ```
+    """
+    used, labels = set(taken), []
+    for name, found in zip(names, concepts, strict=True):
+        short, longer = (", ".join(found[:count]) for count in (k, k + 1))
+        label = next((label for label in (short, longer) if label not in used), f"{short} ({name})")
+        labels.append(label if found else name)
+        used.add(labels[-1])
+    return labels

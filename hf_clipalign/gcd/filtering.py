@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._numbers import check_integer, check_number
 from hf_clipalign.data import check_names
 from hf_clipalign.gcd.eigen import SymmetricEigen, add_outer_products
 from hf_clipalign.gcd.filtering_result import SpectralFilterResult
@@ -85,20 +86,15 @@ def spectral_filter(
         (['dog', 'beach', 'bicycle'], 41, 388)
         ```
     """
-    _check_settings(temperature, beta_e, beta_c, keep_components, block_size)
+    check_filter_settings(temperature, beta_e, beta_c, keep_components, block_size)
     names = check_names(concept_names, "concept names")
     texts = unit_texts(text_features, names)
     similarities = ConceptSimilarities(texts, float(temperature), apply_softmax)
     blocks = image_blocks(image_features, texts, block_size)
-    head, count = _read_until(blocks, len(texts))
-    if count < 2:
-        raise ClipAlignError(f"{count} image features: at least two are needed to see how images differ.")
-    if count < len(texts):
-        spectrum = _from_images(similarities, torch.cat(head), beta_e, keep_components, block_size, progress)
-    else:
-        spectrum = _from_concepts(similarities, head, blocks, beta_e, keep_components, progress)
+    spectrum = _decompose(similarities, blocks, beta_e, keep_components, block_size, progress)
     ranking = np.round(spectrum.importance / (spectrum.importance.max() * _TIE))
     order = np.argsort(-ranking, kind="stable")
+    settings = {"temperature": float(temperature), "beta_e": float(beta_e), "beta_c": float(beta_c)}
     return SpectralFilterResult(
         concept_names=names,
         order=order,
@@ -109,13 +105,27 @@ def spectral_filter(
         components=spectrum.components,
         total_variance=spectrum.total_variance,
         n_images=spectrum.n_images,
-        settings={
-            "temperature": float(temperature),
-            "beta_e": float(beta_e),
-            "beta_c": float(beta_c),
-            "apply_softmax": apply_softmax,
-        },
+        settings={**settings, "apply_softmax": apply_softmax},
     )
+
+
+def check_filter_settings(
+    temperature: float = 0.01,
+    beta_e: float = 0.95,
+    beta_c: float = 0.99,
+    keep_components: int = 16,
+    block_size: int = 1024,
+) -> None:
+    """Refuses what `spectral_filter` would refuse, before any feature is there.
+
+    Raises:
+        `ClipAlignError`: a threshold outside (0, 1], or another number that cannot be used.
+    """
+    for name, share in (("beta_e", beta_e), ("beta_c", beta_c)):
+        check_number(name, share, "a share above 0, at most 1", above=0, most=1)
+    check_number("temperature", temperature, "a number above 0; the paper's is 0.01", above=0)
+    check_integer("keep_components", keep_components, 0)
+    check_integer("block_size", block_size)
 
 
 class _Spectrum(NamedTuple):
@@ -132,6 +142,23 @@ class _Used(NamedTuple):
     n_components: int
     vectors: Tensor
     leading: bool
+
+
+def _decompose(
+    similarities: ConceptSimilarities,
+    blocks: Iterator[Tensor],
+    beta_e: float,
+    keep: int,
+    block_size: int,
+    progress: bool,
+) -> _Spectrum:
+    """By the smaller of the two matrices: that of the images, or that of the concepts."""
+    head, count = _read_until(blocks, len(similarities.texts))
+    if count < 2:
+        raise ClipAlignError(f"{count} image features: at least two are needed to see how images differ.")
+    if count < len(similarities.texts):
+        return _from_images(similarities, torch.cat(head), beta_e, keep, block_size, progress)
+    return _from_concepts(similarities, head, blocks, beta_e, keep, progress)
 
 
 def _from_images(
@@ -245,15 +272,3 @@ def _read_until(blocks: Iterator[Tensor], n_rows: int) -> tuple[list[Tensor], in
 def _check_variance(variance: Tensor, mean: Tensor, n: int) -> None:
     if float(variance.sum()) <= _NO_VARIANCE * float(mean.square().sum()):
         raise ClipAlignError(f"all {n} images look the same to these concepts: give images that differ.")
-
-
-def _check_settings(temperature: float, beta_e: float, beta_c: float, keep_components: int, block_size: int) -> None:
-    for name, share in (("beta_e", beta_e), ("beta_c", beta_c)):
-        if not 0 < share <= 1:
-            raise ClipAlignError(f"{name} is {share}: give a share above 0, at most 1.")
-    if not 0 < temperature < float("inf"):
-        raise ClipAlignError(f"temperature is {temperature}: give a number above 0; the paper's is 0.01.")
-    if keep_components < 0 or block_size < 1:
-        raise ClipAlignError(
-            f"keep_components is {keep_components} and block_size is {block_size}: give at least 0 and at least 1."
-        )

@@ -17,13 +17,15 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils.generic import ModelOutput
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._numbers import check_integer, check_number
 from hf_clipalign._publishing import push_model, save_whole
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_texts, load_image_processor, load_model
 from hf_clipalign.data import fill, read_image
 from hf_clipalign.data.dictionary import check_names
 from hf_clipalign.gcd.configuration import SpectralGCDConfig
-from hf_clipalign.gcd.explanation import ProfileSums, concept_contributions, top_concepts
+from hf_clipalign.gcd.explanation import ProfileSums, concept_contributions, concept_labels, top_concepts
 from hf_clipalign.gcd.head import ConceptHead
+from hf_clipalign.gcd.similarities import finite_rows, nonzero_rows
 
 _N_NAMING = 3
 
@@ -121,7 +123,7 @@ class SpectralGCDModel(PreTrainedModel):
         *,
         processor: Any,
         template: str = "a photo of a {} .",
-        concept_features: Tensor | None = None,
+        concept_features: Any = None,
         **config_kwargs: Any,
     ) -> SpectralGCDModel:
         """A new model around a CLIP, with an untrained head.
@@ -134,13 +136,15 @@ class SpectralGCDModel(PreTrainedModel):
             processor (`ProcessorMixin`): the student's: its tokenizer encodes the concepts, its picture processor is
                 saved with the model.
             template (`str`): prompt of the concepts.
-            concept_features (`Tensor [C, d]`, *optional*): text features of the concepts. Default: the student's text
-                tower computes them.
+            concept_features (`Tensor` or array `[C, d]`, *optional*): text features of the concepts. Default: the
+                student's text tower computes them.
             **config_kwargs: further fields of `SpectralGCDConfig` (`hidden_size`, …).
 
         Raises:
-            `ClipAlignError`: no concept, blank or double names; no class; a model that is no two-tower CLIP.
+            `ClipAlignError`: no concept, blank or double names; no class; concept features that are NaN or zero; no
+                tokenizer; sizes that cannot be used; a model that is no two-tower CLIP.
         """
+        check_integer("n_novel", n_novel, 0)
         concepts = check_names(concepts, "concepts")
         class_names = check_names(class_names, "class names") if class_names else []
         if len(class_names) + n_novel < 2:
@@ -155,6 +159,7 @@ class SpectralGCDModel(PreTrainedModel):
         if concept_features is None:
             with torch.no_grad():
                 concept_features = encode_texts(encoder, processor, fill(template, concepts))
+        concept_features = nonzero_rows(concept_features, "concept_features")
         name = str(model_or_id) if isinstance(model_or_id, (str, Path)) else encoder.config._name_or_path
         config = SpectralGCDConfig(
             encoder.config,
@@ -264,15 +269,29 @@ class SpectralGCDModel(PreTrainedModel):
             block.requires_grad_(True)
 
     @torch.no_grad()
-    def describe_classes(self, cross_modal: Tensor, classes: Tensor) -> None:
+    def describe_classes(self, cross_modal: Any, classes: Any) -> None:
         """Learns what sets the classes apart from concept similarities of pictures: names and explanations need it.
 
         Args:
-            cross_modal (`Tensor [N, C]`): `SpectralGCDOutput.cross_modal` of the pictures, for example all that were
-                trained on.
-            classes (`LongTensor [N]`): what the model predicts for them.
+            cross_modal (`Tensor` or array `[N, C]`): `SpectralGCDOutput.cross_modal` of the pictures, for example all
+                that were trained on.
+            classes (`LongTensor` or array `[N]`): what the model predicts for them.
+
+        Raises:
+            `ClipAlignError`: not one class for each picture, a class that the model does not have, or similarities
+                that are not over its concepts.
         """
-        sums = ProfileSums(self.config.n_classes, len(self.config.concepts), cross_modal.device)
+        n_classes, n_concepts = self.config.n_classes, len(self.config.concepts)
+        cross_modal = finite_rows(cross_modal, "cross_modal")
+        classes = torch.as_tensor(classes, device=cross_modal.device)
+        if cross_modal.shape[1] != n_concepts or classes.shape != cross_modal.shape[:1]:
+            raise ClipAlignError(
+                f"cross_modal has shape {list(cross_modal.shape)} and classes {list(classes.shape)}: give a row of "
+                f"{n_concepts} similarities and one class for each picture"
+            )
+        if classes.is_floating_point() or not bool(((classes >= 0) & (classes < n_classes)).all()):
+            raise ClipAlignError(f"classes must be whole numbers from 0 to {n_classes - 1}")
+        sums = ProfileSums(n_classes, n_concepts, cross_modal.device)
         sums.add(cross_modal.float().softmax(dim=-1), classes)
         self.set_profiles(sums)
 
@@ -295,19 +314,20 @@ class SpectralGCDModel(PreTrainedModel):
         return top_concepts(concept_contributions(self.class_profiles, self.overall_profile), self.config.concepts, k)
 
     def class_labels(self) -> list[str]:
-        """Readable names of all classes: known names, and for novel classes their strongest concepts."""
+        """Readable names of all classes, all different: known names, and strongest concepts of novel classes."""
         names = self.config.names
         if not bool(self.overall_profile.any()):
             return names
-        found = [", ".join(concept for concept, _ in row) for row in self.class_concepts(_N_NAMING)]
+        found = [[concept for concept, _ in row] for row in self.class_concepts(_N_NAMING + 1)]
         n_known = len(self.config.class_names)
-        return names[:n_known] + [label or name for label, name in zip(found[n_known:], names[n_known:], strict=True)]
+        known = names[:n_known]
+        return known + concept_labels(names[n_known:], found[n_known:], known, _N_NAMING)
 
     @torch.no_grad()
     def predict(
         self,
         images: Sequence[Any] | Any = None,
-        pixel_values: Tensor | None = None,
+        pixel_values: Any = None,
         n_concepts: int = 5,
         batch_size: int = 64,
         temperature: float = 0.1,
@@ -316,7 +336,8 @@ class SpectralGCDModel(PreTrainedModel):
 
         Args:
             images (list of what `hf_clipalign.data.read_image` takes, *optional*): pictures or their paths.
-            pixel_values (`Tensor [N, 3, H, W]`, *optional*): pictures as the processor returns them, instead.
+            pixel_values (`Tensor` or array `[N, 3, H, W]`, *optional*): pictures as the processor returns them,
+                instead.
             n_concepts (`int`): concepts per picture, at most. Default 5.
             batch_size (`int`): pictures per pass. Default 64.
             temperature (`float`): divides the class cosines for the probabilities. Default 0.1.
@@ -325,9 +346,13 @@ class SpectralGCDModel(PreTrainedModel):
             `list[ClassPrediction]`: one per picture.
 
         Raises:
-            `ClipAlignError`: neither or both inputs; a picture that cannot be read; no processor; a student that takes
-                pictures of any shape.
+            `ClipAlignError`: neither or both inputs, or no picture at all; a picture that cannot be read; pixel values
+                of another size; no processor; a number that cannot be used; a student that takes pictures of any
+                shape.
         """
+        check_number("temperature", temperature, "a number above 0", above=0)
+        check_integer("batch_size", batch_size)
+        check_integer("n_concepts", n_concepts, 0)
         if self.encoder.flexible_images:
             raise ClipAlignError(
                 f"{type(self.backbone).__name__} takes pictures of any shape as patches, which predict does not make: "
@@ -339,11 +364,25 @@ class SpectralGCDModel(PreTrainedModel):
             images = list(images) if isinstance(images, (list, tuple)) else [images]
             batches = [self._pixels(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
         else:
-            batches = list(pixel_values.split(batch_size))
-        outputs = [self(batch.to(self.device, self.encoder.dtype)) for batch in batches]
+            batches = list(_checked_pixels(pixel_values).split(batch_size))
+        if not sum(map(len, batches)):
+            raise ClipAlignError("there are no pictures to predict: give one or more")
+        outputs = [self._outputs(batch) for batch in batches]
         logits = torch.cat([output.logits.float() for output in outputs])
         cross_modal = torch.cat([output.cross_modal for output in outputs])
         return self._predictions(logits / temperature, cross_modal, n_concepts)
+
+    def _outputs(self, pixel_values: Tensor) -> Any:
+        """The outputs for one batch of pictures; one clear error where their size does not suit the image tower."""
+        try:
+            return self(pixel_values.to(self.device, self.encoder.dtype))
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError) as error:
+            raise ClipAlignError(
+                f"the image tower cannot read pixel_values of shape {list(pixel_values.shape)}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
     def _predictions(self, logits: Tensor, cross_modal: Tensor, n_concepts: int) -> list[ClassPrediction]:
         probabilities, classes = logits.softmax(dim=-1).max(dim=-1)
@@ -382,6 +421,13 @@ class SpectralGCDModel(PreTrainedModel):
                 `hf_clipalign.hub.push_folder`.
         """
         return push_model(self, repo_id, **kwargs)
+
+
+def _checked_pixels(pixel_values: Any) -> Tensor:
+    pixel_values = torch.as_tensor(pixel_values)
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+        raise ClipAlignError(f"pixel_values have shape {list(pixel_values.shape)}: give pictures [N, 3, H, W]")
+    return pixel_values
 
 
 AutoConfig.register(SpectralGCDConfig.model_type, SpectralGCDConfig, exist_ok=True)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._numbers import check_integer
+from hf_clipalign.data._columns import is_missing
 from hf_clipalign.gcd.similarities import finite_rows
 from hf_clipalign.metrics import clustering_accuracy
 
@@ -112,8 +114,9 @@ def estimate_n_classes(
             fewer clusters novel classes may still share one, which the labelled part does not show).
 
     Raises:
-        `ClipAlignError`: no labelled or fewer than two different samples, lengths that differ, features that are not
-            finite, or counts outside [known classes, N - 1].
+        `ClipAlignError`: no labelled or fewer than two different samples, labels that are missing, lengths that
+            differ, features that are not finite, counts outside [known classes, N - 1], or numbers that cannot be
+            used.
 
     Example:
         ```python
@@ -123,6 +126,8 @@ def estimate_n_classes(
         >>> estimate.plot().savefig("classes.png")
         ```
     """
+    check_integer("n_init", n_init)
+    check_integer("seed", seed, 0)
     rows = _rows(features, normalize)
     known_labels, labelled = _labelled(labels, labelled_mask, len(rows))
     n_known = len(np.unique(known_labels))
@@ -159,14 +164,16 @@ def _between(curve: dict[int, float]) -> list[int]:
 
 def _counts_to_try(counts: Sequence[int] | None, max_classes: int | None, n_known: int, n: int) -> list[int]:
     if counts is None:
-        highest = min(max(4 * n_known, 10), n - 1) if max_classes is None else int(max_classes)
+        highest = (
+            min(max(4 * n_known, 10), n - 1) if max_classes is None else check_integer("max_classes", max_classes)
+        )
         if not n_known <= highest < n:
             raise ClipAlignError(
                 f"max_classes is {highest}: give at least the {n_known} known classes and fewer than the {n} samples."
             )
         grid = np.geomspace(max(n_known, 2), max(highest, 2), _FIRST_COUNTS).round().astype(int)
         return sorted(set(grid.tolist()))
-    chosen = sorted({int(count) for count in counts})
+    chosen = sorted({check_integer("a number in counts", count) for count in counts})
     if not chosen or chosen[0] < max(n_known, 2) or chosen[-1] >= n:
         raise ClipAlignError(
             f"counts are {chosen}: give numbers from {max(n_known, 2)} (known classes) to {n - 1} (samples less one)."
@@ -193,4 +200,6 @@ def _labelled(labels: Any, labelled_mask: Any, n: int) -> tuple[NDArray, NDArray
     mask = mask.astype(bool)
     if not mask.any():
         raise ClipAlignError("no sample is labelled: the labelled part is what the number of classes is scored on.")
+    if any(is_missing(name) for name in names[mask].tolist()):
+        raise ClipAlignError("a labelled sample has no label: give one, or set labelled_mask to False there.")
     return names[mask], mask

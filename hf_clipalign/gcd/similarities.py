@@ -107,6 +107,13 @@ def finite_rows(values: Any, name: str) -> Tensor:
     return rows
 
 
+def nonzero_rows(values: Any, name: str) -> Tensor:
+    """As `finite_rows`; rows of zeros are errors, too."""
+    rows = finite_rows(values, name)
+    _refuse((rows == 0).all(dim=1), "zero", lambda row: f"row {row} of {name}")
+    return rows
+
+
 def _as_rows(values: Any, name: str) -> Tensor:
     try:
         rows = torch.from_numpy(np.array(values)) if isinstance(values, np.ndarray) else torch.as_tensor(values)

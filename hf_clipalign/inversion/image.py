@@ -21,13 +21,14 @@ from hf_clipalign.inversion.optimisation import (
 )
 
 
+@torch.inference_mode(False)
 def ovi(
     model: Any,
-    text_embeds: Tensor,
+    text_embeds: Any,
     *,
     n_tokens: int,
     steps: int = 1000,
-    init: Tensor | None = None,
+    init: Any = None,
     generator: torch.Generator | None = None,
     ids: Sequence[Any] | None = None,
     lr: float = 2e-2,
@@ -44,10 +45,10 @@ def ovi(
 
     Args:
         model (`nn.Module` or `DualEncoder`): the backbone. Its weights are read only.
-        text_embeds (`Tensor [N, d]`): projected text features; their lengths do not matter.
+        text_embeds (`Tensor` or array `[N, d]`): projected text features; their lengths do not matter.
         n_tokens (`int`): pseudo-patches R per item.
         steps (`int`): AdamW steps. Default 1,000.
-        init (`Tensor [N, R, d_v]` or `[R, d_v]`, *optional*): tokens to start from. Default: N(0, 0.02²).
+        init (`Tensor` or array `[N, R, d_v]` or `[R, d_v]`, *optional*): tokens to start from. Default: N(0, 0.02²).
         generator (`torch.Generator`, *optional*), ids (`Sequence`, *optional*): as in `oti`.
         lr (`float`), weight_decay (`float`), batch_size (`int`), evaluate_at (`Sequence[int]`): as in `oti`.
         tolerance (`float`, *optional*): an item stops once its loss fell by less than this within ten steps.
@@ -57,8 +58,8 @@ def ovi(
         `InversionOutput`: tokens `[N, R, d_v]`, features `[N, d]`, losses `[steps]`, snapshots.
 
     Raises:
-        `ClipAlignError`: more pseudo-patches than patches, features of another width, zero or NaN features, or steps
-            below one.
+        `ClipAlignError`: more pseudo-patches than patches, features of another width, zero or NaN features or tokens,
+            or numbers that are no steps, rates or sizes.
 
     Example:
         ```python
@@ -66,23 +67,30 @@ def ovi(
         ```
     """
     encoder = as_dual_encoder(model)
-    settings = InversionSettings(
-        n_tokens, steps, lr, weight_decay, batch_size, tuple(evaluate_at), tolerance, progress
-    )
-    names = check_targets(text_embeds, encoder.embed_dim, "text embeddings", ids)
-    if encoder.patch_table is None:
-        raise ClipAlignError(f"pseudo-patches cannot be learned for this {type(encoder.model).__name__}.")
-    if n_tokens > encoder.n_patches:
-        raise ClipAlignError(f"{n_tokens} pseudo-patches, but the model's pictures have {encoder.n_patches} patches.")
+    settings = InversionSettings(n_tokens, steps, lr, weight_decay, batch_size, evaluate_at, tolerance, progress)
+    targets, names = check_targets(text_embeds, encoder.embed_dim, "text embeddings", ids)
+    check_patches(encoder, n_tokens)
     start = initial_tokens(names, (n_tokens, _patch_width(encoder)), init, generator)
     with frozen(encoder.model):
         return invert(
             lambda n: _image_encode(encoder, n_tokens, n),
-            text_embeds.detach().to(encoder.device),
+            targets.to(encoder.device),
             start.to(encoder.device),
             settings,
             "OVI",
         )
+
+
+def check_patches(encoder: DualEncoder, n_tokens: int) -> None:
+    """Refuses pseudo-patches that the model has no room for.
+
+    Raises:
+        `ClipAlignError`: more of them than patches, or a family whose patches cannot be replaced.
+    """
+    if encoder.patch_table is None:
+        raise ClipAlignError(f"pseudo-patches cannot be learned for this {type(encoder.model).__name__}.")
+    if n_tokens > encoder.n_patches:
+        raise ClipAlignError(f"{n_tokens} pseudo-patches, but the model's pictures have {encoder.n_patches} patches.")
 
 
 def _patch_width(encoder: DualEncoder) -> int:

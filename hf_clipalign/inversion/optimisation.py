@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._numbers import check_integer, check_number
 
 INIT_STD = 0.02
 DEFAULT_SEED = 0
@@ -62,7 +63,7 @@ class InversionSettings:
         lr (`float`): learning rate.
         weight_decay (`float`): decoupled; it also acts on the pseudo-tokens.
         batch_size (`int`): items per pass.
-        evaluate_at (`Sequence[int]`): steps whose features are kept.
+        evaluate_at (`Collection[int]`): steps whose features are kept.
         tolerance (`float`, *optional*): an item stops when its loss fell by less than this in `STOP_INTERVAL` steps.
         progress (`bool`): show a progress bar.
     """
@@ -72,15 +73,20 @@ class InversionSettings:
     lr: float = 2e-2
     weight_decay: float = 0.01
     batch_size: int = 64
-    evaluate_at: Sequence[int] = ()
+    evaluate_at: Collection[int] = ()
     tolerance: float | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_tokens", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ClipAlignError(f"{name} is {getattr(self, name)}: give 1 or more.")
-        late = [step for step in self.evaluate_at if not 0 <= step <= self.steps]
+            check_integer(name, getattr(self, name))
+        check_number("lr", self.lr, "a number above 0", above=0)
+        check_number("weight_decay", self.weight_decay, "a number of 0 or more", least=0)
+        if self.tolerance is not None:
+            check_number("tolerance", self.tolerance, "a number of 0 or more, or None", least=0)
+        if isinstance(self.evaluate_at, str) or not isinstance(self.evaluate_at, Collection):
+            raise ClipAlignError(f"evaluate_at is {self.evaluate_at!r}: give a list of steps, such as [10, 50].")
+        late = [step for step in self.evaluate_at if check_integer("a step of evaluate_at", step, 0) > self.steps]
         if late:
             raise ClipAlignError(
                 f"evaluate_at asks for step {late[0]}, but there are {self.steps} steps (0 is before)."
@@ -108,27 +114,28 @@ def invert(
         for start in starts:
             rows = slice(start, start + settings.batch_size)
             blocks.append(_invert_batch(make_encode, targets[rows].float(), init[rows].float(), settings, bar))
-    return _join(blocks, targets.device)
+    return join_outputs(blocks, targets.device)
 
 
-def initial_tokens(
-    ids: Sequence[Any], shape: tuple[int, int], init: Tensor | None, generator: torch.Generator | None
-) -> Tensor:
+def initial_tokens(ids: Sequence[Any], shape: tuple[int, int], init: Any, generator: torch.Generator | None) -> Tensor:
     """The tokens to start from, `[N, R, w]`: given, or drawn from N(0, 0.02²) by the seed and the item's name only.
 
     Args:
         ids (`Sequence`): names of the items; numbers and strings are told apart by their text.
         shape (`(R, w)`): tokens of one item.
-        init (`Tensor [N, R, w]` or `[R, w]`, *optional*): given tokens.
+        init (`Tensor` or array `[N, R, w]` or `[R, w]`, *optional*): given tokens.
         generator (`torch.Generator`, *optional*): gives the seed of all items. Default: a fixed seed.
 
     Raises:
-        `ClipAlignError`: given tokens of another shape.
+        `ClipAlignError`: given tokens of another shape, or NaN or infinite ones.
     """
     if init is not None:
+        init = _as_tensor(init, "init")
         if init.shape[-2:] != shape or init.dim() > 3 or (init.dim() == 3 and len(init) != len(ids)):
             wanted = [len(ids), *shape]
             raise ClipAlignError(f"init has shape {list(init.shape)}, but the pseudo-tokens have {wanted}.")
+        if not init.isfinite().all():
+            raise ClipAlignError("init holds NaN or infinite values: give finite tokens.")
         return init.detach().expand(len(ids), *shape)
     seed = DEFAULT_SEED
     if generator is not None:
@@ -136,13 +143,14 @@ def initial_tokens(
     return torch.stack([_draw(f"{seed}/{name}", shape) for name in ids]) if len(ids) else torch.empty(0, *shape)
 
 
-def check_targets(targets: Tensor, embed_dim: int, what: str, ids: Sequence[Any] | None) -> Sequence[Any]:
-    """The items' names, after a look at the features to be reached.
+def check_targets(targets: Any, embed_dim: int, what: str, ids: Sequence[Any] | None) -> tuple[Tensor, Sequence[Any]]:
+    """The features to be reached, as a tensor, and the items' names.
 
     Raises:
-        `ClipAlignError`: no matrix, another width than the model's, zero or NaN rows, no rows, or another number of
-            names.
+        `ClipAlignError`: no matrix of numbers, another width than the model's, zero or NaN rows, no rows, or another
+            number of names.
     """
+    targets = _as_tensor(targets, what)
     if targets.dim() != 2 or targets.shape[1] != embed_dim:
         raise ClipAlignError(
             f"{what} have shape {list(targets.shape)}, but the model's shared space has {embed_dim} dimensions: take "
@@ -160,12 +168,25 @@ def check_targets(targets: Tensor, embed_dim: int, what: str, ids: Sequence[Any]
             shown = ", ".join(str(names[row]) for row in rows[:_SHOWN_ITEMS])
             more = ", …" if len(rows) > _SHOWN_ITEMS else ""
             raise ClipAlignError(f"{what} are {problem} for {len(rows)} items ({shown}{more}): leave these items out.")
-    return names
+    return targets, names
+
+
+def _as_tensor(values: Any, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ClipAlignError(f"{what} must hold numbers: {str(error).splitlines()[0]}") from error
 
 
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode and without gradients to its weights; afterwards as it was."""
+    """The model in evaluation mode and without gradients to its weights; afterwards as it was.
+
+    Raises:
+        `ClipAlignError`: weights made in inference mode, through which no gradient goes.
+    """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ClipAlignError("the model was made under torch.inference_mode(): load it outside of it.")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -276,7 +297,8 @@ def _draw(key: str, shape: tuple[int, int]) -> Tensor:
     return INIT_STD * torch.randn(shape, generator=generator)
 
 
-def _join(blocks: list[InversionOutput], device: torch.device) -> InversionOutput:
+def join_outputs(blocks: Sequence[InversionOutput], device: torch.device | str = "cpu") -> InversionOutput:
+    """Inversions of consecutive items as one; `losses` is the mean over all items."""
     sizes = torch.tensor([len(block) for block in blocks], dtype=torch.float32)
     losses = torch.stack([block.losses for block in blocks])
     return InversionOutput(

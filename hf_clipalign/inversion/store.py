@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,20 +22,17 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
+from hf_clipalign._numbers import check_integer
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.inversion.image import ovi
-from hf_clipalign.inversion.optimisation import InversionOutput, check_targets
+from hf_clipalign.inversion.optimisation import InversionOutput, check_targets, join_outputs
+from hf_clipalign.inversion.options import complete_options
 from hf_clipalign.inversion.text import oti
 
 MANIFEST_FILE = "inversion.json"
 _FORMAT = 1
 _METADATA = "hf_clipalign"
 _SNAPSHOT = "features_after_"
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "oti": {"n_tokens": 1, "steps": 150, "template": "a photo of {}"},
-    "ovi": {"steps": 1000},
-}
-_COMMON_DEFAULTS: dict[str, Any] = {"lr": 2e-2, "weight_decay": 0.01, "evaluate_at": (), "tolerance": None}
 _SPEED_ONLY = ("batch_size", "strategy", "progress")
 
 
@@ -42,7 +40,7 @@ def invert_to_store(
     folder: str | Path,
     method: Literal["oti", "ovi"],
     model: Any,
-    embeds: Tensor,
+    embeds: Any,
     *,
     processor: Any = None,
     ids: Sequence[Any] | None = None,
@@ -58,7 +56,7 @@ def invert_to_store(
         folder (`str` or `Path`): where shards and manifest go; made if missing.
         method (`"oti"` or `"ovi"`): what is inverted.
         model (`nn.Module` or `DualEncoder`): the backbone.
-        embeds (`Tensor [N, d]`): projected features of all items, in every process.
+        embeds (`Tensor` or array `[N, d]`): projected features of all items, in every process.
         processor (`ProcessorMixin`, *optional*): needed by OTI.
         ids (`Sequence`, *optional*): unique names of the items. Default: row numbers.
         seed (`int`): an item's start depends on this and on its id. Default 0.
@@ -74,16 +72,18 @@ def invert_to_store(
         `ClipAlignError`: the folder belongs to another model, other data or other settings (it says which); ids occur
             twice; or as `oti` and `ovi`.
     """
-    if method not in _DEFAULTS:
-        raise ClipAlignError(f"unknown method {method!r}: choose oti or ovi.")
-    if shard_size < 1:
-        raise ClipAlignError(f"shard_size is {shard_size}: give 1 or more.")
+    check_integer("shard_size", shard_size)
+    for name in ("init", "generator"):
+        if name in options:
+            raise ClipAlignError(f"invert_to_store takes no {name}: every item starts from the seed and its id.")
     folder, encoder = Path(folder), as_dual_encoder(model)
-    names = [str(name) for name in check_targets(embeds, encoder.embed_dim, f"{method} features", ids)]
+    settings = complete_options(method, encoder, processor, options)
+    embeds, keys = check_targets(embeds, encoder.embed_dim, f"{method} features", ids)
+    names = [str(name) for name in keys]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ClipAlignError(f"the id {twice!r} occurs more than once: ids must be unique.")
-    manifest = _manifest(method, encoder, embeds, names, seed, shard_size, options)
+    manifest = _manifest(method, encoder, embeds, names, seed, shard_size, settings)
     key = _check_manifest(folder, manifest)
     rank, world_size = _place(rank, world_size)
     for index in range(-(-len(names) // shard_size))[rank::world_size]:
@@ -119,19 +119,15 @@ def read_inversions(folder: str | Path) -> tuple[list[str], InversionOutput]:
     if manifest is None:
         raise ClipAlignError(f"{str(folder)!r} holds no inversions: make them with invert_to_store.")
     n_shards = -(-manifest["data"]["items"] // manifest["shard_size"])
-    key = _hash(json.dumps(manifest, sort_keys=True))
+    key = _key(manifest)
     missing = [index for index in range(n_shards) if not _is_whole(_shard_file(folder, index), key)]
     if missing:
         raise ClipAlignError(
             f"{len(missing)} of {n_shards} shards in {str(folder)!r} are missing or damaged: call invert_to_store "
             "again with the same arguments, it makes these only."
         )
-    ids, shards = [], []
-    for index in range(n_shards):
-        with safe_open(_shard_file(folder, index), "pt") as shard:
-            ids += json.loads(shard.metadata()[_METADATA])["ids"]
-            shards.append({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
-    return ids, _join(shards)
+    shards = [_read_shard(_shard_file(folder, index)) for index in range(n_shards)]
+    return [name for names, _ in shards for name in names], join_outputs([output for _, output in shards])
 
 
 def _manifest(
@@ -141,12 +137,8 @@ def _manifest(
     names: list[str],
     seed: int,
     shard_size: int,
-    options: dict[str, Any],
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
-    settings = {**_COMMON_DEFAULTS, **_DEFAULTS[method], **options}
-    for name in ("init", "generator"):
-        if name in settings:
-            raise ClipAlignError(f"invert_to_store takes no {name}: every item starts from the seed and its id.")
     settings = {name: value for name, value in settings.items() if name not in _SPEED_ONLY}
     settings["evaluate_at"] = sorted(settings["evaluate_at"])
     return {
@@ -171,14 +163,13 @@ def _manifest(
 
 def _check_manifest(folder: Path, wanted: dict[str, Any], write: bool = False) -> str:
     """Compares the manifest with the one that is there, if any; gives the key that marks the shards."""
-    wanted = json.loads(json.dumps(wanted))
+    wanted = json.loads(json.dumps(wanted, default=methodcaller("item")))  # settings may be NumPy's numbers
     stored = _read_manifest(folder)
-    if stored is None and not write:
-        return _hash(json.dumps(wanted, sort_keys=True))
     if stored is None:
-        with atomic_file(folder / MANIFEST_FILE) as staging:
-            staging.write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return _hash(json.dumps(wanted, sort_keys=True))
+        if write:
+            with atomic_file(folder / MANIFEST_FILE) as staging:
+                staging.write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return _key(wanted)
     # where a model lies does not matter: its weights do
     told = ("model.name", "model.revision")
     differing = [text for name, text in _differences(stored, wanted) if name not in told]
@@ -186,7 +177,11 @@ def _check_manifest(folder: Path, wanted: dict[str, Any], write: bool = False) -
         raise ClipAlignError(
             f"{str(folder)!r} was begun with another {'; another '.join(differing)}. Use a new folder, or delete it."
         )
-    return _hash(json.dumps(stored, sort_keys=True))
+    return _key(stored)
+
+
+def _key(manifest: dict[str, Any]) -> str:
+    return _hash(json.dumps(manifest, sort_keys=True))
 
 
 def _differences(stored: Any, wanted: Any, prefix: str = "") -> list[tuple[str, str]]:
@@ -207,10 +202,13 @@ def _short(value: Any) -> str:
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        for number in (manifest["data"]["items"], manifest["shard_size"]):
+            check_integer("a size in the manifest", number)
+        return manifest
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ClipAlignError(
             f"{str(folder / MANIFEST_FILE)!r} is damaged: delete the folder and begin again."
         ) from error
@@ -245,20 +243,13 @@ def _write_shard(file: Path, output: InversionOutput, names: list[str], key: str
         )
 
 
-def _join(shards: list[dict[str, Tensor]]) -> InversionOutput:
-    def joined(name: str) -> Tensor:
-        return torch.cat([shard[name] for shard in shards])
-
-    sizes = torch.tensor([len(shard["tokens"]) for shard in shards], dtype=torch.float32)
-    losses = torch.stack([shard["losses"] for shard in shards])
-    steps = sorted(int(name.removeprefix(_SNAPSHOT)) for name in shards[0] if name.startswith(_SNAPSHOT))
-    return InversionOutput(
-        tokens=joined("tokens"),
-        features=joined("features"),
-        losses=(losses * sizes[:, None]).sum(0) / sizes.sum(),
-        snapshots={step: joined(f"{_SNAPSHOT}{step}") for step in steps},
-        steps_taken=joined("steps_taken"),
-    )
+def _read_shard(file: Path) -> tuple[list[str], InversionOutput]:
+    with safe_open(file, "pt") as shard:
+        tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
+        names = json.loads(shard.metadata()[_METADATA])["ids"]
+    steps = sorted(int(name.removeprefix(_SNAPSHOT)) for name in tensors if name.startswith(_SNAPSHOT))
+    snapshots = {step: tensors.pop(f"{_SNAPSHOT}{step}") for step in steps}
+    return names, InversionOutput(**tensors, snapshots=snapshots)
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:

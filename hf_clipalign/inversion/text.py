@@ -41,15 +41,16 @@ class PseudoPrompt:
     n_tokens: int
 
 
+@torch.inference_mode(False)
 def oti(
     model: Any,
-    image_embeds: Tensor,
+    image_embeds: Any,
     *,
     processor: Any,
     n_tokens: int = 1,
     steps: int = 150,
     template: str = "a photo of {}",
-    init: Tensor | None = None,
+    init: Any = None,
     generator: torch.Generator | None = None,
     ids: Sequence[Any] | None = None,
     lr: float = 2e-2,
@@ -67,13 +68,13 @@ def oti(
 
     Args:
         model (`nn.Module` or `DualEncoder`): the backbone. Its weights are read only.
-        image_embeds (`Tensor [N, d]`): projected image features; their lengths do not matter.
+        image_embeds (`Tensor` or array `[N, d]`): projected image features; their lengths do not matter.
         processor (`ProcessorMixin` or `PreTrainedTokenizerBase`): the checkpoint's processor or tokenizer.
         n_tokens (`int`): pseudo-tokens R per item. Default 1.
         steps (`int`): AdamW steps. Default 150; retrieval often peaks earlier, see `evaluate_at`.
         template (`str`): the prompt with one `{}`. Default `"a photo of {}"`.
-        init (`Tensor [N, R, w]` or `[R, w]`, *optional*): tokens to start from, as wide as the token embeddings,
-            which is d_t for most families. Default: N(0, 0.02²).
+        init (`Tensor` or array `[N, R, w]` or `[R, w]`, *optional*): tokens to start from, as wide as the token
+            embeddings, which is d_t for most families. Default: N(0, 0.02²).
         generator (`torch.Generator`, *optional*): seeds the start. An item's start depends on the seed and on its id,
             never on the others. Default: a fixed seed.
         ids (`Sequence`, *optional*): names of the items. Default: their row numbers.
@@ -89,8 +90,8 @@ def oti(
         `InversionOutput`: tokens `[N, R, w]`, features `[N, d]`, losses `[steps]`, snapshots.
 
     Raises:
-        `ClipAlignError`: a template without exactly one `{}`, a prompt over the context length, features of another
-            width, zero or NaN features, or steps below one.
+        `ClipAlignError`: a template without exactly one `{}`, a prompt over the context length, no tokenizer, features
+            of another width, zero or NaN features or tokens, or numbers that are no steps, rates or sizes.
 
     Example:
         ```python
@@ -98,16 +99,14 @@ def oti(
         ```
     """
     encoder = as_dual_encoder(model)
-    settings = InversionSettings(
-        n_tokens, steps, lr, weight_decay, batch_size, tuple(evaluate_at), tolerance, progress
-    )
-    names = check_targets(image_embeds, encoder.embed_dim, "image embeddings", ids)
+    settings = InversionSettings(n_tokens, steps, lr, weight_decay, batch_size, evaluate_at, tolerance, progress)
+    targets, names = check_targets(image_embeds, encoder.embed_dim, "image embeddings", ids)
     prompt = pseudo_prompt(encoder, processor, template, n_tokens)
     start = initial_tokens(names, (n_tokens, _token_table(encoder).embedding_dim), init, generator)
     with frozen(encoder.model):
         return invert(
             lambda n: _text_encode(encoder, prompt, n, strategy),
-            image_embeds.detach().to(encoder.device),
+            targets.to(encoder.device),
             start.to(encoder.device),
             settings,
             "OTI",
@@ -120,8 +119,11 @@ def pseudo_prompt(encoder: DualEncoder, processor: Any, template: str, n_tokens:
     The place is found by a stand-in word that the tokenizer knows as one token. Its id is never read.
 
     Raises:
-        `ClipAlignError`: the template has not exactly one `{}`, or the prompt is over the context length.
+        `ClipAlignError`: the template has not exactly one `{}`, the prompt is over the context length, or there is no
+            tokenizer.
     """
+    if not isinstance(template, str):
+        raise ClipAlignError(f"the template is {template!r}: give a text with one {{}} in it.")
     if template.count("{}") != 1:
         raise ClipAlignError(
             f"the template {template!r} has {template.count('{}')} places for pseudo-tokens: write one {{}} in it."

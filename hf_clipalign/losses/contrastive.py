@@ -114,7 +114,8 @@ def _cosines_and_positives(images: Tensor, texts: Tensor, positives: Tensor | No
 
 
 def _check_scale(logit_scale: Number) -> None:
-    if not 0 < logit_scale < math.inf:
+    # a learned scale that has become NaN gives a loss of NaN, as any other weight: training tells where it happened
+    if logit_scale <= 0 or not (isinstance(logit_scale, Tensor) or math.isfinite(logit_scale)):
         raise ClipAlignError(f"logit_scale must be positive and finite, not {float(logit_scale):g}")
 
 

@@ -72,14 +72,19 @@ def test_a_features_folder_and_further_names(animals, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--beta-e", "0"), "beta_e is 0"),
+        (("--beta-e", "2"), "beta_e is 2"),
         (("--beta-c", "1.5"), "beta_c is 1.5"),
+        (("--temperature", "nan"), "temperature is nan"),
         (("--template", "a photo"), "exactly one"),
         (("--dictionary", "missing.txt"), "no such file"),
         (("--also", "dog,,cat"), "position 1 is blank"),
     ],
 )
-def test_mistakes(options, message, animals, tmp_path):
+def test_mistakes_are_told_before_any_picture_is_read(options, message, animals, tmp_path, monkeypatch):
+    def refuse(*unused):
+        raise AssertionError("features were extracted")
+
+    monkeypatch.setattr("hf_clipalign.cli.concepts._features", refuse)
     given = () if "--dictionary" in options else ("--dictionary", animals / "names.txt")
     with pytest.raises(ClipAlignError, match=message):
         call("concepts", "--images", animals, *given, *options, "--out", tmp_path / "out")

@@ -77,9 +77,36 @@ def test_a_dataset_with_a_label_column() -> None:
     assert split.labels.tolist() == [1, 2, 0] * 4
 
 
+def dataset(**columns: list[Any]) -> datasets.Dataset:
+    pictures = [Image.new("RGB", (2, 2))] * len(next(iter(columns.values())))
+    return datasets.Dataset.from_dict({"image": pictures, **columns}).cast_column("image", datasets.Image())
+
+
+def test_a_plain_column_called_label_is_enough() -> None:
+    numbers = GCDSplit.from_source(dataset(label=[0, 1, 2] * 4), 2)
+    assert (numbers.class_names, numbers.labels.tolist()) == (["0", "1"], [0, 1, 2] * 4)
+    words = GCDSplit.from_source(dataset(label=["b", "a", "c"] * 4), ["c"])
+    assert (words.class_names, words.novel_names) == (["c"], ["a", "b"])
+    assert len(GCDSplit.preset("cifar10", dataset(label=list(range(10)) * 12)).class_names) == 5
+
+
+def test_the_number_of_known_classes_may_be_a_number_of_numpy() -> None:
+    assert GCDSplit.from_source(source(), np.int64(3)).class_names == ["ant", "bee", "cat"]
+    assert GCDSplit.from_source(source(), np.float32(0.5)).class_names == ["ant", "bee", "cat"]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: GCDSplit.from_source(dataset(kind=["a", "b"] * 4), 1), "label_column=, one of 'image', 'kind'"),
+        (lambda: GCDSplit.from_source(dataset(label=["a", "a", "b", None]), 1), "no label in row 3"),
+        (lambda: GCDSplit.from_source(dataset(label=[0, -1, 1, 1]), 1), r"1 labels are below 0, the first in row 1"),
+        (lambda: GCDSplit.from_source(source(), float("nan")), "known is nan"),
+        (lambda: GCDSplit.from_source(source(), None), "known classes: a list of names is needed, not None"),
+        (lambda: GCDSplit.from_source(source(), True), "a list of names is needed, not True"),
+        (lambda: GCDSplit.from_source(source(), 2, labelled_fraction="a"), "labelled_fraction is 'a'"),
+        (lambda: GCDSplit.from_source(source(), 2, seed=-1), "seed is -1"),
+        (lambda: GCDSplit.from_source(source(), 2, class_seed=-1), "class_seed is -1"),
         (lambda: GCDSplit.from_source(source(None, None), 2), "no labels"),
         (lambda: GCDSplit.from_source(source(), ["ant", "okapi"]), "'okapi'"),
         (lambda: GCDSplit.from_source(source(), ["ant", "Ant"]), "duplicates"),

@@ -133,6 +133,10 @@ def test_bad_input():
         compare(methods=["baseline", "ovi"])
     with pytest.raises(ClipAlignError, match="'isoclip' needs a band"):
         compare(methods=["isoclip"])
+    with pytest.raises(ClipAlignError, match="n_tokens is 0"):
+        compare(n_tokens=0)
+    with pytest.raises(ClipAlignError, match="oti has no option 'foo'"):
+        compare(foo=1)
     with pytest.raises(ClipAlignError, match="at least one method"):
         compare(methods=[])
     with pytest.raises(ClipAlignError, match="zero-shot needs class names"):

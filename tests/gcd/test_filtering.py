@@ -237,7 +237,12 @@ def test_the_table_names_the_first_concepts() -> None:
         ({"beta_c": -1}, "beta_c is -1"),
         ({"beta_c": float("nan")}, "beta_c is nan"),
         ({"temperature": 0}, "temperature is 0"),
+        ({"temperature": "a"}, "temperature is 'a'"),
+        ({"temperature": None}, "temperature is None"),
+        ({"beta_e": "a"}, "beta_e is 'a'"),
+        ({"beta_c": None}, "beta_c is None"),
         ({"block_size": 0}, "block_size is 0"),
+        ({"keep_components": "a"}, "keep_components is 'a'"),
     ],
 )
 def test_bad_settings(options: dict[str, Any], message: str) -> None:
@@ -253,6 +258,7 @@ def test_bad_settings(options: dict[str, Any], message: str) -> None:
         (["a", None, "c"], "position 1 is None, not a text"),
         (["a", "b"], "2 concept names but 3 text features"),
         ("abc", "a list of names"),
+        (None, "concept names: a list of names is needed, not None"),
         ([], "there are none"),
     ],
 )

@@ -18,7 +18,7 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import Mini, load_mini
 from hf_clipalign.gcd import SpectralGCDModel, concept_contributions, top_concepts
-from hf_clipalign.gcd.explanation import ProfileSums
+from hf_clipalign.gcd.explanation import ProfileSums, concept_labels
 from hf_clipalign.hub import build_card, check_card, describe_folder
 from tests.tiny_models import tiny_image_processor, tiny_model, tiny_tokenizer
 
@@ -150,6 +150,17 @@ def test_novel_classes_are_named_by_what_sets_them_apart() -> None:
     assert concepts[3] == []
 
 
+def test_no_two_classes_have_the_same_label() -> None:
+    concepts = [["cat", "red"], ["cat", "red", "bird"], ["cat", "red"], ["dog"], []]
+    names = [f"novel-{number}" for number in range(1, 6)]
+    found = concept_labels(names, concepts, ["dog"], k=2)
+    assert found == ["cat, red", "cat, red, bird", "cat, red (novel-3)", "dog (novel-4)", "novel-5"]
+    model = mini_model()
+    shares = torch.tensor([[0.9, 0.1, 0, 0, 0], [0.9, 0, 0.1, 0, 0], [0, 0, 0, 0.5, 0.5], [0, 0, 0, 0.5, 0.5]])
+    model.describe_classes(shares.clamp(min=1e-9).log(), torch.tensor([0, 1, 2, 3]))
+    assert model.class_labels()[2:] == ["hammer, sun", "hammer, sun (novel-2)"]
+
+
 def test_predictions_say_class_name_and_reasons(tmp_path: Path) -> None:
     model = described()
     found = model.predict(pictures(), batch_size=4)
@@ -233,7 +244,14 @@ def test_the_card_describes_the_folder(tmp_path: Path) -> None:
         ({"concepts": ["sun", 3]}, "not a text"),
         ({"class_names": ["a", "a"]}, "duplicates"),
         ({"class_names": [], "n_novel": 1}, "must be 2 or more"),
-        ({"n_novel": -1}, "-1 novel classes"),
+        ({"n_novel": -1}, "n_novel is -1"),
+        ({"n_novel": "2"}, "n_novel is '2': give an integer"),
+        ({"n_novel": 2.5}, "n_novel is 2.5"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"bottleneck_size": 0.5}, "bottleneck_size is 0.5"),
+        ({"processor": None}, "give the checkpoint's processor or tokenizer"),
+        ({"concept_features": np.full((5, 128), np.nan)}, "row 0 of concept_features"),
+        ({"concept_features": torch.zeros(5, 128)}, r"concept_features.* are zero"),
         ({"concept_features": torch.ones(5, 7)}, r"concept_features are \(5, 7\)"),
         ({"concept_temperature": 0.0}, "concept_temperature"),
     ],
@@ -241,7 +259,52 @@ def test_the_card_describes_the_folder(tmp_path: Path) -> None:
 def test_bad_input(arguments: dict[str, Any], message: str) -> None:
     given = {"concepts": CONCEPTS, "class_names": ["tool", "drink"], "n_novel": 2, **arguments}
     with pytest.raises(ClipAlignError, match=message):
-        SpectralGCDModel.from_student(mini().student, **given, processor=mini().student_processor)
+        SpectralGCDModel.from_student(mini().student, **{"processor": mini().student_processor, **given})
+
+
+def test_arrays_are_taken_as_tensors() -> None:
+    features = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
+    model, other = (mini_model(concept_features=given) for given in (features, features.numpy()))
+    assert torch.equal(model.concept_features, other.concept_features)
+    cross_modal = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    model.describe_classes(cross_modal, torch.tensor([0, 2, 3]))
+    other.describe_classes(cross_modal.numpy(), np.array([0, 2, 3]))
+    assert torch.equal(model.class_profiles, other.class_profiles)
+    assert model.predict(pixel_values=np.zeros((1, 3, 48, 48), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("cross_modal", "classes", "message"),
+    [
+        (torch.zeros(3, 5), torch.tensor([0, 1]), r"\[3, 5\] and classes \[2\]: give a row of 5 similarities"),
+        (torch.zeros(3, 4), torch.tensor([0, 1, 2]), r"\[3, 4\] and classes \[3\]"),
+        (torch.zeros(3, 5), torch.tensor([0, 1, 9]), "whole numbers from 0 to 3"),
+        (torch.zeros(3, 5), torch.tensor([0.0, 1.0, 2.0]), "whole numbers from 0 to 3"),
+        (torch.full((3, 5), float("nan")), torch.tensor([0, 1, 2]), "row 0 of cross_modal"),
+    ],
+)
+def test_classes_that_cannot_be_described(cross_modal: Any, classes: Any, message: str) -> None:
+    with pytest.raises(ClipAlignError, match=message):
+        mini_model().describe_classes(cross_modal, classes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": []}, "there are no pictures"),
+        ({"pixel_values": torch.zeros(0, 3, 48, 48)}, "there are no pictures"),
+        ({"pixel_values": torch.zeros(3, 48, 48)}, r"shape \[3, 48, 48\]: give pictures \[N, 3, H, W\]"),
+        ({"pixel_values": torch.zeros(2, 3, 16, 16)}, r"cannot read pixel_values of shape \[2, 3, 16, 16\]"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"temperature": 0}, "temperature is 0"),
+        ({"n_concepts": -1}, "n_concepts is -1"),
+    ],
+)
+def test_predict_explains_bad_input(arguments: dict[str, Any], message: str) -> None:
+    if not {"images", "pixel_values"} & set(arguments):
+        arguments = {**arguments, "pixel_values": torch.zeros(1, 3, 48, 48)}
+    with pytest.raises(ClipAlignError, match=message):
+        mini_model().predict(**arguments)
 
 
 def test_predict_wants_one_input_and_a_processor() -> None:

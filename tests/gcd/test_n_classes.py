@@ -91,6 +91,12 @@ def test_table_and_plot_show_the_curve() -> None:
         ({"counts": [2, 5]}, "from 3"),
         ({"counts": [5, 30]}, "to 29"),
         ({"counts": []}, "from 3"),
+        ({"counts": ["a"]}, "a number in counts is 'a'"),
+        ({"max_classes": "9"}, "max_classes is '9'"),
+        ({"n_init": 0}, "n_init is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"labels": [None] * 30}, "a labelled sample has no label"),
+        ({"labels": [float("nan")] * 30}, "a labelled sample has no label"),
     ],
 )
 def test_bad_input(change: dict[str, Any], message: str) -> None:

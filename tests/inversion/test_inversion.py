@@ -94,7 +94,7 @@ def test_each_item_stops_when_it_stops_improving(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_model_is_left_as_it_was(method):
+def test_the_model_is_left_as_it_was(method, monkeypatch):
     model = tiny_clip()
     model.train()
     model.text_model.encoder.layers[0].eval()
@@ -102,8 +102,15 @@ def test_the_model_is_left_as_it_was(method):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     modes = {name: module.training for name, module in model.named_modules()}
-    with pytest.raises(RuntimeError):
-        run(method, model=model, init=torch.full((2, 32 if method == "oti" else 48), 0.1, device="meta"))
+
+    def breaks(*unused):
+        assert not model.training
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_clipalign.inversion.optimisation._ItemAdamW.step", breaks)
+        with pytest.raises(RuntimeError):
+            run(method, model=model)
     run(method, model=model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == trained
@@ -120,6 +127,20 @@ def test_it_works_under_no_grad_and_in_bfloat16(method):
     assert half.tokens.dtype == half.features.dtype == torch.float32
     torch.testing.assert_close(half.losses[-1], exact.losses[-1], atol=0.02, rtol=0)
     assert exact.losses[-1] < exact.losses[0] - 0.1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_works_in_inference_mode_and_from_arrays(method):
+    model, expected = tiny_clip(), run(method)
+    with torch.inference_mode():
+        found = run(method, model=model, embeds=targets("clip") * 1.0)
+        with pytest.raises(ClipAlignError, match="load it outside"):
+            run(method, model=tiny_clip())
+    assert torch.equal(found.features, expected.features)
+    start = expected.tokens.numpy()
+    from_arrays = run(method, embeds=targets("clip").double().numpy(), init=start)
+    assert torch.equal(from_arrays.features, run(method, init=expected.tokens).features)
+    assert torch.equal(run(method, embeds=targets("clip").tolist()).features, expected.features)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -142,6 +163,7 @@ def test_the_place_of_the_pseudo_tokens(family, template):
     [
         ({"template": "a photo"}, "'a photo' has 0 places"),
         ({"template": "{} of {}"}, "'{} of {}' has 2 places"),
+        ({"template": None}, "the template is None"),
         ({"n_tokens": 73}, "73 pseudo-tokens has 78 tokens, but the model reads 77"),
     ],
 )
@@ -168,6 +190,18 @@ def spoilt(value):
         ({"steps": 0}, "steps is 0"),
         ({"n_tokens": 0}, "n_tokens is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"steps": 1.5}, "steps is 1.5: give an integer"),
+        ({"steps": "3"}, "steps is '3'"),
+        ({"n_tokens": "2"}, "n_tokens is '2'"),
+        ({"lr": float("nan")}, "lr is nan: give a number above 0"),
+        ({"lr": -0.1}, "lr is -0.1"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
+        ({"tolerance": -1.0}, "tolerance is -1.0"),
+        ({"evaluate_at": 1}, "evaluate_at is 1: give a list"),
+        ({"evaluate_at": [1.5]}, "a step of evaluate_at is 1.5"),
+        ({"evaluate_at": [-1]}, "a step of evaluate_at is -1"),
+        ({"embeds": [["a"]]}, "must hold numbers"),
+        ({"init": torch.full((2, 32), float("nan"))}, "init "),
         ({"evaluate_at": (3, 7)}, "step 7, but there are 6 steps"),
         ({"ids": ["a"]}, "1 ids"),
         ({"init": torch.zeros(4, 2, 32)}, r"\[4, 2, 32\], but the pseudo-tokens have \[5, 2,"),
@@ -176,6 +210,14 @@ def spoilt(value):
 def test_bad_input(method, options, words):
     with pytest.raises(ClipAlignError, match=words):
         run(method, **options)
+
+
+def test_a_start_of_nan_and_a_missing_tokenizer():
+    with pytest.raises(ClipAlignError, match="init holds NaN"):
+        run("ovi", init=torch.full((2, 48), float("nan")))
+    for processor in (None, "clip"):
+        with pytest.raises(ClipAlignError, match="give the checkpoint's processor or tokenizer"):
+            oti(tiny_clip(), targets("clip"), processor=processor)
 
 
 def test_more_pseudo_patches_than_patches():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,10 +138,32 @@ def test_bad_settings_leave_nothing_behind(tmp_path):
         ({"ids": ["a"] * 7}, "'a' occurs more than once"),
         ({"shard_size": 0}, "shard_size is 0"),
         ({"init": EMBEDS}, "takes no init"),
+        ({"foo": 1}, "oti has no option 'foo': there are n_tokens, steps,"),
+        ({"shard_size": 2.5}, "shard_size is 2.5"),
         ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
     ):
         with pytest.raises(ClipAlignError, match=words):
             invert(tmp_path / "store", **options)
         assert not (tmp_path / "store").exists()
+    for method, words in (("oti", "give the checkpoint's processor"), ("ovi", "ovi needs n_tokens")):
+        with pytest.raises(ClipAlignError, match=words):
+            invert_to_store(tmp_path / "store", method, tiny_clip(), EMBEDS)
+    with pytest.raises(ClipAlignError, match="unknown method 'uti'"):
+        invert_to_store(tmp_path / "store", "uti", tiny_clip(), EMBEDS)
     with pytest.raises(ClipAlignError, match="holds no inversions"):
         read_inversions(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '{"data": {"items": "7"}, "shard_size": 2}', '{"data": 1'])
+def test_a_manifest_that_says_nothing_is_damaged(tmp_path, content):
+    folder = invert(tmp_path / "store")
+    (folder / "inversion.json").write_text(content)
+    for call in (read_inversions, invert):
+        with pytest.raises(ClipAlignError, match=r"inversion\.json' is damaged"):
+            call(folder)
+
+
+def test_numbers_of_numpy_give_the_same_store(tmp_path):
+    expected = contents(invert(tmp_path / "plain"))
+    numpy = invert(tmp_path / "numpy", embeds=EMBEDS.numpy(), steps=np.int64(3), lr=np.float64(0.02))
+    assert contents(numpy) == expected

@@ -1,0 +1,56 @@
+"""`clipalign compare`: mistakes are told before any picture is read."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from hf_clipalign import ClipAlignError
+from hf_clipalign.cli.app import app
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    if result.exception is not None:
+        raise result.exception
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--steps", "0"), "steps is 0"),
+        (("--methods", "zzz"), "unknown method 'zzz'"),
+        (("--methods", "baseline,ovi"), "ovi does not invert images"),
+        (("--methods", "isoclip", "--band", "x"), "'x' is no band"),
+        (("--methods", "isoclip", "--band", "100,28"), "removes all 128"),
+        (("--methods", "isoclip", "--band", "none"), "needs a band"),
+        (("--n-tokens", "0"), "n_tokens is 0"),
+        (("--batch-size", "0"), "batch_size is 0"),
+        (("--tolerance", "-1"), "tolerance is -1"),
+        (("--oti-template", "nothing"), "0 places"),
+        (("--template", "nothing"), "exactly one"),
+        (("--evaluate-at", "1,200"), "step 200, but there are 150"),
+        (("--task", "zero-shot", "--steps", "0"), "steps is 0"),
+        (("--task", "zero-shot", "--methods", "isoclip"), "unknown method 'isoclip' for zero-shot"),
+        (("--task", "zero-shot", "--oti-template", "nothing"), "0 places"),
+        (("--task", "text-text", "--steps", "0"), "steps is 0"),
+        (("--task", "text-text", "--n-tokens", "999"), "999 pseudo-patches"),
+    ],
+)
+def test_mistakes_are_told_before_any_picture_is_read(options, message, tmp_path, monkeypatch):
+    def refuse(*unused):
+        raise AssertionError("features were extracted")
+
+    monkeypatch.setattr("hf_clipalign.cli.compare._task", refuse)
+    monkeypatch.setattr("hf_clipalign.cli.compare.image_features", refuse)
+    with pytest.raises(ClipAlignError, match=message):
+        call("--data", tmp_path, *options, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_numbers_say_how_many_steps_there_were(tmp_path):
+    (tmp_path / "captions.csv").write_text("image,caption\n0.png,a cat\n0.png,the cat\n1.png,a dog\n1.png,the dog\n")
+    arguments = ("--data", tmp_path / "captions.csv", "--task", "text-text", "--methods", "baseline,ovi")
+    call(*arguments, "--steps", "2", "--out", tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["inversion"]["steps"] == len(content["losses"]) == 2
