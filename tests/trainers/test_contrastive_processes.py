@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.processes import run_script
 from tests.trainers.contrastive_runs import build, few, losses, weights
 
 SCRIPT = Path(__file__).parent / "contrastive_runs.py"
-
-
-def two_processes(batch: int, folder: Path, settings: dict) -> dict:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(SCRIPT), str(batch), str(folder), json.dumps(settings)]
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": root}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(lines) == 1
-    return json.loads(lines[0].removeprefix("RESULT "))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +27,7 @@ def test_two_processes_are_one_with_the_doubled_batch(settings: dict, tmp_path: 
     one = build(tmp_path / "one", **settings)
     start = weights(one)
     one.train()
-    two = two_processes(6, tmp_path / "two", settings)
+    two = run_script(SCRIPT, 6, tmp_path / "two", json.dumps(settings), processes=2)
     assert len(losses(one)) == 6
     assert two["losses"] == pytest.approx(losses(one), abs=1e-4)
     assert two["weights"].keys() == start.keys()

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from hf_clipalign.gcd import SpectralGCDModel
 from hf_clipalign.trainers import SpectralGCDTrainingArguments, Teacher, teacher_concepts
 from hf_clipalign.trainers.gcd_images import BalancedSampler, GCDImages, random_square
 from hf_clipalign.trainers.gcd_optimization import cosine_factor
+from tests.processes import run_script
 from tests.tiny_models import tiny_model
 from tests.trainers.gcd_runs import CONCEPTS, TEMPLATE, build, losses, mini, new_model, split, trained
 
@@ -315,20 +312,9 @@ def test_presets() -> None:
 # Several processes
 
 
-def run(processes: int, batch: int, folder: Path) -> dict[str, Any]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(SCRIPT), str(batch), str(folder)]
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": root}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(lines) == 1
-    return json.loads(lines[0].removeprefix("RESULT "))
-
-
 def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
-    one, two = run(1, 16, tmp_path / "one"), run(2, 8, tmp_path / "two")
+    one = run_script(SCRIPT, 16, tmp_path / "one")
+    two = run_script(SCRIPT, 8, tmp_path / "two", processes=2)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert len(one["losses"]) >= 6
     assert two["batches"] == one["batches"]
