@@ -95,6 +95,8 @@ class SpectralGCDModel(PreTrainedModel):
 
     def __init__(self, config: SpectralGCDConfig):
         super().__init__(config)
+        for tower in config.backbone_config.sub_configs:  # the first 5.x releases build a tower in its own dtype
+            getattr(config.backbone_config, tower).dtype = torch.get_default_dtype()
         self.backbone: Any = AutoModel.from_config(config.backbone_config)
         encoder = as_dual_encoder(self.backbone)
         encoder.drop_text_tower()

@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers.models.clip.modeling_clip import image_text_contrastive_loss as clip_loss
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.losses import contrastive_loss, sigmoid_loss
+
+
+def clip_loss(logits_per_text: torch.Tensor) -> torch.Tensor:
+    """CLIP's loss as its paper has it (arXiv 2103.00020, figure 3)."""
+    targets = torch.arange(len(logits_per_text))
+    return (F.cross_entropy(logits_per_text, targets) + F.cross_entropy(logits_per_text.T, targets)) / 2
 
 
 def draw(n: int, m: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
