@@ -47,6 +47,8 @@ def input_table(tower: Any) -> nn.Module | None:
         return tower.get_input_embeddings()
     except NotImplementedError:
         return None
+    except AttributeError:  # image towers of the first 5.x releases
+        return getattr(getattr(tower, "embeddings", None), "patch_embedding", None)
 
 
 def n_positions(text_model: Any) -> int:
