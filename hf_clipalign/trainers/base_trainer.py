@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource
 from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, is_checkpoint, last_good_checkpoint
+
+_ROUNDING = 1e-6  # the epoch is a sum of fractions
 
 
 class AlignmentTrainer(Trainer):
@@ -42,6 +45,7 @@ class AlignmentTrainer(Trainer):
         self.loss_is_scaled_for_ga = False
         self._terms: dict[str, Tensor] = {}
         self._n_terms = 0
+        self.add_callback(_EpochsAndSteps(self))
 
     # Training
 
@@ -62,6 +66,15 @@ class AlignmentTrainer(Trainer):
 
     def _before_training(self) -> None:
         """What is computed once, before the first step."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Gives the pictures their epoch, counted from 0; called at its start, also in a resumed run."""
+        pictures: Any = self.train_dataset
+        if hasattr(pictures, "set_epoch"):
+            pictures.set_epoch(epoch)
+
+    def after_step(self) -> None:
+        """Called after every update of the weights."""
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch; a loss that is not finite ends the training before it reaches the weights."""
@@ -161,6 +174,19 @@ class AlignmentTrainer(Trainer):
         self.push_in_progress: Any = PushInProgress(jobs)
 
 
+class _EpochsAndSteps(TrainerCallback):
+    """Tells the trainer that an epoch begins, and that the weights have moved."""
+
+    def __init__(self, trainer: AlignmentTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_epoch(int((state.epoch or 0) + _ROUNDING))
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.after_step()
+
+
 @contextmanager
 def keeping_last_batch(args: TrainingArguments) -> Iterator[None]:
     """Data loaders made meanwhile keep an incomplete last batch."""
@@ -173,13 +199,18 @@ def keeping_last_batch(args: TrainingArguments) -> Iterator[None]:
 
 def check_setup(args: TrainingArguments, processor: Any) -> None:
     """Refuses several GPUs in one process, and a missing processor."""
+    check_one_gpu(args)
+    if processor is None:
+        raise ClipAlignError("processing_class is None: pass the model's processor, load_processor(checkpoint)")
+
+
+def check_one_gpu(args: TrainingArguments) -> None:
+    """Refuses several GPUs in one process."""
     if args.n_gpu > 1:
         raise ClipAlignError(
             f"one process cannot train on {args.n_gpu} GPUs: start one per GPU with accelerate launch, "
             "or show it one with CUDA_VISIBLE_DEVICES=0"
         )
-    if processor is None:
-        raise ClipAlignError("processing_class is None: pass the model's processor, load_processor(checkpoint)")
 
 
 def holds_pictures(dataset: Any, model_input: str) -> bool:

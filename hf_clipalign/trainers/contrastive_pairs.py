@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource
-from hf_clipalign.trainers.augmentation import crop_and_resize, random_view, view_generator
+from hf_clipalign.trainers.augmentation import PicturesByEpoch, crop_and_resize, random_view, view_generator
 
 Augmentation = Callable[[Image.Image, np.random.Generator], Image.Image]
 """A random view of a picture, drawn with nothing but the given generator."""
@@ -38,7 +37,7 @@ class RandomCrop:
         return crop_and_resize(picture, box, flip and self.flip, self.side)
 
 
-class ImageTextPairs(Dataset):
+class ImageTextPairs(PicturesByEpoch):
     """A source of captioned pictures as a data set of pairs.
 
     What a picture gives depends on the seed, the epoch and the picture only: it is the same in every worker, process
@@ -70,21 +69,12 @@ class ImageTextPairs(Dataset):
         _check_captions(source)
         if positives == "label" and source.labels is None:
             raise ClipAlignError(f"{source.name}: no labels, but positives is 'label': label the pictures")
-        self.source = source
+        super().__init__(source, seed)
         self.image_processor = getattr(processor, "image_processor", processor)
         self.augmentation = augmentation
         self.two_views = two_views
         self.captions = captions
         self.positives = positives
-        self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Gives the pictures the views and captions of another epoch; running workers see it too."""
-        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = int(index)

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers.trainer_callback import TrainerCallback
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
@@ -108,7 +107,6 @@ class ContrastiveTrainer(AlignmentTrainer):
         )
         self._results: Any = None
         self._command = ""
-        self.add_callback(_EveryEpochAndStep(self))
 
     @property
     def learner(self) -> ContrastiveLearner:
@@ -197,7 +195,7 @@ class ContrastiveTrainer(AlignmentTrainer):
         return losses
 
     def after_step(self) -> None:
-        """Puts the scale back below its limit; called after every update of the weights."""
+        """Puts the scale back below its limit."""
         if self._highest_scale is not None:
             self.learner.clamp_scale(self._highest_scale)
 
@@ -278,21 +276,6 @@ class ContrastiveTrainer(AlignmentTrainer):
         if self.learner.own_bias is not None:
             bias = load_file(folder / _BIAS_FILE)["bias"]
             self.learner.own_bias.data.copy_(bias)
-
-
-class _EveryEpochAndStep(TrainerCallback):
-    """Tells the pairs which epoch it is, also in a resumed run, and the trainer that the weights have moved."""
-
-    def __init__(self, trainer: ContrastiveTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        pairs: Any = self.trainer.train_dataset
-        if hasattr(pairs, "set_epoch"):
-            pairs.set_epoch(int(state.epoch or 0))
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.after_step()
 
 
 def retrieval_of_pairs(prediction: Any) -> dict[str, float]:

@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from hf_clipalign.data import GCDSplit
-from hf_clipalign.trainers.augmentation import crop_and_resize
+from hf_clipalign.trainers.augmentation import PicturesByEpoch, crop_and_resize
 from hf_clipalign.trainers.prompt_images import pixel_values
 
 Draw = tuple[int, int]
 """A picture and the number of its draw within the epoch: a picture that is drawn twice has other views."""
 
 
-class GCDImages(Dataset):
+class GCDImages(PicturesByEpoch):
     """The pictures of a split as pairs of views: a square crop at a random place, mirrored half of the time.
 
     Args:
@@ -38,21 +37,12 @@ class GCDImages(Dataset):
         flip: bool = True,
         seed: int = 0,
     ):
-        self.source = split.source
+        super().__init__(split.source, seed)
         self.labels = split.training_labels
         self.image_processor = image_processor
         self.image_size = image_size
         self.crop_share = crop_share
         self.flip = flip
-        self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Gives the pictures the views of another epoch; running workers see it too."""
-        self._epoch.fill_(epoch)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index, number = draw

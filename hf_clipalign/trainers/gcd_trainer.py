@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from transformers.trainer_callback import TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
@@ -110,7 +109,6 @@ class SpectralGCDTrainer(AlignmentTrainer):
             **kwargs,
         )
         self._epoch = 0
-        self.add_callback(_DrawsByEpoch(self))
 
     @property
     def gcd_model(self) -> SpectralGCDModel:
@@ -182,6 +180,12 @@ class SpectralGCDTrainer(AlignmentTrainer):
             self.teacher_concepts()
         if self.args.center_concepts and not bool(self.gcd_model.concept_means.any()):
             self._center_concepts()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Gives pictures, draws and the loss their epoch."""
+        super().begin_epoch(epoch)
+        self._epoch = epoch
+        self._sampler.set_epoch(epoch)
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
         """Two groups of parameters with rates of their own; weight decay on all, as published."""
@@ -285,19 +289,6 @@ class SpectralGCDTrainer(AlignmentTrainer):
                 describe_folder(folder, self.args.hub_model_id), evaluations=evaluations, command=command
             )
             build_card(info).save(folder / "README.md")
-
-
-class _DrawsByEpoch(TrainerCallback):
-    """Tells pictures, sampler and loss which epoch it is, also in a resumed run."""
-
-    def __init__(self, trainer: SpectralGCDTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        epoch = int((state.epoch or 0) + 1e-6)
-        self.trainer._epoch = epoch
-        self.trainer._sampler.set_epoch(epoch)
-        cast(GCDImages, self.trainer.train_dataset).set_epoch(epoch)
 
 
 def _as_teacher(teacher: Any, processor: Any) -> Teacher:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, from_dataset
 from hf_clipalign.data.few_shot import take
-from hf_clipalign.trainers.augmentation import crop_and_resize, random_view, view_generator
+from hf_clipalign.trainers.augmentation import PicturesByEpoch, crop_and_resize, random_view, view_generator
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ TEACHER_PREFIX = "teacher_"
 _SHOWN = 3
 
 
-class PromptImages(Dataset):
+class PromptImages(PicturesByEpoch):
     """A source of pictures as a data set of model inputs.
 
     The student and the teacher see the same view of a picture, each at its own size and with its own normalisation.
@@ -53,7 +52,7 @@ class PromptImages(Dataset):
         crop_scale: float = 0.08,
         seed: int = 0,
     ):
-        self.source: ImageSource = source if isinstance(source, ImageSource) else from_dataset(source)
+        super().__init__(source if isinstance(source, ImageSource) else from_dataset(source), seed)
         self.sides = [("", _image_processor(processor), image_size)]
         if teacher_processor is not None:
             self.sides.append(
@@ -61,11 +60,6 @@ class PromptImages(Dataset):
             )
         self.augment = augment
         self.crop_scale = crop_scale
-        self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -76,10 +70,6 @@ class PromptImages(Dataset):
     def has_labels(self) -> bool:
         """Whether every picture has a class."""
         return self.source.labels is not None
-
-    def set_epoch(self, epoch: int) -> None:
-        """Gives the pictures the views of another epoch; running workers see it too."""
-        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = int(index)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
-from transformers.trainer_callback import TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
@@ -106,7 +105,6 @@ class PromptLearningTrainer(AlignmentTrainer):
         self._results: Any = None
         self._command = ""
         self._row: str | None = None
-        self.add_callback(_ViewsByEpoch(self))
         self.average = self._prompt_average()
 
     @staticmethod
@@ -370,18 +368,6 @@ class _Classes:
     def __exit__(self, *error: Any) -> None:
         self.fixed.__exit__(None, None, None)
         self.trainer._class_set = self.before
-
-
-class _ViewsByEpoch(TrainerCallback):
-    """Tells the pictures which epoch it is, also in a resumed run."""
-
-    def __init__(self, trainer: PromptLearningTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        images = self.trainer.train_dataset
-        if isinstance(images, PromptImages):
-            images.set_epoch(int(state.epoch or 0))
 
 
 def accuracy_metric(prediction: Any) -> dict[str, float]:

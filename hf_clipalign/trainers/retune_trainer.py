@@ -21,6 +21,7 @@ from hf_clipalign.data import FindingPrompts, IncrementalTask, joint
 from hf_clipalign.evaluation import IncrementalResult, LabelledEmbeddings, backbone_hash
 from hf_clipalign.losses.retune import masked_bce_sum, retune_labels, retune_scores
 from hf_clipalign.metrics import multilabel_metrics
+from hf_clipalign.trainers.base_trainer import check_one_gpu
 from hf_clipalign.trainers.retune_arguments import RETuneTrainingArguments
 from hf_clipalign.trainers.retune_card import push_retune, write_retune_files
 from hf_clipalign.trainers.retune_learner import RETuneLearner
@@ -96,11 +97,7 @@ class RETuneTrainer(Trainer):
         **kwargs: Any,
     ):
         args = args or RETuneTrainingArguments(output_dir="retune")
-        if args.n_gpu > 1:
-            raise ClipAlignError(
-                f"one process cannot train on {args.n_gpu} GPUs: start one per GPU with accelerate launch, or show it "
-                "one with CUDA_VISIBLE_DEVICES=0."
-            )
+        check_one_gpu(args)
         args.label_names = args.label_names or ["labels"]
         learner = RETuneLearner(model, encoder, processing_class, encode_prompts)
         self.scenario = scenario
