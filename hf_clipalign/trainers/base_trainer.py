@@ -20,6 +20,7 @@ from transformers.utils import PushInProgress
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource
 from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, is_checkpoint, last_good_checkpoint
+from hf_clipalign.trainers.processes import leave_at_exit
 
 _ROUNDING = 1e-6  # the epoch is a sum of fractions
 
@@ -42,6 +43,7 @@ class AlignmentTrainer(Trainer):
 
     def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
         super().__init__(model, args, **kwargs)
+        leave_at_exit(self)
         self.loss_is_scaled_for_ga = False
         self._terms: dict[str, Tensor] = {}
         self._n_terms = 0

@@ -22,6 +22,7 @@ from hf_clipalign.evaluation import IncrementalResult, LabelledEmbeddings, backb
 from hf_clipalign.losses.retune import masked_bce_sum, retune_labels, retune_scores
 from hf_clipalign.metrics import multilabel_metrics
 from hf_clipalign.trainers.base_trainer import check_one_gpu
+from hf_clipalign.trainers.processes import leave_at_exit
 from hf_clipalign.trainers.retune_arguments import RETuneTrainingArguments
 from hf_clipalign.trainers.retune_card import push_retune, write_retune_files
 from hf_clipalign.trainers.retune_learner import RETuneLearner
@@ -121,6 +122,7 @@ class RETuneTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        leave_at_exit(self)
         self.loss_is_scaled_for_ga = False
         self._columns = torch.empty(0, dtype=torch.long)
         self._moments: dict[str, Tensor] = {}

@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hf_clipalign.data import image_folder
 from hf_clipalign.evaluation import extract_to_store
+from hf_clipalign.evaluation._ranks import leave_processes
+from tests.processes import report_what_is_left
 from tests.tiny_models import tiny_clip, tiny_image_processor
 
 SIZES = {"shard_size": 4, "batch_size": 3}
@@ -58,10 +60,9 @@ def main() -> None:
         _, status = os.waitpid(child, 0)
         print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, flush=True)
     if not args.kill_before:
+        report_what_is_left()
         run(args.pictures, args.out, args.workers)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from hf_clipalign._files import exclusive_lock
 from hf_clipalign.data import Captions, ImageStream, StreamRecord, image_folder, open_stream
 from hf_clipalign.evaluation import FeatureStore, extract_image_features, extract_text_features, extract_to_store
 from tests.evaluation.store_run import SIZES
+from tests.processes import launch
 from tests.tiny_models import tiny_clip, tiny_image_processor, tiny_tokenizer
 
 SCRIPT = Path(__file__).with_name("store_run.py")
@@ -224,8 +225,7 @@ def test_a_lock_also_excludes_its_own_process(tmp_path):
 
 def test_two_processes_write_the_bytes_of_one(model, pictures, tmp_path):
     expected = content(extract(model, image_folder(pictures), tmp_path / "one").folder)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*command, SCRIPT, pictures, tmp_path / "two"], check=True, capture_output=True, timeout=300)
+    launch(SCRIPT, pictures, tmp_path / "two", processes=2)
     assert content(tmp_path / "two") == expected
 
 

@@ -10,7 +10,9 @@ import sys
 import torch
 
 from tests.inversion.test_store import invert
+from tests.processes import report_what_is_left
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    report_what_is_left()
     invert(sys.argv[1])

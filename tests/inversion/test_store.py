@@ -1,8 +1,5 @@
 """Inversions on the disk: whole shards only, going on after a kill, never a mix."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +8,7 @@ import torch
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.inversion import invert_to_store, oti, read_inversions, store
+from tests.processes import launch
 from tests.tiny_models import tiny_clip, tiny_tokenizer
 
 EMBEDS = torch.randn(7, 24, generator=torch.Generator().manual_seed(1))
@@ -90,14 +88,7 @@ def test_processes_share_the_shards(tmp_path):
 
 
 def test_torchrun_fills_the_store_of_one_process(tmp_path):
-    root = Path(__file__).parents[2]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)}
-    script = root / "tests" / "inversion" / "store_run.py"
-    done = subprocess.run(
-        [*launcher, script, tmp_path / "two"], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    launch(Path(__file__).with_name("store_run.py"), tmp_path / "two", processes=2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

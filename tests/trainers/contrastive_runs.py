@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hf_clipalign.data import ImageSource, Mini, from_dataset, load_mini, take, with_captions
 from hf_clipalign.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
+from tests.processes import report_what_is_left
 
 N_PICTURES = 36
 
@@ -89,6 +90,7 @@ def weights(trainer: Any) -> dict[str, Tensor]:
 
 def main() -> None:
     torch.set_num_threads(1)
+    report_what_is_left()
     batch, folder, settings = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     trainer = build(folder, per_device_train_batch_size=batch, **settings)
     trainer.train()
@@ -96,9 +98,6 @@ def main() -> None:
     if trainer.is_world_process_zero():
         torch_free = {name: value.flatten().tolist() for name, value in weights(trainer).items()}
         print("RESULT " + json.dumps({"losses": losses(trainer), "weights": torch_free, "scores": scores}))
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

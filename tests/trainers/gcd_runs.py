@@ -17,6 +17,7 @@ from torch import Tensor
 from hf_clipalign.data import GCDSplit, Mini, from_dataset, keep_classes, load_mini
 from hf_clipalign.gcd import SpectralGCDModel
 from hf_clipalign.trainers import SpectralGCDTrainer, SpectralGCDTrainingArguments
+from tests.processes import report_what_is_left
 
 TEMPLATE = "an emoji of {}."
 CLASSES = ("animal-bird", "drink", "heart", "tool")
@@ -99,6 +100,7 @@ class Draws:
 
 def main() -> None:
     torch.set_num_threads(1)
+    report_what_is_left()
     batch, folder = int(sys.argv[1]), Path(sys.argv[2])
     trainer = build(folder, per_device_train_batch_size=batch, teacher_cache=str(folder / "teacher.safetensors"))
     draws = Draws(trainer)
@@ -116,9 +118,6 @@ def main() -> None:
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         print("RESULT " + json.dumps(result))
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

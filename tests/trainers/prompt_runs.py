@@ -23,6 +23,7 @@ from hf_clipalign.trainers import (
     PromptLearningTrainingArguments,
 )
 from hf_clipalign.tuners import CoCoOpConfig, CoOpConfig, MaPLeConfig, PromptSRCConfig, VPTConfig
+from tests.processes import report_what_is_left
 
 N_CLASSES, N_PICTURES = 12, 36
 MODES = ("supervised", "kdpl", "agnostic")
@@ -99,8 +100,10 @@ def prompts(trainer: Any) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in trainer.peft_model.named_parameters() if p.requires_grad}
 
 
-def main() -> None:
+def main() -> Any:
+    """Returns the trainer, which lives to the end as in a script without functions."""
     torch.set_num_threads(1)
+    report_what_is_left()
     mode, batch, folder = sys.argv[1:4]
     trainer = build(mode, folder, per_device_train_batch_size=int(batch), save_strategy="epoch")
     trainer.train()
@@ -113,10 +116,8 @@ def main() -> None:
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         print("RESULT " + json.dumps(result))
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    return trainer
 
 
 if __name__ == "__main__":
-    main()
+    kept = main()

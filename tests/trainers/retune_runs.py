@@ -17,6 +17,7 @@ from hf_clipalign.data import FindingLabels, FindingPrompts, class_incremental, 
 from hf_clipalign.evaluation import LabelledEmbeddings, backbone_hash
 from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
 from hf_clipalign.tuners import RETuneConfig
+from tests.processes import report_what_is_left
 from tests.tiny_models import tiny_clip, tiny_tokenizer
 
 FINDINGS = ["cat", "dog", "bird"]
@@ -80,6 +81,7 @@ def weights(trainer: RETuneTrainer) -> dict[str, torch.Tensor]:
 def run_processes(batch: str, folder: str) -> None:
     """Trains data-incrementally and prints what came out: by each process its share of the batch."""
     torch.set_num_threads(1)
+    report_what_is_left()
     data = embeddings()
     data.labels.values[::3, 1] = np.nan  # unknown labels fall unevenly on the processes
     trainer = build(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from hf_clipalign.trainers.retune_card import NOT_FOR_DIAGNOSIS, PUSHED
 from hf_clipalign.trainers.retune_tasks import Shuffled, targets
 from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig, adapt_image, adapt_text
 from tests.hub.local_hub import OWNER, serve
+from tests.processes import launch, run_script
 from tests.tiny_models import tiny_clip, tiny_tokenizer
 from tests.trainers.retune_runs import FINDINGS, PROMPTS, build, embeddings, weights
 
@@ -398,24 +396,11 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
         build(tmp_path).train()
 
 
-def run(*arguments: str, processes: int = 1, **environment: str) -> str:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(SCRIPT), *arguments]
-    own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        command, env={**os.environ, **own, **environment}, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
     found = []
     for processes, batch in ((1, 16), (2, 8)):
-        output = run("processes", str(batch), str(tmp_path / str(processes)), processes=processes)
-        (line,) = [line for line in output.splitlines() if line.startswith("RESULT ")]
-        found.append(json.loads(line.removeprefix("RESULT ")))
+        found.append(run_script(SCRIPT, "processes", batch, tmp_path / str(processes), processes=processes))
     one, two = found
     assert (one["processes"], two["processes"]) == (1, 2)
     for name, value in one["weights"].items():
@@ -428,7 +413,7 @@ def test_a_push_uploads_adapter_prompts_scores_and_card_alone(tmp_path: Path) ->
     with serve() as (hub, address):
         hub.add(f"{OWNER}/tiny-clip", {"README.md": b"---\nlicense: mit\n---\n"})
         settings = {"HF_ENDPOINT": address, "HF_TOKEN": "hf_writer", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        run("push", repo_id, str(tmp_path / "run"), HF_HOME=str(tmp_path / "home"), **settings)
+        launch(SCRIPT, "push", repo_id, tmp_path / "run", HF_HOME=str(tmp_path / "home"), **settings)
         repo = hub.repos[repo_id]
         files = repo.files()
         uploads = [path for method, path, _ in hub.log if method in ("POST", "PUT") and "/commit/" in path]
