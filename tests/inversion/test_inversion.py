@@ -242,9 +242,7 @@ def test_bad_input(method, options, words):
 
 
 def test_a_result_that_is_no_number_is_refused_by_name():
-    with pytest.raises(
-        ClipAlignError, match=r"infinite values for 5 items \(a, b, c, d, e\) with lr 1e\+30: lower it"
-    ):
+    with pytest.raises(ClipAlignError, match=r"for 5 items \(a, b, c, d, e\) with lr 1e\+30: lower it"):
         run("oti", lr=1e30, ids=iter("abcde"))
 
 
