@@ -297,9 +297,7 @@ class ContrastiveTrainer(AlignmentTrainer):
             there = json.loads((folder / _RUN_FILE).read_text(encoding="utf-8"))
             differing = [(name, there[name], value) for name, value in self._run().items() if there[name] != value]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ClipAlignError(
-                f"{folder} was not written by this trainer: its {_RUN_FILE} cannot be read"
-            ) from error
+            raise ClipAlignError(f"{folder} is not of this trainer: its {_RUN_FILE} cannot be read") from error
         if differing:
             name, old, new = differing[0]
             raise ClipAlignError(
@@ -348,8 +346,8 @@ def _trainable(model: Any, args: ContrastiveTrainingArguments) -> str:
     chosen = args.trainable or ("given" if _is_adapter(model) else "all")
     if _is_adapter(model) and chosen != "given":
         raise ClipAlignError(
-            f"trainable is {chosen!r}, but of a {type(model).__name__} only the adapter is saved: leave trainable out, "
-            "or set it to 'given'"
+            f"trainable is {chosen!r}, but of a {type(model).__name__} only the adapter is saved: leave trainable "
+            "out, or set it to 'given'"
         )
     return chosen
 
@@ -380,6 +378,6 @@ def _check_batches(pairs: Any, args: ContrastiveTrainingArguments) -> None:
     # several processes fill an incomplete batch up with the first pairs
     if not args.dataloader_drop_last and args.world_size == 1 and len(pairs) % args.train_batch_size == 1:
         raise ClipAlignError(
-            f"{len(pairs)} pairs in batches of {args.train_batch_size} leave one for the last, which has no negatives: "
-            "pass dataloader_drop_last=True, or another per_device_train_batch_size"
+            f"{len(pairs)} pairs in batches of {args.train_batch_size} leave one for the last, which has no "
+            "negatives: pass dataloader_drop_last=True, or another per_device_train_batch_size"
         )
