@@ -36,8 +36,8 @@ class ContrastiveTrainingArguments(TrainingArguments):
         max_logit_scale (`float`, *optional*): for "clamped". Default: 100, or the starting scale if that is higher.
         logit_bias (`float`, *optional*): start of the sigmoid loss's bias. Default: the checkpoint's, else -10.
         trainable (`str`, *optional*): "all", "projectors", "image" or "text" (one tower with its projector), or
-            "given" (what has `requires_grad`). Default: "given" for a PEFT model, of which only the adapter is saved, else
-            "all".
+            "given" (what has `requires_grad`). Default: "given" for a PEFT model, of which only the adapter is saved,
+            else "all".
         image_term_weight (`float`): weight of the SimCLR term: `info_nce_loss` between two views of each picture.
         image_term_temperature (`float`): its own temperature. Default 0.1.
         cache_chunk_size (`int`, *optional*): pictures and texts in one pass of a tower; activations are kept for one
