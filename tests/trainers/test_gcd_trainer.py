@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import TrainerCallback
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import GCDSplit
@@ -142,6 +143,30 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert losses(resumed)[7:] == losses(whole)[7:]
     for name, value in trained(whole.gcd_model).items():
         assert torch.equal(value, trained(resumed.gcd_model)[name]), name
+
+
+def test_accumulation_takes_the_mean_of_the_gradients(tmp_path: Path) -> None:
+    trainer = build(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=3, max_steps=1)
+    parameters = [p for p in trainer.gcd_model.parameters() if p.requires_grad]
+    micro: list[list[Tensor]] = []
+    updated: list[list[Tensor]] = []
+    compute_loss = trainer.compute_loss
+
+    def recorded_loss(*args: Any, **kwargs: Any) -> Tensor:
+        loss = compute_loss(*args, **kwargs)
+        micro.append(list(torch.autograd.grad(loss, parameters, retain_graph=True)))
+        return loss
+
+    class Recorder(TrainerCallback):
+        def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            updated.append([p.grad.clone() for p in parameters])  # type: ignore[union-attr]
+
+    trainer.compute_loss = recorded_loss  # type: ignore[method-assign]
+    trainer.add_callback(Recorder())
+    trainer.train()
+    assert len(micro) == 3
+    for gradient, parts in zip(updated[0], zip(*micro, strict=True), strict=True):
+        torch.testing.assert_close(gradient, sum(parts) / 3, atol=1e-6, rtol=1e-4)
 
 
 def test_without_distillation_no_teacher_is_needed(tmp_path: Path) -> None:
