@@ -260,7 +260,7 @@ class GCDSplit:
             )
         names = source.class_names or []
         folders = sorted(entry.name for entry in os.scandir(source.name) if entry.is_dir() and entry.name[0] != ".")
-        if unlabelled not in folders:
+        if source.labels is None or unlabelled not in folders:
             raise ClipAlignError(
                 f"{source.name}: no sub-folder {unlabelled!r}; its sub-folders are {quoted(names)}: put all pictures "
                 "without a label into one, and name it with unlabelled"
@@ -341,7 +341,7 @@ def _known_first(names: Sequence[str], known: Any, class_seed: int | None) -> tu
     for name, found in zip(known, places, strict=True):
         if len(found) > 1:
             raise ClipAlignError(
-                f"known class {name!r} may be any of {quoted(names[index] for index in found)}: write it exactly as one"
+                f"known class {name!r} may be any of {quoted(names[i] for i in found)}: write it exactly as one"
             )
     chosen = [found[0] for found in places]
     if len(chosen) == n:
