@@ -3,6 +3,7 @@
     python benchmarks/extraction.py                  # ViT-B/32 sizes with random weights, 500 x 400 JPEGs
     python benchmarks/extraction.py --pictures 256
     python benchmarks/extraction.py --memory         # a million items of a stream with a cheap encoder: memory
+    python benchmarks/extraction.py --dtypes         # the mini student in other types: time, and what the cosines lose
 
 The plain loop is `processor(images)` and `model.get_image_features` batch by batch in one process. Every side runs in
 a process of its own with the same cores; the sides take turns for `--repeats` rounds and the medians are compared.
@@ -91,6 +92,31 @@ def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
         result = work()
         seconds.append(time.perf_counter() - start)
     return 1e3 * min(seconds) / BATCH, result
+
+
+def dtypes(n: int, repeats: int) -> None:
+    """`extract_to_store(dtype=…)` of the mini student: seconds, and the largest change of a cosine of two pictures."""
+    from hf_clipalign.backbones import as_dual_encoder
+    from hf_clipalign.data import from_dataset, load_mini
+    from hf_clipalign.evaluation import extract_to_store
+
+    mini = load_mini()
+    source, projector = from_dataset(mini.emoji.select(range(n))), as_dual_encoder(mini.student).image_projector
+    seconds: dict[str, list[float]] = {"float32": [], "bfloat16": [], "float16": []}
+    cosines = {}
+    for _ in range(repeats):
+        for dtype, runs in seconds.items():
+            with tempfile.TemporaryDirectory() as out:
+                start = time.perf_counter()
+                done = extract_to_store(
+                    mini.student, source, mini.student_processor, out, dtype=dtype, num_workers=0, progress=False
+                )
+                runs.append(time.perf_counter() - start)
+                embeds = torch.nn.functional.normalize(done.values() @ projector.matrix.detach().T, dim=-1)
+                cosines[dtype] = embeds @ embeds.T
+    for dtype, runs in seconds.items():
+        change = (cosines[dtype] - cosines["float32"]).abs().max()
+        print(f"{dtype:>8}: {statistics.median(runs):.2f} s for {n} pictures, cosines change by {change:.1e} at most")
 
 
 def memory(n: int, width: int = 16) -> None:
@@ -187,6 +213,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="memory of a long stream instead of speed")
+    parser.add_argument("--dtypes", action="store_true", help="the mini student in other types instead")
     parser.add_argument("--items", type=int, default=1_000_000, help="length of that stream")
     for name in ("--side", "--folder"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -199,6 +226,8 @@ def main() -> None:
     elif args.memory:
         sys.path.insert(0, str(Path(__file__).parents[1]))
         memory(args.items)
+    elif args.dtypes:
+        dtypes(args.pictures, args.repeats)
     else:
         with tempfile.TemporaryDirectory() as folder:
             make_pictures(Path(folder), args.pictures)

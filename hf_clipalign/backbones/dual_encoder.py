@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -134,12 +135,20 @@ class DualEncoder(ABC):
     def prompt_strategies(self) -> tuple[str, ...]:
         """How the text tower may read prompts: `"packed"` and `"cut"` need causal attention, `"full"` always goes.
 
-        Flash attention takes no mask of its own shape, so a model loaded with it is cut and never packed.
+        Flash attention takes no mask of its own shape, nor does a tower that lays its causal mask over a given one
+        (CLIPSeg in the first transformers 5 releases): such a model is cut and never packed.
         """
         if not self.causal_text:
             return ("full",)
         attention = getattr(getattr(self.config, "text_config", self.config), "_attn_implementation", None)
-        return ("cut", "full") if "flash" in str(attention) else ("packed", "cut", "full")
+        own_shape = "flash" not in str(attention) and not self._lays_over_causal_mask()
+        return ("packed", "cut", "full") if own_shape else ("cut", "full")
+
+    def _lays_over_causal_mask(self) -> bool:
+        if self.module_paths is None:
+            return False
+        layers = self.model.get_submodule(self.module_paths.text_layers.rpartition(".")[0])
+        return "causal_attention_mask" in inspect.signature(layers.forward).parameters
 
     @property
     def token_table(self) -> nn.Module | None:

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.backbones.clip import ProjectedTowersEncoder, clip_end_positions
+from hf_clipalign.backbones.asked_towers import AskedTowersEncoder
+from hf_clipalign.backbones.clip import clip_end_positions
 from hf_clipalign.backbones.dual_encoder import Modality
-from hf_clipalign.backbones.first_token import input_table, n_positions
 from hf_clipalign.backbones.registry import register_backbone
 
 _CLIP_TEXT = "clip_text_model"
@@ -20,7 +20,7 @@ _STOCK_CLASSES = {
 
 
 @register_backbone("vision-text-dual-encoder")
-class VisionTextEncoder(ProjectedTowersEncoder):
+class VisionTextEncoder(AskedTowersEncoder):
     """`VisionTextDualEncoderModel`. Both towers are read at their `pooler_output`.
 
     A CLIP text tower is causal; BERT-like ones look both ways and need the `attention_mask` of padded texts. Towers
@@ -30,18 +30,6 @@ class VisionTextEncoder(ProjectedTowersEncoder):
     def __init__(self, model: nn.Module):
         super().__init__(model)
         self.causal_text = self.config.text_config.model_type == _CLIP_TEXT
-
-    @property
-    def token_table(self) -> nn.Module | None:
-        return input_table(self.model.text_model)
-
-    @property
-    def patch_table(self) -> nn.Module | None:
-        return input_table(self.model.vision_model)
-
-    @property
-    def max_text_length(self) -> int:
-        return n_positions(self.model.text_model)
 
     def end_positions(self, input_ids: Tensor) -> Tensor:
         if not self.causal_text:

@@ -31,6 +31,10 @@ def embed(
     workers: Annotated[
         int | None, typer.Option(help="Processes that read pictures. Default: by their number.")
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Compute in float32, bfloat16 or float16; features stay float32. Default: the model's own."),
+    ] = None,
     image_column: ImageColumnOption = None,
     label_column: LabelColumnOption = None,
     split: SplitOption = None,
@@ -70,6 +74,7 @@ def embed(
         batch_size=batch_size,
         num_workers=workers,
         strict=strict,
+        dtype=dtype,
         overwrite=overwrite,
         model_name=model,
     )

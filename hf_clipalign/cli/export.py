@@ -66,9 +66,10 @@ def _aligned(loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[i
 
 
 def _stock(aligned: Any, path: Path, processor: Any, modality: Any, compact: bool, dtype: str) -> str:
-    from hf_clipalign.hub._common import parse_dtype
+    from hf_clipalign._tensors import parse_dtype
+    from hf_clipalign.hub._common import EXPORT_DTYPES
 
-    aligned.save_stock(path, modality, compact, processor, parse_dtype(dtype))
+    aligned.save_stock(path, modality, compact, processor, parse_dtype(dtype, *EXPORT_DTYPES))
     class_name = json.loads((path / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     return f"stock checkpoint: {path}  (load it with transformers.{class_name}.from_pretrained)"
 

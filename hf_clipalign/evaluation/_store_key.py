@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+import torch
+
 from hf_clipalign.backbones import DualEncoder, weights_hash
 
 # what decides about the features, and how messages call it; other entries of a manifest are for people
@@ -21,13 +23,13 @@ LAYOUT = ("shard_size", "batch_size")
 """What decides about the bytes of the files, but not about the meaning of the features."""
 
 
-def describe_model(encoder: DualEncoder, name: str | None) -> dict[str, Any]:
-    """Name and revision for people; class, type and a hash of all weights to compare."""
+def describe_model(encoder: DualEncoder, name: str | None, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """Name and revision for people; class, type computed in (default: its own), hash of all weights to compare."""
     return {
         "name": name or getattr(encoder.config, "_name_or_path", None) or None,
         "revision": getattr(encoder.config, "_commit_hash", None),
         "class": type(encoder.model).__name__,
-        "dtype": str(encoder.dtype).removeprefix("torch."),
+        "dtype": str(dtype or encoder.dtype).removeprefix("torch."),
         "weights": weights_hash(encoder.model, before_projector=True),
     }
 

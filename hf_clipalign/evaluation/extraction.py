@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 import hf_clipalign
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._tensors import parse_dtype
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.data import Captions, ImageSource, ImageStream, StreamRecord, TextSource, open_source, open_stream
 from hf_clipalign.evaluation._pictures import PictureBatch, PictureJob, default_workers, picture_batches
@@ -46,6 +48,8 @@ from hf_clipalign.evaluation.features import encode_texts, image_block
 
 logger = logging.getLogger(__name__)
 
+_DTYPES = ("float32", "bfloat16", "float16")
+
 Source = ImageSource | ImageStream | TextSource
 
 
@@ -60,6 +64,7 @@ def extract_to_store(
     num_workers: int | None = None,
     strict: bool = False,
     truncate: bool = False,
+    dtype: str | torch.dtype | None = None,
     overwrite: bool = False,
     model_name: str | None = None,
     progress: bool = True,
@@ -83,6 +88,8 @@ def extract_to_store(
             process's share of the cores but one, at most 8.
         strict (`bool`): raise at the first picture that cannot be read, instead of recording it. Default False.
         truncate (`bool`): cut texts over the context length instead of raising. Default False.
+        dtype (`str` or `torch.dtype`, *optional*): compute in `"float32"`, `"bfloat16"` or `"float16"`, with a copy of
+            the model; the features are kept in float32 and go with the given model. Default: the model's own type.
         overwrite (`bool`): remove what the folder holds of another model, other data or other sizes. Default False.
         model_name (`str`, *optional*): what to call the model. Default: where it was loaded from.
         progress (`bool`): show a progress bar in the first process. Default True.
@@ -105,16 +112,20 @@ def extract_to_store(
     for name, size in (("shard_size", shard_size), ("batch_size", batch_size)):
         if size < 1:
             raise ClipAlignError(f"{name} is {size}: give 1 or more.")
+    dtype = encoder.dtype if dtype is None else parse_dtype(dtype, *_DTYPES)
     items = _as_source(source)
     lock = store_lock(folder)
     ranks.from_first(lock.__enter__)
     try:
         sizes = {"shard_size": shard_size, "batch_size": batch_size}
         plan = ranks.from_first(
-            lambda: _begin(folder, _describe(encoder, items, processor, truncate, model_name) | sizes, overwrite)
+            lambda: _begin(
+                folder, _describe(encoder, dtype, items, processor, truncate, model_name) | sizes, overwrite
+            )
         )
         if not plan.complete:
-            run = _Run(encoder, items, processor, plan, ranks, num_workers, truncate, progress and ranks.index == 0)
+            computing, bar = _in_dtype(encoder, dtype), progress and ranks.index == 0
+            run = _Run(computing, items, processor, plan, ranks, num_workers, truncate, bar)
             for index, shard in run.shards():
                 if strict and shard.skipped:
                     raise ClipAlignError(shard.skipped[0][1])
@@ -150,7 +161,12 @@ def _as_source(source: Any) -> Source:
 
 
 def _describe(
-    encoder: DualEncoder, source: Source, processor: Any, truncate: bool, model_name: str | None
+    encoder: DualEncoder,
+    dtype: torch.dtype,
+    source: Source,
+    processor: Any,
+    truncate: bool,
+    model_name: str | None,
 ) -> dict[str, Any]:
     is_text = isinstance(source, TextSource)
     return {
@@ -159,11 +175,16 @@ def _describe(
         "complete": False,
         "modality": "text" if is_text else "image",
         "width": encoder.projector("text" if is_text else "image").matrix.shape[1],
-        "model": describe_model(encoder, model_name),
+        "model": describe_model(encoder, model_name, dtype),
         "processor": describe_tokenizer(processor, truncate) if is_text else describe_image_processor(processor),
         "data": {"name": source.name, "fingerprint": source.fingerprint()},
         "class_names": source.class_names,
     }
+
+
+def _in_dtype(encoder: DualEncoder, dtype: torch.dtype) -> DualEncoder:
+    """The encoder, or a copy of another type: the caller's model stays as it is."""
+    return encoder if dtype == encoder.dtype else as_dual_encoder(copy.deepcopy(encoder.model).to(dtype))
 
 
 def _begin(folder: Path, wanted: dict[str, Any], overwrite: bool) -> _Plan:

@@ -10,19 +10,7 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, Projector
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
-
-def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """`"float32"` or `"float16"` (or the torch type itself) as a torch type.
-
-    Raises:
-        `ClipAlignError`: another one.
-    """
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise ClipAlignError(f"unknown dtype {name!r}: choose from {', '.join(DTYPES)}.")
-    return DTYPES[name]
+EXPORT_DTYPES = ("float32", "float16")
 
 
 def compression(projector: Projector, size: int) -> Tensor:

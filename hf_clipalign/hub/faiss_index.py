@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_folder
+from hf_clipalign._tensors import parse_dtype
 from hf_clipalign.backbones import Projector
 from hf_clipalign.evaluation import Features
-from hf_clipalign.hub._common import parse_dtype
+from hf_clipalign.hub._common import EXPORT_DTYPES
 
 INDEX_FILE, IDS_FILE = "index.faiss", "ids.json"
 
@@ -49,7 +50,7 @@ def build_faiss_index(
     """
     faiss = _faiss()
     vectors = _unit_vectors(features.values if isinstance(features, Features) else features, projector)
-    if parse_dtype(dtype) == torch.float16:
+    if parse_dtype(dtype, *EXPORT_DTYPES) == torch.float16:
         kind, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         index: Any = faiss.IndexScalarQuantizer(vectors.shape[1], kind, metric)
         index.train(vectors)

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
+from hf_clipalign._tensors import parse_dtype
 from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
-from hf_clipalign.hub._common import example_inputs, parse_dtype
+from hf_clipalign.hub._common import EXPORT_DTYPES, example_inputs
 from hf_clipalign.isoclip import IsoCLIPModel
 
 
@@ -60,7 +61,8 @@ def export_onnx(
         >>> (embeds,) = session.run(None, {"pixel_values": pixel_values.numpy()})
         ```
     """
-    tower = _AlignedTower(model, modality, model.aligned_projector(modality, compact), parse_dtype(dtype), normalize)
+    projector = model.aligned_projector(modality, compact)
+    tower = _AlignedTower(model, modality, projector, parse_dtype(dtype, *EXPORT_DTYPES), normalize)
     inputs = example_inputs(tower.encoder, modality)
     if modality == "image" and tower.encoder.flexible_images:
         raise ClipAlignError(

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_folder
+from hf_clipalign._tensors import parse_dtype
 from hf_clipalign.backbones import Projector
-from hf_clipalign.hub._common import compression, parse_dtype, processor_part
+from hf_clipalign.hub._common import EXPORT_DTYPES, compression, processor_part
 from hf_clipalign.isoclip import IsoCLIPModel
 
 Contents = Literal["image", "text", "both"]
@@ -72,7 +73,7 @@ def export_sentence_transformers(
             "compact image and text embeddings have different sizes and live in different spaces, but one folder "
             "gives one size: write two folders, modality='image' and modality='text'."
         )
-    torch_dtype = parse_dtype(dtype)
+    torch_dtype = parse_dtype(dtype, *EXPORT_DTYPES)
     with atomic_folder(path) as staging:
         if modality == "image":
             projector: Projector | None = _write_image_tower(model, staging, processor, compact, torch_dtype)

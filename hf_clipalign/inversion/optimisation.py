@@ -127,8 +127,12 @@ def initial_tokens(ids: Sequence[Any], shape: tuple[int, int], init: Any, genera
         generator (`torch.Generator`, *optional*): gives the seed of all items. Default: a fixed seed.
 
     Raises:
-        `ClipAlignError`: given tokens of another shape, or NaN or infinite ones.
+        `ClipAlignError`: given tokens of another shape, or NaN or infinite ones; a generator that is none.
     """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ClipAlignError(
+            f"generator is {generator!r}: give a torch.Generator, such as torch.Generator().manual_seed(0)."
+        )
     if init is not None:
         init = _as_tensor(init, "init")
         if init.shape[-2:] != shape or init.dim() > 3 or (init.dim() == 3 and len(init) != len(ids)):

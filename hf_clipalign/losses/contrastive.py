@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._tensors import check_tensors
 
 Number = float | Tensor
 
@@ -34,8 +35,8 @@ def contrastive_loss(
         `Tensor`: the mean over pictures and the mean over texts, averaged; a scalar.
 
     Raises:
-        `ClipAlignError`: shapes that do not fit, a scale that is not positive and finite, a picture or a text without
-            a partner.
+        `ClipAlignError`: no tensors, shapes that do not fit, a scale that is not positive and finite, a picture or a
+            text without a partner.
 
     Example:
         ```python
@@ -78,7 +79,7 @@ def sigmoid_loss(
         `Tensor`: the sum over all pairs divided by the number of pictures, a scalar.
 
     Raises:
-        `ClipAlignError`: shapes that do not fit, or a scale that is not positive and finite.
+        `ClipAlignError`: no tensors, shapes that do not fit, or a scale that is not positive and finite.
 
     Example:
         ```python
@@ -93,6 +94,9 @@ def sigmoid_loss(
 
 
 def _cosines_and_positives(images: Tensor, texts: Tensor, positives: Tensor | None) -> tuple[Tensor, Tensor]:
+    check_tensors(image_embeds=images, text_embeds=texts)
+    if positives is not None:
+        check_tensors(positives=positives)
     if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1] or not len(images) or not len(texts):
         raise ClipAlignError(
             f"image_embeds {tuple(images.shape)} and text_embeds {tuple(texts.shape)} must be [N, d] and [M, d] with "

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._tensors import check_tensors
 
 
 def kdpl_loss(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
@@ -22,7 +23,7 @@ def kdpl_loss(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tenso
         KL(student ‖ teacher). Scalars.
 
     Raises:
-        `ClipAlignError`: the shapes differ, or are not `[N, C]`.
+        `ClipAlignError`: no tensors, or the shapes differ, or are not `[N, C]`.
 
     Example:
         ```python
@@ -30,6 +31,7 @@ def kdpl_loss(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tenso
         tensor(1.5232)
         ```
     """
+    check_tensors(student_logits=student_logits, teacher_logits=teacher_logits)
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
         raise ClipAlignError(
             f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} "
@@ -56,8 +58,9 @@ def select_classes(teacher_logits: Tensor, k: int) -> Tensor:
         Equal averages go to the lower index.
 
     Raises:
-        `ClipAlignError`: k is not in 1 … C.
+        `ClipAlignError`: no tensor, or k is not in 1 … C.
     """
+    check_tensors(teacher_logits=teacher_logits)
     return top_classes(teacher_logits.float().softmax(dim=-1).mean(dim=0), k)
 
 
@@ -72,8 +75,9 @@ def top_classes(probabilities: Tensor, k: int) -> Tensor:
         `LongTensor [k]`.
 
     Raises:
-        `ClipAlignError`: k is not in 1 … C.
+        `ClipAlignError`: no tensor, or k is not in 1 … C.
     """
+    check_tensors(probabilities=probabilities)
     if not 1 <= k <= len(probabilities):
         raise ClipAlignError(f"k = {k} classes cannot be chosen from a dictionary of {len(probabilities)}")
     return probabilities.sort(descending=True, stable=True).indices[:k].sort().values

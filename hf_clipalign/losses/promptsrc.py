@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._tensors import check_tensors
+
 
 def promptsrc_losses(
     text_features: Tensor,
@@ -32,7 +34,18 @@ def promptsrc_losses(
     Returns:
         `dict`: `text` and `image` (weighted mean absolute differences), `logits` (KL(frozen ‖ prompted), its sum
             divided by N · C), and their sum `loss`.
+
+    Raises:
+        `ClipAlignError`: no tensors.
     """
+    check_tensors(
+        text_features=text_features,
+        frozen_text_features=frozen_text_features,
+        image_features=image_features,
+        frozen_image_features=frozen_image_features,
+        logits=logits,
+        frozen_logits=frozen_logits,
+    )
     text = text_weight * F.l1_loss(text_features, frozen_text_features)
     image = image_weight * F.l1_loss(image_features, frozen_image_features)
     log_probabilities, frozen = F.log_softmax(logits, dim=-1), F.log_softmax(frozen_logits, dim=-1)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._tensors import check_tensors
 
 SCORES = ("positive", "difference")
 
@@ -25,8 +26,9 @@ def retune_cosines(image_embeds: Tensor, positive: Tensor, negative: Tensor) -> 
         `(Tensor [N, F], Tensor [N, F])`: positive and negative cosines.
 
     Raises:
-        `ClipAlignError`: the shapes do not fit.
+        `ClipAlignError`: no tensors, or the shapes do not fit.
     """
+    check_tensors(image_embeds=image_embeds, positive=positive, negative=negative)
     ranks = (image_embeds.ndim, positive.ndim, negative.ndim)
     if ranks != (2, 2, 2) or positive.shape != negative.shape or image_embeds.shape[1] != positive.shape[1]:
         raise ClipAlignError(
@@ -71,8 +73,9 @@ def masked_bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
         `Tensor []`: 0 where no target is known.
 
     Raises:
-        `ClipAlignError`: the shapes differ, or a target is another number.
+        `ClipAlignError`: no tensors, the shapes differ, or a target is another number.
     """
+    check_tensors(logits=logits, targets=targets)
     if not bool(((targets == 0) | (targets == 1) | targets.isnan()).all()):
         raise ClipAlignError("targets must be 1, 0, or NaN where they are not known: see FindingLabels.targets.")
     total, n_known = masked_bce_sum(logits, targets)
@@ -90,8 +93,9 @@ def masked_bce_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         `(Tensor [], Tensor [])`: sum and number.
 
     Raises:
-        `ClipAlignError`: the shapes differ.
+        `ClipAlignError`: no tensors, or the shapes differ.
     """
+    check_tensors(logits=logits, targets=targets)
     if logits.shape != targets.shape:
         raise ClipAlignError(
             f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must be the same shape."
@@ -112,6 +116,7 @@ def retune_scores(positive_cosines: Tensor, negative_cosines: Tensor, kind: str 
     Raises:
         `ClipAlignError`: another kind.
     """
+    check_tensors(positive_cosines=positive_cosines, negative_cosines=negative_cosines)
     if kind not in SCORES:
         raise ClipAlignError(f"no kind of score {kind!r}: choose one of {', '.join(SCORES)}.")
     if kind == "positive":
@@ -128,6 +133,7 @@ def retune_labels(positive_cosines: Tensor, negative_cosines: Tensor) -> Tensor:
     Returns:
         `BoolTensor [N, F]`.
     """
+    check_tensors(positive_cosines=positive_cosines, negative_cosines=negative_cosines)
     return positive_cosines > negative_cosines
 
 
@@ -147,6 +153,7 @@ def undo_small_updates(old: Mapping[str, Tensor], new: Mapping[str, Tensor], thr
     """
     kept = {}
     for name, value in new.items():
+        check_tensors(**{f"the old {name}": old[name], f"the new {name}": value})
         change = (value - old[name]).abs()
         low, high = change.aminmax()
         kept[name] = torch.where(change < low + threshold * (high - low), old[name], value)

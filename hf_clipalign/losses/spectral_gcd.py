@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._tensors import check_tensors
 from hf_clipalign.losses.kdpl import kdpl_loss
 from hf_clipalign.losses.supervised_contrastive import supervised_contrastive_loss
 from hf_clipalign.losses.views import info_nce_loss, mean_entropy_regularizer, view_distillation_loss
@@ -54,8 +55,11 @@ def spectral_gcd_losses(
         `supcon`, and with a teacher `forward_kl` and `reverse_kl`. Scalars.
 
     Raises:
-        `ClipAlignError`: the shapes do not fit, or a label is none of the K classes.
+        `ClipAlignError`: no tensors, the shapes do not fit, or a label is none of the K classes.
     """
+    check_tensors(logits=logits, embeddings=embeddings, cross_modal=cross_modal, labels=labels)
+    if teacher_cross_modal is not None:
+        check_tensors(teacher_cross_modal=teacher_cross_modal)
     n = len(labels)
     if logits.ndim != 2 or not len(logits) == len(embeddings) == len(cross_modal) == 2 * n:
         raise ClipAlignError(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._tensors import check_tensors
 
 
 def supervised_contrastive_loss(
@@ -27,7 +28,7 @@ def supervised_contrastive_loss(
         `Tensor`: the mean over the anchors that have a positive; 0 where none has one, or where there is no picture.
 
     Raises:
-        `ClipAlignError`: the shapes do not fit; a temperature is not positive.
+        `ClipAlignError`: features that are no tensor; the shapes do not fit; a temperature is not positive.
 
     Example:
         ```python
@@ -36,6 +37,7 @@ def supervised_contrastive_loss(
         tensor(1.2181)
         ```
     """
+    check_tensors(features=features)
     if labels is not None:
         labels = torch.as_tensor(labels, device=features.device)
     if features.ndim != 3 or (labels is not None and labels.shape != features.shape[:1]):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._tensors import check_tensors
 
 
 def info_nce_loss(features: Tensor, temperature: float = 1.0) -> Tensor:
@@ -34,6 +35,7 @@ def info_nce_loss(features: Tensor, temperature: float = 1.0) -> Tensor:
         tensor(0.5514)
         ```
     """
+    check_tensors(features=features)
     _check_views(features)
     _check_temperature(temperature)
     units = F.normalize(features.float(), dim=-1)
@@ -73,10 +75,12 @@ def view_distillation_loss(
         tensor(0.3891)
         ```
     """
+    check_tensors(student_logits=student_logits)
     _check_views(student_logits)
     _check_temperature(teacher_temperature)
     _check_temperature(student_temperature)
     teacher_logits = student_logits if teacher_logits is None else teacher_logits
+    check_tensors(teacher_logits=teacher_logits)
     if teacher_logits.shape != student_logits.shape:
         raise ClipAlignError(
             f"teacher logits {tuple(teacher_logits.shape)} and student logits {tuple(student_logits.shape)} "
@@ -109,6 +113,7 @@ def mean_entropy_regularizer(logits: Tensor, temperature: float = 0.1) -> Tensor
         tensor(0.6926)
         ```
     """
+    check_tensors(logits=logits)
     if logits.ndim != 2 or 0 in logits.shape:
         raise ClipAlignError(f"class logits are [rows, classes]; these are {tuple(logits.shape)}")
     _check_temperature(temperature)

@@ -22,6 +22,7 @@ from hf_clipalign.data import ImageSource
 from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, is_checkpoint, last_good_checkpoint
 from hf_clipalign.trainers.processes import leave_at_exit
 
+_WAYS_TO_A_BATCH = "lower per_device_train_batch_size, or pass dataloader_drop_last=False"
 _ROUNDING = 1e-6  # the epoch is a sum of fractions
 
 
@@ -212,6 +213,21 @@ def check_one_gpu(args: TrainingArguments) -> None:
         raise ClipAlignError(
             f"one process cannot train on {args.n_gpu} GPUs: start one per GPU with accelerate launch, "
             "or show it one with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Refuses an adapter of which nothing is trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ClipAlignError("nothing in the model is trainable: pass is_trainable=True to PeftModel.from_pretrained")
+
+
+def check_one_batch(n_items: int, what: str, args: TrainingArguments, way_out: str = _WAYS_TO_A_BATCH) -> None:
+    """Refuses training data that do not fill one batch of all processes, where an incomplete one is left out."""
+    if args.dataloader_drop_last and n_items < args.train_batch_size * args.world_size:
+        raise ClipAlignError(
+            f"{n_items} {what} do not fill one batch of {args.train_batch_size} on {args.world_size} processes: "
+            + way_out
         )
 
 

@@ -17,7 +17,7 @@ from hf_clipalign.backbones import tokenize
 from hf_clipalign.data import ImageSource, from_dataset
 from hf_clipalign.losses import contrastive_loss, info_nce_loss, sigmoid_loss
 from hf_clipalign.metrics import retrieval_metrics
-from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_setup, holds_pictures
+from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_one_batch, check_setup, holds_pictures
 from hf_clipalign.trainers.contrastive_arguments import ContrastiveTrainingArguments
 from hf_clipalign.trainers.contrastive_card import write_contrastive_card
 from hf_clipalign.trainers.contrastive_learner import ContrastiveLearner
@@ -311,11 +311,7 @@ def _prepare(learner: ContrastiveLearner, args: ContrastiveTrainingArguments) ->
 
 
 def _check_batches(pairs: Any, args: ContrastiveTrainingArguments) -> None:
-    batch = args.train_batch_size * args.world_size
-    if batch < 2:
+    if args.train_batch_size * args.world_size < 2:
         raise ClipAlignError("a batch of one pair has no negatives: raise per_device_train_batch_size")
-    if args.dataloader_drop_last and hasattr(pairs, "__len__") and len(pairs) < batch:
-        raise ClipAlignError(
-            f"{len(pairs)} pairs do not fill one batch of {args.train_batch_size} on {args.world_size} processes: "
-            "lower per_device_train_batch_size, or pass dataloader_drop_last=False"
-        )
+    if hasattr(pairs, "__len__"):
+        check_one_batch(len(pairs), "pairs", args)

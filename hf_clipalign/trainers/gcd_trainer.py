@@ -21,7 +21,7 @@ from hf_clipalign.gcd import SpectralGCDModel
 from hf_clipalign.gcd.explanation import ProfileSums
 from hf_clipalign.losses import spectral_gcd_losses, teacher_temperature
 from hf_clipalign.metrics import clustering_accuracy
-from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_setup
+from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_one_batch, check_setup
 from hf_clipalign.trainers.gather import gather_rows, gather_views
 from hf_clipalign.trainers.gcd_arguments import SpectralGCDTrainingArguments
 from hf_clipalign.trainers.gcd_images import BalancedSampler, GCDImages
@@ -325,8 +325,4 @@ def _check_split(model: SpectralGCDModel, split: Any, args: SpectralGCDTrainingA
             f"{model.config.class_names[:5]}…: make the model with class_names=split.class_names"
         )
     check_class_count(split.source.name, model.config.n_classes, len(split))
-    if len(split) < args.train_batch_size * args.world_size:
-        raise ClipAlignError(
-            f"{len(split)} pictures do not fill one batch of {args.train_batch_size} on {args.world_size} processes: "
-            "lower per_device_train_batch_size"
-        )
+    check_one_batch(len(split), "pictures", args, "lower per_device_train_batch_size")

@@ -15,6 +15,7 @@ from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.packing import PackedPrompts, encode_texts
 from hf_clipalign.data import fill
 from hf_clipalign.data.dictionary import check_names
+from hf_clipalign.trainers.base_trainer import check_trainable
 from hf_clipalign.tuners import build_prompts, class_text_features, has_text_prompts, plan_prompts
 
 TRAIN = "train"
@@ -45,10 +46,7 @@ class PromptLearner(nn.Module):
                 f"the model is a bare {type(model).__name__}: there are no prompts to learn. "
                 "Wrap it first: get_peft_model(model, CoOpConfig())."
             )
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ClipAlignError(
-                "nothing in the model is trainable: pass is_trainable=True to PeftModel.from_pretrained"
-            )
+        check_trainable(model)
         self.model = model
         self.tokenizer = tokenizer
         self.template = template

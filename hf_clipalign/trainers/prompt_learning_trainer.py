@@ -20,7 +20,7 @@ from transformers.training_args import OptimizerNames
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
-from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_setup, holds_pictures
+from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_one_batch, check_setup, holds_pictures
 from hf_clipalign.trainers.prompt_average import PromptAverage
 from hf_clipalign.trainers.prompt_card import write_prompt_card
 from hf_clipalign.trainers.prompt_images import PromptImages, collate, drop_unreadable
@@ -379,11 +379,7 @@ def accuracy_metric(prediction: Any) -> dict[str, float]:
 def _check_training_images(
     images: Any, args: PromptLearningTrainingArguments, n_classes: int, needs_labels: bool
 ) -> None:
-    if args.dataloader_drop_last and len(images) < args.train_batch_size * args.world_size:
-        raise ClipAlignError(
-            f"{len(images)} pictures do not fill one batch of {args.train_batch_size} on {args.world_size} processes: "
-            "lower per_device_train_batch_size, or pass dataloader_drop_last=False"
-        )
+    check_one_batch(len(images), "pictures", args)
     if not needs_labels or not isinstance(images, PromptImages):
         return
     if not images.has_labels:

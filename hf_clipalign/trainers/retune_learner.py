@@ -14,6 +14,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder, encode_texts
 from hf_clipalign.data import FindingPrompts
 from hf_clipalign.losses.retune import retune_cosines
+from hf_clipalign.trainers.base_trainer import check_trainable
 from hf_clipalign.tuners import EmbeddingSpace, adapt_image, adapt_text
 
 
@@ -48,10 +49,7 @@ class RETuneLearner(nn.Module):
                 f"the model is a {type(model).__name__} without a RE-tune adapter: wrap it with "
                 "get_peft_model(model, RETuneConfig())."
             )
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ClipAlignError(
-                "nothing in the model is trainable: pass is_trainable=True to PeftModel.from_pretrained."
-            )
+        check_trainable(model)
         has_towers = not isinstance(model.get_base_model(), EmbeddingSpace)
         if encoder is None and encode_prompts is None and not has_towers:
             raise ClipAlignError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,18 @@ from hf_clipalign.backbones.dual_encoder import DualEncoder
 
 PROMPT_STD = 0.02
 PIXEL_MASK_NAMES = ("pixel_attention_mask", "attention_mask")  # the latter before transformers named it otherwise
+
+
+def only_active(layer: BaseTunerLayer, known: Container[str]) -> str | None:
+    """The one active adapter among the `known` ones, or None.
+
+    Raises:
+        `ClipAlignError`: several of them are active.
+    """
+    active = [] if layer.disable_adapters else [name for name in layer.active_adapters if name in known]
+    if len(active) > 1:
+        raise ClipAlignError(f"several adapters cannot be applied together: {active}. Choose one with set_adapter.")
+    return active[0] if active else None
 
 
 class PromptLayer(nn.Module, BaseTunerLayer):
@@ -45,14 +57,7 @@ class PromptLayer(nn.Module, BaseTunerLayer):
         Raises:
             `ClipAlignError`: several adapters are active.
         """
-        if self.disable_adapters:
-            return None
-        active = [name for name in self.active_adapters if name in self._holder]
-        if len(active) > 1:
-            raise ClipAlignError(
-                f"prompts of several adapters cannot be applied together: {active}. Choose one with set_adapter."
-            )
-        return active[0] if active else None
+        return only_active(self, self._holder)
 
     @property
     def _holder(self) -> Any:

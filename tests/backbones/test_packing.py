@@ -7,7 +7,7 @@ import torch
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder, encode_prompts, encode_texts, pack_prompts
-from tests.tiny_models import tiny_clip, tiny_metaclip2, tiny_siglip, tiny_tokenizer
+from tests.tiny_models import tiny_clip, tiny_clipseg, tiny_metaclip2, tiny_siglip, tiny_tokenizer
 
 NAMES = ["cat", "red fox", "dog", "zebra", "old tree house", "owl", "big blue bird", "car", "apple tree", "horse"]
 MAKERS = {"clip": tiny_clip, "metaclip_2": tiny_metaclip2}
@@ -146,6 +146,24 @@ def test_flash_attention_is_cut_and_never_packed() -> None:
     assert pack_prompts(encoder, prompts("clip")).strategy == "cut"
     with pytest.raises(ClipAlignError, match="cut and full"):
         pack_prompts(encoder, prompts("clip"), strategy="packed")
+
+
+def test_a_tower_that_lays_over_its_causal_mask_is_cut_and_never_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = as_dual_encoder(tiny_clip())
+
+    def forward(inputs_embeds: object, attention_mask: object = None, causal_attention_mask: object = None) -> None:
+        """As in CLIPSeg of transformers 5.0."""
+
+    monkeypatch.setattr(encoder.model.text_model.encoder, "forward", forward)
+    assert pack_prompts(encoder, prompts("clip")).strategy == "cut"
+    with pytest.raises(ClipAlignError, match="cut and full"):
+        pack_prompts(encoder, prompts("clip"), strategy="packed")
+
+
+def test_clipseg_reads_prompts_as_its_release_of_transformers_can() -> None:
+    encoder = as_dual_encoder(tiny_clipseg())
+    expected = encoder.model.text_model(input_ids=prompts("clip")).pooler_output
+    assert relative_error(encode_prompts(encoder, pack_prompts(encoder, prompts("clip"))), expected) < 1e-5
 
 
 def test_a_tower_that_looks_both_ways_reads_the_full_length() -> None:

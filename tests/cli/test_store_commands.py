@@ -46,6 +46,15 @@ def test_embed_goes_on_and_evaluate_reads_it(pictures, tmp_path):
         assert stored["metrics"] == pytest.approx(fresh["metrics"])
 
 
+def test_embed_in_another_type(pictures, tmp_path):
+    out = tmp_path / "features"
+    call("embed", pictures, "--out", out, "--workers", 0, "--dtype", "bfloat16")
+    assert FeatureStore.open(out).manifest["model"]["dtype"] == "bfloat16"
+    call("evaluate", out, "--band", "4,4", "--out", tmp_path / "report")
+    with pytest.raises(ClipAlignError, match="dtype"):
+        call("embed", pictures, "--out", out, "--workers", 0)
+
+
 def test_embed_refuses_what_does_not_fit(pictures, tmp_path):
     out = tmp_path / "features"
     call("embed", pictures, "--out", out, "--workers", 0)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign._files import exclusive_lock
+from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import Captions, ImageStream, StreamRecord, image_folder, open_stream
 from hf_clipalign.evaluation import FeatureStore, extract_image_features, extract_text_features, extract_to_store
 from tests.evaluation.store_run import SIZES
@@ -169,6 +170,33 @@ def test_features_are_not_used_with_another_model(model, pictures, tmp_path):
     store.check_model(as_dual_encoder(tiny_clip()))
     with pytest.raises(ClipAlignError, match="another model"):
         store.check_model(as_dual_encoder(tiny_clip(seed=1)))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
+def test_another_type_computes_with_a_copy(model, pictures, tmp_path, dtype):
+    source, name = image_folder(pictures), str(dtype).removeprefix("torch.")
+    exact = extract(model, source, tmp_path / "exact", dtype="float32")
+    assert content(exact.folder) == content(extract(model, source, tmp_path / "own").folder)
+    store = extract(model, source, tmp_path / "out", dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    store.check_model(as_dual_encoder(model))
+    assert (store.manifest["model"]["dtype"], store.values().dtype) == (name, torch.float32)
+    assert not torch.equal(store.values(), exact.values())
+    assert torch.cosine_similarity(store.values(), exact.values()).min() > 0.999
+    with pytest.raises(ClipAlignError, match=rf"what differs: dtype \({name} there, float32 here\)"):
+        extract(model, source, tmp_path / "out")
+    with pytest.raises(ClipAlignError, match="unknown dtype 'int8': choose from float32, bfloat16, float16"):
+        extract(model, source, tmp_path / "out", dtype="int8")
+
+
+def test_texts_in_another_type(model, tmp_path):
+    texts = ["a cat", "an old house"]
+    exact, store = (
+        extract(model, texts, tmp_path / name, processor=tiny_tokenizer(), dtype=name)
+        for name in ("float32", "bfloat16")
+    )
+    assert not torch.equal(store.values(), exact.values())
+    assert torch.cosine_similarity(store.values(), exact.values()).min() > 0.999
 
 
 def test_other_sizes_cannot_go_on_with_an_unfinished_store(model, pictures, tmp_path):

@@ -204,6 +204,7 @@ def spoilt(value):
         ({"init": torch.full((2, 32), float("nan"))}, "init "),
         ({"evaluate_at": (3, 7)}, "step 7, but there are 6 steps"),
         ({"ids": ["a"]}, "1 ids"),
+        ({"generator": 3}, "generator is 3: give a torch.Generator"),
         ({"init": torch.zeros(4, 2, 32)}, r"\[4, 2, 32\], but the pseudo-tokens have \[5, 2,"),
     ],
 )

@@ -161,3 +161,10 @@ def test_bad_input(tmp_path: Path) -> None:
         load_without_towers(tmp_path / "vpt")
     with pytest.raises(ClipAlignError, match="none' holds no adapter"):
         load_without_towers(tmp_path / "none")
+
+
+@pytest.mark.parametrize("adapt", [adapt_image, adapt_text])
+def test_arrays_are_refused(adapt: Any) -> None:
+    model = get_peft_model(EmbeddingSpace(4), RETuneConfig())
+    with pytest.raises(ClipAlignError, match="embeds is of type ndarray: give a tensor"):
+        adapt(model, torch.ones(2, 4).numpy())

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._tensors import check_tensors
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
 
@@ -75,7 +76,7 @@ def adapt_image(model: Any, embeds: Tensor) -> Tensor:
         `Tensor [N, d]`: the embeddings as they are where the adapter has no image side or is disabled.
 
     Raises:
-        `ClipAlignError`: embeddings of another width, or no RE-tune adapter.
+        `ClipAlignError`: embeddings that are no tensor, or of another width, or no RE-tune adapter.
     """
     return _adapt(model, "image", embeds)
 
@@ -134,6 +135,7 @@ def load_without_towers(folder: str | Path, **kwargs: Any) -> Any:
 def _adapt(model: Any, side: Modality, embeds: Tensor) -> Tensor:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     heads, width = heads_and_width(base)
+    check_tensors(embeds=embeds)
     if embeds.dim() != 2 or embeds.shape[1] != width:
         raise ClipAlignError(
             f"{side} embeddings of shape {tuple(embeds.shape)} do not fit the adapter's space: give [N, {width}]."

@@ -8,7 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.tuners._layers import only_active
 
 
 class RETuneLayer(nn.Module, BaseTunerLayer):
@@ -38,15 +38,7 @@ class RETuneLayer(nn.Module, BaseTunerLayer):
         Raises:
             `ClipAlignError`: several adapters are active.
         """
-        if self.disable_adapters:
-            return None
-        known = {*self.clip_retune_out, *self.clip_retune_shared}
-        active = [name for name in self.active_adapters if name in known]
-        if len(active) > 1:
-            raise ClipAlignError(
-                f"several RE-tune adapters cannot be applied together: {active}. Choose one with set_adapter."
-            )
-        return active[0] if active else None
+        return only_active(self, {*self.clip_retune_out, *self.clip_retune_shared})
 
     def add_adapter(self, adapter_name: str, dim: int, hidden: bool, identity: bool, inference_mode: bool) -> None:
         """Adds an adapter's weights, `dim` → 2 `dim` → `dim` if `hidden`, else `dim` → `dim`."""
