@@ -325,8 +325,8 @@ def _invert_batch(
             batch.features[batch.active] = encode(batch.tokens[batch.active]).float()
     if settings.steps in settings.evaluate_at:
         snapshots[settings.steps] = batch.features[:n_items].clone()
-    kept = (value[:n_items] for value in (batch.tokens, batch.features))
-    return InversionOutput(*kept, losses, snapshots, batch.taken[:n_items])
+    tokens, features, taken = (value[:n_items] for value in (batch.tokens, batch.features, batch.taken))
+    return InversionOutput(tokens, features, losses, snapshots, taken)
 
 
 def _evaluate(encode: Encode, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -271,20 +271,21 @@ class ContrastiveTrainer(AlignmentTrainer):
     def _rest_of_the_loss(self) -> dict[str, Tensor]:
         """Temperature and bias where the model's own checkpoint does not hold them: an adapter has neither."""
         learner, is_adapter = self.learner, _is_adapter(self.clip)
-        rest = {"log_logit_scale": learner.encoder.log_logit_scale} if is_adapter else {}
+        rest: dict[str, Tensor] = {"log_logit_scale": learner.encoder.log_logit_scale} if is_adapter else {}
         if learner.bias is not None and (is_adapter or learner.own_bias is not None):
             rest["bias"] = learner.bias
         return rest
 
     def _run(self) -> dict[str, Any]:
         """What a run cannot change when it goes on."""
+        pairs: Any = self.train_dataset
         return {
             "model": type(self.learner.encoder.model).__name__,
             "adapter": sorted(getattr(self.clip, "peft_config", ())),
             "parameters": sum(parameter.numel() for parameter in self.clip.parameters()),
             "trainable": self._trainable,
             **{name: getattr(self.args, name) for name in _DECIDING},
-            "pictures": len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
+            "pictures": len(pairs) if hasattr(pairs, "__len__") else None,
         }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
