@@ -110,6 +110,7 @@ def _describe(trainer: Any, folder: Path) -> ModelCardInfo:
     shown = base if on_hub(base) else Path(base).name or None
     learned = [entry["name"] for entry in state.tasks]
     here = list(dict.fromkeys(name for entry in state.tasks for name in entry["findings"]))
+    measured = f", the scores after every task in `{METRICS_FILE}`" if trainer.result is not None else ""
     before = f" Findings learned before, in another run: {', '.join(state.before)}." if state.before else ""
     return ModelCardInfo(
         kind="adapter",
@@ -118,7 +119,7 @@ def _describe(trainer: Any, folder: Path) -> ModelCardInfo:
         base_model=shown,
         method="retune",
         description=f"{NOT_FOR_DIAGNOSIS} Findings, learned in {len(learned)} task(s): {', '.join(here)}.{before} The "
-        f"prompts are in `{PROMPTS_FILE}`, the scores after every task in `{METRICS_FILE}`.",
+        f"prompts are in `{PROMPTS_FILE}`{measured}.",
         parameters={
             "adapter": f"{config.adapter}, {config.sides}, d = {config.embed_dim}",
             "tasks in order": learned,

@@ -179,6 +179,7 @@ def test_from_the_adapter_alone_what_it_has_learned_is_known(tmp_path: Path) -> 
         card = (folder / "README.md").read_text()
         assert "Findings learned before, in another run: cat, dog." in card
         assert "# RE-tune adapter: cat, dog, owl" in card
+        assert "metrics.json" not in card
         assert list(RETuneConfig.from_pretrained(folder).learned) == ["cat", "dog", "owl"]
         again = build(folder, model=get_peft_model(tiny_clip(), RETuneConfig()), **new)
         assert again.train(resume_from_checkpoint=True).metrics["tasks"] == []
