@@ -34,6 +34,7 @@ NEGATIVE_PROMPTS = ("There is no {}", "No evidence of {}", "No evidence of acute
 SINGLE_PROMPTS = ("Findings suggesting {}", "No evidence of {}")
 
 _UNCERTAIN = -1.0
+_SHORT = 8  # hexadecimal digits: enough to see a change, too few to find out labels by trying
 _TEXT_COLUMNS = dict.fromkeys(("Path", "dicom_id", "study_id", "subject_id"), str)
 _PATIENT = re.compile(r"(?:^|/)(patient\d+)(?:/|$)")
 
@@ -47,7 +48,7 @@ class FindingPrompts:
         negative (`Mapping[str, Sequence[str]]`): what it says where it is absent; the same findings.
 
     Raises:
-        `ClipAlignError`: no findings, a finding that lacks one of its lists, or a blank prompt.
+        `ClipAlignError`: no findings, a finding that lacks one of its lists, a prompt that is blank or no text.
 
     Example:
         ```python
@@ -65,10 +66,17 @@ class FindingPrompts:
         for name in checked_findings(dict.fromkeys([*self.positive, *self.negative])):
             for kind, prompts in (("positive", self.positive), ("negative", self.negative)):
                 texts = prompts.get(name)
-                if isinstance(texts, str) or not texts:
+                if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
                     raise ClipAlignError(f"the finding {name!r} has no list of {kind} prompts: give at least one.")
-                if not all(isinstance(text, str) and text.strip() for text in texts):
-                    raise ClipAlignError(f"the finding {name!r} has a blank {kind} prompt: write it or leave it out.")
+                for text in texts:
+                    if not isinstance(text, str):
+                        raise ClipAlignError(
+                            f"the finding {name!r} has the {kind} prompt {text!r}, which is no text: put it in quotes."
+                        )
+                    if not text.strip():
+                        raise ClipAlignError(
+                            f"the finding {name!r} has a blank {kind} prompt: write it or leave it out."
+                        )
 
     @property
     def findings(self) -> list[str]:
@@ -89,8 +97,10 @@ class FindingPrompts:
     ) -> FindingPrompts:
         """Prompts from templates with one `{}` for the name of the finding."""
         for template in (*positive, *negative):
-            if template.count("{}") != 1:
-                raise ClipAlignError(f"the template {template!r} must hold exactly one '{{}}' for the finding.")
+            if not isinstance(template, str) or re.findall(r"[{}]", template) != ["{", "}"] or "{}" not in template:
+                raise ClipAlignError(
+                    f"the template {template!r} must hold exactly one '{{}}' for the finding, and no other braces."
+                )
         names = checked_findings(findings)
         positives, negatives = (
             {name: [template.format(name) for template in templates] for name in names}
@@ -103,7 +113,8 @@ class FindingPrompts:
         """Reads a YAML or JSON file: for each finding `positive` and `negative`, lists of prompts.
 
         Raises:
-            `ClipAlignError`: the file is missing, cannot be read, or a finding lacks a list.
+            `ClipAlignError`: the file is missing, cannot be read, names something twice, or a finding lacks a list or
+                has something else.
         """
         path = Path(path).expanduser()
         try:
@@ -115,6 +126,9 @@ class FindingPrompts:
         content = _parse(path, text)
         if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
             raise ClipAlignError(f"{path}: must hold, for each finding, `positive` and `negative` lists of prompts")
+        for name, parts in content.items():
+            if unknown := [key for key in parts if key not in ("positive", "negative")]:
+                raise ClipAlignError(f"{path}: {name!r} has {quoted(unknown)}: give `positive` and `negative` alone.")
         kinds = ({name: parts.get(kind, []) for name, parts in content.items()} for kind in ("positive", "negative"))
         try:
             return cls(*kinds)
@@ -239,6 +253,21 @@ class FindingLabels:
         """A hash of ids, findings and values."""
         return digest(self.ids, self.findings, [np.ascontiguousarray(self.values.astype(np.float32)).tobytes()])
 
+    def fingerprints(self) -> dict[str, str]:
+        """For each finding a short hash of its known labels and the names of their rows, in whatever order they are.
+
+        Two sets of test data on which a score of the finding is the same thing have the same hash: rows whose label of
+        it is uncertain or missing, and other findings, do not count.
+        """
+        names = np.array(list(map(str, self.ids)), dtype=object)
+        order = np.argsort(names)
+        ids, targets = names[order], self.targets()[order]
+        known = ~np.isnan(targets)
+        return {
+            name: digest(ids[known[:, column]], [targets[known[:, column], column].tobytes()])[:_SHORT]
+            for column, name in enumerate(self.findings)
+        }
+
     def _policy_values(self, policy: str | Mapping[str, str]) -> list[float]:
         by_finding = dict.fromkeys(self.findings, policy) if isinstance(policy, str) else dict(policy)
         unknown = [name for name in by_finding if name not in self.findings]
@@ -286,10 +315,12 @@ def read_chexpert(
         frontal_only (`bool`): leave lateral pictures out. Default False.
 
     Returns:
-        `FindingLabels`: ids are the paths; the patient is the part `patient00001` of the path.
+        `FindingLabels`: ids are the paths, with `/` also where the file has backslashes; the patient is the part
+            `patient00001` of the path. Where no path has one, patients are not known.
 
     Raises:
-        `ClipAlignError`: the file or a column is missing, a path leaves its folder, a value is no label.
+        `ClipAlignError`: the file or a column is missing, a path leaves its folder, a value is no label, some paths
+            have a patient and others have none.
     """
     frame, name = _read_csv(path)
     findings = checked_findings(findings)
@@ -297,15 +328,27 @@ def read_chexpert(
     if frontal_only:
         frame = frame[frame["Frontal/Lateral"] == "Frontal"]
     paths = [_checked_path(value, row, name) for row, value in zip(frame.index, frame["Path"], strict=True)]
-    found = [_PATIENT.search(text) for text in paths]
-    patients = [match[1] for match in found if match]
     return FindingLabels(
         ids=paths,
         findings=findings,
         values=_label_values(frame, findings, name),
-        patients=patients if len(patients) == len(paths) else None,
+        patients=_patients(paths, frame.index, name),
         name=name,
     )
+
+
+def _patients(paths: Sequence[str], rows: Sequence[Any], name: str) -> list[str] | None:
+    """The patient in each path, or None where no path has one."""
+    found = [_PATIENT.search(path) for path in paths]
+    if not any(found):
+        return None
+    for row, path, match in zip(rows, paths, found, strict=True):
+        if match is None:
+            raise ClipAlignError(
+                f"{name}: row {row} (from 0): the path {path!r} has no part patient00001, as others have: without it "
+                "one patient's pictures cannot be kept together"
+            )
+    return [match[1] for match in found if match]
 
 
 def read_mimic_cxr(
@@ -331,7 +374,8 @@ def read_mimic_cxr(
         `files/p10/p10000032/s50414267/<dicom_id>.jpg`; the patient is the subject.
 
     Raises:
-        `ClipAlignError`: a file or a column is missing, nothing is left, an identifier leaves its folder.
+        `ClipAlignError`: a file or a column is missing, nothing is left, an identifier is empty, no whole number or
+            leaves its folder, a study has two rows of labels that differ, or two subjects.
     """
     findings = checked_findings(findings)
     table, name = _read_csv(labels)
@@ -339,13 +383,21 @@ def read_mimic_cxr(
     _require(table, ["subject_id", "study_id", *findings], name)
     wanted = [*(["split"] if split else []), *(["ViewPosition"] if views else [])]
     _require(listing, ["dicom_id", "study_id", "subject_id", *wanted], listing_name)
+    _check_identifiers(table, name)
+    _check_identifiers(listing, listing_name)
     if split is not None:
         listing = listing[listing["split"] == split]
     if views is not None:
         listing = listing[listing["ViewPosition"].isin(list(views))]
-    joined = listing[["dicom_id", "study_id", "subject_id"]].merge(
-        table[["study_id", *findings]].drop_duplicates("study_id"), on="study_id"
-    )
+    studies = table[["study_id", "subject_id", *findings]].drop_duplicates()
+    if len(twice := studies["study_id"][studies["study_id"].duplicated()]):
+        raise ClipAlignError(f"{name}: the study {twice.iloc[0]!r} has two rows that differ: keep the right one")
+    joined = listing[["dicom_id", "study_id", "subject_id"]].merge(studies, on="study_id", suffixes=("", "_labels"))
+    if len(others := joined[joined["subject_id"] != joined["subject_id_labels"]]):
+        study, here, there = others.iloc[0][["study_id", "subject_id", "subject_id_labels"]]
+        raise ClipAlignError(
+            f"the study {study!r} is of the subject {here!r} in {listing_name} and of {there!r} in {name}"
+        )
     if joined.empty:
         raise ClipAlignError(
             f"{listing_name}: no picture of a study in {name} is left with split={split!r}, views={views}"
@@ -360,18 +412,49 @@ def read_mimic_cxr(
     )
 
 
+def _check_identifiers(frame: pd.DataFrame, name: str) -> None:
+    """Refuses rows without an identifier, and numbers of studies and subjects such as 50414267.0."""
+    for column in ("subject_id", "study_id", "dicom_id"):
+        if column in frame.columns:
+            cells, pattern = frame[column].fillna(""), r".*\S.*" if column == "dicom_id" else "[0-9]+"
+            bad = np.flatnonzero(~cells.str.fullmatch(pattern).to_numpy(dtype=bool))
+            if len(bad):
+                raise ClipAlignError(
+                    f"{name}: row {bad[0]} (from 0): {column} is {frame[column].iloc[bad[0]]!r}: give "
+                    f"{'the name of a picture' if column == 'dicom_id' else 'a whole number, written 50414267'}"
+                )
+
+
 def _mimic_path(dicom_id: Any, study_id: Any, subject_id: Any) -> str:
     subject = f"p{subject_id}"
     return f"files/{subject[:3]}/{subject}/s{study_id}/{dicom_id}.jpg"
 
 
 def _parse(path: Path, text: str) -> Any:
+    """What a YAML or JSON file holds; a key that stands twice is an error in both."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            _require_once([key.value for key, _ in node.value])
+            return super().construct_mapping(node, deep)
+
     try:
-        return json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+        if path.suffix.lower() == ".json":
+            return json.loads(text, object_pairs_hook=_dict_of_pairs)
+        return yaml.load(text, Loader)
     except (ValueError, yaml.YAMLError) as error:
         raise ClipAlignError(f"{path}: is no valid YAML or JSON ({short_reason(error)})") from error
+
+
+def _dict_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _require_once([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _require_once(keys: list[Any]) -> None:
+    if twice := next((key for key, count in Counter(map(str, keys)).items() if count > 1), None):
+        raise ValueError(f"{twice!r} occurs twice")
 
 
 def _read_csv(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, str]:
@@ -398,9 +481,9 @@ def _label_values(frame: pd.DataFrame, findings: Sequence[str], name: str) -> np
 
 
 def _checked_path(value: Any, row: Any, name: str) -> str:
-    """A relative path that stays below its folder."""
-    text = value if isinstance(value, str) else ""
-    parts = text.replace("\\", "/").split("/")
+    """A relative path that stays below its folder, with `/` between its parts."""
+    text = value.replace("\\", "/") if isinstance(value, str) else ""
+    parts = text.split("/")
     if not text or text.startswith(("/", "~")) or ".." in parts or ":" in parts[0] or "\0" in text:
         raise ClipAlignError(f"{name}: row {row} (from 0): the path {value!r} is no relative path below its folder")
     return text

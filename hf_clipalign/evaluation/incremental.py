@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ Scores = Callable[[], tuple[Any, Any]]
 class IncrementalResult:
     """What was measured after every task, on every finding.
 
+    Test data may change between tasks: a month later they have one finding more, or other rows. Two scores of a
+    finding are compared only if they are of the same kind and of the same known labels; see `forgetting`.
+
     Args:
         scenario (`str`): what the tasks are: "class-incremental", for example.
         findings (`list[str]`): F names.
@@ -36,9 +40,14 @@ class IncrementalResult:
         taught (`list[list[str]]`): for each task the findings whose labels it saw.
         scores (`dict[str, list[list[float]]]`): by metric (`"auroc"`, `"f1"`) one row of F numbers for each task, NaN
             where a score is undefined.
-        means (`list[dict[str, float]]`): for each task the macro and weighted means and the subset accuracy.
-        zero_shot (`dict`, *optional*): `multilabel_metrics` before anything was learned.
-        undefined (`list[str]`): findings whose test labels are of one class only.
+        means (`list[dict[str, float]]`): for each task the macro and weighted means and the subset accuracy, over the
+            findings that have a score in its row.
+        zero_shot (`dict`, *optional*): `multilabel_metrics` without the adapter, of every finding on the newest test
+            data that had it (`measured_on`); the means are those of the newest measurement.
+        undefined (`list[list[str]]`): for each task the findings that were measured, but whose test labels are of one
+            class at most.
+        measured_on (`list[dict[str, list[str]]]`): for each task, by finding that was measured: the kind of score, and
+            a mark of the test data.
     """
 
     scenario: str
@@ -48,22 +57,54 @@ class IncrementalResult:
     scores: dict[str, list[list[float]]] = field(default_factory=lambda: {name: [] for name in METRICS})
     means: list[dict[str, float]] = field(default_factory=list)
     zero_shot: dict[str, Any] | None = None
-    undefined: list[str] = field(default_factory=list)
+    undefined: list[list[str]] = field(default_factory=list)
+    measured_on: list[dict[str, list[str]]] = field(default_factory=list)
 
-    def add(self, task: str, taught: Sequence[str], metrics: Mapping[str, Any]) -> None:
-        """Adds what `multilabel_metrics` gave after a task."""
+    def __post_init__(self) -> None:
+        self.undefined = self.undefined or [[] for _ in self.tasks]
+        self.measured_on = self.measured_on or [{} for _ in self.tasks]
+
+    def add(
+        self,
+        task: str,
+        taught: Sequence[str],
+        metrics: Mapping[str, Any],
+        measured_on: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Adds what was measured after a task.
+
+        Args:
+            task (`str`): its name.
+            taught (`Sequence[str]`): findings whose labels it saw.
+            metrics (`Mapping`): from `multilabel_metrics`.
+            measured_on (`Mapping[str, Sequence[str]]`, *optional*): for each finding the kind of score, and a mark of
+                the test data, from `FindingLabels.fingerprints`. Default: how many labels are known and positive.
+        """
         self.tasks.append(task)
         self.taught.append(list(taught))
         for name, rows in self.scores.items():
             rows.append([float(metrics[name].get(finding, math.nan)) for finding in self.findings])
         kept = [key for key in metrics if key.startswith(("macro_", "weighted_", "subset_"))]
         self.means.append({key: float(metrics[key]) for key in kept})
-        self.undefined = list(metrics["undefined"])
+        self.undefined.append(list(metrics["undefined"]))
+        self.measured_on.append(_marks(metrics, measured_on))
 
-    def add_zero_shot(self, metrics: Mapping[str, Any]) -> None:
-        """Notes scores before anything was learned; those of findings that were measured earlier are kept."""
-        before = self.zero_shot or {name: {} for name in self.scores}
-        self.zero_shot = {**metrics, **{name: {**metrics[name], **before[name]} for name in self.scores}}
+    def add_zero_shot(
+        self, metrics: Mapping[str, Any], measured_on: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        """Notes scores without the adapter; of findings that `metrics` lacks, what was measured earlier is kept.
+
+        Args:
+            metrics, measured_on: see `add`.
+        """
+        before, new = self.zero_shot or {}, {**metrics, "measured_on": _marks(metrics, measured_on)}
+        undefined = [name for name in before.get("undefined", []) if name not in metrics["auroc"]]
+        kept = (*self.scores, "positives", "known", "measured_on")
+        self.zero_shot = {
+            **new,
+            **{key: {**before.get(key, {}), **new.get(key, {})} for key in kept},
+            "undefined": [*undefined, *metrics["undefined"]],
+        }
 
     def extend(self, findings: Sequence[str]) -> None:
         """Adds findings that were not measured so far: NaN in the rows of the past."""
@@ -90,26 +131,44 @@ class IncrementalResult:
         return [next(i for i, taught in enumerate(self.taught) if name in taught) for name in self.findings]
 
     def forgetting(self, metric: str = "auroc") -> dict[str, Any]:
-        """`forgetting_metrics` of the matrix; zero-shot scores, where known, are the baseline of forward transfer."""
-        baseline = None if self.zero_shot is None else [self.zero_shot[metric].get(n, math.nan) for n in self.findings]
-        return forgetting_metrics(self.matrix(metric), self.learned_at, baseline)
+        """`forgetting_metrics` of the scores that were measured as after the last task; the others take no part.
+
+        Zero-shot scores, where known, are the baseline of forward transfer. A finding is measured alike as long as its
+        known labels, the names of their rows and the kind of score stay the same: test data may grow by findings, and
+        by rows that have no label of it.
+
+        Args:
+            metric (`str`): `"auroc"` (default) or `"f1"`.
+
+        Returns:
+            `dict`: also `compared`, the findings that forgetting and backward transfer are means over.
+        """
+        last = self.measured_on[-1] if self.measured_on else {}
+        scores = self.matrix(metric)
+        for row, marks in enumerate(self.measured_on):
+            scores[row, [marks.get(name) != last.get(name) for name in self.findings]] = math.nan
+        baseline = None
+        if self.zero_shot is not None:
+            marks, before = self.zero_shot.get("measured_on", {}), self.zero_shot[metric]
+            baseline = [before.get(n, math.nan) if marks.get(n) == last.get(n) else math.nan for n in self.findings]
+        found = forgetting_metrics(scores, self.learned_at, baseline)
+        forgotten = zip(self.findings, found["forgetting_by_finding"], strict=True)
+        return {**found, "compared": [name for name, value in forgotten if not math.isnan(value)]}
 
     def table(self, metric: str = "auroc", bounds: Mapping[str, Mapping[str, Any]] | None = None) -> ReportTable:
         """The matrix as rows of percent, the zero-shot scores above it and other bounds below.
+
+        A mean is over the findings that have a score in its row; where some have none, it says how many have. The
+        caption names what is undefined or was not measured, and from where on it was measured otherwise.
 
         Args:
             metric (`str`): `"auroc"` (default) or `"f1"`.
             bounds (`Mapping[str, Mapping]`, *optional*): name and `multilabel_metrics` of joint training, for example.
         """
         rows = [] if self.zero_shot is None else [self._bound_row(ZERO_SHOT, metric, self.zero_shot)]
-        for task, scores, means in zip(self.tasks, self.scores[metric], self.means, strict=True):
-            rows.append([f"after {task}", *map(percent, scores), percent(means[f"macro_{metric}"])])
+        rows += [_row(f"after {task}", row) for task, row in zip(self.tasks, self.scores[metric], strict=True)]
         rows += [self._bound_row(name, metric, bound) for name, bound in (bounds or {}).items()]
-        caption = f"{METRICS[metric]}, in percent"
-        if self.undefined:
-            caption += (
-                f"; undefined, and not in the mean: {', '.join(self.undefined)} (one class only in the test data)"
-            )
+        caption = "; ".join([f"{METRICS[metric]}, in percent", *self._remarks(metric)])
         return ReportTable([self.scenario, *self.findings, "mean"], rows, caption)
 
     def plot(self, metric: str = "auroc") -> Any:
@@ -126,8 +185,44 @@ class IncrementalResult:
         return cls(**_with_nan(json.loads(text)))
 
     def _bound_row(self, name: str, metric: str, metrics: Mapping[str, Any]) -> list[str]:
-        scores = [percent(metrics[metric].get(finding, math.nan)) for finding in self.findings]
-        return [name, *scores, percent(metrics[f"macro_{metric}"])]
+        return _row(name, [metrics[metric].get(finding, math.nan) for finding in self.findings])
+
+    def _remarks(self, metric: str) -> list[str]:
+        """Which scores are not there, and which are not to be compared with those above them."""
+        undefined = np.array([[name in row for name in self.findings] for row in self.undefined], dtype=bool)
+        undefined = undefined.reshape(len(self.tasks), len(self.findings))
+        others = [self._changes(part) for part in (1, 0)]
+        remarks = {
+            "undefined, as the test data have one class of it at most": undefined,
+            "not measured": np.isnan(self.matrix(metric)) & ~undefined,
+            "on other test data than the rows above": others[0],
+            "by another score than the rows above": others[1],
+        }
+        found = [f"{text}: {self._where(flags)}" for text, flags in remarks.items() if flags.any()]
+        if self.zero_shot is not None and np.any(others):
+            found.append(f"{ZERO_SHOT} is of the newest test data and score")
+        return found
+
+    def _changes(self, part: int) -> np.ndarray:
+        """Where `[T, F]` a finding was measured on something else than the last time."""
+        changed = np.zeros((len(self.tasks), len(self.findings)), dtype=bool)
+        for column, name in enumerate(self.findings):
+            rows = [row for row, marks in enumerate(self.measured_on) if name in marks]
+            for before, row in pairwise(rows):
+                changed[row, column] = self.measured_on[before][name][part] != self.measured_on[row][name][part]
+        return changed
+
+    def _where(self, flags: np.ndarray) -> str:
+        """The findings with a flag `[T, F]`, and the tasks after which they have it unless it is all."""
+        found: dict[tuple[int, ...], list[str]] = {}
+        for name, column in zip(self.findings, flags.T, strict=True):
+            found.setdefault(tuple(np.flatnonzero(column)), []).append(name)
+        return ", ".join(
+            ", ".join(names)
+            + ("" if len(rows) == len(self.tasks) else f" (after {', '.join(self.tasks[row] for row in rows)})")
+            for rows, names in found.items()
+            if rows
+        )
 
 
 def run_incremental(
@@ -171,6 +266,8 @@ def write_incremental_report(
 ) -> Path:
     """Writes `index.html`, and for every scenario and metric the heat map as PNG and the result as JSON.
 
+    The files are called as the scenario; a second result of the same name gets a number.
+
     Args:
         folder (`str` or `Path`): where to write.
         results (`Sequence[IncrementalResult]`): one for each scenario.
@@ -182,8 +279,7 @@ def write_incremental_report(
     """
     folder = Path(folder)
     sections = []
-    for result in results:
-        name = "".join(letter if letter.isalnum() else "-" for letter in result.scenario) or "result"
+    for result, name in zip(results, _file_names([result.scenario for result in results]), strict=True):
         figures = []
         for metric, label in METRICS.items():
             figure = result.plot(metric)
@@ -202,6 +298,32 @@ def percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
+def _row(name: str, scores: Sequence[float]) -> list[str]:
+    """Scores in percent and their mean, with the number of those that are there where some are not."""
+    there = [score for score in scores if not math.isnan(score)]
+    mean = percent(sum(there) / len(there) if there else math.nan)
+    partial = 0 < len(there) < len(scores)
+    return [name, *map(percent, scores), f"{mean} ({len(there)} of {len(scores)})" if partial else mean]
+
+
+def _marks(metrics: Mapping[str, Any], given: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
+    """For each finding the kind of score, and what tells the test data from others."""
+    if given is not None:
+        return {name: list(mark) for name, mark in given.items()}
+    positives, known = metrics["positives"], metrics["known"]
+    return {name: ["", f"{positives[name]} positive of {known[name]}"] for name in metrics["auroc"]}
+
+
+def _file_names(scenarios: Sequence[str]) -> list[str]:
+    """Names for files, all different, on file systems that do not tell A from a too."""
+    names: list[str] = []
+    for scenario in scenarios:
+        plain = "".join(letter if letter.isalnum() else "-" for letter in scenario) or "result"
+        numbered = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
+        names.append(next(name for name in numbered if name.lower() not in map(str.lower, names)))
+    return names
+
+
 def _measured(scores: Scores, targets: Any, findings: Sequence[str]) -> dict[str, Any]:
     values, hard = scores()
     return multilabel_metrics(targets, values, predictions=hard, finding_names=findings)
@@ -210,15 +332,23 @@ def _measured(scores: Scores, targets: Any, findings: Sequence[str]) -> dict[str
 def _summary(result: IncrementalResult) -> list[str]:
     if len(result.tasks) < 2 or not all(any(name in t for t in result.taught) for name in result.findings):
         return []
-    lines = []
+    lines, compared = [], []
     for metric, label in METRICS.items():
         found = result.forgetting(metric)
+        compared = found["compared"]
         parts = [
             f"{name.replace('_', ' ')} {100 * found[name]:+.1f}"
             for name in ("forgetting", "backward_transfer", "forward_transfer")
             if not math.isnan(found.get(name, math.nan))
         ]
-        lines.append(f"{label}, points: {', '.join(parts)}.")
+        if parts:
+            lines.append(f"{label}, points: {', '.join(parts)}.")
+    earlier = [name for name in result.findings if any(name in taught for taught in result.taught[:-1])]
+    if left_out := [name for name in earlier if name not in compared]:
+        lines.append(
+            f"Forgetting and backward transfer are without {', '.join(left_out)}: no scores that were measured alike "
+            "after the task that taught it and after the last one."
+        )
     return lines
 
 

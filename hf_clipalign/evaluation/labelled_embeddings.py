@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.data import FindingLabels
 from hf_clipalign.evaluation.extraction import extract_to_store
 from hf_clipalign.evaluation.feature_store import FeatureStore
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_ROWS = 8192
 _MOST_FOLDERS = 4  # a label file names pictures from a folder at most so many levels above the embedded one
@@ -81,7 +84,7 @@ class LabelledEmbeddings:
             labels (`FindingLabels`): joined by id; leading folders that one side lacks are left out.
             model (`PeftModel`, `nn.Module` or `DualEncoder`): the backbone that made the features.
             partial (`bool`): drop labels without features instead of raising. Pictures that could not be read are
-                always dropped. Default False.
+                always dropped, with a warning. Default False.
 
         Raises:
             `ClipAlignError`: text features, features of another model, ids that occur twice or do not match.
@@ -132,7 +135,8 @@ class LabelledEmbeddings:
         """Pictures below `root`, through the image tower once: their features go to `folder`, and stay there.
 
         Args:
-            labels (`FindingLabels`): their ids are paths below `root`.
+            labels (`FindingLabels`): their ids are paths below `root`. Those that cannot be read are left out, with a
+                warning.
             root (`str` or `Path`): where the pictures are.
             model, processor: the backbone and its processor.
             folder (`str` or `Path`): the feature store; a second call reads it.
@@ -187,16 +191,22 @@ def matched_rows(
     wanted = _without_common_folders(labels.ids, row_of)
     found = np.array([row_of.get(item, -1) for item in wanted])
     kept = np.flatnonzero(found >= 0)
+    absent = [wanted[row] for row in np.flatnonzero(found < 0)]
     if not len(kept):
         raise ClipAlignError(
             f"no picture of {labels.name} is in {name!r}: the labels name pictures like {labels.ids[0]!r}, there are "
             f"{next(iter(ids), '')!r}, …"
         )
-    missing = [wanted[row] for row in np.flatnonzero(found < 0) if wanted[row] not in unread]
+    missing = [item for item in absent if item not in unread]
     if missing and not partial:
         raise ClipAlignError(
             f"{len(missing)} of {len(labels)} pictures of {labels.name} are not in {name!r}, first {missing[0]!r}: "
             "embed them, or leave them out with partial=True."
+        )
+    if lost := [item for item in absent if item in unread]:
+        logger.warning(
+            "%d of %d pictures of %s could not be read when %s was made, and are left out, first %r",
+            *(len(lost), len(labels), labels.name, name, lost[0]),
         )
     return found[kept], kept
 
@@ -252,6 +262,7 @@ def _read_safetensors(path: Path) -> tuple[Tensor, list[str] | None, str | None]
 
 def _read_table(path: Path) -> tuple[Tensor, list[str], None]:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     if path.suffix == ".parquet":
@@ -266,9 +277,14 @@ def _read_table(path: Path) -> tuple[Tensor, list[str], None]:
     if missing:
         raise ClipAlignError(f"{path}: no column {missing[0]!r}; the columns are {', '.join(table.column_names)}.")
     column = table[_EMBEDS].combine_chunks()
+    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)  # NaN where there is no vector
+    if not len(column):
+        raise ClipAlignError(f"{path}: there are no rows.")
+    if len(others := np.flatnonzero(lengths != lengths[0])):
+        raise ClipAlignError(
+            f"{path}: the vectors in {_EMBEDS!r} differ in length, first that of row {others[0]} (from 0)."
+        )
     flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
-    if len(column) == 0 or len(flat) % len(column) or column.null_count:
-        raise ClipAlignError(f"{path}: the vectors in {_EMBEDS!r} differ in length.")
     return (
         torch.from_numpy(flat.reshape(len(column), -1).copy()),
         [str(item) for item in table["id"].to_pylist()],

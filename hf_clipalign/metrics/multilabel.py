@@ -90,7 +90,8 @@ def multilabel_intervals(
 
     Args:
         labels, scores, threshold, predictions, finding_names: See [`multilabel_metrics`].
-        groups: [N] labels, the patient of each row for example: rows of a group are drawn together.
+        groups: [N] integers or texts, none empty, the patient of each row for example: rows of a group are drawn
+            together.
         n_resamples: Number of resamples.
         level: Coverage, between 0 and 1.
         seed: Seed of the resampling.
@@ -101,17 +102,16 @@ def multilabel_intervals(
         out.
 
     Raises:
-        ClipAlignError: As [`multilabel_metrics`], or a level outside (0, 1).
+        ClipAlignError: As [`multilabel_metrics`], a level outside (0, 1), no whole number of resamples, or groups
+            that are no labels.
     """
-    if not 0 < level < 1 or n_resamples < 1:
+    if not 0 < level < 1 or not isinstance(n_resamples, (int, np.integer)) or n_resamples < 1:
         raise ClipAlignError(
-            f"level must be between 0 and 1 and n_resamples at least 1, got {level} and {n_resamples}"
+            f"level must be between 0 and 1 and n_resamples an integer of at least 1, got {level} and {n_resamples}"
         )
     target, score, names = _checked(labels, scores, finding_names)
     hard = _hard_labels(score, threshold, predictions)
-    if groups is not None and len(groups) != len(target):
-        raise ClipAlignError(f"groups has {len(groups)} entries for {len(target)} rows")
-    unit = np.arange(len(target)) if groups is None else np.unique(as_numpy(groups), return_inverse=True)[1]
+    unit = np.arange(len(target)) if groups is None else _units(groups, len(target))
     drawn: dict[str, list[NDArray]] = {kind: [] for kind in ("auroc", "f1")}
     rng = np.random.default_rng(seed)
     n_units = int(unit.max()) + 1
@@ -195,6 +195,19 @@ def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, bas
         transferred = scores[np.maximum(first - 1, 0), columns] - before
         result["forward_transfer"] = _mean(transferred[(first > 0) & ~np.isnan(transferred)])
     return result
+
+
+def _units(groups: Any, n_rows: int) -> NDArray[np.int64]:
+    """The number of each row's group."""
+    names = as_numpy(groups)
+    if names.shape != (n_rows,):
+        raise ClipAlignError(f"groups has {len(names) if names.ndim else 0} entries for {n_rows} rows")
+    try:
+        if names.dtype.kind == "f" and np.isnan(names).any():
+            raise TypeError("NaN")
+        return np.unique(names, return_inverse=True)[1]
+    except TypeError as error:
+        raise ClipAlignError("groups must be all integers or all texts, and none may be empty") from error
 
 
 def _checked(labels: Any, scores: Any, finding_names: Sequence[str] | None) -> tuple[NDArray, NDArray, list[str]]:

@@ -148,7 +148,11 @@ def _evaluations(trainer: Any) -> list[CardEvaluation]:
         return []
     name = trainer.eval_dataset.labels.name if trainer.eval_dataset is not None else "test data"
     dataset = Path(name).name
-    measured = {"macro_auroc": "AUROC, mean over findings", "macro_f1": "F1, mean over findings"}
+    scored = [
+        name for name, score in zip(result.findings, result.scores["auroc"][-1], strict=True) if math.isfinite(score)
+    ]
+    over = "findings" if scored == result.findings else ", ".join(scored)
+    measured = {"macro_auroc": f"AUROC, mean over {over}", "macro_f1": f"F1, mean over {over}"}
     own = [
         EvalResult(
             task_type="zero-shot-image-classification",

@@ -212,11 +212,19 @@ class RETuneTrainer(Trainer):
         return torch.cat(scores), torch.cat(labels)
 
     def measure(self, data: LabelledEmbeddings, adapted: bool = True) -> dict[str, Any]:
-        """`multilabel_metrics` of labelled embeddings, with hard labels by the closer prompts."""
+        """`multilabel_metrics` of labelled embeddings, with hard labels by the closer prompts.
+
+        Uncertain and empty labels are not known and do not count, whatever `uncertain` and `missing` make of them in
+        the loss. Where they mean something in test data, give labels that say so:
+        `dataclasses.replace(labels, values=labels.targets(missing="zeros"))`.
+
+        Args:
+            data (`LabelledEmbeddings`): the test data.
+            adapted (`bool`): through the adapter; False is the zero-shot bound. Default True.
+        """
         names = data.labels.findings
         scores, predictions = self.scores(data.embeds, names, adapted)
-        known = data.labels.targets(*self.args.policies(names))
-        return multilabel_metrics(known, scores, predictions=predictions, finding_names=names)
+        return multilabel_metrics(data.labels.targets(), scores, predictions=predictions, finding_names=names)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -300,10 +308,11 @@ class RETuneTrainer(Trainer):
             return self.result
         result = self.result or IncrementalResult(self.scenario, list(data.labels.findings))
         result.extend(data.labels.findings)
-        known = {} if result.zero_shot is None else result.zero_shot["auroc"]
-        if any(finding not in known for finding in data.labels.findings):
-            result.add_zero_shot(self.measure(data, adapted=False))
-        result.add(name, task.findings, self.measure(data))
+        measured_on = {finding: [self.args.score, mark] for finding, mark in data.labels.fingerprints().items()}
+        known = {} if result.zero_shot is None else result.zero_shot.get("measured_on", {})
+        if not measured_on.items() <= known.items():
+            result.add_zero_shot(self.measure(data, adapted=False), measured_on)
+        result.add(name, task.findings, self.measure(data), measured_on)
         return result
 
     @property

@@ -82,6 +82,11 @@ def test_prompts_from_a_file(tmp_path: Path, name: str) -> None:
         ("Edema:\n  positive: [wet]\n", r"'Edema' has no list of negative prompts"),
         ("Edema:\n  positive: wet\n  negative: [dry]\n", r"'Edema' has no list of positive prompts"),
         ("Edema:\n  positive: [' ']\n  negative: [dry]\n", r"blank positive prompt"),
+        ("Edema:\n  positive: 5\n  negative: [dry]\n", r"'Edema' has no list of positive prompts"),
+        ("Edema:\n  positive: [wet]\n  negative: [1]\n", r"'Edema' has the negative prompt 1, .* in quotes"),
+        ("Edema:\n  positive: [wet]\n  negative: [dry]\n  negatve: [x]\n", r"'Edema' has 'negatve'"),
+        ("A: {positive: [a], negative: [b]}\nA: {positive: [c], negative: [d]}\n", r"'A' occurs twice"),
+        ("A: {positive: [a], negative: [b], positive: [c]}\n", r"'positive' occurs twice"),
         ("- wet\n", r"must hold, for each finding"),
         ("{}", r"there are no findings"),
         ("Edema: [", r"no valid YAML or JSON"),
@@ -100,14 +105,21 @@ def test_bad_prompt_files_are_named(tmp_path: Path, text: str, message: str) -> 
 def test_bad_prompts() -> None:
     with pytest.raises(ClipAlignError, match=r"prompts\.yaml: cannot be read"):
         FindingPrompts.load("prompts.yaml")
-    with pytest.raises(ClipAlignError, match="exactly one"):
-        FindingPrompts.from_templates(["a"], ["no place"], ["not {}"])
+    for template in ("no place", "{} or {}", "x {} {0}", "{{}}", 5):
+        with pytest.raises(ClipAlignError, match=r"exactly one '\{\}'"):
+            FindingPrompts.from_templates(["a"], [template], ["not {}"])
     with pytest.raises(ClipAlignError, match="differ"):
         FindingPrompts.published(["a", "a"])
     with pytest.raises(ClipAlignError, match="no prompts for 'b'"):
         FindingPrompts.published(["a"]).select(["a", "b"])
     with pytest.raises(ClipAlignError, match=r"got the text 'abc'"):
         FindingPrompts.published("abc")
+
+
+def test_a_finding_that_is_twice_in_json_is_named(tmp_path: Path) -> None:
+    parts = '{"positive": ["wet"], "negative": ["dry"]}'
+    with pytest.raises(ClipAlignError, match="'Edema' occurs twice"):
+        FindingPrompts.load(written(tmp_path, "prompts.json", f'{{"Edema": {parts}, "Edema": {parts}}}'))
 
 
 def test_a_binary_prompt_file_is_named(tmp_path: Path) -> None:
@@ -126,6 +138,22 @@ def test_chexpert_as_it_comes(tmp_path: Path) -> None:
     assert frontal.ids == found.ids[:2]
 
 
+def test_chexpert_with_backslashes(tmp_path: Path) -> None:
+    expected = read_chexpert(written(tmp_path, "train.csv", CHEXPERT), TWO)
+    rows = [line.split(",", 1) for line in CHEXPERT.splitlines()]
+    text = "\n".join(f"{path.replace('/', chr(92))},{rest}" for path, rest in rows)
+    found = read_chexpert(written(tmp_path, "windows.csv", text), TWO)
+    assert (found.ids, found.patients) == (expected.ids, expected.patients)
+
+
+def test_one_path_without_a_patient_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "train.csv", CHEXPERT + "CheXpert-v1.0-small/train/p7/a.jpg,,,Frontal,AP,,1.0,0.0\n")
+    with pytest.raises(ClipAlignError, match=r"row 3 \(from 0\): the path '.*/p7/a\.jpg' has no part patient00001"):
+        read_chexpert(path, TWO)
+    none = written(tmp_path, "none.csv", "Path,Edema\na.jpg,1\nb.jpg,0\n")
+    assert read_chexpert(none, ["Edema"]).patients is None
+
+
 def test_mimic_as_it_comes(tmp_path: Path) -> None:
     files = written(tmp_path, "chexpert.csv", MIMIC_LABELS), written(tmp_path, "split.csv", MIMIC_SPLIT)
     found = read_mimic_cxr(*files, TWO)
@@ -137,6 +165,32 @@ def test_mimic_as_it_comes(tmp_path: Path) -> None:
         read_mimic_cxr(*files, TWO, split="validate")
     with pytest.raises(ClipAlignError, match="'ViewPosition'"):
         read_mimic_cxr(*files, TWO, views=["PA"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("174413ec-4ec4c1f7,", ",", r"split\.csv: row 1 \(from 0\): dicom_id is nan"),
+        ("10000032,53189527", "10000032,", r"chexpert\.csv: row 1 \(from 0\): study_id is nan"),
+        ("10000032,50414267,", "10000032,50414267.0,", r"chexpert\.csv: row 0 \(from 0\): study_id is '50414267\.0'"),
+        ("11000001,50000001", "10000032,50414267", r"the study '50414267' has two rows that differ"),
+        (
+            "11000001,50000001",
+            "11000009,50000001",
+            r"study '50000001' is of the subject '11000001' in .*'11000009'",
+        ),
+    ],
+)
+def test_mimic_rows_that_name_no_picture_or_two_studies(tmp_path: Path, old: str, new: str, message: str) -> None:
+    texts = [text.replace(old, new) for text in (MIMIC_LABELS, MIMIC_SPLIT)]
+    files = written(tmp_path, "chexpert.csv", texts[0]), written(tmp_path, "split.csv", texts[1])
+    with pytest.raises(ClipAlignError, match=message):
+        read_mimic_cxr(*files, TWO)
+
+
+def test_a_study_that_stands_twice_alike_counts_once(tmp_path: Path) -> None:
+    labels_csv = written(tmp_path, "chexpert.csv", MIMIC_LABELS + MIMIC_LABELS.splitlines()[1] + "\n")
+    assert len(read_mimic_cxr(labels_csv, written(tmp_path, "split.csv", MIMIC_SPLIT), TWO)) == 4
 
 
 def test_policies() -> None:
@@ -163,8 +217,18 @@ def test_selection() -> None:
         found.select(findings=["C"])
 
 
+def test_fingerprints_are_of_the_known_labels_of_a_finding() -> None:
+    found = labels([[1, 0], [0, 1], [-1, 1]]).fingerprints()
+    assert labels([[1, 0], [0, 1], [-1, 1]]).select([2, 1, 0]).fingerprints() == found
+    wider = labels([[1, 0], [0, 1], [np.nan, 0], [np.nan, 1]]).fingerprints()
+    assert wider["A"] == found["A"]
+    assert wider["B"] != found["B"]
+    other = FindingLabels(["0.png", "2.png"], ["A"], np.array([[1.0], [0.0]]))
+    assert other.fingerprints()["A"] != found["A"]
+
+
 @pytest.mark.parametrize(
-    "path", ["../secret.jpg", "a/../../b.jpg", "/etc/passwd", "~/x.jpg", "C:/x.jpg", "a\\..\\b.jpg", ""]
+    "path", ["../secret.jpg", "a/../../b.jpg", "/etc/passwd", "~/x.jpg", "C:/x.jpg", "a\\..\\b.jpg", "\\x.jpg", ""]
 )
 def test_paths_that_leave_their_folder_are_refused(tmp_path: Path, path: str) -> None:
     text = f"Path,Edema\ngood.jpg,1\n{path},1\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_comes_back_from_json() -> None:
         again = IncrementalResult.from_json(text)
         np.testing.assert_array_equal(again.matrix("auroc"), found.matrix("auroc"))
         assert again.to_json() == text
-        assert json.loads(text)["undefined"] == (["B"] if one_class else [])
+        assert json.loads(text)["undefined"] == [["B"] if one_class else []] * 3
 
 
 def test_undefined_findings_are_named_in_the_table() -> None:
@@ -79,8 +80,87 @@ def test_undefined_findings_are_named_in_the_table() -> None:
     assert table.columns == ["class-incremental", "A", "B", "C", "mean"]
     assert [row[0] for row in table.rows] == ["zero-shot", "after A", "after B", "after C"]
     assert {row[2] for row in table.rows} == {"–"}
-    assert "B (one class only" in table.caption
-    assert "undefined" not in result().table("auroc").caption
+    assert all(row[-1].endswith(" (2 of 3)") for row in table.rows)
+    assert table.caption == "AUROC, in percent; undefined, as the test data have one class of it at most: B"
+    assert result().table("auroc").caption == "AUROC, in percent"
+
+
+def rows(*values: list[float], names: list[str] = NAMES) -> dict[str, Any]:
+    """What `multilabel_metrics` says of test rows whose scores are all the same but for the last row's."""
+    targets = np.array(values, float)
+    scores = np.full(targets.shape, 0.5)
+    scores[-1] = 0.9
+    return multilabel_metrics(targets, scores, finding_names=names)
+
+
+def test_gaps_are_named_by_task_and_are_in_no_mean() -> None:
+    found = IncrementalResult("later", ["a", "b"])
+    found.add_zero_shot(rows([1, 0], [1, 1], names=["a", "b"]))
+    found.add("t1", ["a"], rows([1, 0], [1, 1], names=["a", "b"]))
+    found.add("t2", ["b"], rows([0, 0], [1, 1], names=["a", "b"]))
+    found.extend(["c"])
+    found.add("t3", ["c"], rows([0], [1], names=["c"]))
+    found.add_zero_shot(rows([0], [1], names=["c"]))
+    table = found.table("auroc")
+    assert [row[1:] for row in table.rows] == [
+        ["–", "100.0", "100.0", "100.0 (2 of 3)"],
+        ["–", "100.0", "–", "100.0 (1 of 3)"],
+        ["100.0", "100.0", "–", "100.0 (2 of 3)"],
+        ["–", "–", "100.0", "100.0 (1 of 3)"],
+    ]
+    assert "have one class of it at most: a (after t1);" in table.caption
+    assert "not measured: a, b (after t3), c (after t1, t2);" in table.caption
+    assert "on other test data than the rows above: a (after t2);" in table.caption
+    assert found.zero_shot is not None
+    assert found.zero_shot["undefined"] == ["a"]
+    text = found.to_json()
+    assert json.loads(text)["undefined"] == [["a"], [], []]
+    assert IncrementalResult.from_json(text).table("auroc") == table
+
+
+def test_only_what_was_measured_alike_is_compared(tmp_path: Path) -> None:
+    def measured(auroc: list[float]) -> dict[str, Any]:
+        by_finding = dict(zip(NAMES, auroc, strict=True))
+        counts = {"positives": dict.fromkeys(NAMES, 5), "known": dict.fromkeys(NAMES, 9)}
+        return {"auroc": by_finding, "f1": by_finding, "undefined": [], **counts}
+
+    first, second = ({name: ["positive", mark] for name in NAMES} for mark in ("one", "two"))
+    scores = [[0.9, 0.2, 0.3], [0.8, 0.7, 0.3], [0.6, 0.6, 0.8]]
+    changes = {
+        "nothing": [first] * 3,
+        "all": [first, second, second],
+        "one finding": [first, {**first, "A": second["A"]}, {**first, "A": second["A"]}],
+        "last": [first, first, second],
+        "score": [
+            first,
+            {name: ["difference", "one"] for name in NAMES},
+            {name: ["difference", "one"] for name in NAMES},
+        ],
+    }
+    expected = {
+        "nothing": (0.2, "AB"),
+        "all": (0.1, "B"),
+        "one finding": (0.1, "B"),
+        "last": (None, ""),
+        "score": (0.1, "B"),
+    }
+    results = []
+    for what, marks in changes.items():
+        found = IncrementalResult(what, list(NAMES))
+        found.add_zero_shot(measured([0.5] * 3), marks[-1])
+        for name, row, mark in zip(NAMES, scores, marks, strict=True):
+            found.add(name, [name], measured(row), mark)
+        summary = found.forgetting()
+        value, compared = expected[what]
+        assert summary["compared"] == list(compared), what
+        assert summary["forgetting"] == pytest.approx(math.nan if value is None else value, nan_ok=True), what
+        assert ("other test data" in found.table().caption) == (what not in ("nothing", "score")), what
+        assert ("another score" in found.table().caption) == (what == "score"), what
+        results.append(found)
+    text = write_incremental_report(tmp_path, results).read_text(encoding="utf-8")
+    assert text.count("are without A:") == 3
+    assert text.count("are without A, B:") == 1
+    assert "points: ." not in text
 
 
 def test_bounds_stand_below() -> None:
@@ -104,9 +184,11 @@ def test_report_with_heat_maps(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text.count("<img") == 4
     assert "backward transfer" in text
-    assert "one class only" in text
+    assert "one class of it at most" in text
     names = {path.name for path in page.parent.iterdir()}
-    assert names == {"index.html", "class-incremental.json", "class-incremental-auroc.png", "class-incremental-f1.png"}
+    endings = (".json", "-auroc.png", "-f1.png")
+    assert names == {"index.html", *(f"class-incremental{n}{end}" for n in ("", "-2") for end in endings)}
+    assert json.loads((page.parent / "class-incremental-2.json").read_text())["undefined"] == [["B"]] * 3
     assert (page.parent / "class-incremental-auroc.png").read_bytes().startswith(b"\x89PNG")
 
 

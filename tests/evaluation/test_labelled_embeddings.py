@@ -70,6 +70,18 @@ def test_the_adapter_takes_no_part(pictures: Path, tmp_path: Path) -> None:
     assert [file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")] == written
 
 
+def test_pictures_that_are_not_there_are_counted(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = labels([*NAMES[:2], "b/8.png", "b/9.png"])
+    found = LabelledEmbeddings.from_images(
+        wanted, pictures, tiny_clip(), tiny_image_processor(), tmp_path, progress=False
+    )
+    assert found.labels.ids == NAMES[:2]
+    assert "2 of 4 pictures of train.csv could not be read" in caplog.text
+    assert "first 'b/8.png'" in caplog.text
+
+
 def test_rows_are_joined_by_name(pictures: Path, tmp_path: Path) -> None:
     whole = LabelledEmbeddings.from_store(store(pictures, tmp_path), labels(), tiny_clip())
     turned = [f"CheXpert/train/{name}" for name in NAMES[::-1]]
@@ -141,6 +153,10 @@ def test_bad_embeddings(tmp_path: Path) -> None:
     (tmp_path / "damaged.safetensors").write_bytes(b"abc")
     pq.write_table(pa.table({"id": ["a"], "vector": [1.0]}), tmp_path / "column.parquet")
     pq.write_table(pa.table({"id": ["a", "b"], "image_embeds": [[1.0, 2.0], [1.0]]}), tmp_path / "ragged.parquet")
+    recut = pa.table({"id": ["a", "b", "c"], "image_embeds": [[1.0, 2.0], [1.0], [1.0, 2.0, 3.0]]})
+    pq.write_table(recut, tmp_path / "recut.parquet")
+    pq.write_table(pa.table({"id": ["a", "b"], "image_embeds": [None, [1.0]]}), tmp_path / "null.parquet")
+    pq.write_table(recut.slice(0, 0), tmp_path / "empty.parquet")
     for name, message in {
         "e.pt": "must be a",
         "none.safetensors": "no such file",
@@ -148,7 +164,10 @@ def test_bad_embeddings(tmp_path: Path) -> None:
         "short.safetensors": "1 ids for 4",
         "damaged.safetensors": "cannot be read",
         "column.parquet": "no column 'image_embeds'",
-        "ragged.parquet": "differ in length",
+        "ragged.parquet": r"differ in length, first that of row 1 \(",
+        "recut.parquet": r"differ in length, first that of row 1 \(",
+        "null.parquet": "differ in length",
+        "empty.parquet": "no rows",
     }.items():
         with pytest.raises(ClipAlignError, match=message) as caught:
             LabelledEmbeddings.from_file(tmp_path / name, labels())

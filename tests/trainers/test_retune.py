@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder, encode_texts
-from hf_clipalign.data import FindingPrompts, IncrementalTask, class_incremental, joint, label_incremental
+from hf_clipalign.data import (
+    FindingLabels,
+    FindingPrompts,
+    IncrementalTask,
+    class_incremental,
+    joint,
+    label_incremental,
+)
 from hf_clipalign.evaluation import LabelledEmbeddings
 from hf_clipalign.hub import check_card, push_folder
 from hf_clipalign.losses import masked_bce_loss, retune_logits
@@ -195,21 +202,47 @@ def test_a_new_finding_comes_later(tmp_path: Path) -> None:
     data = embeddings(findings=wider)
     prompts = FindingPrompts.from_templates(["owl"], ["a {}"], ["no {}"])
     task = [IncrementalTask("owl", np.arange(40), ("owl",))]
-    later = build(tmp_path, train_dataset=data, eval_dataset=embeddings(80, 1, wider), tasks=task, prompts=prompts)
+    test = embeddings(80, 1)
+    values = np.column_stack([test.labels.values, np.arange(80) % 2])
+    grown = LabelledEmbeddings(test.embeds, FindingLabels(test.labels.ids, wider, values))
+    later = build(tmp_path, train_dataset=data, eval_dataset=grown, tasks=task, prompts=prompts)
     later.train()
     assert later.prompts.findings == wider
     matrix = later.result.matrix("auroc")
     assert matrix.shape == (4, 4)
     assert np.isnan(matrix[:3, 3]).all()
     assert np.isfinite(matrix[3]).all()
-    assert later.result.forgetting("auroc")["undefined"] == []
+    assert later.result.forgetting("auroc")["compared"] == FINDINGS
     assert set(later.result.zero_shot["auroc"]) == set(wider)
     alone = [IncrementalTask("owl again", np.arange(40), ("owl",))]
-    part = build(
-        tmp_path, train_dataset=data, eval_dataset=embeddings(80, 1, wider).select(findings=["owl"]), tasks=alone
-    )
+    part = build(tmp_path, train_dataset=data, eval_dataset=grown.select(findings=["owl"]), tasks=alone)
     part.train()
     assert np.isnan(part.result.matrix("auroc")[4]).tolist() == [True, True, True, False]
+    assert part.result.forgetting("auroc")["compared"] == ["owl"]
+    remark = "not measured: cat, dog, bird (after owl again), owl (after cat, dog, bird)"
+    assert remark in part.result.table("auroc").caption
+    card = (tmp_path / "README.md").read_text()
+    assert remark in card
+    assert "AUROC, mean over owl" in card
+
+
+def test_other_test_data_and_other_scores_are_not_compared(tmp_path: Path) -> None:
+    tasks = class_incremental(embeddings().labels)
+    begun = build(tmp_path, tasks=tasks[:1])
+    begun.train()
+    before = begun.result.zero_shot["auroc"]
+    later = build(tmp_path, tasks=tasks[1:], eval_dataset=embeddings(80, seed=2))
+    later.train()
+    assert later.result.forgetting("auroc")["compared"] == ["dog"]
+    assert "on other test data than the rows above: cat, dog, bird (after dog)" in later.result.table("auroc").caption
+    zero_shot = later.result.zero_shot["auroc"]
+    assert zero_shot == later.measure(later.eval_dataset, adapted=False)["auroc"]
+    assert zero_shot != before
+    again = [IncrementalTask("more dogs", tasks[1].rows, ("dog",))]
+    last = build(tmp_path, tasks=again, eval_dataset=embeddings(80, seed=2), score="difference")
+    last.train()
+    assert last.result.forgetting("auroc")["compared"] == []
+    assert "by another score than the rows above: cat, dog, bird (after more dogs)" in last.result.table().caption
 
 
 def test_learning_twice_is_refused_unless_asked(tmp_path: Path) -> None:
@@ -326,6 +359,8 @@ def test_unknown_labels_and_policies(tmp_path: Path) -> None:
     )
     trainer.train()
     assert trainer.result.findings == ["cat"]
+    invented = build(tmp_path / "zeros", train_dataset=data, uncertain="ones", missing="zeros")
+    assert invented.measure(data)["known"] == dict.fromkeys(FINDINGS, 76)
 
 
 def test_bfloat16_and_reset_rule_run(tmp_path: Path) -> None:
