@@ -30,7 +30,7 @@ def launch(script: Path, *arguments: object, processes: int = 1, **environment: 
     return done.stdout
 
 
-def run_script(script: Path, *arguments: object, processes: int = 1) -> dict[str, Any]:
+def run_script(script: Path, *arguments: object, processes: int = 1) -> Any:
     """What a script printed as JSON after "RESULT ", once."""
     output = launch(script, *arguments, processes=processes)
     (result,) = (line for line in output.splitlines() if line.startswith(_RESULT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -30,6 +31,7 @@ from hf_clipalign.hub.retune_folder import (
 
 _LIBRARIES = ("torch", "transformers", "peft")
 _HIDDEN = "…"
+_NAMED = re.compile(r"-*\w[\w-]*=")
 _PATH = re.compile(r"[/\\]|^~|\.[A-Za-z]\w*$")
 
 
@@ -92,12 +94,13 @@ def without_paths(command: str) -> str:
     shown: list[str] = []
     is_program = True
     for word in words:
-        flag, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+        name, equals, value = word.partition("=") if _NAMED.match(word) else ("", "", word)
         is_program = is_program and not word.startswith("-")
-        if is_program and (not shown or word.endswith(".py")):
+        is_first = all(before.endswith(f"={_HIDDEN}") for before in shown)
+        if is_program and not equals and (is_first or word.endswith(".py")):
             shown.append(shlex.quote(Path(word).name))
-        elif _PATH.search(value) or (value and Path(value).exists()):
-            shown.append(f"{flag}{equals}{_HIDDEN}")
+        elif _PATH.search(value) or os.path.exists(value):
+            shown.append(f"{name}{equals}{_HIDDEN}")
         else:
             shown.append(shlex.quote(word))
     return " ".join(shown)

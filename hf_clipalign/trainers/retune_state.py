@@ -138,7 +138,8 @@ class RETuneState:
         """Notes what is trained, and keeps the adapter that it starts from."""
         if not self.begun:
             self._write_folder(self._task_folder(-1), save)
-        self._write({**self.content, "model": model, "adapter": adapter, "prompts": prompts.to_dict()})
+        both = {**self.prompts, **prompts.to_dict()}
+        self._write({**self.content, "model": model, "adapter": adapter, "prompts": both})
 
     def add_task(self, task: dict[str, Any], result: IncrementalResult | None, save: Callable[[Path], None]) -> None:
         """Keeps the adapter after a task, then says that it is done."""

@@ -200,12 +200,12 @@ class RETuneTrainer(Trainer):
         """
         learner = self.learner
         check_tensors(embeds=embeds)
-        if not bool(embeds.isfinite().all()):
-            raise ClipAlignError("embeds hold NaN or infinite values: make them again or leave these rows out.")
         columns = learner.columns(learner.findings if findings is None else findings)
         scores, labels = [], []
         with torch.no_grad(), contextlib.nullcontext() if adapted else self.peft_model.disable_adapter():
             for block in embeds.split(self.args.eval_batch_size):
+                if not bool(block.isfinite().all()):
+                    raise ClipAlignError("embeds hold NaN or infinite values: make them again or leave the rows out.")
                 positive, negative = learner.cosines(block.to(learner.texts.device).float(), columns)
                 scores.append(retune_scores(positive, negative, self.args.score).cpu())
                 labels.append(retune_labels(positive, negative).cpu())
@@ -423,7 +423,7 @@ class RETuneTrainer(Trainer):
 
     def _note_learned(self, *findings: str) -> None:
         """Lets the adapter's configuration say what it has learned, with which prompts."""
-        prompts = self.prompts.to_dict()
+        prompts = {**self.state_folder.prompts, **self.prompts.to_dict()}
         self.learner.adapter_config.learned = {name: prompts[name] for name in findings}
 
     def _save_adapter(self, folder: Path) -> None:

@@ -164,7 +164,14 @@ def run_onnx(model, family, modality, path, n):
 @pytest.mark.parametrize(
     ("family", "modality"),
     [
-        *[(family, "image") for family in ALL_MAKERS if family != "siglip2"],
+        ("clip", "image"),
+        ("siglip", "image"),
+        ("chinese_clip", "image"),
+        ("vision_text", "image"),
+        *[
+            pytest.param(family, "image", marks=pytest.mark.slow)  # CLIP's picture tower again
+            for family in ("metaclip_2", "altclip", "vision_text_clip", "clipseg")
+        ],
         ("clip", "text"),
         ("siglip", "text"),
         ("chinese_clip", "text"),

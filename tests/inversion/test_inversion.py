@@ -81,7 +81,7 @@ def test_snapshots_are_shorter_runs(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_item_stops_when_it_stops_improving(method):
-    options = {"steps": 120, "tolerance": 0.02}
+    options = {"steps": 120, "tolerance": 0.08}
     together = run(method, **options)
     assert together.steps_taken.min() < 120
     assert len(together.steps_taken.unique()) > 1

@@ -1,5 +1,6 @@
 """The aligned model: construction, saving, loading, and that image-text logits stay the base's."""
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from hf_clipalign.isoclip import trim_projectors
 from tests.tiny_models import tiny_clip, tiny_metaclip2, tiny_pixel_values, tiny_tokenizer
 
 MAKERS = {"clip": tiny_clip, "metaclip_2": tiny_metaclip2}
+ARGUMENTS = {"image": "pixel_values", "text": "input_ids"}
 IMAGE_BAND, TEXT_BAND = (3, 4), (2, 5)
 
 
@@ -96,29 +98,40 @@ def test_import_of_the_package_alone_makes_the_auto_classes_know_the_model(tmp_p
         assert "IsoCLIPModel" in result.stdout
 
 
+@pytest.fixture(scope="module")
+def stock_embeds(tmp_path_factory):
+    """Folder with the embeddings of every stock checkpoint, from one process without this package."""
+    root, cases = tmp_path_factory.mktemp("stock"), []
+    for family, modality in itertools.product(MAKERS, ARGUMENTS):
+        aligned = IsoCLIPModel.from_clip_pretrained(MAKERS[family](), image_band=IMAGE_BAND, text_band=TEXT_BAND)
+        folder = root / f"{family}-{modality}"
+        for compact in (False, True):
+            aligned.save_stock(folder / f"stock-{compact}", modality=modality, compact=compact)
+        torch.save(inputs(family)[ARGUMENTS[modality]], folder / "inputs.pt")
+        stock_class = {"clip": "CLIP", "metaclip_2": "MetaClip2"}[family]
+        stock_class += {"image": "Vision", "text": "Text"}[modality] + "ModelWithProjection"
+        cases.append((str(folder), stock_class, ARGUMENTS[modality], f"{modality}_embeds"))
+    run_without_package(f"""
+        import torch, transformers
+        for folder, stock_class, argument, embeds in {cases!r}:
+            inputs = torch.load(folder + "/inputs.pt")
+            for compact in (False, True):
+                model, info = getattr(transformers, stock_class).from_pretrained(
+                    f"{{folder}}/stock-{{compact}}", output_loading_info=True
+                )
+                assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+                with torch.no_grad():
+                    torch.save(model.eval()(**{{argument: inputs}})[embeds], f"{{folder}}/embeds-{{compact}}.pt")
+    """)
+    return root
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("modality", ["image", "text"])
-def test_stock_checkpoints_load_without_the_package(aligned, family, modality, tmp_path):
-    batch = inputs(family)
-    argument = {"image": "pixel_values", "text": "input_ids"}[modality]
-    torch.save(batch[argument], tmp_path / "inputs.pt")
-    for compact in (False, True):
-        aligned.save_stock(tmp_path / f"stock-{compact}", modality=modality, compact=compact)
-    stock_class = {"clip": "CLIP", "metaclip_2": "MetaClip2"}[family]
-    stock_class += {"image": "Vision", "text": "Text"}[modality] + "ModelWithProjection"
-    run_without_package(f"""
-        import torch
-        from transformers import {stock_class}
-        folder = {str(tmp_path)!r}
-        inputs = torch.load(folder + "/inputs.pt")
-        for compact in (False, True):
-            model, info = {stock_class}.from_pretrained(f"{{folder}}/stock-{{compact}}", output_loading_info=True)
-            assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-            with torch.no_grad():
-                torch.save(model.eval()({argument}=inputs).{modality}_embeds, f"{{folder}}/embeds-{{compact}}.pt")
-    """)
-    wide, narrow = (torch.load(tmp_path / f"embeds-{compact}.pt") for compact in (False, True))
-    ours = getattr(aligned, f"get_{modality}_features")(batch[argument]).pooler_output
+def test_stock_checkpoints_load_without_the_package(aligned, family, modality, stock_embeds):
+    folder = stock_embeds / f"{family}-{modality}"
+    wide, narrow = (torch.load(folder / f"embeds-{compact}.pt") for compact in (False, True))
+    ours = getattr(aligned, f"get_{modality}_features")(inputs(family)[ARGUMENTS[modality]]).pooler_output
     torch.testing.assert_close(wide, ours, atol=1e-5, rtol=1e-5)
     assert narrow.shape[1] == 24 - sum(IMAGE_BAND if modality == "image" else TEXT_BAND)
     torch.testing.assert_close(cosines(narrow), cosines(wide), atol=1e-5, rtol=0)

@@ -1,6 +1,6 @@
-"""Small contrastive runs on the built-in set, for the tests; as a script, one run that prints its result.
+"""Small contrastive runs on the built-in set, for the tests; as a script, runs that print their results.
 
-torchrun --standalone --nproc_per_node 2 tests/trainers/contrastive_runs.py 6 /tmp/run '{"loss": "sigmoid"}'
+torchrun --standalone --nproc_per_node 2 tests/trainers/contrastive_runs.py 6 /tmp/run '[{"loss": "sigmoid"}]'
 """
 
 from __future__ import annotations
@@ -91,13 +91,15 @@ def weights(trainer: Any) -> dict[str, Tensor]:
 def main() -> None:
     torch.set_num_threads(1)
     report_what_is_left()
-    batch, folder, settings = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-    trainer = build(folder, per_device_train_batch_size=batch, **settings)
-    trainer.train()
-    scores = trainer.evaluate(few(20))
-    if trainer.is_world_process_zero():
+    results = []
+    for settings in json.loads(sys.argv[3]):
+        trainer = build(sys.argv[2], per_device_train_batch_size=int(sys.argv[1]), **settings)
+        trainer.train()
+        scores = trainer.evaluate(few(20))
         torch_free = {name: value.flatten().tolist() for name, value in weights(trainer).items()}
-        print("RESULT " + json.dumps({"losses": losses(trainer), "weights": torch_free, "scores": scores}))
+        results.append({"losses": losses(trainer), "weights": torch_free, "scores": scores})
+    if trainer.is_world_process_zero():
+        print("RESULT " + json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -98,16 +98,14 @@ class Draws:
         return self._step(model, inputs, *args)
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    report_what_is_left()
-    batch, folder = int(sys.argv[1]), Path(sys.argv[2])
+def run(batch: int, folder: Path) -> tuple[SpectralGCDTrainer, dict[str, Any]]:
+    """A trained trainer, and what came of it."""
     trainer = build(folder, per_device_train_batch_size=batch, teacher_cache=str(folder / "teacher.safetensors"))
     draws = Draws(trainer)
     trainer.train()
     seen = torch.tensor(draws.seen)
     everywhere = trainer.accelerator.gather(seen).unflatten(0, (trainer.accelerator.num_processes, -1))
-    result = {
+    return trainer, {
         "losses": losses(trainer),
         "parameters": {name: value.flatten().tolist() for name, value in trained(trainer.gcd_model).items()},
         "processes": trainer.args.world_size,
@@ -115,6 +113,12 @@ def main() -> None:
         "scores": trainer.evaluate(),
         "profiles": trainer.gcd_model.class_profiles.flatten().tolist(),
     }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    report_what_is_left()
+    trainer, result = run(int(sys.argv[1]), Path(sys.argv[2]))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         print("RESULT " + json.dumps(result))

@@ -100,19 +100,24 @@ def prompts(trainer: Any) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in trainer.peft_model.named_parameters() if p.requires_grad}
 
 
-def main() -> Any:
-    """Returns the trainer, which lives to the end as in a script without functions."""
-    torch.set_num_threads(1)
-    report_what_is_left()
-    mode, batch, folder = sys.argv[1:4]
-    trainer = build(mode, folder, per_device_train_batch_size=int(batch), save_strategy="epoch")
+def run(mode: str, batch: int, folder: Any) -> tuple[Any, dict[str, Any]]:
+    """A trained trainer, and what came of it."""
+    trainer = build(mode, folder, per_device_train_batch_size=batch, save_strategy="epoch")
     trainer.train()
-    result = {
+    return trainer, {
         "losses": losses(trainer),
         "prompts": {name: value.flatten().tolist() for name, value in prompts(trainer).items()},
         "processes": trainer.args.world_size,
         "accuracy": trainer.accuracy(pictures()),
     }
+
+
+def main() -> Any:
+    """Returns the trainer, which lives to the end as in a script without functions."""
+    torch.set_num_threads(1)
+    report_what_is_left()
+    mode, batch, folder = sys.argv[1:4]
+    trainer, result = run(mode, int(batch), folder)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         print("RESULT " + json.dumps(result))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,20 +15,30 @@ from tests.trainers.contrastive_runs import build, few, losses, weights
 SCRIPT = Path(__file__).parent / "contrastive_runs.py"
 
 
+SIGMOID_AND_UNEVEN_NUMBERS_OF_CAPTIONS = {"loss": "sigmoid", "captions": "all"}
+IMAGE_TERM_AND_CHUNKS = {"image_term_weight": 0.5, "augment": True, "cache_chunk_size": 4}
+PLAIN: dict[str, Any] = {}
+PROJECTORS = {"positives": "label", "trainable": "projectors"}
+
+
 @pytest.mark.parametrize(
-    "settings",
+    "runs",
     [
-        pytest.param({"loss": "sigmoid", "captions": "all"}, id="sigmoid, uneven numbers of captions"),
-        pytest.param({"image_term_weight": 0.5, "augment": True, "cache_chunk_size": 4}, id="image term, chunks"),
-        pytest.param({}, marks=pytest.mark.slow, id="plain"),
-        pytest.param({"positives": "label", "trainable": "projectors"}, marks=pytest.mark.slow, id="projectors"),
+        pytest.param([SIGMOID_AND_UNEVEN_NUMBERS_OF_CAPTIONS, IMAGE_TERM_AND_CHUNKS], id="sigmoid, image term"),
+        pytest.param([PLAIN, PROJECTORS], marks=pytest.mark.slow, id="plain, projectors"),
     ],
 )
-def test_two_processes_are_one_with_the_doubled_batch(settings: dict, tmp_path: Path) -> None:
-    one = build(tmp_path / "one", **settings)
+def test_two_processes_are_one_with_the_doubled_batch(runs: list[dict[str, Any]], tmp_path: Path) -> None:
+    results = run_script(SCRIPT, 6, tmp_path / "two", json.dumps(runs), processes=2)
+    for settings, two in zip(runs, results, strict=True):
+        compare(two, settings, tmp_path / "one")
+
+
+def compare(two: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
+    """What two processes found, beside a run of this process alone."""
+    one = build(folder, **settings)
     start = weights(one)
     one.train()
-    two = run_script(SCRIPT, 6, tmp_path / "two", json.dumps(settings), processes=2)
     assert len(losses(one)) == 6
     assert two["losses"] == pytest.approx(losses(one), abs=1e-4)
     assert two["weights"].keys() == start.keys()

@@ -22,7 +22,7 @@ from hf_clipalign.trainers.gcd_images import BalancedSampler, GCDImages, random_
 from hf_clipalign.trainers.gcd_optimization import cosine_factor
 from tests.processes import run_script
 from tests.tiny_models import tiny_model
-from tests.trainers.gcd_runs import CONCEPTS, TEMPLATE, build, losses, mini, new_model, split, trained
+from tests.trainers.gcd_runs import CONCEPTS, TEMPLATE, build, losses, mini, new_model, run, split, trained
 
 SCRIPT = Path(__file__).parent / "gcd_runs.py"
 VECTORS = Path(__file__).parents[1] / "fixtures" / "spectralgcd" / "losses.npz"
@@ -313,7 +313,7 @@ def test_presets() -> None:
 
 
 def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
-    one = run_script(SCRIPT, 16, tmp_path / "one")
+    _, one = run(16, tmp_path / "one")
     two = run_script(SCRIPT, 8, tmp_path / "two", processes=2)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert len(one["losses"]) >= 6

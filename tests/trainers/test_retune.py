@@ -552,6 +552,7 @@ def test_a_push_of_another_folder_of_the_run_is_refused(tmp_path: Path) -> None:
         ("train --model me/clip --out ~/x --labels=a.csv tests", "train --model … --out … --labels=… …"),
         (r"python a.py --features C:\Users\alice --seed 3 --shuffle", "python a.py --features … --seed 3 --shuffle"),
         ("""a.py --uncertain '{"Edema": "ones"}' --lr 1e-4""", """a.py --uncertain '{"Edema": "ones"}' --lr 1e-4"""),
+        ("HF_HOME=/home/alice python a.py --note=/home/a=b -o/x -v", "HF_HOME=… python a.py --note=… … -v"),
         ("a.py --labels 'open", ""),
     ],
 )

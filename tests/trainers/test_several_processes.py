@@ -9,6 +9,7 @@ import pytest
 
 from hf_clipalign.trainers.checkpoints import whole_checkpoints
 from tests.processes import run_script
+from tests.trainers.prompt_runs import run
 
 SCRIPT = Path(__file__).parent / "prompt_runs.py"
 
@@ -22,7 +23,7 @@ SCRIPT = Path(__file__).parent / "prompt_runs.py"
     ],
 )
 def test_two_processes_are_one_with_the_doubled_batch(mode: str, tmp_path: Path) -> None:
-    one = run_script(SCRIPT, mode, 12, tmp_path / "one")
+    _, one = run(mode, 12, tmp_path / "one")
     two = run_script(SCRIPT, mode, 6, tmp_path / "two", processes=2)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert len(one["losses"]) == 6
