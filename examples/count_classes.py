@@ -10,12 +10,14 @@ second a class is a subgroup such as "food-vegetable", whose pictures need not l
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
+from hf_clipalign import ClipAlignError
 from hf_clipalign._files import atomic_file
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import from_dataset, load_mini
@@ -61,4 +63,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ClipAlignError as error:
+        sys.exit(f"error: {error}")

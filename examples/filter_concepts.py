@@ -12,10 +12,12 @@ The kept concepts go to `--out` as concepts.csv (a dictionary again), concepts.j
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
 
+from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import fill, from_dataset, load_dictionary, load_mini, open_source
 from hf_clipalign.evaluation import extract_image_features, text_embeddings
@@ -53,7 +55,7 @@ def main() -> None:
     texts = text_embeddings(model, processor, fill(template, names), cache=args.out / "texts.safetensors")
     result = spectral_filter(images, texts, names)
 
-    console = Console()
+    console = Console(markup=False)
     console.print(result.table(args.top))
     console.print(result.component_table())
     if animals & set(names):
@@ -74,4 +76,7 @@ def how_many_animals(result: SpectralFilterResult, animals: set[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ClipAlignError as error:
+        sys.exit(f"error: {error}")

@@ -10,7 +10,8 @@ your own pictures, one sub-folder for every class you know and one called "unlab
 
 Labelled data (a Hub id, a folder) is split by `--known` (names, a number or a share), or as published:
 
-    accelerate launch examples/train_gcd.py --dataset uoft-cs/cifar100 --label_column fine_label --preset cifar100
+    accelerate launch examples/train_gcd.py --dataset uoft-cs/cifar100 --split train --label_column fine_label \
+        --preset cifar100 --student openai/clip-vit-base-patch16 --teacher laion/CLIP-ViT-H-14-laion2B-s32B-b79K
 
 All flags of the Trainer work; the defaults are the published settings, and for the built-in set values that suit it.
 """
@@ -34,6 +35,7 @@ from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import (
     GCDSplit,
     extend_dictionary,
+    fill,
     from_dataset,
     gcd_preset,
     keep_classes,
@@ -83,6 +85,7 @@ MINI_DEFAULTS: dict[str, Any] = {
 }
 MINI_LICENCE = " Pictures: Noto (Apache-2.0), Twemoji (CC BY 4.0), Fluent (MIT), OpenMoji (CC BY-SA 4.0)."
 FEW_CONCEPTS = 6
+PLAIN_TEMPLATE = "a photo of a {} ."
 
 
 @dataclass
@@ -110,7 +113,7 @@ class ExampleArguments:
         metadata={"help": "File of concepts; by default WordNet's 20,000, for the built-in set all emoji names."},
     )
     no_filter: bool = field(default=False, metadata={"help": "Keep all concepts of the dictionary."})
-    template: str = field(default="a photo of a {} .", metadata={"help": "Prompt of the concepts, with one {}."})
+    template: str = field(default=PLAIN_TEMPLATE, metadata={"help": "Prompt of the concepts, with one {}."})
     hidden_size: int = field(default=768, metadata={"help": "Width of the concept projection."})
     mlp_hidden_size: int = field(default=2048, metadata={"help": "Width of the head's MLP."})
     bottleneck_size: int = field(default=256, metadata={"help": "Size of the contrastive embedding."})
@@ -178,23 +181,34 @@ def dictionary(example: ExampleArguments) -> list[str]:
 def filter_concepts(
     example: ExampleArguments, split: GCDSplit, teacher: Teacher, cache: str | None
 ) -> tuple[SpectralFilterResult, list[str], TeacherConcepts]:
-    """What the filter found, the concepts to use, and the teacher's features of them and of the pictures."""
+    """What the filter found, the concepts to use, and the teacher's features of them and of the pictures.
+
+    In the published settings the filter reads the plain prompt, whatever that of the training is.
+    """
     names = extend_dictionary(dictionary(example), split.class_names)
     features = teacher_concepts(teacher, split.source, names, example.template, cache=cache)
-    found = spectral_filter(features.images, features.texts, names)
+    texts = features.texts
+    if example.preset is not None and example.template != PLAIN_TEMPLATE:
+        texts = teacher.text_features(fill(PLAIN_TEMPLATE, names)).cpu()
+    found = spectral_filter(features.images, texts, names)
     if example.no_filter:
         return found, names, features
     return found, found.concepts, features.of_concepts(found.retained)
 
 
-def count_novel(example: ExampleArguments, split: GCDSplit, features: Tensor) -> int:
+def count_novel(example: ExampleArguments, split: GCDSplit, features: Tensor, show: bool = True) -> int:
     """What was asked for, else the truth, else an estimate from the labelled part."""
     if example.n_novel is not None:
         return example.n_novel
     if split.has_truth:
         return split.n_novel
     estimate = estimate_n_classes(features, split.training_labels, split.labelled)
-    Console().print(estimate.table())
+    if show:
+        Console().print(estimate.table())
+    if not estimate.n_novel:
+        raise ClipAlignError(
+            f"{split.source.name}: the estimate finds no novel class: give their number with --n_novel"
+        )
     return estimate.n_novel
 
 
@@ -244,11 +258,12 @@ def main(argv: list[str] | None = None) -> ResultTable:
     on_mini, mini = example.dataset == MINI, load_mini()
     student_name, teacher_name = example.student or mini.student_path, example.teacher or mini.teacher_path
     student, processor = load_model(student_name).to(training.device), load_processor(student_name)
+    split = mini_split(training.seed) if on_mini else own_split(example)
     teacher = Teacher(teacher_name)
     teacher.model.to(training.device)
-    split = mini_split(training.seed) if on_mini else own_split(example)
     found, concepts, taught = filter_concepts(example, split, teacher, training.teacher_cache)
-    n_novel = count_novel(example, split, taught.images)
+    del teacher  # all its work is done
+    n_novel = count_novel(example, split, taught.images, show=training.process_index == 0)
     command = shlex.join(["accelerate", "launch", "examples/train_gcd.py", *argv])
     table = ResultTable(f"Clustering accuracy of the unlabelled pictures of {example.dataset}", note=f"`{command}`.")
     if split.has_truth:
@@ -270,7 +285,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
         evaluations = [CardEvaluation(table.title, [], cells)] if split.has_truth else []
         trainer.create_model_card(command=command, evaluations=evaluations)
         if split.has_truth:
-            Console().print(table.to_rich())
+            Console(markup=False).print(table.to_rich())
         print(f"{found.n_retained} of {len(found.concept_names)} concepts tell the pictures apart")
         print(f"the gallery is {gallery}, the model and its card are in {folder}")
         if training.push_to_hub:

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from hf_clipalign._errors import ClipAlignError
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
+"""Where results go; square brackets stay what they are, as names and paths may hold them."""
 
 BUILT_IN_MODELS = ("mini-student", "mini-teacher")
 
@@ -21,6 +23,11 @@ DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cu
 ImageColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with pictures.")]
 LabelColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with classes.")]
 SplitOption = Annotated[str | None, typer.Option(help="Data sets: which split.")]
+
+
+def warn(word: str, text: str) -> None:
+    """Prints a line whose first words are yellow."""
+    console.print(Text.assemble((word, "yellow"), f" {text}"))
 
 
 def parse_band(text: str | None) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.common import (
     BUILT_IN_MODELS,
     DeviceOption,
@@ -17,6 +18,7 @@ from hf_clipalign.cli.common import (
     SplitOption,
     console,
     load,
+    warn,
 )
 
 _TEMPLATE = "a photo of a {} ."
@@ -82,6 +84,7 @@ def concepts(
 
     settings: dict[str, Any] = {"temperature": temperature, "beta_e": beta_e, "beta_c": beta_c}
     check_filter_settings(**settings)
+    _check_out(images, out)
     names = _names(dictionary, column, also)
     template = template or (_BUILT_IN_TEMPLATE if model in BUILT_IN_MODELS else _TEMPLATE)
     prompts = fill(template, names)
@@ -96,6 +99,14 @@ def concepts(
     _report(result, made, top, out)
     if source is not None:
         console.print(f"pictures of the first concepts: {_show(result, loaded, store, source, texts, out)}")
+
+
+def _check_out(images: str, out: Path) -> None:
+    if Path(images).is_dir() and out.resolve().is_relative_to(Path(images).resolve()):
+        raise ClipAlignError(
+            f"{str(out)!r} lies in {images!r}: the figures in it would be taken for pictures; name another folder "
+            "with --out"
+        )
 
 
 def _names(dictionary: str | None, column: str | None, also: str | None) -> list[str]:
@@ -147,9 +158,9 @@ def _features(
         model_name=model_name,
     )
     for name, reason in store.skipped[:5]:
-        console.print(f"[yellow]left out[/] {name}: {reason}")
+        warn("left out", f"{name}: {reason}")
     if len(store.skipped) > 5:
-        console.print(f"[yellow]and {len(store.skipped) - 5} more that could not be read[/]")
+        warn(f"and {len(store.skipped) - 5} more", "that could not be read")
     return store, source
 
 

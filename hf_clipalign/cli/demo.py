@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from hf_clipalign.cli.common import console
 
@@ -42,7 +43,8 @@ def demo(
     with atomic_file(out / "results.json") as staging:
         staging.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
     page = write_report(out / "index.html", "What trimming a projector does to image search", sections, _LEAD)
-    console.print(f"\nLook at [bold]{page}[/] in a browser; the numbers are in {out / 'results.json'}.")
+    numbers = out / "results.json"
+    console.print(Text.assemble("\nLook at ", (str(page), "bold"), f" in a browser; the numbers are in {numbers}."))
 
 
 _LEAD = (

@@ -17,6 +17,7 @@ from hf_clipalign.cli.common import (
     SplitOption,
     console,
     load,
+    warn,
 )
 
 
@@ -82,7 +83,7 @@ def embed(
     if os.environ.get("RANK", "0") == "0":
         console.print(f"{len(store)} pictures, {store.width} numbers each: {out}")
         for name, reason in store.skipped:
-            console.print(f"[yellow]skipped[/] {name}: {reason}")
+            warn("skipped", f"{name}: {reason}")
 
 
 def _open_stream(name: str, image_column: str | None, label_column: str | None, split: str | None) -> Any:

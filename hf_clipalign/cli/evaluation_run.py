@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import console, parse_band
+from hf_clipalign.cli.common import console, parse_band, warn
 
 
 @dataclass
@@ -48,7 +48,7 @@ def image_features(run: EvaluationRun, data: str) -> Any:
         features = extract_image_features(run.model, source, run.processor)
     if features.skipped:
         names = ", ".join(name for name, _ in features.skipped[:5])
-        console.print(f"[yellow]{len(features.skipped)} pictures could not be read and are left out:[/] {names}")
+        warn(f"{len(features.skipped)} pictures could not be read and are left out:", names)
     run.results.setdefault("skipped", []).extend(features.skipped)
     return features
 

@@ -96,7 +96,7 @@ def check_names(names: Iterable[str], what: str = "class names", lines: Sequence
     if duplicates:
         more = f" and {len(duplicates) - _SHOWN} more" if len(duplicates) > _SHOWN else ""
         raise ClipAlignError(
-            f"{what}: {len(duplicates)} duplicates (case and underscores ignored): "
+            f"{what}: duplicates (case and underscores ignored): "
             f"{', '.join(duplicates[:_SHOWN])}{more}; keep one of each"
         )
     return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -145,7 +146,8 @@ class GCDSplit:
                 Labelled pictures: a folder, a `datasets.Dataset`, a Hub id, … Of a data set without a `ClassLabel`
                 column the column called "label" is taken.
             known (`Sequence[str]`, `int` or `float`):
-                Names of the known classes, or how many, or which share of them (below 1). A number takes the first
+                Names of the known classes (exactly, or with case and underscores ignored where one class alone has
+                such a name), or how many, or which share of them (below 1). A number takes the first
                 ones in the order of the classes, or with `class_seed` some at random.
             labelled_fraction (`float`, defaults to 0.5): Share of the known classes' pictures that keep their label.
             seed (`int`, defaults to 0):
@@ -180,7 +182,8 @@ class GCDSplit:
         ordered = np.argsort(order)[labels]
         labelled = _draw_labelled(ordered, n_known, labelled_fraction, seed, per_class)
         ranked = [clean_class_name(names[index]) for index in order]
-        return cls(source, ordered, labelled, ranked[:n_known], ranked[n_known:])
+        readable = check_names(ranked[:n_known], f"{source.name}: known classes")
+        return cls(source, ordered, labelled, readable, ranked[n_known:])
 
     @classmethod
     def preset(
@@ -188,6 +191,7 @@ class GCDSplit:
         name: str,
         source: Any,
         known_classes: Sequence[str] | str | os.PathLike[str] | None = None,
+        seed: int = 0,
         **open_kwargs: Any,
     ) -> GCDSplit:
         """A published setting, for the training split of its data set.
@@ -201,6 +205,7 @@ class GCDSplit:
             name (`str`): "cifar10", "cifar100", "imagenet100", "cub", "stanford_cars" or "fgvc_aircraft".
             source (what [`open_source`] takes): The training split, classes in their usual order.
             known_classes (`Sequence[str]` or path, *optional*): The known classes, or a file with one a line.
+            seed (`int`, defaults to 0): Which pictures are labelled; 0 is the published draw.
             **open_kwargs: Passed to [`open_source`].
 
         Raises:
@@ -216,7 +221,7 @@ class GCDSplit:
         if n_classes != preset.n_classes:
             raise ClipAlignError(f"{source.name}: {n_classes} classes, but {preset.name} has {preset.n_classes}")
         if not preset.listed:
-            return cls.from_source(source, preset.n_known)
+            return cls.from_source(source, preset.n_known, seed=seed)
         if known_classes is None:
             raise ClipAlignError(
                 f"{preset.name}: the {preset.n_known} known classes are those of the Semantic Shift Benchmark "
@@ -228,7 +233,7 @@ class GCDSplit:
             raise ClipAlignError(
                 f"{preset.name}: known_classes has {len(known_classes)} names, the setting {preset.n_known}"
             )
-        return cls.from_source(source, known_classes)
+        return cls.from_source(source, known_classes, seed=seed)
 
     @classmethod
     def from_folder(
@@ -245,21 +250,29 @@ class GCDSplit:
             [`ClipAlignError`]: if there is no such sub-folder, no or one picture in a class, or more classes than
                 pictures.
         """
+        n_novel = 0 if n_novel is None else check_integer("n_novel", n_novel, 0)
         source = image_folder(path)
+        stray = [name for name in source.ids if "/" not in name]
+        if stray:
+            raise ClipAlignError(
+                f"{source.name}: {quoted(stray[:3])}{' and others' if len(stray) > 3 else ''} in no sub-folder: move "
+                f"pictures of a known class into its folder, and those without a label into {unlabelled!r}"
+            )
         names = source.class_names or []
-        if source.labels is None or unlabelled not in names:
+        folders = sorted(entry.name for entry in os.scandir(source.name) if entry.is_dir() and entry.name[0] != ".")
+        if source.labels is None or unlabelled not in folders:
             raise ClipAlignError(
                 f"{source.name}: no sub-folder {unlabelled!r}; its sub-folders are {quoted(names)}: put all pictures "
                 "without a label into one, and name it with unlabelled"
             )
-        empty = [entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
-        _refuse(source.name, sorted(set(empty) - set(names)), "has no picture: fill or delete the folder")
+        empty = [name for name in folders if name not in names]
+        _refuse(source.name, empty, "has no picture: fill or delete the folder")
         known = [name for name in names if name != unlabelled]
         if not known:
             raise ClipAlignError(f"{source.name}: no class has labelled pictures; there must be one or more")
         number = {names.index(name): index for index, name in enumerate(known)}
         labels = np.array([number.get(int(label), -1) for label in source.labels], dtype=np.int64)
-        check_class_count(source.name, len(known) + (n_novel or 0), len(source))
+        check_class_count(source.name, len(known) + n_novel, len(source))
         readable = check_names([clean_class_name(name) for name in known], f"{source.name}: class names")
         return cls(source, labels, labels >= 0, readable, [])
 
@@ -314,15 +327,23 @@ def _known_first(names: Sequence[str], known: Any, class_seed: int | None) -> tu
             raise ClipAlignError(f"known = {known} of {n} classes leaves none known or none to discover")
         order = list(range(n)) if class_seed is None else np.random.default_rng(class_seed).permutation(n).tolist()
         return sorted(order[:count]) + sorted(order[count:]), count
-    position = {clean_class_name(name).casefold(): index for index, name in enumerate(names)}
     known = check_names(known, "known classes")
-    wanted = [clean_class_name(name).casefold() for name in known]
-    missing = [name for name, key in zip(known, wanted, strict=True) if key not in position]
+    exact = {name: [index] for index, name in enumerate(names)}
+    similar = defaultdict(list)
+    for index, name in enumerate(names):
+        similar[clean_class_name(name).casefold()].append(index)
+    places = [exact.get(name) or similar[clean_class_name(name).casefold()] for name in known]
+    missing = [name for name, found in zip(known, places, strict=True) if not found]
     if missing:
         raise ClipAlignError(
             f"known classes {quoted(missing[:5])} are not among the {n} classes: {quoted(names[:8])}…"
         )
-    chosen = [position[key] for key in wanted]
+    for name, found in zip(known, places, strict=True):
+        if len(found) > 1:
+            raise ClipAlignError(
+                f"known class {name!r} may be any of {quoted(names[i] for i in found)}: write it exactly as one"
+            )
+    chosen = [found[0] for found in places]
     if len(chosen) == n:
         raise ClipAlignError(f"all {n} classes are known: there is nothing to discover; name fewer")
     return chosen + [index for index in range(n) if index not in set(chosen)], len(chosen)

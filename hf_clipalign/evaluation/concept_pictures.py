@@ -61,7 +61,6 @@ def plot_picture_rows(rows: Mapping[str, Sequence[Any]]) -> Figure:
             thumbnail = picture.copy()
             thumbnail.thumbnail((128, 128))
             axes.imshow(thumbnail)
-        axes_row[0].text(
-            -0.1, 0.5, name, transform=axes_row[0].transAxes, ha="right", va="center", fontsize=9, wrap=True
-        )
+        place = {"transform": axes_row[0].transAxes, "ha": "right", "va": "center"}
+        axes_row[0].text(-0.1, 0.5, name, **place, fontsize=9, wrap=True, parse_math=False)
     return figure

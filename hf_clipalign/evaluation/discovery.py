@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._numbers import check_integer
 from hf_clipalign.data import GCDSplit
 from hf_clipalign.evaluation.report import Match, PictureRow, Section
 from hf_clipalign.metrics.clustering import match_clusters
@@ -56,7 +57,11 @@ def class_gallery(
         labels (`Sequence[str]`): readable names of all K classes.
         concepts (`Sequence`): K lists of (concept, contribution), see `SpectralGCDModel.class_concepts`.
         n_pictures (`int`): pictures per row, at most. Default 14.
+
+    Raises:
+        `ClipAlignError`: `n_pictures` below 1.
     """
+    check_integer("n_pictures", n_pictures)
     rows = split.unlabelled_rows
     truth = [*split.class_names, *split.novel_names]
     matched = match_clusters(split.labels[rows], classes[rows]) if split.has_truth else {}
@@ -69,7 +74,7 @@ def class_gallery(
         shown = [_shown(split, int(row), match, truth) for row in members[:: -(-len(members) // n_pictures)]]
         words = ", ".join(concept for concept, _ in concepts[number])
         target = "" if match is None else f", matched with “{truth[match]}”"
-        title = f"{label}: {len(members)} pictures{target}"
+        title = f"{label}: {len(members)} {'picture' if len(members) == 1 else 'pictures'}{target}"
         group = sections[0 if number < len(split.class_names) else 1]
         group.picture_rows = [*group.picture_rows, PictureRow(title, words, shown)]
     return [section for section in sections if section.picture_rows]

@@ -173,8 +173,8 @@ def plot_task_matrix(
         axes.text(column, row, text, ha="center", va="center", fontsize=9, color="black" if value > 60 else "white")
         if findings[column] in taught[row] and len(taught[row]) < len(findings):
             axes.add_patch(_frame(column, row))
-    axes.set_xticks(range(len(findings)), findings, rotation=30, ha="right")
-    axes.set_yticks(range(len(tasks)), [f"after {task}" for task in tasks])
+    axes.set_xticks(range(len(findings)), findings, rotation=30, ha="right", parse_math=False)
+    axes.set_yticks(range(len(tasks)), [f"after {task}" for task in tasks], parse_math=False)
     figure.colorbar(image, ax=axes, label=f"{metric}, %")
     return figure
 

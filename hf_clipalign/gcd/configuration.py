@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count, islice
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._numbers import check_integer, check_number
 
 
@@ -56,6 +58,9 @@ class SpectralGCDConfig(PreTrainedConfig):
         for name, size in sizes.items():
             check_integer(name, size)
         check_integer("n_novel", n_novel, 0)
+        for name, names in (("concepts", concepts), ("class_names", class_names)):
+            if isinstance(names, str):
+                raise ClipAlignError(f"{name} is the single string {names!r}: give a list of names")
         check_number("concept_temperature", concept_temperature, "a number above 0", above=0)
         self.backbone_config = backbone_config
         self.concepts = list(concepts)
@@ -76,5 +81,6 @@ class SpectralGCDConfig(PreTrainedConfig):
 
     @property
     def names(self) -> list[str]:
-        """Names of all classes: the known ones, then "novel-1", "novel-2", …"""
-        return [*self.class_names, *(f"novel-{number}" for number in range(1, self.n_novel + 1))]
+        """Names of all classes, all different: the known ones, then "novel-1", "novel-2", …"""
+        numbered = (f"novel-{number}" for number in count(1))
+        return [*self.class_names, *islice((name for name in numbered if name not in self.class_names), self.n_novel)]

@@ -19,8 +19,8 @@ from hf_clipalign.gcd.eigen import SymmetricEigen, add_outer_products
 from hf_clipalign.gcd.filtering_result import SpectralFilterResult
 from hf_clipalign.gcd.similarities import ConceptSimilarities, image_blocks, unit_texts
 
-# Importances that differ by less than this share of the largest are rounding, and are ordered by index; a share of a
-# sum is reached when no more than this is missing.
+# Importances that follow each other by less than this share of the largest are equal but for rounding, and are ordered
+# by index; a share of a sum is reached when no more than this is missing.
 _TIE = 1e-12
 # A variance below this share of the squared mean is rounding.
 _NO_VARIANCE = 1e-24
@@ -92,8 +92,7 @@ def spectral_filter(
     similarities = ConceptSimilarities(texts, float(temperature), apply_softmax)
     blocks = image_blocks(image_features, texts, block_size)
     spectrum = _decompose(similarities, blocks, beta_e, keep_components, block_size, progress)
-    ranking = np.round(spectrum.importance / (spectrum.importance.max() * _TIE))
-    order = np.argsort(-ranking, kind="stable")
+    order = _ranked(spectrum.importance)
     settings = {"temperature": float(temperature), "beta_e": float(beta_e), "beta_c": float(beta_c)}
     return SpectralFilterResult(
         concept_names=names,
@@ -128,6 +127,14 @@ def check_filter_settings(
     check_integer("block_size", block_size)
 
 
+def _ranked(importance: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices by falling importance, those of runs of equal ones rising."""
+    order = np.argsort(-importance)
+    falls = -np.diff(importance[order]) >= _TIE * importance.max()
+    runs = np.concatenate([[0], np.cumsum(falls)])
+    return order[np.lexsort((order, runs))]
+
+
 class _Spectrum(NamedTuple):
     importance: NDArray[np.float64]  # [C]
     eigenvalues: NDArray[np.float64]  # [q], of the kept components
@@ -155,7 +162,7 @@ def _decompose(
     """By the smaller of the two matrices: that of the images, or that of the concepts."""
     head, count = _read_until(blocks, len(similarities.texts))
     if count < 2:
-        raise ClipAlignError(f"{count} image features: at least two are needed to see how images differ.")
+        raise ClipAlignError(f"image features: {count} given, but at least two are needed to see how images differ.")
     if count < len(similarities.texts):
         return _from_images(similarities, torch.cat(head), beta_e, keep, block_size, progress)
     return _from_concepts(similarities, head, blocks, beta_e, keep, progress)

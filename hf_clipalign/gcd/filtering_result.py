@@ -73,21 +73,23 @@ class SpectralFilterResult:
     def table(self, n: int = 20) -> Table:
         """The first n kept concepts, for the terminal."""
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(
             title=f"{self.n_retained} of {len(self.concept_names):,} concepts tell {self.n_images:,} images apart",
-            caption=f"{self.n_components} components carry {100 * self.settings['beta_e']:g} % of the variance",
+            caption=f"components that carry {100 * self.settings['beta_e']:g} % of the variance: {self.n_components}",
         )
         for name in ("", "concept", "importance, %", "together, %"):
             table.add_column(name, justify="left" if name == "concept" else "right")
         together = np.cumsum(self.shares)
         for rank, name in enumerate(self.concepts[:n]):
-            table.add_row(str(rank + 1), name, f"{100 * self.shares[rank]:.2f}", f"{100 * together[rank]:.1f}")
+            table.add_row(str(rank + 1), Text(name), f"{100 * self.shares[rank]:.2f}", f"{100 * together[rank]:.1f}")
         return table
 
     def component_table(self, n: int = 8, k: int = 5) -> Table:
         """The first n components with their share of the variance and their k strongest concepts, for the terminal."""
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title="Directions in which the images differ most")
         table.add_column("", justify="right")
@@ -95,7 +97,7 @@ class SpectralFilterResult:
         table.add_column("strongest concepts")
         shares = self.eigenvalues / self.total_variance
         for place, names in enumerate(self.component_concepts(k)[:n]):
-            table.add_row(str(place + 1), f"{100 * shares[place]:.1f}", ", ".join(names))
+            table.add_row(str(place + 1), f"{100 * shares[place]:.1f}", Text(", ".join(names)))
         return table
 
     def plot(self, n: int = 25) -> Figure:
@@ -106,7 +108,7 @@ class SpectralFilterResult:
         figure = Figure(figsize=(10.0, 1.6 + 0.2 * max(shown, 10)), layout="constrained")
         bars, curve = figure.subplots(1, 2)
         bars.barh(range(shown), 100 * self.shares[:shown], color=_KEPT_COLOUR)
-        bars.set_yticks(range(shown), self.concepts[:shown], fontsize=8)
+        bars.set_yticks(range(shown), self.concepts[:shown], fontsize=8, parse_math=False)
         bars.invert_yaxis()
         bars.set_xlabel("importance, %")
         bars.set_title(f"{shown} of {self.n_retained} kept concepts", fontsize=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from hf_clipalign.gcd.head import ConceptHead
 from hf_clipalign.gcd.similarities import finite_rows, nonzero_rows
 
 _N_NAMING = 3
+_BYTES_OR_PATH = (str, bytes, bytearray, memoryview)
 
 
 @dataclass
@@ -59,7 +60,8 @@ class ClassPrediction:
         label (`str`): a readable name: for a novel class its strongest concepts.
         probability (`float`): of the class, at the temperature of training.
         concepts (`list[tuple[str, float]]`): what speaks for the class, best first: each concept's share in this
-            picture times the logarithm of how much more frequent it is in the class than in all pictures.
+            picture times the logarithm of how much more frequent it is in the class than in all pictures. For a class
+            that nothing is known of, as no picture was in it: the shares themselves.
     """
 
     index: int
@@ -262,7 +264,7 @@ class SpectralGCDModel(PreTrainedModel):
         if paths is None:
             raise ClipAlignError(
                 f"it is not known where {type(self.backbone).__name__} keeps its image blocks: train the head alone, "
-                "with n_blocks=0"
+                "with train_blocks=0 (n_blocks=0 in train_last_blocks)"
             )
         blocks: Any = self.backbone.get_submodule(paths.image_layers)
         if not 0 <= n_blocks <= len(blocks):
@@ -337,7 +339,8 @@ class SpectralGCDModel(PreTrainedModel):
         """Classes of pictures, with names and the concepts that speak for them.
 
         Args:
-            images (list of what `hf_clipalign.data.read_image` takes, *optional*): pictures or their paths.
+            images (what `hf_clipalign.data.read_image` takes, or a sequence or an iterator of it, *optional*):
+                pictures or their paths, such as the column of a `datasets.Dataset`.
             pixel_values (`Tensor` or array `[N, 3, H, W]`, *optional*): pictures as the processor returns them,
                 instead.
             n_concepts (`int`): concepts per picture, at most. Default 5.
@@ -363,7 +366,8 @@ class SpectralGCDModel(PreTrainedModel):
         if (images is None) == (pixel_values is None):
             raise ClipAlignError("give either images or pixel_values")
         if pixel_values is None:
-            images = list(images) if isinstance(images, (list, tuple)) else [images]
+            several = isinstance(images, (Sequence, Iterator)) and not isinstance(images, _BYTES_OR_PATH)
+            images = list(images) if several else [images]
             batches = [self._pixels(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
         else:
             batches = list(_checked_pixels(pixel_values).split(batch_size))
@@ -389,10 +393,9 @@ class SpectralGCDModel(PreTrainedModel):
     def _predictions(self, logits: Tensor, cross_modal: Tensor, n_concepts: int) -> list[ClassPrediction]:
         probabilities, classes = logits.softmax(dim=-1).max(dim=-1)
         shares = cross_modal.softmax(dim=-1)
-        if bool(self.overall_profile.any()):
-            evidence = concept_contributions(self.class_profiles[classes], self.overall_profile, shares)
-        else:
-            evidence = shares
+        profiles = self.class_profiles[classes]
+        contributions = concept_contributions(profiles, self.overall_profile, shares)
+        evidence = torch.where(profiles.any(dim=-1, keepdim=True), contributions, shares)
         explained = top_concepts(evidence, self.config.concepts, n_concepts)
         names, labels = self.config.names, self.class_labels()
         return [
@@ -429,6 +432,8 @@ def _checked_pixels(pixel_values: Any) -> Tensor:
     pixel_values = torch.as_tensor(pixel_values)
     if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
         raise ClipAlignError(f"pixel_values have shape {list(pixel_values.shape)}: give pictures [N, 3, H, W]")
+    if not bool(torch.isfinite(pixel_values).all()):
+        raise ClipAlignError("pixel_values hold NaN or infinite numbers: make them again, or give images")
     return pixel_values
 
 

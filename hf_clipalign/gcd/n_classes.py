@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
+logger = logging.getLogger(__name__)
+
 _FIRST_COUNTS = 12
 _NEIGHBOURS = 2
+_LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ def estimate_n_classes(
         features (`Tensor` or array `[N, d]`): of all samples.
         labels (`Sequence` or array `[N]`): classes, integers or strings; anything where `labelled_mask` is False.
         labelled_mask (array of bool `[N]`): whether the sample has a label.
-        max_classes (`int`, *optional*): most clusters to try. Default: four times the known classes, at least 10,
-            at most N - 1.
+        max_classes (`int`, *optional*): most clusters to try; a warning tells if they are the best. Default: four
+            times the known classes, at least 10; doubled as long as the largest number is the best, up to N - 1.
         counts (`Sequence[int]`, *optional*): the numbers of clusters to try, instead of grid and refinement.
         normalize (`bool`): unit length first, so that distances go by cosines. Default True.
         n_init (`int`): starts of k-means for each count; the best is taken. Default 4.
@@ -127,7 +131,8 @@ def estimate_n_classes(
         ```
     """
     check_integer("n_init", n_init)
-    check_integer("seed", seed, 0)
+    if check_integer("seed", seed, 0) > _LARGEST_SEED:
+        raise ClipAlignError(f"seed is {seed}: give one of up to {_LARGEST_SEED}.")
     rows = _rows(features, normalize)
     known_labels, labelled = _labelled(labels, labelled_mask, len(rows))
     n_known = len(np.unique(known_labels))
@@ -139,9 +144,16 @@ def estimate_n_classes(
                 clusters = _cluster(rows, count, n_init, seed)[labelled]
                 curve[count] = clustering_accuracy(known_labels, clusters, np.ones(len(clusters), bool))["all"]
                 bar.update()
-            tried = [] if counts is not None else _between(curve)
+            tried = [] if counts is not None else _next_counts(curve, len(rows) - 1 if max_classes is None else 0)
             bar.total += len(tried)
-    return ClassCountEstimate(_best(curve), n_known, dict(sorted(curve.items())))
+    best = _best(curve)
+    if counts is None and best == max(curve):
+        logger.warning(
+            "the best number of clusters, %d, is the largest that was tried: there may be more classes%s",
+            best,
+            "" if max_classes is None else "; raise max_classes",
+        )
+    return ClassCountEstimate(best, n_known, dict(sorted(curve.items())))
 
 
 def _cluster(rows: NDArray[np.float32], count: int, n_init: int, seed: int) -> NDArray[np.int64]:
@@ -152,6 +164,18 @@ def _cluster(rows: NDArray[np.float32], count: int, n_init: int, seed: int) -> N
 
 def _best(curve: dict[int, float]) -> int:
     return max(curve, key=lambda count: (curve[count], count))
+
+
+def _next_counts(curve: dict[int, float], most: int) -> list[int]:
+    """Twice the range, up to `most`, as long as the largest count is the best; then counts around the best."""
+    highest = max(curve)
+    if _best(curve) == highest < most:
+        return _grid(highest, min(2 * highest, most), _FIRST_COUNTS // 2)[1:]
+    return _between(curve)
+
+
+def _grid(lowest: int, highest: int, size: int) -> list[int]:
+    return sorted(set(np.geomspace(lowest, highest, size).round().astype(int).tolist()))
 
 
 def _between(curve: dict[int, float]) -> list[int]:
@@ -171,8 +195,9 @@ def _counts_to_try(counts: Sequence[int] | None, max_classes: int | None, n_know
             raise ClipAlignError(
                 f"max_classes is {highest}: give at least the {n_known} known classes and fewer than the {n} samples."
             )
-        grid = np.geomspace(max(n_known, 2), max(highest, 2), _FIRST_COUNTS).round().astype(int)
-        return sorted(set(grid.tolist()))
+        return _grid(max(n_known, 2), max(highest, 2), _FIRST_COUNTS)
+    if not isinstance(counts, Iterable):
+        raise ClipAlignError(f"counts is {counts!r}: give the numbers of clusters to try, as a list.")
     chosen = sorted({check_integer("a number in counts", count) for count in counts})
     if not chosen or chosen[0] < max(n_known, 2) or chosen[-1] >= n:
         raise ClipAlignError(
@@ -200,6 +225,7 @@ def _labelled(labels: Any, labelled_mask: Any, n: int) -> tuple[NDArray, NDArray
     mask = mask.astype(bool)
     if not mask.any():
         raise ClipAlignError("no sample is labelled: the labelled part is what the number of classes is scored on.")
-    if any(is_missing(name) for name in names[mask].tolist()):
+    known = names[mask].tolist()
+    if any(is_missing(name) for name in known):
         raise ClipAlignError("a labelled sample has no label: give one, or set labelled_mask to False there.")
-    return names[mask], mask
+    return np.asarray(known), mask

@@ -6,12 +6,14 @@ Importing this module imports `evaluate`, which takes seconds; the functions do 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import evaluate
 from datasets import Features, Value
 from datasets import Sequence as ListOf
 
+from .._errors import ClipAlignError
 from .classification import top_k_accuracy
 from .clustering import clustering_accuracy
 from .retrieval import retrieval_metrics
@@ -85,6 +87,8 @@ class TopKAccuracy(evaluate.Metric):
 class ClusteringAccuracy(evaluate.Metric):
     """[`hf_clipalign.metrics.clustering_accuracy`] for `evaluate`: predictions are clusters, references are classes.
 
+    Both are integers or strings. `known_mask` is a column like them: every `add_batch` needs its part of it.
+
     Example:
         >>> metric = ClusteringAccuracy()
         >>> metric.compute(predictions=[1, 1, 0, 1], references=[0, 0, 1, 1], known_mask=[True, True, False, False])
@@ -93,10 +97,20 @@ class ClusteringAccuracy(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         features = [
-            Features({"predictions": Value("int64"), "references": Value(kind), "known_mask": Value("bool")})
-            for kind in ("int64", "string")
+            Features({"predictions": Value(found), "references": Value(true), "known_mask": Value("bool")})
+            for found, true in product(("int64", "string"), repeat=2)
         ]
         return _describe("Accuracy of clusters on all, known and novel classes.", self, features)
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """Adds samples. See `evaluate.Metric.add_batch`.
+
+        Raises:
+            ClipAlignError: There is no `known_mask`.
+        """
+        if kwargs.get("known_mask") is None:
+            raise ClipAlignError("known_mask is missing: give it with predictions and references, batch by batch")
+        super().add_batch(predictions=predictions, references=references, **kwargs)
 
     def _compute(self, predictions: Any, references: Any, known_mask: Any, balanced: bool = False) -> dict[str, float]:
         return clustering_accuracy(references, predictions, known_mask, balanced)

@@ -46,6 +46,7 @@ class AlignmentTrainer(Trainer):
         super().__init__(model, args, **kwargs)
         leave_at_exit(self)
         self.loss_is_scaled_for_ga = False
+        self.model_accepts_loss_kwargs = False  # what the first 5.x releases take for a loss that is scaled already
         self._terms: dict[str, Tensor] = {}
         self._n_terms = 0
         self.add_callback(_EpochsAndSteps(self))

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import gcd_preset
 
 _TEMPERATURES = ("student", "teacher", "warmup_teacher", "contrastive", "supervised_contrastive")
 _NOT_NEGATIVE = (
+    "learning_rate",
     "mean_entropy_weight",
     "distillation_weight",
     "warmup_teacher_epochs",
@@ -122,6 +123,10 @@ class SpectralGCDTrainingArguments(TrainingArguments):
             raise ClipAlignError("remove_unused_columns must be False: the trainer needs the picture columns")
         if not self.dataloader_drop_last:
             raise ClipAlignError("dataloader_drop_last must be True: the losses compare all pictures of a full batch")
+        if self.lr_scheduler_type != SchedulerType.LINEAR or self.warmup_steps:
+            raise ClipAlignError(
+                "lr_scheduler_type and warmup_steps do nothing: the rates follow a cosine by epochs, leave them out"
+            )
         if not 0 < self.crop_share <= 1:
             raise ClipAlignError(f"crop_share is {self.crop_share}: give a share above 0 and up to 1")
         if not 0 <= self.supervised_weight <= 1:

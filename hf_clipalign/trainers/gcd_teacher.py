@@ -29,6 +29,9 @@ _WHAT = {
 }
 
 
+_SHOWN = 3
+
+
 @dataclass(frozen=True)
 class TeacherConcepts:
     """A teacher's unit features of pictures and of concepts.
@@ -80,11 +83,13 @@ def teacher_concepts(
         progress (`bool`): show a progress bar. Default True.
 
     Raises:
-        `ClipAlignError`: the file is of another teacher, other pictures or other concepts, or damaged; neither a
-            teacher nor a file.
+        `ClipAlignError`: the file is of another teacher, other pictures or other concepts, or damaged, or a folder;
+            neither a teacher nor a file; pictures that cannot be read.
     """
     prompts = fill(template, concepts)
     file = None if cache is None else Path(cache)
+    if file is not None and file.is_dir():
+        raise ClipAlignError(f"the teacher cache {str(file)!r} is a folder: name a file in it, such as t.safetensors")
     keys = {"pictures": source.fingerprint(), "concepts": _digest(prompts)}
     if teacher is not None:
         processor = getattr(teacher.processor, "image_processor", teacher.processor)
@@ -105,9 +110,14 @@ def teacher_concepts(
 
 def _image_features(teacher: Teacher, source: ImageSource, num_workers: int | None, progress: bool) -> Tensor:
     encoder = teacher.encoder
-    features = extract_image_features(
-        encoder, source, teacher.processor, num_workers=num_workers, strict=True, progress=progress
-    )
+    features = extract_image_features(encoder, source, teacher.processor, num_workers=num_workers, progress=progress)
+    if features.skipped:
+        reasons = "; ".join(reason for _, reason in features.skipped[:_SHOWN])
+        more = f"; and {len(features.skipped) - _SHOWN} more" if len(features.skipped) > _SHOWN else ""
+        raise ClipAlignError(
+            f"{len(features.skipped)} of {len(source)} pictures cannot be read: repair them or leave them out. "
+            f"{reasons}{more}"
+        )
     return F.normalize(project_image_features(encoder, features.values), dim=-1).contiguous()
 
 

@@ -19,6 +19,7 @@ from hf_clipalign.data import GCDSplit
 from hf_clipalign.data.gcd_split import check_class_count
 from hf_clipalign.gcd import SpectralGCDModel
 from hf_clipalign.gcd.explanation import ProfileSums
+from hf_clipalign.gcd.similarities import finite_rows
 from hf_clipalign.losses import spectral_gcd_losses, teacher_temperature
 from hf_clipalign.metrics import clustering_accuracy
 from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_one_batch, check_setup
@@ -29,6 +30,11 @@ from hf_clipalign.trainers.gcd_optimization import cosine_by_epoch, parameter_gr
 from hf_clipalign.trainers.gcd_teacher import TeacherConcepts, teacher_concepts
 from hf_clipalign.trainers.prompt_images import PromptImages, collate
 from hf_clipalign.trainers.teacher import Teacher
+
+_OWN_PICTURES = (
+    "evaluate() scores the unlabelled pictures of train_dataset, assign_classes() gives their classes, and "
+    "gcd_model.predict(pictures) those of other pictures"
+)
 
 
 class SpectralGCDTrainer(AlignmentTrainer):
@@ -82,6 +88,8 @@ class SpectralGCDTrainer(AlignmentTrainer):
         teacher_processor: Any = None,
         **kwargs: Any,
     ):
+        if "eval_dataset" in kwargs:
+            raise ClipAlignError(f"eval_dataset cannot be given: {_OWN_PICTURES}")
         args = args or SpectralGCDTrainingArguments(output_dir="spectral-gcd")
         _check_model(model)
         _check_split(model, train_dataset, args)
@@ -154,6 +162,7 @@ class SpectralGCDTrainer(AlignmentTrainer):
         """The teacher's features of all pictures and concepts, computed or read once."""
         if self._teacher_concepts is None:
             config = self.gcd_model.config
+            home = None if self.teacher is None else self.teacher.encoder.device
             if self.teacher is not None:
                 self.teacher.model.to(self.args.device)
             with self.args.main_process_first(desc="teacher features"):
@@ -166,6 +175,8 @@ class SpectralGCDTrainer(AlignmentTrainer):
                     self.args.teacher_cache,
                     progress=not self.args.disable_tqdm,
                 )
+            if self.teacher is not None:
+                self.teacher.model.to(home)  # all its work is done
             self._teacher_concepts = features.to(self.args.device)
         return self._teacher_concepts
 
@@ -252,8 +263,10 @@ class SpectralGCDTrainer(AlignmentTrainer):
         """Clustering accuracy of the unlabelled training pictures: all, those of known and of novel classes.
 
         Raises:
-            `ClipAlignError`: the true classes are not known.
+            `ClipAlignError`: the true classes are not known; other pictures are given.
         """
+        if eval_dataset is not None and eval_dataset is not self.split:
+            raise ClipAlignError(f"evaluate takes no other data: {_OWN_PICTURES}")
         if not self.split.has_truth:
             raise ClipAlignError(
                 f"{self.split.source.name}: the true classes of the unlabelled pictures are not known, so there is no "
@@ -265,6 +278,14 @@ class SpectralGCDTrainer(AlignmentTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Not there: `SpectralGCDModel.predict` takes pictures.
+
+        Raises:
+            `ClipAlignError`: always.
+        """
+        raise ClipAlignError(f"SpectralGCDTrainer has no predict: {_OWN_PICTURES}")
 
     # Checkpoints and card
 
@@ -302,6 +323,8 @@ def _check_teacher(features: TeacherConcepts, model: SpectralGCDModel, split: GC
             f"the teacher's features are of {found[0]} pictures and {found[1]} concepts, but there are {wanted[0]} "
             f"and {wanted[1]}: take those of the kept concepts, with TeacherConcepts.of_concepts"
         )
+    finite_rows(features.images, "the teacher's image features")
+    finite_rows(features.texts, "the teacher's concept features")
 
 
 def _check_model(model: Any) -> None:

@@ -33,7 +33,11 @@ def leave_at_exit(trainer: Trainer) -> None:
 
 
 def _leave() -> None:
-    """Lets go of the group, the wrapped models first; after an error others may still wait in it, and it is left."""
+    """Lets go of the group, the wrapped models first.
+
+    After an uncaught exception others may still wait in it, and it is left. An exit by `sys.exit` cannot be told from
+    the end of the work: the group is let go of then too.
+    """
     if hasattr(sys, "last_value"):
         return
     for trainer in _TRAINERS:

@@ -59,11 +59,14 @@ def test_a_features_folder_and_further_names(animals, tmp_path):
     features, out = tmp_path / "features", tmp_path / "out"
     call("embed", animals, "--model", "mini-teacher", "--out", features, "--workers", 0)
     dictionary = tmp_path / "one.txt"
-    dictionary.write_text("violin\nguitar\n")
+    dictionary.write_text("violin\nguitar [b]\n[/] $x^\n")
     options = ("--dictionary", dictionary, "--also", "giraffe, Violin", "--template", "a picture of {}")
-    call("concepts", "--images", features, *options, "--out", out)
+    printed = call("concepts", "--images", features, *options, "--beta-c", 1, "--out", out)
     content = json.loads((out / "concepts.json").read_text())
-    assert content["n_concepts"] == 3
+    assert content["n_concepts"] == 4
+    assert {"guitar [b]", "[/] $x^"} <= {row["name"] for row in content["concepts"]}
+    assert "guitar [b]" in printed
+    assert "[/] $x^" in printed
     assert content["template"] == "a picture of {}"
     assert not (out / "features").exists()
     assert not (out / "pictures.png").exists()
@@ -78,6 +81,7 @@ def test_a_features_folder_and_further_names(animals, tmp_path):
         (("--template", "a photo"), "exactly one"),
         (("--dictionary", "missing.txt"), "no such file"),
         (("--also", "dog,,cat"), "position 1 is blank"),
+        (("--images", ".", "--out", "concepts"), r"'concepts' lies in '\.': .* with --out"),
     ],
 )
 def test_mistakes_are_told_before_any_picture_is_read(options, message, animals, tmp_path, monkeypatch):
@@ -87,4 +91,4 @@ def test_mistakes_are_told_before_any_picture_is_read(options, message, animals,
     monkeypatch.setattr("hf_clipalign.cli.concepts._features", refuse)
     given = () if "--dictionary" in options else ("--dictionary", animals / "names.txt")
     with pytest.raises(ClipAlignError, match=message):
-        call("concepts", "--images", animals, *given, *options, "--out", tmp_path / "out")
+        call("concepts", "--images", animals, "--out", tmp_path / "out", *given, *options)

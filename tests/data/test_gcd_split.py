@@ -96,6 +96,21 @@ def test_the_number_of_known_classes_may_be_a_number_of_numpy() -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "known"), [(["Turkey", "turkey", "cat"], "Turkey"), (["black cat", "black_cat", "cat"], "black_cat")]
+)
+def test_a_known_name_is_the_class_that_is_called_exactly_so(names: list[str], known: str) -> None:
+    place = names.index(known)
+    labels = np.arange(30) % 3
+    split = GCDSplit.from_source(source(labels, names), [known])
+    assert np.array_equal(split.labels == 0, labels == place)
+    assert len(split.novel_names) == 2
+    with pytest.raises(ClipAlignError, match=r"may be any of '.*', '.*': write it exactly"):
+        GCDSplit.from_source(source(labels, names), [known.upper()])
+    with pytest.raises(ClipAlignError, match="zoo: known classes: duplicates"):
+        GCDSplit.from_source(source(labels, names), 2)
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: GCDSplit.from_source(dataset(kind=["a", "b"] * 4), 1), "label_column=, one of 'image', 'kind'"),
@@ -139,6 +154,7 @@ def test_presets_that_follow_the_order_of_the_classes() -> None:
     assert split.class_names == [f"class {label}" for label in drawn[:50]]
     assert split.novel_names == [f"class {label}" for label in drawn[50:]]
     assert len(split) == 2400
+    assert not np.array_equal(GCDSplit.preset("imagenet100", many(1000), seed=1).labelled, split.labelled)
 
 
 def test_presets_with_a_list(tmp_path: Path) -> None:
@@ -165,7 +181,7 @@ def test_presets_check_the_data() -> None:
 
 def folder(root: Path, counts: dict[str, int]) -> Path:
     for name, count in counts.items():
-        (root / name).mkdir(parents=True)
+        (root / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             Image.new("RGB", (4, 4)).save(root / name / f"{number}.png")
     return root
@@ -186,9 +202,17 @@ def test_a_partly_labelled_folder(tmp_path: Path) -> None:
         ({"cat": 1, "dog": 2, "unlabelled": 9}, r"'cat' \(1\) have fewer"),
         ({"cat": 2, "dog": 0, "unlabelled": 4}, "'dog' has no picture"),
         ({"unlabelled": 4}, "no class has labelled pictures"),
+        ({"cat": 2, "unlabelled": 0}, "'unlabelled' has no picture"),
+        ({"cat": 2, "unlabelled": 4, ".": 2}, r"'0.png', '1.png' in no sub-folder: move .* into 'unlabelled'"),
         ({"cat": 2, "unlabelled": 4}, "7 classes cannot be found in 6 pictures"),
     ],
 )
 def test_bad_folders(tmp_path: Path, counts: dict[str, int], message: str) -> None:
     with pytest.raises(ClipAlignError, match=message):
         GCDSplit.from_folder(folder(tmp_path, counts), n_novel=6)
+
+
+@pytest.mark.parametrize("n_novel", [-3, "4"])
+def test_the_number_of_novel_classes_is_a_number(tmp_path: Path, n_novel: Any) -> None:
+    with pytest.raises(ClipAlignError, match=f"n_novel is {n_novel!r}"):
+        GCDSplit.from_folder(folder(tmp_path, {"cat": 2, "unlabelled": 4}), n_novel=n_novel)

@@ -75,3 +75,8 @@ def test_a_gallery_without_truth_draws_no_frames(tmp_path: Path) -> None:
     assert {match.relevant for match in row.pictures} == {None}
     page = write_report(tmp_path / "gallery.html", "Found", sections).read_text()
     assert 'class="relevant"' not in page
+    alone = np.where(np.arange(36) == data.unlabelled_rows[0], 1, 0)
+    sections = class_gallery(folder, alone, ["ant", "novel-1"], [[], []])
+    assert sections[1].picture_rows[0].title == "novel-1: 1 picture"
+    with pytest.raises(ClipAlignError, match="n_pictures is 0"):
+        class_gallery(folder, alone, ["ant", "novel-1"], [[], []], n_pictures=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import AutoModel
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import load_mini, read_image
-from hf_clipalign.gcd import SpectralGCDModel
+from hf_clipalign.gcd import ClassCountEstimate, SpectralGCDModel
 from hf_clipalign.hub import check_card
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -87,6 +88,18 @@ def test_a_partly_labelled_folder(example: Any, tmp_path: Path, capsys: pytest.C
     assert "gallery is" in capsys.readouterr().out
 
 
+def test_without_novel_classes_nothing_is_trained(example: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example, "estimate_n_classes", lambda *given: ClassCountEstimate(2, 2, {2: 1.0, 3: 0.5}))
+    split = SimpleNamespace(
+        has_truth=False, training_labels=None, labelled=None, source=SimpleNamespace(name="photos")
+    )
+    own = example.ExampleArguments()
+    with pytest.raises(ClipAlignError, match=r"photos: the estimate finds no novel class: .* with --n_novel"):
+        example.count_novel(own, split, torch.zeros(3, 2))
+    own.n_novel = 0
+    assert example.count_novel(own, split, torch.zeros(3, 2)) == 0
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -100,12 +113,30 @@ def test_bad_flags(example: Any, tmp_path: Path, more: tuple[str, ...], message:
         example.main(flags(tmp_path, *more))
 
 
-def test_published_settings_of_a_preset(example: Any, tmp_path: Path) -> None:
+def test_published_settings_of_a_preset(example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = ("--student", "a/b", "--teacher", "c/d")
     own, training = example.parse(["--dataset", "x", *models, "--preset", "CUB", "--output_dir", str(tmp_path)])
     assert own.template == "a photo of a {}, a type of bird."
     assert (training.mean_entropy_weight, training.num_train_epochs, training.learning_rate) == (2.0, 200, 0.1)
     assert (own.hidden_size, own.mlp_hidden_size, own.bottleneck_size) == (768, 2048, 256)
+    prompts: list[str] = []
+
+    class Features:
+        images, texts = torch.rand(6, 4), torch.rand(len(CONCEPTS) + 1, 4)
+
+        def text_features(self, given: list[str]) -> torch.Tensor:
+            prompts.extend(given)
+            return self.texts
+
+        def of_concepts(self, rows: Any) -> Any:
+            return self
+
+    split = SimpleNamespace(class_names=["zebra"], source=None)
+    (tmp_path / "words.txt").write_text("\n".join(CONCEPTS))
+    own.dictionary = tmp_path / "words.txt"
+    monkeypatch.setattr(example, "teacher_concepts", lambda *given, **kwargs: Features())
+    example.filter_concepts(own, split, Features(), None)
+    assert prompts[-1] == "a photo of a zebra ."
     assert example._known("3") == 3
     assert example._known("0.5") == 0.5
     assert example._known("cat, dog") == ["cat", "dog"]

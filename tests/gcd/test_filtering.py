@@ -12,10 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import load_dictionary
 from hf_clipalign.gcd import SpectralFilterResult, spectral_filter
+from hf_clipalign.gcd.filtering import _ranked
 
 VECTORS = np.load(Path(__file__).parent.parent / "fixtures" / "spectralgcd" / "filtering.npz")
 # case: beta_e, beta_c, softmax, components, concepts
@@ -160,6 +162,14 @@ def test_bfloat16_features_are_read() -> None:
     np.testing.assert_array_equal(result.importance, expected.importance)
 
 
+@pytest.mark.parametrize("half", [0.49, 0.5, 0.51])
+def test_rounding_does_not_order_wherever_it_falls(half: float) -> None:
+    unit = 1e-12
+    importance = np.array([0.2, 0.5 + (7 + half - 0.01) * unit, 1.0, 0.5 + (7 + half) * unit, 0.5 + 9.5 * unit])
+    assert _ranked(importance).tolist() == [2, 4, 1, 3, 0]
+    assert _ranked(importance[::-1]).tolist() == [2, 0, 1, 3, 4]
+
+
 def test_equal_concepts_are_ordered_by_index() -> None:
     images, texts = features(25, 40)
     texts = torch.cat([texts, texts[[3, 0]], texts])
@@ -218,6 +228,17 @@ def test_the_kept_concepts_are_written_and_read_again(tmp_path: Path) -> None:
         result.save(tmp_path / "kept.txt")
 
 
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    images, texts = features(30, 4)
+    odd = ["[b]old[/b]", "[/]", "$x_", "$\\frac$"]
+    result = spectral_filter(images, texts, odd, beta_c=1.0)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(result.table(), result.component_table())
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(name in printed for name in odd)
+    assert result.save(tmp_path / "concepts.png").stat().st_size > 5_000
+
+
 def test_the_table_names_the_first_concepts() -> None:
     from rich.console import Console
 
@@ -254,7 +275,7 @@ def test_bad_settings(options: dict[str, Any], message: str) -> None:
     ("bad_names", "message"),
     [
         (["a", "b", " "], "position 2 is blank"),
-        (["a", "b", "A"], "1 duplicates"),
+        (["a", "b", "A"], "duplicates"),
         (["a", None, "c"], "position 1 is None, not a text"),
         (["a", "b"], "2 concept names but 3 text features"),
         ("abc", "a list of names"),
@@ -292,8 +313,8 @@ def test_images_that_do_not_fit() -> None:
     images, texts = features(5, 3)
     for bad, message in (
         (images[:, :-1], "15 numbers, text features 16"),
-        (images[:1], "1 image features: at least two"),
-        (images[:0], "0 image features"),
+        (images[:1], "1 given, but at least two"),
+        (images[:0], "0 given, but at least two"),
         (images[:1].repeat(4, 1), "all 4 images look the same"),
         (images[:1].repeat(2, 1), "all 2 images look the same"),
         (images[:1].repeat(2053, 1), "all 2053 images look the same"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from transformers import AutoModel
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import Mini, load_mini
-from hf_clipalign.gcd import SpectralGCDModel, concept_contributions, top_concepts
+from hf_clipalign.gcd import SpectralGCDConfig, SpectralGCDModel, concept_contributions, top_concepts
 from hf_clipalign.gcd.explanation import ProfileSums, concept_labels
 from hf_clipalign.hub import build_card, check_card, describe_folder
-from tests.tiny_models import tiny_image_processor, tiny_model, tiny_tokenizer
+from tests.tiny_models import tiny_chinese_clip, tiny_image_processor, tiny_model, tiny_tokenizer
 
 CONCEPTS = ["bird", "cup", "heart", "hammer", "sun"]
 SIZES = {"hidden_size": 12, "mlp_hidden_size": 16, "bottleneck_size": 6}
@@ -181,12 +182,49 @@ def test_predictions_say_class_name_and_reasons(tmp_path: Path) -> None:
         assert one.probability == pytest.approx(float((outputs.logits[row] / 0.1).softmax(-1).max()), abs=1e-5)
         share = outputs.cross_modal[row].softmax(-1)
         ratio = model.class_profiles[one.index].clamp(min=1e-38).log() - model.overall_profile.clamp(min=1e-38).log()
+        factors = ratio if model.class_profiles[one.index].any() else torch.ones(5)
         for concept, evidence in one.concepts:
             at = CONCEPTS.index(concept)
-            assert evidence == pytest.approx(float(share[at] * ratio[at]), rel=1e-3)
+            assert evidence == pytest.approx(float(share[at] * factors[at]), rel=1e-3)
     path = tmp_path / "one.png"
     pictures(1)[0].save(path)
     assert model.predict(path)[0].index == found[0].index
+
+
+def test_a_class_without_pictures_is_explained_by_the_picture() -> None:
+    model = described()
+    model.class_profiles.zero_()
+    (found,) = model.predict(pictures(1))
+    shares = model(model._pixels(pictures(1))).cross_modal[0].detach().softmax(-1)
+    assert found.concepts[0] == (CONCEPTS[int(shares.argmax())], pytest.approx(float(shares.max()), rel=1e-4))
+
+
+def test_every_iterable_of_pictures_is_read() -> None:
+    model, given = mini_model(), pictures(3)
+    expected = [found.probability for found in model.predict(given)]
+    column = mini().emoji.select([0, 7, 14])["image"]
+    for other in (iter(given), (picture for picture in given), column):
+        assert [found.probability for found in model.predict(other)] == expected
+    stream = io.BytesIO()
+    given[0].save(stream, "PNG")
+    for one in (given[0], np.asarray(given[0].convert("RGB")), bytearray(stream.getvalue())):
+        assert len(model.predict(one)) == 1
+
+
+def test_names_of_novel_classes_leave_out_those_that_are_taken() -> None:
+    config = SpectralGCDConfig(class_names=["novel-1", "novel-3"], n_novel=3)
+    assert config.names == ["novel-1", "novel-3", "novel-2", "novel-4", "novel-5"]
+    with pytest.raises(ClipAlignError, match="concepts is the single string 'abc'"):
+        SpectralGCDConfig(concepts="abc")
+
+
+def test_a_family_whose_blocks_are_not_known_says_so() -> None:
+    student = tiny_chinese_clip()
+    model = SpectralGCDModel.from_student(
+        student, CONCEPTS, ["cat"], 2, processor=None, concept_features=torch.rand(5, 24), **SIZES
+    )
+    with pytest.raises(ClipAlignError, match=r"ChineseCLIPModel keeps its image blocks: .* train_blocks=0"):
+        model.train_last_blocks()
 
 
 def test_a_model_without_profiles_predicts_but_does_not_describe() -> None:
@@ -233,6 +271,8 @@ def test_the_card_describes_the_folder(tmp_path: Path) -> None:
     assert "arxiv:2602.17395" in (data.tags or [])
     assert 'AutoModel.from_pretrained("me/tools-gcd")' in str(card)
     assert "| novel classes | 2 |" in str(card)
+    assert "\nA CLIP with a head that sorts" in str(card)
+    assert "set before training" in str(card)
 
 
 @pytest.mark.parametrize(
@@ -295,6 +335,7 @@ def test_classes_that_cannot_be_described(cross_modal: Any, classes: Any, messag
         ({"pixel_values": torch.zeros(0, 3, 48, 48)}, "there are no pictures"),
         ({"pixel_values": torch.zeros(3, 48, 48)}, r"shape \[3, 48, 48\]: give pictures \[N, 3, H, W\]"),
         ({"pixel_values": torch.zeros(2, 3, 16, 16)}, r"cannot read pixel_values of shape \[2, 3, 16, 16\]"),
+        ({"pixel_values": torch.full((1, 3, 48, 48), float("nan"))}, "pixel_values hold NaN"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"temperature": 0}, "temperature is 0"),
         ({"n_concepts": -1}, "n_concepts is -1"),

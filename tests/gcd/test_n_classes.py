@@ -34,6 +34,29 @@ def test_separate_classes_are_counted() -> None:
     assert len(estimate.curve) < 24 - 6 + 1
 
 
+@pytest.mark.parametrize(("n_classes", "n_known"), [(40, 4), (16, 1)])
+def test_the_range_grows_while_its_end_is_the_best(n_classes: int, n_known: int) -> None:
+    features, labels, labelled = blobs(n_classes, 10, n_known)
+    estimate = estimate_n_classes(features, labels, labelled, n_init=2)
+    assert 0.75 * n_classes <= estimate.n_classes < max(estimate.curve) < len(labels)
+    assert estimate.accuracy == 1.0
+
+
+def test_a_given_range_does_not_grow_but_its_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    features, labels, labelled = blobs(20, 10, 4)
+    assert estimate_n_classes(features, labels, labelled, max_classes=12).n_classes == 12
+    assert "12, is the largest that was tried: there may be more classes; raise max_classes" in caplog.text
+    caplog.clear()
+    assert estimate_n_classes(*blobs(6, 10, 3), max_classes=12).n_classes < 12
+    assert not caplog.text
+
+
+def test_labels_may_be_missing_where_nobody_labelled() -> None:
+    features, labels, labelled = blobs(6, 10, 3)
+    some = [int(label) if known else None for label, known in zip(labels, labelled, strict=True)]
+    assert estimate_n_classes(features, some, labelled).curve == estimate_n_classes(features, labels, labelled).curve
+
+
 def test_labels_of_the_unlabelled_are_not_looked_at() -> None:
     features, labels, labelled = blobs(6, 10, 3)
     names = np.array([f"class {label}" for label in labels])
@@ -91,6 +114,8 @@ def test_table_and_plot_show_the_curve() -> None:
         ({"counts": [2, 5]}, "from 3"),
         ({"counts": [5, 30]}, "to 29"),
         ({"counts": []}, "from 3"),
+        ({"counts": 8}, "counts is 8"),
+        ({"seed": 2**40}, "seed is 1099511627776"),
         ({"counts": ["a"]}, "a number in counts is 'a'"),
         ({"max_classes": "9"}, "max_classes is '9'"),
         ({"n_init": 0}, "n_init is 0"),

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from hf_clipalign import ClipAlignError
 from hf_clipalign.metrics import retrieval_metrics, revisited_retrieval_metrics, top_k_accuracy
 
 evaluate = pytest.importorskip("evaluate")
@@ -70,3 +71,9 @@ def test_clustering_accuracy(sample, kind):
         metric.add_batch(predictions=clusters[part], references=kind(labels[part]), known_mask=known[part])
     expected = clustering_accuracy(labels, clusters, known, balanced=True)
     assert metric.compute(balanced=True) == pytest.approx(expected)
+    texts = [f"cluster {i}" for i in clusters]
+    assert metric.compute(predictions=texts, references=kind(labels), known_mask=known) == pytest.approx(
+        clustering_accuracy(labels, clusters, known)
+    )
+    with pytest.raises(ClipAlignError, match="known_mask is missing"):
+        metric.add_batch(predictions=clusters, references=kind(labels))

@@ -68,7 +68,7 @@ def build(folder: Any, model: SpectralGCDModel | None = None, **settings: Any) -
         "disable_tqdm": True,
         "use_cpu": True,
     }
-    own = ("train_dataset", "teacher", "teacher_processor", "callbacks")
+    own = ("train_dataset", "eval_dataset", "teacher", "teacher_processor", "callbacks")
     teacher = {"teacher": mini().teacher, "teacher_processor": mini().teacher_processor}
     passed = {"train_dataset": split(), **teacher, **{name: settings.pop(name) for name in own if name in settings}}
     arguments |= settings

@@ -39,7 +39,7 @@ def unlabelled() -> ImageSource:
             r"class 'very very .*tokens, but the model reads 24",
         ),
         ("agnostic", {"k_max": 201}, "k_max is 201, but the dictionary has 200 concepts"),
-        ("agnostic", {"dictionary": ["cat", "CAT"]}, r"dictionary: 1 duplicates"),
+        ("agnostic", {"dictionary": ["cat", "CAT"]}, r"dictionary: duplicates"),
         ("kdpl", {"dictionary": ["cat", "dog"]}, "class_agnostic is False"),
         ("supervised", {"per_device_train_batch_size": 64}, "36 pictures do not fill one batch of 64"),
         (

@@ -13,11 +13,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import TrainerCallback
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.data import GCDSplit
+from hf_clipalign.data import GCDSplit, open_source
 from hf_clipalign.gcd import SpectralGCDModel
-from hf_clipalign.trainers import SpectralGCDTrainingArguments, Teacher, teacher_concepts
+from hf_clipalign.trainers import SpectralGCDTrainingArguments, Teacher, TeacherConcepts, teacher_concepts
 from hf_clipalign.trainers.gcd_images import BalancedSampler, GCDImages, random_square
 from hf_clipalign.trainers.gcd_optimization import cosine_factor
 from tests.processes import run_script
@@ -144,6 +145,30 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
         assert torch.equal(value, trained(resumed.gcd_model)[name]), name
 
 
+def test_accumulation_takes_the_mean_of_the_gradients(tmp_path: Path) -> None:
+    trainer = build(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=3, max_steps=1)
+    parameters = [p for p in trainer.gcd_model.parameters() if p.requires_grad]
+    micro: list[list[Tensor]] = []
+    updated: list[list[Tensor]] = []
+    compute_loss = trainer.compute_loss
+
+    def recorded_loss(*args: Any, **kwargs: Any) -> Tensor:
+        loss = compute_loss(*args, **kwargs)
+        micro.append(list(torch.autograd.grad(loss, parameters, retain_graph=True)))
+        return loss
+
+    class Recorder(TrainerCallback):
+        def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            updated.append([p.grad.clone() for p in parameters])  # type: ignore[union-attr]
+
+    trainer.compute_loss = recorded_loss  # type: ignore[method-assign]
+    trainer.add_callback(Recorder())
+    trainer.train()
+    assert len(micro) == 3
+    for gradient, parts in zip(updated[0], zip(*micro, strict=True), strict=True):
+        torch.testing.assert_close(gradient, sum(parts) / 3, atol=1e-6, rtol=1e-4)
+
+
 def test_without_distillation_no_teacher_is_needed(tmp_path: Path) -> None:
     trainer = build(tmp_path, num_train_epochs=1, distillation_weight=0.0, teacher=None, teacher_processor=None)
     trainer.train()
@@ -251,6 +276,15 @@ def test_a_cache_with_bad_features_is_damaged(name: str, spoil: Callable[[Tensor
         teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file)
 
 
+def test_all_pictures_that_cannot_be_read_are_told_at_once(tmp_path: Path) -> None:
+    for row in range(6):
+        file = tmp_path / f"{row}.png"
+        split().source.read(row).save(file) if row < 2 else file.write_bytes(b"no picture")
+    teacher = Teacher(mini().teacher, mini().teacher_processor)
+    with pytest.raises(ClipAlignError, match=r"4 of 6 pictures .* leave them out\. .*2.png.*; and 1 more"):
+        teacher_concepts(teacher, open_source(tmp_path), CONCEPTS, TEMPLATE, progress=False)
+
+
 # Bad input
 
 
@@ -263,6 +297,7 @@ def test_bad_input(tmp_path: Path) -> None:
     many = SpectralGCDModel.from_student(
         *(mini().student, CONCEPTS, split().class_names, 1000), processor=mini().student_processor, template=TEMPLATE
     )
+    nan = torch.full((len(split()), 128), float("nan"))
     cases: list[tuple[Any, str]] = [
         (lambda: build(tmp_path, train_dataset=others), "class_names=split.class_names"),
         (lambda: build(tmp_path, train_dataset=split().source), "make a GCDSplit"),
@@ -272,6 +307,11 @@ def test_bad_input(tmp_path: Path) -> None:
         (lambda: build(tmp_path, teacher=None, teacher_processor=None).train(), "nothing to distil from"),
         (lambda: build(tmp_path, train_dataset=nobody_knows).evaluate(), "true classes"),
         (lambda: build(tmp_path, learning_rate=1e30).train(), "rate .*1e.30.*Lower learning_rate and backbone"),
+        (lambda: build(tmp_path, eval_dataset=split()), "eval_dataset cannot be given: evaluate"),
+        (lambda: build(tmp_path).evaluate(others), "evaluate takes no other data"),
+        (lambda: build(tmp_path).predict(split()), "has no predict: .* gcd_model.predict"),
+        (lambda: build(tmp_path, teacher_cache=str(tmp_path)).train(), "is a folder: name a file in it"),
+        (lambda: build(tmp_path, teacher=TeacherConcepts(nan, nan[:10], 1.0)), "teacher's image features .* are NaN"),
         (lambda: build(tmp_path, mini().student), "make a SpectralGCDModel of it"),
         (lambda: flexible.predict(pixel_values=torch.zeros(1, 3, 32, 32)), "takes pictures of any shape"),
     ]
@@ -283,6 +323,9 @@ def test_bad_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"learning_rate": -1.0}, "learning_rate is -1"),
+        ({"lr_scheduler_type": "constant"}, "lr_scheduler_type and warmup_steps do nothing"),
+        ({"warmup_steps": 10}, "lr_scheduler_type and warmup_steps do nothing"),
         ({"crop_share": 0.0}, "crop_share"),
         ({"supervised_weight": 1.5}, "supervised_weight"),
         ({"student_temperature": 0.0}, "student_temperature"),
