@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,6 +26,9 @@ _LIBRARIES = {
     **{"clip": "transformers", "isoclip": "hf_clipalign", "stock": "transformers", "adapter": "peft"},
     "gcd": "hf_clipalign",
 }
+_LOCAL_PATH = re.compile(
+    r"""(?<![^\s=`])(?:(?P<quote>['"])(?P<quoted>(?:/|~/|\.\./)[^'"]*)(?P=quote)|(?P<bare>(?:/|~/|\.\./)[^\s'"`]*))"""
+)
 _RELATIONS = {"clip": "finetune", "isoclip": "finetune", "stock": "finetune", "adapter": "adapter", "gcd": "finetune"}
 
 
@@ -64,7 +70,7 @@ class ModelCardInfo:
         text_band (`(k_top, k_bottom)`, *optional*): the same for texts.
         compact (`bool`): a stock tower with the smaller embedding. Default False.
         parameters (`Mapping[str, Any]`): what else was set, shown as a table.
-        command (`str`): what was run, shown below the settings.
+        command (`str`): what was run, shown below the settings (without local paths, see `without_local_paths`).
         template (`str`): the prompt with `{}` that a prompt adapter was trained with, for the snippet.
         needs_package (`bool`): an adapter of a type that only this package knows. Default False.
         has_processor (`bool`): a processor lies with the model. Default True.
@@ -211,6 +217,7 @@ def build_card(info: ModelCardInfo) -> ModelCard:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = _cell
+    environment.filters["without_local_paths"] = without_local_paths
     environment.tests["hub_id"] = is_hub_id
     body = environment.get_template(f"{info.kind}.md.jinja").render(info=info, spectrum_file=SPECTRUM_FILE)
     card = ModelCard(f"---\n{_metadata(info).to_yaml()}\n---\n\n{body}")
@@ -270,6 +277,34 @@ def is_hub_id(name: str | None) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def on_hub(name: Any) -> bool:
+    """Whether `name` has the form of a Hub id and is no folder on this machine."""
+    return is_hub_id(name) and not Path(name).exists()
+
+
+def without_local_paths(text: str) -> str:
+    """A command line, or another text, that tells nothing about the machine it was written on.
+
+    Flags and values stay. A path outside of the current folder becomes its last name (`/home/me/photos` becomes
+    `photos`), an absolute one inside becomes relative. Cards do this to the command, and to the titles and verdicts of
+    their evaluations: who fills a `ModelCardInfo` gives them as they are.
+
+    Args:
+        text (`str`): for example `shlex.join(sys.argv)`.
+
+    Returns:
+        `str`: the text, otherwise unchanged.
+    """
+
+    def shared(match: re.Match[str]) -> str:
+        path, quote = match["quoted"] or match["bare"], match["quote"] or ""
+        inside = os.path.relpath(Path(path).expanduser())
+        kept = inside if not inside.startswith(os.pardir) else os.path.basename(os.path.normpath(path))
+        return f"{quote}{kept or path}{quote}"
+
+    return _LOCAL_PATH.sub(shared, text)
 
 
 def _metadata(info: ModelCardInfo) -> ModelCardData:

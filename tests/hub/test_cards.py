@@ -161,6 +161,24 @@ def test_card_of_a_learned_prompt_shows_both_papers_the_command_and_the_template
     assert 'pipeline("zero-shot-image-classification", model="me/aligned")' in card.text
 
 
+def test_paths_of_this_machine_stay_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = (
+        f"python train.py --data {tmp_path.parent}/photos/ --captions=/data/my.json --out {tmp_path}/run "
+        f"--teacher '/srv/our models/big' --lr 1e-3 --note 'a photo / of {{}}' --list ../a/b.txt~ ~/clip https://hf.co/x"
+    )
+    card = build_card(
+        info(command=command, evaluations=[CardEvaluation("On /data/test set", [], verdict="`x --d /a/b`.")])
+    )
+    assert (
+        "python train.py --data photos --captions=my.json --out run --teacher 'big' --lr 1e-3 "
+        "--note 'a photo / of {}' --list b.txt~ clip https://hf.co/x\n"
+    ) in card.text
+    assert "### On test set" in card.text
+    assert "`x --d b`." in card.text
+    assert str(tmp_path.parent) not in card.text
+
+
 def test_unknown_licence_is_said_and_not_invented():
     card = build_card(info(licence=None))
     assert card.data.license is None
