@@ -67,6 +67,7 @@ MINI_DEFAULTS = {
     "per_device_train_batch_size": 64,  # a task has some 700 pictures: 6,144 would be one step per epoch
 }
 MINI_ROWS: int | None = None
+OWN_DATA = ("model", "features", "labels", "test_features", "test_labels")
 
 
 @dataclass
@@ -111,9 +112,14 @@ def parse(argv: list[str]) -> tuple[ExampleArguments, RETuneTrainingArguments]:
     parser = HfArgumentParser((ExampleArguments, RETuneTrainingArguments), description=__doc__)
     parser.set_defaults(output_dir="retune")
     known, _ = HfArgumentParser(ExampleArguments, add_help=False).parse_known_args(argv)
-    if known.features is None:
+    if not has_own_data(known):
         parser.set_defaults(**MINI_DEFAULTS)
     return parser.parse_args_into_dataclasses(argv)
+
+
+def has_own_data(example: ExampleArguments) -> bool:
+    """Whether a flag is given that makes sense for own data only."""
+    return any(getattr(example, name) is not None for name in (*OWN_DATA, "findings", "prompts"))
 
 
 def mini_labels(split: str) -> tuple[Any, FindingLabels]:
@@ -143,8 +149,7 @@ def mini_problem(folder: Path) -> Problem:
 
 def own_problem(example: ExampleArguments) -> Problem:
     """Stored features with CheXpert's labels."""
-    paths = ("model", "features", "labels", "test_features", "test_labels")
-    missing = [name for name in paths if getattr(example, name) is None]
+    missing = [name for name in OWN_DATA if getattr(example, name) is None]
     if missing:
         raise ClipAlignError(f"own data need --{' and --'.join(missing)} too")
     model, processor = load_model(example.model), load_processor(str(example.model))
@@ -220,7 +225,7 @@ def main(argv: list[str] | None = None) -> list[IncrementalResult]:
     argv = sys.argv[1:] if argv is None else argv
     example, training = parse(argv)
     folder = Path(training.output_dir or "retune")
-    problem = mini_problem(folder) if example.features is None else own_problem(example)
+    problem = own_problem(example) if has_own_data(example) else mini_problem(folder)
     command = shlex.join(["python", "examples/train_retune.py", *argv])
     upper = run_scenario("joint", problem, example, training, command)
     bounds = {"joint training": {**_last(upper), **upper.means[-1]}}

@@ -279,6 +279,11 @@ def is_hub_id(name: str | None) -> bool:
     return True
 
 
+def on_hub(name: Any) -> bool:
+    """Whether `name` has the form of a Hub id and is no folder on this machine."""
+    return is_hub_id(name) and not Path(name).exists()
+
+
 def without_local_paths(text: str) -> str:
     """A command line, or another text, that tells nothing about the machine it was written on.
 

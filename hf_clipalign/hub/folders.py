@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.hub.cards import SPECTRUM_FILE, ModelCardInfo, is_hub_id
+from hf_clipalign.hub.cards import SPECTRUM_FILE, ModelCardInfo, on_hub
+from hf_clipalign.hub.retune_folder import LIMITS, NOT_FOR_DIAGNOSIS, RETUNE_TYPE
 
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 _ADAPTER_BOOKKEEPING = (
@@ -113,8 +114,15 @@ def _adapter(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
         parameters={"adapter type": peft_type, **shown},
         needs_package=not _is_peft_own(peft_type),
         tags=[peft_type.lower()],
+        **(_retune(config) if peft_type == RETUNE_TYPE else {}),
         **common,
     )
+
+
+def _retune(config: dict[str, Any]) -> dict[str, Any]:
+    findings = ", ".join(config.get("learned") or ["none"])
+    description = f"{NOT_FOR_DIAGNOSIS} Findings that it learned: {findings}."
+    return {"method": "retune", "description": description, "limits": LIMITS}
 
 
 def _is_peft_own(peft_type: str) -> bool:
@@ -150,4 +158,4 @@ def _band(value: Any) -> tuple[int, int] | None:
 
 def _hub_id(name: Any) -> str | None:
     """A Hub id, never the path of a folder on this machine."""
-    return name if is_hub_id(name) and not Path(name).exists() else None
+    return name if on_hub(name) else None

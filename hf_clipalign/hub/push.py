@@ -14,6 +14,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file, explained_write
 from hf_clipalign.hub.cards import SPECTRUM_FILE, CardEvaluation, ModelCardInfo, build_card
 from hf_clipalign.hub.folders import describe_folder
+from hf_clipalign.hub.retune_folder import retune_files
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
@@ -41,7 +42,8 @@ def push_folder(
     """Pushes a saved folder to the Hub in one commit: all of it arrives, or nothing. The folder is not changed.
 
     A folder without a `README.md` gets a card, made from what the folder says about itself. A card that the
-    repository has already is kept. Hidden files, training checkpoints and pickles stay at home.
+    repository has already is kept. Hidden files, training checkpoints and pickles stay at home; of a RE-tune run all
+    but adapter, prompts, scores and card.
 
     Args:
         folder (`str` or `Path`): an aligned model, a stock export, a PEFT adapter, or any checkpoint.
@@ -59,8 +61,9 @@ def push_folder(
         `CommitInfo`: the commit; it reads as its address.
 
     Raises:
-        `ClipAlignError`: no model in the folder, no token or one without the right to write, a repository of the
-            other visibility, a server error, a cut connection. A second try is always possible.
+        `ClipAlignError`: no model in the folder, a RE-tune adapter whose base model is not on the Hub, no token or one
+            without the right to write, a repository of the other visibility, a server error, a cut connection. A
+            second try is always possible.
     """
     folder = Path(folder)
     files: dict[str, Any] = dict(_files(folder))
@@ -219,8 +222,10 @@ def _files(folder: Path) -> dict[str, Path]:
     """What is pushed, by its path in the repository."""
     if not folder.is_dir():
         raise ClipAlignError(f"no folder {str(folder)!r}: give one that `clipalign trim` or save_pretrained wrote.")
-    names = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    files = {name.as_posix(): folder / name for name in names if not _stays_at_home(name)}
+    files = retune_files(folder)
+    if files is None:
+        names = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+        files = {name.as_posix(): folder / name for name in names if not _stays_at_home(name)}
     if not any(name.endswith(_WEIGHTS) for name in files):
         raise ClipAlignError(
             f"{str(folder)!r} holds no weights ({' or '.join(_WEIGHTS)}): give a folder that `clipalign trim` or "

@@ -85,6 +85,11 @@ class RETuneTrainingArguments(TrainingArguments):
             raise ClipAlignError(f"score={self.score!r}: choose one of {', '.join(SCORES)}.")
         if self.save_strategy != "no":
             raise ClipAlignError("save_strategy must be 'no': every finished task is saved, and a task is short.")
+        if self.gradient_accumulation_steps != 1:
+            raise ClipAlignError(
+                "gradient_accumulation_steps must be 1: the loss is the mean over the known labels of a batch. Raise "
+                "per_device_train_batch_size, embeddings are small."
+            )
         if self.push_to_hub:
             raise ClipAlignError(
                 "push_to_hub would upload what lies in the output folder: train, then call trainer.push_to_hub()."

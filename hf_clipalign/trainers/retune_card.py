@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import shlex
 import shutil
 import tempfile
 from dataclasses import replace
@@ -14,33 +17,35 @@ from typing import Any
 import hf_clipalign
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
-from hf_clipalign.hub.cards import CardEvaluation, ModelCardInfo, build_card, is_hub_id
+from hf_clipalign.hub.cards import CardEvaluation, ModelCardInfo, build_card, on_hub
 from hf_clipalign.hub.push import push_folder
-
-PROMPTS_FILE, METRICS_FILE, CARD_FILE = "prompts.json", "metrics.json", "README.md"
-PUSHED = ("adapter_config.json", "adapter_model.safetensors", PROMPTS_FILE, METRICS_FILE, CARD_FILE)
-"""All that a push uploads."""
-
-NOT_FOR_DIAGNOSIS = "Research software: not a medical device, not for diagnosis or any decision about a patient."
-_LIMITS = (
+from hf_clipalign.hub.retune_folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    LIMITS,
+    METRICS_FILE,
     NOT_FOR_DIAGNOSIS,
-    "Scores are cosines, not probabilities: choose thresholds on data of your own.",
-    "Trained and tested on the data named above only; other scanners, hospitals and populations were not measured.",
+    PROMPTS_FILE,
+    PUSHED,
 )
+
 _LIBRARIES = ("torch", "transformers", "peft")
+_HIDDEN = "…"
+_NAMED = re.compile(r"-*\w[\w-]*=")
+_PATH = re.compile(r"[/\\]|^~|\.[A-Za-z]\w*$")
 
 
 def write_retune_files(trainer: Any, folder: Path) -> None:
     """Writes card, prompts and scores beside an adapter."""
-    texts = {
-        CARD_FILE: str(build_card(_describe(trainer, folder))),
-        PROMPTS_FILE: json.dumps(trainer.prompts.to_dict(), indent=1),
-    }
+    write_prompts(trainer, folder)
+    _write(folder / CARD_FILE, str(build_card(_describe(trainer, folder))))
     if trainer.result is not None:
-        texts[METRICS_FILE] = trainer.result.to_json()
-    for name, text in texts.items():
-        with atomic_file(folder / name) as staging:
-            staging.write_text(text, encoding="utf-8")
+        _write(folder / METRICS_FILE, trainer.result.to_json())
+
+
+def write_prompts(trainer: Any, folder: Path) -> None:
+    """Writes the prompts of all findings beside an adapter."""
+    _write(folder / PROMPTS_FILE, json.dumps(trainer.prompts.to_dict(), indent=1))
 
 
 def push_retune(trainer: Any, repo_id: str | None, base_model: str | None, **push_kwargs: Any) -> Any:
@@ -52,7 +57,7 @@ def push_retune(trainer: Any, repo_id: str | None, base_model: str | None, **pus
     if not repo_id:
         raise ClipAlignError("where to? Give repo_id='owner/name', or hub_model_id in the settings.")
     base = base_model or trainer.identity["model"]["name"]
-    if not is_hub_id(base) or Path(base).exists():
+    if not on_hub(base):
         raise ClipAlignError(
             f"the adapter's base model {base!r} is not on the Hub, so nobody else could load it: give "
             "base_model='owner/name'."
@@ -60,7 +65,7 @@ def push_retune(trainer: Any, repo_id: str | None, base_model: str | None, **pus
     with tempfile.TemporaryDirectory(prefix="clipalign-") as name:
         folder = Path(name)
         trainer.learner.save_pretrained(name)
-        config_file = folder / "adapter_config.json"
+        config_file = folder / CONFIG_FILE
         config = json.loads(config_file.read_text(encoding="utf-8"))
         config_file.write_text(json.dumps(config | {"base_model_name_or_path": base}, indent=2), encoding="utf-8")
         write_retune_files(trainer, folder)
@@ -71,21 +76,53 @@ def push_retune(trainer: Any, repo_id: str | None, base_model: str | None, **pus
         return push_folder(folder, repo_id, info=info, **push_kwargs)
 
 
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as staging:
+        staging.write_text(text, encoding="utf-8")
+
+
+def without_paths(command: str) -> str:
+    """A command line without the user's folders and files: flags and values stay, a path becomes `…`.
+
+    The paths of medical data name projects, hospitals and patients, so that not even the last part is told. A script
+    keeps its name. A value is a path if it has a slash, a suffix as files have, or is there in the current folder.
+    """
+    try:
+        words = shlex.split(command.replace("\\", "/"))
+    except ValueError:  # an open quote: what is a path cannot be told
+        return ""
+    shown: list[str] = []
+    is_program = True
+    for word in words:
+        name, equals, value = word.partition("=") if _NAMED.match(word) else ("", "", word)
+        is_program = is_program and not word.startswith("-")
+        is_first = all(before.endswith(f"={_HIDDEN}") for before in shown)
+        if is_program and not equals and (is_first or word.endswith(".py")):
+            shown.append(shlex.quote(Path(word).name))
+        elif _PATH.search(value) or os.path.exists(value):
+            shown.append(f"{name}{equals}{_HIDDEN}")
+        else:
+            shown.append(shlex.quote(word))
+    return " ".join(shown)
+
+
 def _describe(trainer: Any, folder: Path) -> ModelCardInfo:
     """All that the card says."""
     state, config, args = trainer.state_folder, trainer.learner.adapter_config, trainer.args
     base = str(trainer.identity["model"]["name"] or "")
-    shown = base if is_hub_id(base) and not Path(base).exists() else Path(base).name or None
+    shown = base if on_hub(base) else Path(base).name or None
     learned = [entry["name"] for entry in state.tasks]
-    findings = list(dict.fromkeys(name for entry in state.tasks for name in entry["findings"]))
+    here = list(dict.fromkeys(name for entry in state.tasks for name in entry["findings"]))
+    measured = f", the scores after every task in `{METRICS_FILE}`" if trainer.result is not None else ""
+    before = f" Findings learned before, in another run: {', '.join(state.before)}." if state.before else ""
     return ModelCardInfo(
         kind="adapter",
-        name=f"RE-tune adapter: {', '.join(findings) or 'untrained'}",
+        name=f"RE-tune adapter: {', '.join(state.learned) or 'untrained'}",
         load_from=args.hub_model_id or folder.absolute().name,
         base_model=shown,
         method="retune",
-        description=f"{NOT_FOR_DIAGNOSIS} Findings, learned in {len(learned)} task(s): {', '.join(findings)}. The "
-        f"prompts are in `{PROMPTS_FILE}`, the scores after every task in `{METRICS_FILE}`.",
+        description=f"{NOT_FOR_DIAGNOSIS} Findings, learned in {len(learned)} task(s): {', '.join(here)}.{before} The "
+        f"prompts are in `{PROMPTS_FILE}`{measured}.",
         parameters={
             "adapter": f"{config.adapter}, {config.sides}, d = {config.embed_dim}",
             "tasks in order": learned,
@@ -97,11 +134,11 @@ def _describe(trainer: Any, folder: Path) -> ModelCardInfo:
             "uncertain and missing labels": [args.uncertain, args.missing],
             "versions": [f"hf_clipalign {hf_clipalign.__version__}", *(f"{n} {version(n)}" for n in _LIBRARIES)],
         },
-        command=trainer._command,
+        command=without_paths(trainer._command),
         needs_package=True,
         has_processor=False,
         evaluations=_evaluations(trainer),
-        limits=_LIMITS,
+        limits=LIMITS,
         tags=["multi-label", "incremental-learning"],
     )
 

@@ -117,8 +117,10 @@ class RETuneLearner(nn.Module):
         """Places of findings among all, `LongTensor [F]`.
 
         Raises:
-            `ClipAlignError`: one has no prompts.
+            `ClipAlignError`: one has no prompts, or a text in the place of a list.
         """
+        if isinstance(findings, str):
+            raise ClipAlignError(f"findings is the text {findings!r}: give a list, [{findings!r}].")
         missing = [name for name in findings if name not in self.findings]
         if missing:
             raise ClipAlignError(

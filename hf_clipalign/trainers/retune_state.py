@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file, atomic_folder
 from hf_clipalign.data import FindingPrompts
 from hf_clipalign.evaluation import IncrementalResult
+from hf_clipalign.hub.retune_folder import STATE_FILE
 
-STATE_FILE = "retune.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 _FORMAT = 1
+_NEEDED = ("format", "model", "adapter", "prompts", "tasks")
 _START = "start"
 
 
@@ -27,14 +28,17 @@ class RETuneState:
 
     Args:
         folder (`str` or `Path`): the run's output folder.
+        learned (`Mapping`, *optional*): prompts of the findings that the adapter given has learned elsewhere. They
+            count where nothing has begun yet.
 
     Raises:
         `ClipAlignError`: the folder holds a state that cannot be read.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, learned: Mapping[str, Any] | None = None):
         self.folder = Path(folder)
         self.content: dict[str, Any] = {"format": _FORMAT, "model": None, "adapter": None, "prompts": {}, "tasks": []}
+        self.content |= {"prompts": dict(learned or {}), "before": list(learned or {})}
         file = self.folder / STATE_FILE
         if not file.is_file():
             return
@@ -42,7 +46,7 @@ class RETuneState:
             content = json.loads(file.read_text(encoding="utf-8"))
             version = content["format"]
             if version == _FORMAT:
-                self.content = {**content, **{name: content[name] for name in self.content}}
+                self.content = {"before": [], **content, **{name: content[name] for name in _NEEDED}}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ClipAlignError(
                 f"{file}: cannot be read; use another output_dir, or remove it to begin again."
@@ -66,6 +70,16 @@ class RETuneState:
     def prompts(self) -> dict[str, dict[str, list[str]]]:
         """The prompts of all findings that took part so far."""
         return self.content["prompts"]
+
+    @property
+    def before(self) -> list[str]:
+        """The findings that the adapter had learned elsewhere when this run began."""
+        return self.content["before"]
+
+    @property
+    def learned(self) -> list[str]:
+        """All findings that the adapter has learned, in order."""
+        return list(dict.fromkeys([*self.before, *(name for task in self.tasks for name in task["findings"])]))
 
     @property
     def result(self) -> IncrementalResult | None:
@@ -106,11 +120,14 @@ class RETuneState:
             `ClipAlignError`: a finding that was learned has other prompts now.
         """
         new = given.to_dict()
+        place, way_out = ("the adapter", "a fresh adapter")
+        if self.begun:
+            place, way_out = (repr(str(self.folder)), "another output_dir")
         for name, prompts in self.prompts.items():
             if new.get(name, prompts) != prompts:
                 raise ClipAlignError(
-                    f"the prompts of {name!r} are not those that it was learned with in {str(self.folder)!r}: give "
-                    "the same, or another output_dir."
+                    f"the prompts of {name!r} are not those that it was learned with in {place}: give the same, or "
+                    f"{way_out}."
                 )
         both = {**self.prompts, **new}
         return FindingPrompts(*({name: p[kind] for name, p in both.items()} for kind in ("positive", "negative")))
@@ -121,7 +138,8 @@ class RETuneState:
         """Notes what is trained, and keeps the adapter that it starts from."""
         if not self.begun:
             self._write_folder(self._task_folder(-1), save)
-        self._write({**self.content, "model": model, "adapter": adapter, "prompts": prompts.to_dict()})
+        both = {**self.prompts, **prompts.to_dict()}
+        self._write({**self.content, "model": model, "adapter": adapter, "prompts": both})
 
     def add_task(self, task: dict[str, Any], result: IncrementalResult | None, save: Callable[[Path], None]) -> None:
         """Keeps the adapter after a task, then says that it is done."""

@@ -14,7 +14,12 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import IncrementalTask
 from hf_clipalign.data._image_source import digest
 from hf_clipalign.evaluation import LabelledEmbeddings
+from hf_clipalign.trainers.base_trainer import check_one_batch
 from hf_clipalign.trainers.retune_arguments import RETuneTrainingArguments
+
+_BLOCK_ROWS = 8192
+_SKETCH = 8
+_ROUNDING = 1e-4
 
 
 class TaskEmbeddings(Dataset):
@@ -86,6 +91,7 @@ def check_tasks(
         assert data is not None
         if not len(task.rows) or np.min(task.rows) < 0 or np.max(task.rows) >= len(data):
             raise ClipAlignError(f"the task {task.name!r} has no rows, or some that the {len(data)} of the data lack.")
+        check_one_batch(len(task.rows), f"rows of the task {task.name!r}", args)
         positives = (targets(data, task, args) == 1).any(dim=0)
         if not bool(positives.all()):
             name = task.findings[int((~positives).nonzero()[0])]
@@ -105,3 +111,63 @@ def task_fingerprint(data: LabelledEmbeddings, task: IncrementalTask, args: RETu
     """A hash of the names of a task's rows and of the labels that it sees."""
     ids = [data.labels.ids[row] for row in task.rows]
     return digest(ids, task.findings, [targets(data, task, args).numpy().tobytes()])
+
+
+def embeddings_sketch(data: LabelledEmbeddings, task: IncrementalTask) -> list[float]:
+    """Eight sums over a task's embeddings with random signs: they change with any row, but hardly with rounding.
+
+    So they tell other embeddings from the same ones that another machine has projected.
+    """
+    draw = np.random.default_rng(0)
+    rows = torch.as_tensor(task.rows, dtype=torch.long)
+    signs = torch.from_numpy(draw.choice([-1.0, 1.0], size=(_SKETCH, len(rows)))).float()
+    directions = torch.from_numpy(draw.standard_normal((_SKETCH, data.embeds.shape[1])))
+    sums = torch.zeros_like(directions)
+    for places, block in zip(rows.split(_BLOCK_ROWS), signs.split(_BLOCK_ROWS, dim=1), strict=True):
+        sums += (block @ data.embeds.index_select(0, places).float().cpu()).double()
+    return (sums * directions).sum(dim=1).tolist()
+
+
+def task_settings(args: RETuneTrainingArguments) -> dict[str, Any]:
+    """The settings that decide what a task's training gives."""
+    names = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "seed")
+    more = ("uncertain", "missing", "carry_optimizer", "reset_threshold")
+    return {**{name: getattr(args, name) for name in names + more}, "processes": args.world_size}
+
+
+def check_same_task(
+    entry: dict[str, Any], data: LabelledEmbeddings, task: IncrementalTask, args: RETuneTrainingArguments, folder: str
+) -> None:
+    """Refuses to pass over a task that was learned from other data or with other settings; older folders tell less.
+
+    Raises:
+        `ClipAlignError`: rows, labels, embeddings or settings are others than those of `entry`.
+    """
+    changed = ""
+    if entry["data"] != task_fingerprint(data, task, args):
+        changed = "rows or labels"
+    elif "embeds" in entry and not _close(entry["embeds"], embeddings_sketch(data, task)):
+        changed = "embeddings"
+    if changed:
+        raise ClipAlignError(
+            f"{task.name!r} was learned in {folder!r} from other {changed} than those given now: give the same, name "
+            "the task otherwise, or use another output_dir."
+        )
+    then, now = _comparable(entry["settings"]), _comparable(task_settings(args))
+    for name in now:
+        if then.get(name, now[name]) != now[name]:
+            raise ClipAlignError(
+                f"{task.name!r} was learned in {folder!r} with {name}={then[name]!r}, given now is {now[name]!r}: "
+                "give the same, or pass only the tasks that are left, without resume_from_checkpoint."
+            )
+
+
+def _close(first: Sequence[float], second: Sequence[float]) -> bool:
+    return len(first) == len(second) and np.allclose(first, second, rtol=0, atol=_ROUNDING * np.abs(first).max())
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the batch of all processes in the place of their number and share."""
+    both = ("per_device_train_batch_size", "processes")
+    batch = settings[both[0]] * settings[both[1]]
+    return {**{name: value for name, value in settings.items() if name not in both}, "batch of all processes": batch}

@@ -17,6 +17,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import exclusive_lock
+from hf_clipalign._tensors import check_tensors
 from hf_clipalign.data import FindingPrompts, IncrementalTask, joint
 from hf_clipalign.evaluation import IncrementalResult, LabelledEmbeddings, backbone_hash
 from hf_clipalign.losses.retune import masked_bce_sum, retune_labels, retune_scores
@@ -24,16 +25,19 @@ from hf_clipalign.metrics import multilabel_metrics
 from hf_clipalign.trainers.base_trainer import check_one_gpu
 from hf_clipalign.trainers.processes import leave_at_exit
 from hf_clipalign.trainers.retune_arguments import RETuneTrainingArguments
-from hf_clipalign.trainers.retune_card import push_retune, write_retune_files
+from hf_clipalign.trainers.retune_card import push_retune, write_prompts, write_retune_files
 from hf_clipalign.trainers.retune_learner import RETuneLearner
 from hf_clipalign.trainers.retune_state import OPTIMIZER_FILE, RETuneState
 from hf_clipalign.trainers.retune_tasks import (
     Shuffled,
     TaskEmbeddings,
     check_data,
+    check_same_task,
     check_tasks,
+    embeddings_sketch,
     targets,
     task_fingerprint,
+    task_settings,
 )
 from hf_clipalign.trainers.retune_updates import SmallUpdates, moments_of, restore_moments
 
@@ -46,7 +50,8 @@ class RETuneTrainer(Trainer):
 
     Images are not needed: the data are embeddings with labels. Every prompt is encoded once. After a task the adapter,
     the optimizer's moments and the scores on `eval_dataset` are written to `output_dir`; a run that is stopped begins
-    the unfinished task again and ends with the same weights, and a task can be added a month later.
+    the unfinished task again and ends with the same weights. A task can be added a month later: in the same folder, or
+    in a new one from the adapter alone, whose configuration holds the findings it has learned and their prompts.
 
     Args:
         model (`PeftModel`): `get_peft_model(clip, RETuneConfig())`; or an `EmbeddingSpace` in the place of the CLIP,
@@ -62,12 +67,13 @@ class RETuneTrainer(Trainer):
         encoder (`DualEncoder`, *optional*): the backbone, where `model` has no towers.
         encode_prompts (`Callable`, *optional*): gives text embeddings `[M, d]`, not of unit length, for a list of M
             texts: for models that this package cannot load. Whose embeddings are given can then not be checked.
-        scenario (`str`): name for tables.
+        scenario (`str`): name for tables, also in the card.
         **kwargs: passed to `transformers.Trainer`.
 
     Raises:
         `ClipAlignError`: embeddings of another model or width, a finding without prompts or without positives, an
-            output folder that was begun with another model, adapter or prompts.
+            output folder that was begun with another model, adapter or prompts, other prompts for a finding that the
+            adapter has learned.
 
     Example:
         ```python
@@ -101,9 +107,12 @@ class RETuneTrainer(Trainer):
         check_one_gpu(args)
         args.label_names = args.label_names or ["labels"]
         learner = RETuneLearner(model, encoder, processing_class, encode_prompts)
+        if "/" in scenario or "\\" in scenario:
+            raise ClipAlignError(f"scenario={scenario!r} goes into the public card: give a name, not a path.")
         self.scenario = scenario
         self.data = train_dataset
-        self.state_folder = RETuneState(args.output_dir or "retune")
+        self._learned_elsewhere = dict(learner.adapter_config.learned)
+        self.state_folder = RETuneState(args.output_dir or "retune", self._learned_elsewhere)
         self.identity = _identity(learner)
         for data in (train_dataset, eval_dataset):
             if data is not None:
@@ -157,13 +166,13 @@ class RETuneTrainer(Trainer):
             `TrainOutput`: of the last task; its metrics name the tasks learned.
 
         Raises:
-            `ClipAlignError`: a task was learned already, its data have changed, another run writes to the folder, or
-                the loss is not finite.
+            `ClipAlignError`: a task was learned already, its data or the settings have changed, another run writes to
+                the folder, or the loss is not finite.
         """
         if self.data is None:
             raise ClipAlignError("there is nothing to learn from: pass train_dataset.")
         with self._folder_held():
-            self.state_folder = RETuneState(self.state_folder.folder)
+            self.state_folder = RETuneState(self.state_folder.folder, self._learned_elsewhere)
             pending = self._pending(bool(resume_from_checkpoint))
             self._begin()
             output = TrainOutput(0, 0.0, {})
@@ -185,12 +194,18 @@ class RETuneTrainer(Trainer):
 
         Returns:
             `(Tensor [N, F], BoolTensor [N, F])`: on the CPU.
+
+        Raises:
+            `ClipAlignError`: embeddings that are no tensor, of another width or not finite; a finding without prompts.
         """
         learner = self.learner
+        check_tensors(embeds=embeds)
         columns = learner.columns(learner.findings if findings is None else findings)
         scores, labels = [], []
         with torch.no_grad(), contextlib.nullcontext() if adapted else self.peft_model.disable_adapter():
             for block in embeds.split(self.args.eval_batch_size):
+                if not bool(block.isfinite().all()):
+                    raise ClipAlignError("embeds hold NaN or infinite values: make them again or leave the rows out.")
                 positive, negative = learner.cosines(block.to(learner.texts.device).float(), columns)
                 scores.append(retune_scores(positive, negative, self.args.score).cpu())
                 labels.append(retune_labels(positive, negative).cpu())
@@ -218,12 +233,19 @@ class RETuneTrainer(Trainer):
         data = cast(Any, self.eval_dataset) if eval_dataset is None else eval_dataset
         if data is None:
             raise ClipAlignError("there are no test data: pass eval_dataset.")
+        check_data(data, self.learner.adapter_config.embed_dim, self.identity["model"])
         measured = self.measure(data)
         flat = {name: value for name, value in measured.items() if isinstance(value, float)}
         flat |= {f"{kind}_{name}": value for kind in ("auroc", "f1") for name, value in measured[kind].items()}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in flat.items()}
         self.log(metrics)
         return metrics
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Is not there: `scores` gives scores and hard labels of embeddings."""
+        raise ClipAlignError(
+            "predict is for models that read batches: take trainer.scores(embeds), or evaluate(data)."
+        )
 
     def push_to_hub(
         self,
@@ -269,9 +291,11 @@ class RETuneTrainer(Trainer):
             "findings": list(task.findings),
             "n_rows": len(task.rows),
             "data": task_fingerprint(self.data, task, self.args),
+            "embeds": embeddings_sketch(self.data, task),
             "loss": output.training_loss,
-            "settings": _settings(self.args),
+            "settings": task_settings(self.args),
         }
+        self._note_learned(*self.state_folder.learned, *task.findings)
         result = self._measured(name, task)
         if self.is_world_process_zero():
             self.state_folder.add_task(entry, result, self._save_with_moments)
@@ -300,6 +324,10 @@ class RETuneTrainer(Trainer):
         assert self.data is not None
         done = self._done
         again = [task for task in self.tasks if task.name in done]
+        if self.args.relearn and resume:
+            raise ClipAlignError(
+                "relearn=True learns again what resume_from_checkpoint=True passes over: give one of the two."
+            )
         if self.args.relearn or not again:
             return self.tasks
         folder = str(self.state_folder.folder)
@@ -309,11 +337,7 @@ class RETuneTrainer(Trainer):
                 "train(resume_from_checkpoint=True), learn it again with relearn=True, or use another output_dir."
             )
         for task in again:
-            if done[task.name]["data"] != task_fingerprint(self.data, task, self.args):
-                raise ClipAlignError(
-                    f"{task.name!r} was learned in {folder!r} from other rows or labels than those given now: give "
-                    "the same, name the task otherwise, or use another output_dir."
-                )
+            check_same_task(done[task.name], self.data, task, self.args, folder)
         return [task for task in self.tasks if task.name not in done]
 
     def _begin(self) -> None:
@@ -325,6 +349,7 @@ class RETuneTrainer(Trainer):
             self._moments = load_file(file) if file.is_file() else {}
         else:
             self._moments = {}
+        self._note_learned(*state.learned)
         if self.is_world_process_zero():
             state.begin(**self.identity, prompts=self.prompts, save=self._save_adapter)
         self._everyone_reads()
@@ -396,8 +421,14 @@ class RETuneTrainer(Trainer):
 
     # Files
 
+    def _note_learned(self, *findings: str) -> None:
+        """Lets the adapter's configuration say what it has learned, with which prompts."""
+        prompts = {**self.state_folder.prompts, **self.prompts.to_dict()}
+        self.learner.adapter_config.learned = {name: prompts[name] for name in findings}
+
     def _save_adapter(self, folder: Path) -> None:
         self.learner.save_pretrained(folder)
+        write_prompts(self, folder)
 
     def _save_with_moments(self, folder: Path) -> None:
         self._save_adapter(folder)
@@ -438,12 +469,6 @@ def _identity(learner: RETuneLearner) -> dict[str, dict[str, Any]]:
     adapter = {key: getattr(config, key) for key in ("adapter", "sides", "embed_dim")}
     weights = None if encoder is None else backbone_hash(encoder)
     return {"model": {"name": name, "weights": weights}, "adapter": adapter}
-
-
-def _settings(args: RETuneTrainingArguments) -> dict[str, Any]:
-    names = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed", "uncertain", "missing")
-    more = ("carry_optimizer", "reset_threshold")
-    return {**{name: getattr(args, name) for name in names + more}, "processes": args.world_size}
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -88,7 +88,7 @@ def test_every_command_runs_in_a_process_of_its_own(photos, tmp_path):
     own_process("compare", "--data", photos, "--task", "zero-shot", "--steps", "3", cwd=tmp_path)
     own_process("trim", "--model", STUDENT, "--image-band", "1,48", cwd=tmp_path)
     for file in ("report/index.html", "comparison/index.html", "isoclip/model.safetensors"):
-        assert (tmp_path / file).stat().st_size > 5_000
+        assert (tmp_path / file).stat().st_size > 2_000
 
 
 def test_spectrum(tmp_path):

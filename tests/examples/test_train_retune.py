@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def flags(folder: Path, *more: str) -> list[str]:
     return [word for name, value in {**settings, **quiet}.items() for word in (f"--{name}", str(value))] + list(more)
 
 
-def test_matrices_bounds_adapters_and_report(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_matrices_bounds_adapters_and_report(
+    example: Any, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = ("--n_parts", "2")
     results = example.main(flags(tmp_path, *few))
     assert [result.scenario for result in results] == SCENARIOS
@@ -53,6 +56,13 @@ def test_matrices_bounds_adapters_and_report(example: Any, tmp_path: Path, capsy
         check_card((tmp_path / name / "README.md").read_text(encoding="utf-8"))
         loaded = PeftModel.from_pretrained(AutoModel.from_pretrained(load_mini().student_path), tmp_path / name)
         assert sum(p.numel() for n, p in loaded.named_parameters() if "clip_retune" in n) == 2 * (4 * 128**2 + 3 * 128)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "student").symlink_to(load_mini().student_path)  # what the card says in the place of a Hub id
+    load_mini().emoji_subset(split="novel")[0]["image"].convert("RGB").save("picture.jpg")
+    blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "joint" / "README.md").read_text(encoding="utf-8"), re.S)
+    for first in (blocks[0], blocks[0] + blocks[1]):  # by PEFT, by stock transformers
+        exec(first + blocks[2], {})
+        assert "'animal': 0." in capsys.readouterr().out
     with pytest.raises(ClipAlignError, match="was learned already"):
         example.main(flags(tmp_path, *few))
     again = example.main(flags(tmp_path, "--resume", *few))
@@ -89,5 +99,8 @@ def test_own_features_with_labels_in_chexperts_format(example: Any, tmp_path: Pa
 def test_bad_flags(example: Any, run_example: Any, tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match="--labels and --test_features"):
         example.main(flags(tmp_path, "--features", "x", "--model", "y"))
+    for flag in ("--labels", "--model", "--prompts"):
+        with pytest.raises(ClipAlignError, match=r"own data need .*--features"):
+            example.main(flags(tmp_path, flag, "x"))
     with pytest.raises(SystemExit, match=r"^error: own data need --model.*$"):
         run_example("train_retune.py", "--features", "x")

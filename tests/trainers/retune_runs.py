@@ -100,14 +100,18 @@ def run_processes(batch: str, folder: str) -> None:
 
 
 def run_push(repo_id: str, folder: str) -> None:
-    """Trains one task and pushes, with private things lying in the output folder."""
+    """Trains and pushes, by the trainer and by the command, with private things lying in the output folder."""
+    from hf_clipalign.cli.app import app
+
     torch.set_num_threads(1)
     trainer = build(folder, hub_model_id=repo_id)
     trainer.train()
     trainer.data.save(Path(folder) / "features.safetensors")
     (Path(folder) / "patients.csv").write_text("patient,finding\n")
-    trainer.create_model_card(command="python train.py")
+    trainer.create_model_card(command=f"python /opt/train.py --features {folder}/patient0815 --labels=x.csv --lr 1e-3")
     trainer.push_to_hub(base_model="tester/tiny-clip", private=True)
+    for name, pushed in (("run", folder), ("task", f"{folder}/tasks/002")):
+        app(["push", pushed, f"{repo_id}-{name}"], standalone_mode=False)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ from hf_clipalign.data import (
     label_incremental,
 )
 from hf_clipalign.evaluation import LabelledEmbeddings
-from hf_clipalign.hub import check_card
+from hf_clipalign.hub import check_card, push_folder
 from hf_clipalign.losses import masked_bce_loss, retune_logits
 from hf_clipalign.trainers import RETuneState, RETuneTrainer, RETuneTrainingArguments
-from hf_clipalign.trainers.retune_card import NOT_FOR_DIAGNOSIS, PUSHED
+from hf_clipalign.trainers.retune_card import NOT_FOR_DIAGNOSIS, PUSHED, without_paths
 from hf_clipalign.trainers.retune_tasks import Shuffled, targets
 from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig, adapt_image, adapt_text
 from tests.hub.local_hub import OWNER, serve
@@ -157,6 +157,7 @@ def test_from_the_adapter_alone_the_optimizer_starts_anew(tmp_path: Path) -> Non
     loaded = PeftModel.from_pretrained(tiny_clip(), tmp_path / "first", is_trainable=True)
     alone = build(tmp_path / "second", tasks=tasks[1:2], model=loaded)
     alone.train()
+    assert alone.prompts.findings == FINDINGS
     files = (tmp_path / "first", tmp_path / "second" / "tasks" / "start", tmp_path / "second")
     adapters = [load_file(folder / "adapter_model.safetensors") for folder in files]
     assert equal(adapters[0], adapters[1])
@@ -167,6 +168,32 @@ def test_from_the_adapter_alone_the_optimizer_starts_anew(tmp_path: Path) -> Non
     carried.train()
     fresh.train()
     assert not equal(weights(carried), weights(fresh))
+
+
+def test_from_the_adapter_alone_what_it_has_learned_is_known(tmp_path: Path) -> None:
+    """In a new folder, by a run that has data of the new finding only, and from the adapter after a task."""
+    first = build(tmp_path / "first", tasks=class_incremental(embeddings().labels)[:2])
+    first.train()
+    owl = FindingPrompts.from_templates(["owl"], ["an {}"], ["no {}"])
+    for source in (tmp_path / "first", tmp_path / "first" / "tasks" / "001"):
+        new: dict[str, Any] = {"train_dataset": embeddings(findings=["owl"]), "eval_dataset": None, "prompts": owl}
+        loaded = PeftModel.from_pretrained(tiny_clip(), source, is_trainable=True)
+        folder = tmp_path / f"after {source.name}"
+        later = build(folder, model=loaded, **new)
+        later.train()
+        assert later.prompts.findings == ["cat", "dog", "owl"]
+        assert json.loads((folder / "prompts.json").read_text())["dog"] == PROMPTS.to_dict()["dog"]
+        card = (folder / "README.md").read_text()
+        assert "Findings learned before, in another run: cat, dog." in card
+        assert "# RE-tune adapter: cat, dog, owl" in card
+        assert "metrics.json" not in card
+        assert list(RETuneConfig.from_pretrained(folder).learned) == ["cat", "dog", "owl"]
+        again = build(folder, model=get_peft_model(tiny_clip(), RETuneConfig()), **new)
+        assert again.train(resume_from_checkpoint=True).metrics["tasks"] == []
+        assert list(again.learner.adapter_config.learned) == ["cat", "dog", "owl"]
+    other = FindingPrompts.from_templates(["cat"], ["{}"], ["not {}"])
+    with pytest.raises(ClipAlignError, match=r"'cat' are not those .* in the adapter: .*fresh adapter"):
+        build(tmp_path / "other", model=loaded, **new | {"prompts": other, "train_dataset": None})
 
 
 def test_a_new_finding_comes_later(tmp_path: Path) -> None:
@@ -226,6 +253,20 @@ def test_learning_twice_is_refused_unless_asked(tmp_path: Path) -> None:
     other = class_incremental(embeddings().labels, seed=5)
     with pytest.raises(ClipAlignError, match="other rows or labels"):
         build(tmp_path, tasks=other).train(resume_from_checkpoint=True)
+    data = embeddings()
+    moved = LabelledEmbeddings(data.embeds + torch.eye(len(data), 24), data.labels)
+    with pytest.raises(ClipAlignError, match=r"'cat' was learned in .* from other embeddings"):
+        build(tmp_path, train_dataset=moved).train(resume_from_checkpoint=True)
+    rounded = LabelledEmbeddings(data.embeds * (1 + 1e-6), data.labels)  # as another machine would project them
+    build(tmp_path, train_dataset=rounded).train(resume_from_checkpoint=True)
+    with pytest.raises(ClipAlignError, match=r"learning_rate=0\.01, given now is 0\.1: give the same"):
+        build(tmp_path, learning_rate=0.1).train(resume_from_checkpoint=True)
+    with pytest.raises(ClipAlignError, match="relearn=True learns again what resume_from_checkpoint=True passes over"):
+        build(tmp_path, relearn=True).train(resume_from_checkpoint=True)
+    state = json.loads((tmp_path / "retune.json").read_text())
+    older = [{name: value for name, value in entry.items() if name != "embeds"} for entry in state["tasks"]]
+    (tmp_path / "retune.json").write_text(json.dumps({**state, "tasks": older}))
+    build(tmp_path, train_dataset=moved).train(resume_from_checkpoint=True)  # it does not say which embeddings
     again = build(tmp_path, relearn=True, tasks=other[:1])
     again.train()
     assert [entry["name"] for entry in again.state_folder.tasks] == [*FINDINGS, "cat (again, task 3)"]
@@ -377,6 +418,7 @@ def test_the_output_folder(tmp_path: Path) -> None:
         ({"score": "both"}, "score='both'"),
         ({"reset_threshold": 2.0}, "reset_threshold"),
         ({"remove_unused_columns": True}, "remove_unused_columns"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps must be 1"),
     ],
 )
 def test_settings_that_contradict(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -410,6 +452,21 @@ def test_bad_input(tmp_path: Path) -> None:
         build(tmp_path, train_dataset=None).train()
     with pytest.raises(ClipAlignError, match="no test data"):
         build(tmp_path, eval_dataset=None).evaluate()
+    with pytest.raises(ClipAlignError, match="do not fill one batch of 100"):
+        build(tmp_path, dataloader_drop_last=True, per_device_train_batch_size=100)
+    with pytest.raises(ClipAlignError, match="not a path"):
+        build(tmp_path, scenario="/home/alice/chest")
+    trainer = build(tmp_path)
+    with pytest.raises(ClipAlignError, match=r"findings is the text 'cat': give a list"):
+        trainer.scores(data.embeds, "cat")
+    with pytest.raises(ClipAlignError, match="embeds is of type ndarray"):
+        trainer.scores(data.embeds.numpy())
+    with pytest.raises(ClipAlignError, match="NaN or infinite"):
+        trainer.scores(data.embeds / 0)
+    with pytest.raises(ClipAlignError, match="LabelledEmbeddings, got dict"):
+        trainer.evaluate({"a": data})
+    with pytest.raises(ClipAlignError, match=r"trainer\.scores"):
+        trainer.predict(data)
     with pytest.raises(ClipAlignError, match="without a RE-tune adapter"):
         RETuneTrainer(tiny_clip(), processing_class=tiny_tokenizer("clip"))
     with pytest.raises(ClipAlignError, match="processing_class"):
@@ -452,19 +509,55 @@ def test_a_push_uploads_adapter_prompts_scores_and_card_alone(tmp_path: Path) ->
         repo = hub.repos[repo_id]
         files = repo.files()
         uploads = [path for method, path, _ in hub.log if method in ("POST", "PUT") and "/commit/" in path]
-    assert set(files) == set(PUSHED)
-    assert len(uploads) == 1
+        by_command, of_task = (hub.repos[f"{repo_id}-{name}"].files() for name in ("run", "task"))
+    assert set(files) == set(by_command) == set(PUSHED)
+    assert set(of_task) == set(PUSHED) - {"metrics.json"}
+    assert len(uploads) == 3
     assert repo.private
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"features.safetensors", "patients.csv", "tasks"}
-    everything = b"".join(files.values())
-    assert b"patient0" not in everything
-    assert str(tmp_path).encode() not in everything
+    for name, content in [*files.items(), *by_command.items(), *of_task.items()]:
+        for private in (b"patient0", str(tmp_path).encode(), b"x.csv", b"/opt"):
+            assert private not in content, name
+    assert NOT_FOR_DIAGNOSIS in of_task["README.md"].decode()
+    assert "learned: bird, cat, dog." in of_task["README.md"].decode()
     card = files["README.md"].decode()
+    assert "python train.py --features … --labels=… --lr 1e-3\n" in card
     data = check_card(card)
     assert (data.base_model, data.license) == (f"{OWNER}/tiny-clip", "mit")
     assert {"retune", "arxiv:2410.17827", "multi-label"} <= set(data.tags)
     assert NOT_FOR_DIAGNOSIS in card
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == f"{OWNER}/tiny-clip"
+
+
+def test_a_push_of_another_folder_of_the_run_is_refused(tmp_path: Path) -> None:
+    """Before anything is sent: the folder of several runs, and an adapter of a base model on this machine."""
+    adapter = tmp_path / "runs" / "class-incremental"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").touch()
+    config = RETuneConfig(base_model_name_or_path=str(tmp_path))
+    config.save_pretrained(adapter)
+    with pytest.raises(ClipAlignError, match=r"holds a run of RE-tune \(.*class-incremental\), of which nothing but"):
+        push_folder(tmp_path / "runs", f"{OWNER}/chest")
+    with pytest.raises(ClipAlignError, match="is not on the Hub, so nobody else could load it"):
+        push_folder(adapter, f"{OWNER}/chest")
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (
+            "python examples/train_retune.py --features /home/alice/patient_0815/",
+            "python train_retune.py --features …",
+        ),
+        ("train --model me/clip --out ~/x --labels=a.csv tests", "train --model … --out … --labels=… …"),
+        (r"python a.py --features C:\Users\alice --seed 3 --shuffle", "python a.py --features … --seed 3 --shuffle"),
+        ("""a.py --uncertain '{"Edema": "ones"}' --lr 1e-4""", """a.py --uncertain '{"Edema": "ones"}' --lr 1e-4"""),
+        ("HF_HOME=/home/alice python a.py --note=/home/a=b -o/x -v", "HF_HOME=… python a.py --note=… … -v"),
+        ("a.py --labels 'open", ""),
+    ],
+)
+def test_commands_are_shown_without_paths(command: str, shown: str) -> None:
+    assert without_paths(command) == shown
 
 
 def test_label_incremental_keeps_what_it_sees(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ class RETuneConfig(PeftConfig):
         modules_to_save (`list[str]`, *optional*): further modules to train and save. Default None.
         image_head, text_head (`str`, *optional*): names of the wrapped heads. Set at creation.
         embed_dim (`int`, *optional*): size d of the shared space. Set at creation.
+        learned (`dict`): the findings that the adapter has learned, and the prompts that each was learned with:
+            `{finding: {"positive": [...], "negative": [...]}}`. Set by training.
 
     Example:
         ```python
@@ -48,6 +50,9 @@ class RETuneConfig(PeftConfig):
     image_head: str | None = field(default=None, metadata={"help": "Name of the image head; set at creation."})
     text_head: str | None = field(default=None, metadata={"help": "Name of the text head; set at creation."})
     embed_dim: int | None = field(default=None, metadata={"help": "Size of the shared space; set at creation."})
+    learned: dict[str, dict[str, list[str]]] = field(
+        default_factory=dict, metadata={"help": "Findings that were learned, with their prompts; set by training."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
