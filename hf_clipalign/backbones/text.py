@@ -36,7 +36,7 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
     if own is not None:
         return _open_clip_tokens(encoder, own, texts, truncate)
     given, tokenizer = tokenizer, getattr(tokenizer, "tokenizer", tokenizer)
-    if not callable(tokenizer):
+    if not callable(tokenizer) or hasattr(tokenizer, "image_mean"):
         raise ClipAlignError(
             f"a {type(given).__name__} cannot read texts: give the checkpoint's processor or tokenizer."
         )

@@ -71,7 +71,7 @@ def compare(
     oti_template: Annotated[str, typer.Option(help="Prompt around the pseudo-tokens.")] = "a photo of {}",
     evaluate_at: EvaluateAtOption = None,
     tolerance: ToleranceOption = None,
-    batch_size: Annotated[int, typer.Option(help="Items inverted together; for speed only.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Items inverted together; it decides about rounding.")] = 64,
     template: Annotated[str, typer.Option(help="Prompt for class names (zero-shot, text-pca).")] = "a photo of a {}.",
     image_column: ImageColumnOption = None,
     label_column: LabelColumnOption = None,
@@ -97,6 +97,10 @@ def compare(
 
     if task not in _DEFAULT_METHODS:
         raise ClipAlignError(f"unknown task {task!r}: choose from {', '.join(_DEFAULT_METHODS)}.")
+    if gallery is not None and task != "image-image":
+        raise ClipAlignError(f"--gallery is for --task image-image, not {task}: drop it.")
+    if evaluate_at is not None and task == "zero-shot":
+        raise ClipAlignError("--evaluate-at is for retrieval, not --task zero-shot: drop it, or set --steps.")
     fill(template, [])
     names = [name.strip() for name in (methods or _DEFAULT_METHODS[task]).split(",")]
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
@@ -124,8 +128,8 @@ def _retrieval(run: EvaluationRun, task_name: str, inversion: dict[str, Any]) ->
         band, task, ids, text = _chosen_band(run, modality, task, ids)
     result = compare_methods(
         run.model, task, processor=run.processor, modality=modality, methods=methods, band=band,
-        text_embeds=_texts(run, class_names) if "text-pca" in methods else None, query_ids=ids, tower_ms=tower_ms,
-        seed=run.seed, **inversion,
+        text_embeds=_texts(run, class_names) if "text-pca" in methods else None, query_ids=ids,
+        name=Path(run.data).name or run.data, tower_ms=tower_ms, seed=run.seed, **inversion,
     )  # fmt: skip
     run.results["band"] = band
     _report(run, task_name, result, text)
@@ -136,6 +140,8 @@ def _report(run: EvaluationRun, task_name: str, result: Any, text: list[str]) ->
     from hf_clipalign.evaluation import ReportTable, Section, plot_snapshots
 
     comparison = result.retrieval
+    for sentence in text:
+        console.print(sentence)
     console.print(comparison.table(f"{task_name} retrieval, {run.model_name}"))
     run.results |= {
         "comparison": comparison.to_dict(),

@@ -59,6 +59,7 @@ def compare_methods(
     band: Band | None = None,
     text_embeds: Tensor | None = None,
     query_ids: Sequence[str] | None = None,
+    name: str = "data",
     tower_ms: float = 0.0,
     seed: int = 0,
     **inversion: Any,
@@ -77,6 +78,7 @@ def compare_methods(
         band (`(k_top, k_bottom)`, *optional*): for `isoclip`.
         text_embeds (`Tensor [M, d]`, *optional*): for `text-pca`.
         query_ids (`Sequence[str]`, *optional*): unique names of the queries; they also seed the inversion.
+        name (`str`): of the task, for the table. Default "data".
         tower_ms (`float`): what the tower takes for one query, added to every method. Default 0.
         seed (`int`): of the bootstrap and of the inversion. Default 0.
         **inversion: further arguments of `oti` or `ovi` (`steps`, `n_tokens`, `evaluate_at`, …).
@@ -105,7 +107,7 @@ def compare_methods(
         _, search = _timed(_nearest, *embeddings[method])
         times[method] = {"tower": tower_ms, "method": own / len(task.query), "search": search / len(task.query)}
     total = {method: sum(parts.values()) for method, parts in times.items()}
-    retrieval = compare_embeddings(embeddings, task, ms_per_query=total, query_ids=query_ids, seed=seed)
+    retrieval = compare_embeddings(embeddings, task, name=name, ms_per_query=total, query_ids=query_ids, seed=seed)
     return MethodComparison(retrieval, times, _curve(inverted, gallery, task), inverted)
 
 

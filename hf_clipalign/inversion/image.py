@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ def ovi(
     steps: int = 1000,
     init: Any = None,
     generator: torch.Generator | None = None,
-    ids: Sequence[Any] | None = None,
+    ids: Iterable[Any] | None = None,
     lr: float = 2e-2,
     weight_decay: float = 0.01,
     batch_size: int = 64,
@@ -49,7 +49,7 @@ def ovi(
         n_tokens (`int`): pseudo-patches R per item.
         steps (`int`): AdamW steps. Default 1,000.
         init (`Tensor` or array `[N, R, d_v]` or `[R, d_v]`, *optional*): tokens to start from. Default: N(0, 0.02²).
-        generator (`torch.Generator`, *optional*), ids (`Sequence`, *optional*): as in `oti`.
+        generator (`torch.Generator`, *optional*), ids (`Iterable`, *optional*): as in `oti`.
         lr (`float`), weight_decay (`float`), batch_size (`int`), evaluate_at (`Sequence[int]`): as in `oti`.
         tolerance (`float`, *optional*): an item stops once its loss fell by less than this within ten steps.
         progress (`bool`): show a progress bar. Default True.
@@ -59,7 +59,7 @@ def ovi(
 
     Raises:
         `ClipAlignError`: more pseudo-patches than patches, features of another width, zero or NaN features or tokens,
-            or numbers that are no steps, rates or sizes.
+            numbers that are no steps, rates or sizes, or a result that is not finite.
 
     Example:
         ```python
@@ -76,6 +76,7 @@ def ovi(
             lambda n: _image_encode(encoder, n_tokens, n),
             targets.to(encoder.device),
             start.to(encoder.device),
+            names,
             settings,
             "OVI",
         )

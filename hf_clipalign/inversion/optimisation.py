@@ -1,13 +1,15 @@
 """The optimisation that both inversions share: pseudo-tokens pulled towards a target feature, item by item.
 
-Items never meet: each has its own start, its own loss and its own AdamW state, so that a batch is only for speed.
+Items never meet: each has its own start, its own loss and its own AdamW state. What a batch decides about is rounding:
+matrix products of other shapes sum in another order, and near convergence AdamW, which divides a small gradient by its
+own size, makes such differences grow. So batches of one call have one shape.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +64,7 @@ class InversionSettings:
         steps (`int`): AdamW steps.
         lr (`float`): learning rate.
         weight_decay (`float`): decoupled; it also acts on the pseudo-tokens.
-        batch_size (`int`): items per pass.
+        batch_size (`int`): items per pass; rounding depends on it.
         evaluate_at (`Collection[int]`): steps whose features are kept.
         tolerance (`float`, *optional*): an item stops when its loss fell by less than this in `STOP_INTERVAL` steps.
         progress (`bool`): show a progress bar.
@@ -94,27 +96,60 @@ class InversionSettings:
 
 
 def invert(
-    make_encode: Callable[[int], Encode], targets: Tensor, init: Tensor, settings: InversionSettings, title: str
+    make_encode: Callable[[int], Encode],
+    targets: Tensor,
+    init: Tensor,
+    names: Sequence[Any],
+    settings: InversionSettings,
+    title: str,
 ) -> InversionOutput:
     """Optimises the pseudo-tokens of all items, batch after batch.
+
+    Where more than one batch is needed, the last one is filled up with copies of the last item (without `tolerance`,
+    by which batches change their shape anyhow): how many items there are does not matter to any of them.
 
     Args:
         make_encode (`Callable`): gives, for a number of items n, the map from tokens `[n, R, w]` to features `[n, d]`.
         targets (`Tensor [N, d]`): the features to be reached.
         init (`Tensor [N, R, w]`): the tokens to start from.
+        names (`Sequence`): of the items, for errors.
         settings (`InversionSettings`): steps, rates, snapshots.
         title (`str`): of the progress bar.
 
     Returns:
         `InversionOutput`: on the device of the targets.
+
+    Raises:
+        `ClipAlignError`: an item's tokens or features are not finite.
     """
-    starts = range(0, len(targets), settings.batch_size)
-    blocks = []
-    with tqdm(total=len(targets) * settings.steps, desc=title, unit="step", disable=not settings.progress) as bar:
-        for start in starts:
-            rows = slice(start, start + settings.batch_size)
-            blocks.append(_invert_batch(make_encode, targets[rows].float(), init[rows].float(), settings, bar))
+    n, blocks = len(targets), []
+    filled_up = n > settings.batch_size and settings.tolerance is None
+    with tqdm(total=n * settings.steps, desc=title, unit="step", disable=not settings.progress) as bar:
+        for start in range(0, n, settings.batch_size):
+            end = min(start + settings.batch_size, n)
+            rows = torch.arange(start, start + settings.batch_size if filled_up else end, device=targets.device)
+            rows = rows.clamp(max=n - 1)
+            batch = targets[rows].float(), init[rows].float()
+            output = _invert_batch(make_encode, *batch, end - start, settings, bar)
+            _check_finite(output, names[start:end], settings, title)
+            blocks.append(output)
     return join_outputs(blocks, targets.device)
+
+
+def _check_finite(output: InversionOutput, names: Sequence[Any], settings: InversionSettings, title: str) -> None:
+    finite = output.features.isfinite().all(dim=1) & output.tokens.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        raise ClipAlignError(
+            f"{title} gave NaN or infinite values for {_named(~finite, names)} with lr {settings.lr:g}: lower it, or "
+            "take the model in float32 or bfloat16."
+        )
+
+
+def _named(chosen: Tensor, names: Sequence[Any]) -> str:
+    """How many items, and which the first of them are."""
+    rows = chosen.nonzero().flatten().tolist()
+    shown = ", ".join(str(names[row]) for row in rows[:_SHOWN_ITEMS])
+    return f"{len(rows)} items ({shown}{', …' if len(rows) > _SHOWN_ITEMS else ''})"
 
 
 def initial_tokens(ids: Sequence[Any], shape: tuple[int, int], init: Any, generator: torch.Generator | None) -> Tensor:
@@ -147,7 +182,7 @@ def initial_tokens(ids: Sequence[Any], shape: tuple[int, int], init: Any, genera
     return torch.stack([_draw(f"{seed}/{name}", shape) for name in ids]) if len(ids) else torch.empty(0, *shape)
 
 
-def check_targets(targets: Any, embed_dim: int, what: str, ids: Sequence[Any] | None) -> tuple[Tensor, Sequence[Any]]:
+def check_targets(targets: Any, embed_dim: int, what: str, ids: Iterable[Any] | None) -> tuple[Tensor, Sequence[Any]]:
     """The features to be reached, as a tensor, and the items' names.
 
     Raises:
@@ -162,24 +197,27 @@ def check_targets(targets: Any, embed_dim: int, what: str, ids: Sequence[Any] | 
         )
     if not len(targets):
         raise ClipAlignError(f"there are no {what} to invert.")
-    names = range(len(targets)) if ids is None else ids
+    if ids is not None and not isinstance(ids, Iterable):
+        raise ClipAlignError(f"ids is {ids!r}: give one name for each item.")
+    names = range(len(targets)) if ids is None else list(ids)
     if len(names) != len(targets):
         raise ClipAlignError(f"{len(targets)} {what} but {len(names)} ids: give one id for each.")
     norms = targets.float().norm(dim=1)
     for problem, bad in (("NaN or infinite", ~norms.isfinite()), ("zero", norms == 0)):
         if bad.any():
-            rows = bad.nonzero().flatten().tolist()
-            shown = ", ".join(str(names[row]) for row in rows[:_SHOWN_ITEMS])
-            more = ", …" if len(rows) > _SHOWN_ITEMS else ""
-            raise ClipAlignError(f"{what} are {problem} for {len(rows)} items ({shown}{more}): leave these items out.")
+            raise ClipAlignError(f"{what} are {problem} for {_named(bad, names)}: leave these items out.")
     return targets, names
 
 
 def _as_tensor(values: Any, what: str) -> Tensor:
     try:
-        return torch.as_tensor(values).detach()
+        tensor = torch.as_tensor(values).detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ClipAlignError(f"{what} must hold numbers: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise ClipAlignError(f"{what} must be one tensor or array that holds numbers: {reason}") from error
+    if tensor.is_complex():
+        raise ClipAlignError(f"{what} must hold real numbers, not {str(tensor.dtype).removeprefix('torch.')}.")
+    return tensor
 
 
 @contextlib.contextmanager
@@ -251,8 +289,14 @@ class _Batch:
 
 
 def _invert_batch(
-    make_encode: Callable[[int], Encode], targets: Tensor, init: Tensor, settings: InversionSettings, bar: Any
+    make_encode: Callable[[int], Encode],
+    targets: Tensor,
+    init: Tensor,
+    n_items: int,
+    settings: InversionSettings,
+    bar: Any,
 ) -> InversionOutput:
+    """The first `n_items` of a batch; what comes after them only gives it its shape."""
     batch = _Batch(targets, init, settings.steps)
     optimizer = _ItemAdamW(batch.tokens, settings.lr, settings.weight_decay)
     encode = make_encode(len(targets))
@@ -263,9 +307,9 @@ def _invert_batch(
             tokens = batch.tokens[active]
             features, item_losses, gradient = _evaluate(encode, tokens, batch.targets[active])
             batch.features[active], batch.losses[active] = features, item_losses
-        losses[step] = batch.losses.mean()
+        losses[step] = batch.losses[:n_items].mean()
         if step in settings.evaluate_at:
-            snapshots[step] = batch.features.clone()
+            snapshots[step] = batch.features[:n_items].clone()
         if settings.tolerance is not None and step % STOP_INTERVAL == 0 and len(active):
             moving = ~batch.finished(step, settings.tolerance)
             if not moving.all():
@@ -275,13 +319,14 @@ def _invert_batch(
                 encode = make_encode(len(active)) if len(active) else encode
         if len(active):
             batch.tokens[active] = optimizer.step(tokens, gradient)
-        bar.update(len(targets))
+        bar.update(n_items)
     if len(batch.active):
         with torch.no_grad():
             batch.features[batch.active] = encode(batch.tokens[batch.active]).float()
     if settings.steps in settings.evaluate_at:
-        snapshots[settings.steps] = batch.features.clone()
-    return InversionOutput(batch.tokens, batch.features, losses, snapshots, batch.taken)
+        snapshots[settings.steps] = batch.features[:n_items].clone()
+    tokens, features, taken = (value[:n_items] for value in (batch.tokens, batch.features, batch.taken))
+    return InversionOutput(tokens, features, losses, snapshots, taken)
 
 
 def _evaluate(encode: Encode, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,6 @@ MANIFEST_FILE = "inversion.json"
 _FORMAT = 1
 _METADATA = "hf_clipalign"
 _SNAPSHOT = "features_after_"
-_SPEED_ONLY = ("batch_size", "strategy", "progress")
 
 
 def invert_to_store(
@@ -43,7 +43,7 @@ def invert_to_store(
     embeds: Any,
     *,
     processor: Any = None,
-    ids: Sequence[Any] | None = None,
+    ids: Iterable[Any] | None = None,
     seed: int = 0,
     shard_size: int = 1024,
     rank: int | None = None,
@@ -58,12 +58,13 @@ def invert_to_store(
         model (`nn.Module` or `DualEncoder`): the backbone.
         embeds (`Tensor` or array `[N, d]`): projected features of all items, in every process.
         processor (`ProcessorMixin`, *optional*): needed by OTI.
-        ids (`Sequence`, *optional*): unique names of the items. Default: row numbers.
+        ids (`Iterable`, *optional*): unique names of the items. Default: row numbers.
         seed (`int`): an item's start depends on this and on its id. Default 0.
         shard_size (`int`): items per file. Default 1,024.
         rank (`int`, *optional*), world_size (`int`, *optional*): this process takes every `world_size`-th shard.
             Default: the launcher's RANK and WORLD_SIZE, else one process.
-        **options: of `oti` or `ovi` (`n_tokens`, `steps`, `template`, …), without `init` and `generator`.
+        **options: of `oti` or `ovi` (`n_tokens`, `steps`, `template`, …), without `init` and `generator`. All but
+            `progress` decide about the numbers, `batch_size` and `strategy` by their rounding, see `oti`.
 
     Returns:
         `Path`: the folder; see `read_inversions`.
@@ -73,6 +74,8 @@ def invert_to_store(
             twice; or as `oti` and `ovi`.
     """
     check_integer("shard_size", shard_size)
+    check_integer("seed", seed, 0)
+    rank, world_size = _place(rank, world_size)
     for name in ("init", "generator"):
         if name in options:
             raise ClipAlignError(f"invert_to_store takes no {name}: every item starts from the seed and its id.")
@@ -80,12 +83,11 @@ def invert_to_store(
     settings = complete_options(method, encoder, processor, options)
     embeds, keys = check_targets(embeds, encoder.embed_dim, f"{method} features", ids)
     names = [str(name) for name in keys]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice, times = Counter(names).most_common(1)[0]
+    if times > 1:
         raise ClipAlignError(f"the id {twice!r} occurs more than once: ids must be unique.")
     manifest = _manifest(method, encoder, embeds, names, seed, shard_size, settings)
     key = _check_manifest(folder, manifest)
-    rank, world_size = _place(rank, world_size)
     for index in range(-(-len(names) // shard_size))[rank::world_size]:
         file, rows = _shard_file(folder, index), slice(index * shard_size, (index + 1) * shard_size)
         if _is_whole(file, key):
@@ -139,7 +141,7 @@ def _manifest(
     shard_size: int,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    settings = {name: value for name, value in settings.items() if name not in _SPEED_ONLY}
+    settings = {name: value for name, value in settings.items() if name != "progress"}
     settings["evaluate_at"] = sorted(settings["evaluate_at"])
     return {
         "format": _FORMAT,
@@ -149,6 +151,7 @@ def _manifest(
             "revision": getattr(encoder.config, "_commit_hash", None),
             "class": type(encoder.model).__name__,
             "dtype": str(encoder.dtype).removeprefix("torch."),
+            "device": encoder.device.type,
             "weights": weights_hash(encoder.model),
         },
         "data": {
@@ -253,11 +256,16 @@ def _read_shard(file: Path) -> tuple[list[str], InversionOutput]:
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-    world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+    rank, world_size = _launched("rank", rank, 0), _launched("world_size", world_size, 1)
     if not 0 <= rank < world_size:
         raise ClipAlignError(f"rank is {rank} of {world_size} processes: give 0 to {world_size - 1}.")
     return rank, world_size
+
+
+def _launched(name: str, given: int | None, default: int) -> int:
+    """A number of this process: given, or the launcher's."""
+    value: Any = os.environ.get(name.upper(), default) if given is None else given
+    return check_integer(name, int(value) if str(value).isdecimal() else value, 0)
 
 
 def _hash(content: str | bytes) -> str:

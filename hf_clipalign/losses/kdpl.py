@@ -27,6 +27,7 @@ def kdpl_loss(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tenso
 
     Example:
         ```python
+        >>> import torch
         >>> kdpl_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]]))["loss"]
         tensor(1.5232)
         ```

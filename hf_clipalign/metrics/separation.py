@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .._errors import ClipAlignError
+from .._numbers import check_integer
 from ._inputs import as_labels, as_matrix, as_numpy, check_bins, encode_labels
 
 PAIRS_PER_BLOCK = 16384
@@ -66,7 +67,7 @@ def pair_similarities(
         (positive, negative), 1-D float32 arrays.
 
     Raises:
-        ClipAlignError: Shapes do not fit, features are not finite, or there is no pair of one kind.
+        ClipAlignError: Shapes do not fit, features are not finite, there is no pair of one kind, or none is asked for.
 
     Example:
         >>> positive, negative = pair_similarities([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]], [0, 0, 1])
@@ -75,6 +76,8 @@ def pair_similarities(
     """
     if (other is None) != (other_labels is None):
         raise ClipAlignError("give other and other_labels together, or neither")
+    if max_pairs is not None:
+        check_integer("max_pairs", max_pairs)
     left = normalize(as_matrix(features, "features").float(), dim=1)
     within = other is None
     right = left if within else normalize(as_matrix(other, "other", left.device).float(), dim=1)

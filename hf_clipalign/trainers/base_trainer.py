@@ -236,8 +236,10 @@ def holds_pictures(dataset: Any, model_input: str) -> bool:
     """True for pictures that are still to be read, False for none and for model inputs: dicts with `model_input`.
 
     Raises:
-        `ClipAlignError`: a list of something else.
+        `ClipAlignError`: a path or a name, or a list of something else.
     """
+    if isinstance(dataset, (str, Path)):
+        raise ClipAlignError(f"the data set is {str(dataset)!r}: open it first, for example with open_source")
     if isinstance(dataset, ImageSource) or type(dataset).__module__.startswith("datasets."):
         return True
     if isinstance(dataset, (list, tuple)) and not all(isinstance(i, Mapping) and model_input in i for i in dataset):

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._numbers import check_integer, check_number
 
 _CHOICES = {
     "loss": ("info_nce", "sigmoid"),
@@ -34,8 +35,9 @@ class ContrastiveTrainingArguments(TrainingArguments):
             "fixed".
         max_logit_scale (`float`, *optional*): for "clamped". Default: 100, or the starting scale if that is higher.
         logit_bias (`float`, *optional*): start of the sigmoid loss's bias. Default: the checkpoint's, else -10.
-        trainable (`str`): "all", "projectors", "image" or "text" (one tower with its projector), or "given" (what has
-            `requires_grad`).
+        trainable (`str`, *optional*): "all", "projectors", "image" or "text" (one tower with its projector), or
+            "given" (what has `requires_grad`). Default: "given" for a PEFT model, of which only the adapter is saved,
+            else "all".
         image_term_weight (`float`): weight of the SimCLR term: `info_nce_loss` between two views of each picture.
         image_term_temperature (`float`): its own temperature. Default 0.1.
         cache_chunk_size (`int`, *optional*): pictures and texts in one pass of a tower; activations are kept for one
@@ -74,7 +76,10 @@ class ContrastiveTrainingArguments(TrainingArguments):
     )
 
     # model
-    trainable: str = field(default="all", metadata={"help": "all, projectors, image, text (one tower) or given."})
+    trainable: str | None = field(
+        default=None,
+        metadata={"help": "all, projectors, image, text (one tower) or given; by default all, given for adapters."},
+    )
 
     # data
     positives: str = field(
@@ -115,7 +120,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in choices and not (name == "trainable" and self.trainable is None):
                 raise ClipAlignError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(choices)}")
         self._check_loss()
         self._check_data()
@@ -124,9 +129,8 @@ class ContrastiveTrainingArguments(TrainingArguments):
 
     def _check_loss(self) -> None:
         for name in ("temperature", "max_logit_scale", "image_term_temperature"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ClipAlignError(f"{name} is {value}: give a positive number")
+            if getattr(self, name) is not None or name == "image_term_temperature":
+                check_number(name, getattr(self, name), "a positive number", above=0)
         if self.max_logit_scale is not None and self.temperature_mode != "clamped":
             raise ClipAlignError(
                 f"max_logit_scale is for temperature_mode 'clamped', not {self.temperature_mode!r}: drop one of them"
@@ -138,10 +142,11 @@ class ContrastiveTrainingArguments(TrainingArguments):
             )
         if self.logit_bias is not None and self.loss != "sigmoid":
             raise ClipAlignError("logit_bias is for loss 'sigmoid': drop it, or choose that loss")
-        if not 0 <= self.image_term_weight < float("inf"):
-            raise ClipAlignError(f"image_term_weight is {self.image_term_weight}: give 0 (none) or a positive number")
-        if self.cache_chunk_size is not None and self.cache_chunk_size < 1:
-            raise ClipAlignError(f"cache_chunk_size is {self.cache_chunk_size}: give 1 or more")
+        if self.logit_bias is not None:
+            check_number("logit_bias", self.logit_bias, "a number")
+        check_number("image_term_weight", self.image_term_weight, "0 (none) or a positive number", least=0)
+        if self.cache_chunk_size is not None:
+            check_integer("cache_chunk_size", self.cache_chunk_size)
         if _layerwise_checkpointing(self):
             raise ClipAlignError(
                 "checkpointing of layers cannot be switched on here: set cache_chunk_size, or call "
@@ -151,8 +156,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     def _check_data(self) -> None:
         if self.remove_unused_columns:
             raise ClipAlignError("remove_unused_columns must be False: the trainer needs the picture column")
-        if not 0 < self.crop_scale <= 1:
-            raise ClipAlignError(f"crop_scale is {self.crop_scale}: give a share above 0 and up to 1")
+        check_number("crop_scale", self.crop_scale, "a share above 0 and up to 1", above=0, most=1)
         if self.flip and not self.augment:
             raise ClipAlignError("flip is a part of the augmentation: set augment=True, or drop flip")
 

@@ -95,7 +95,7 @@ def _training(trainer: Any) -> dict[str, Any]:
         "trained parameters": f"{sum(p.numel() for p in trainer.learner.parameters() if p.requires_grad):,}",
         "temperature": f"{temperature:.4g} ({args.temperature_mode})",
         "learning rate": args.learning_rate,
-        "epochs": f"{args.num_train_epochs:g}",
+        "epochs": f"{trainer.state.epoch or 0:.4g}, {trainer.state.global_step:,} steps",
         "batch with common negatives": args.train_batch_size * args.world_size,
         "gradient accumulation": args.gradient_accumulation_steps,
         "seed": args.seed,

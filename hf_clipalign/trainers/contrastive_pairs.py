@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource
+from hf_clipalign.hub._common import processor_part
 from hf_clipalign.trainers.augmentation import PicturesByEpoch, crop_and_resize, random_view, view_generator
 
 Augmentation = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -70,7 +71,7 @@ class ImageTextPairs(PicturesByEpoch):
         if positives == "label" and source.labels is None:
             raise ClipAlignError(f"{source.name}: no labels, but positives is 'label': label the pictures")
         super().__init__(source, seed)
-        self.image_processor = getattr(processor, "image_processor", processor)
+        self.image_processor = processor_part(processor, "image_processor", "image processor")
         self.augmentation = augmentation
         self.two_views = two_views
         self.captions = captions

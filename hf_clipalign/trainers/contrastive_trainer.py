@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
 from hf_clipalign.backbones import tokenize
 from hf_clipalign.data import ImageSource, from_dataset
+from hf_clipalign.hub._common import processor_part
 from hf_clipalign.losses import contrastive_loss, info_nce_loss, sigmoid_loss
 from hf_clipalign.metrics import retrieval_metrics
 from hf_clipalign.trainers.base_trainer import AlignmentTrainer, check_one_batch, check_setup, holds_pictures
@@ -24,7 +26,9 @@ from hf_clipalign.trainers.contrastive_learner import ContrastiveLearner
 from hf_clipalign.trainers.contrastive_pairs import Augmentation, ImageTextPairs, RandomCrop, collate_pairs
 from hf_clipalign.trainers.gather import gather_rows
 
-_BIAS_FILE = "loss_bias.safetensors"
+_LOSS_FILE = "loss.safetensors"
+_RUN_FILE = "run.json"
+_DECIDING = ("loss", "temperature", "temperature_mode", "image_term_weight", "positives", "captions")
 _HIGHEST_SCALE = 100.0
 _EVALUATED_AT = (1, 5)
 
@@ -81,13 +85,15 @@ class ContrastiveTrainer(AlignmentTrainer):
     ):
         args = args or ContrastiveTrainingArguments(output_dir="contrastive")
         check_setup(args, processing_class)
+        processor_part(processing_class, "tokenizer", "tokenizer")
         if not hasattr(model, "save_pretrained"):
             raise ClipAlignError(
                 f"{type(model).__name__} cannot save itself as a checkpoint: convert it to transformers before "
                 "(open_clip_to_transformers)"
             )
         learner = ContrastiveLearner(model, args.cache_chunk_size, with_bias=args.loss == "sigmoid")
-        self._highest_scale = _prepare(learner, args)
+        self._trainable = _trainable(model, args)
+        self._highest_scale = _prepare(learner, args, self._trainable)
         self._processing_class = processing_class
         self._augmentation = augmentation
         if augmentation is None and args.augment:
@@ -252,30 +258,69 @@ class ContrastiveTrainer(AlignmentTrainer):
             write_contrastive_card(self, self.args.output_dir or ".", self._results, self._command)
 
     def _write_model(self, folder: Path, checkpoint: bool) -> None:
-        """A stock checkpoint with its processor, and in a checkpoint the loss's own bias."""
+        """A stock checkpoint with its processor; in a checkpoint also the rest of the loss, and which run it is of."""
         self.clip.save_pretrained(folder)
         self._processing_class.save_pretrained(folder)
-        if checkpoint and self.learner.own_bias is not None:
-            with atomic_file(folder / _BIAS_FILE) as staging:
-                save_file({"bias": self.learner.own_bias.detach().cpu()}, staging)
+        if not checkpoint:
+            return
+        if rest := self._rest_of_the_loss():
+            with atomic_file(folder / _LOSS_FILE) as staging:
+                save_file({name: value.detach().cpu() for name, value in rest.items()}, staging)
+        (folder / _RUN_FILE).write_text(json.dumps(self._run(), indent=1), encoding="utf-8")
+
+    def _rest_of_the_loss(self) -> dict[str, Tensor]:
+        """Temperature and bias where the model's own checkpoint does not hold them: an adapter has neither."""
+        learner, is_adapter = self.learner, _is_adapter(self.clip)
+        rest: dict[str, Tensor] = {"log_logit_scale": learner.encoder.log_logit_scale} if is_adapter else {}
+        if learner.bias is not None and (is_adapter or learner.own_bias is not None):
+            rest["bias"] = learner.bias
+        return rest
+
+    def _run(self) -> dict[str, Any]:
+        """What a run cannot change when it goes on."""
+        pairs: Any = self.train_dataset
+        return {
+            "model": type(self.learner.encoder.model).__name__,
+            "adapter": sorted(getattr(self.clip, "peft_config", ())),
+            "parameters": sum(parameter.numel() for parameter in self.clip.parameters()),
+            "trainable": self._trainable,
+            **{name: getattr(self.args, name) for name in _DECIDING},
+            "pictures": len(pairs) if hasattr(pairs, "__len__") else None,
+        }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._load_weights(Path(resume_from_checkpoint))
+        folder = Path(resume_from_checkpoint)
+        self._check_run(folder)
+        self._load_weights(folder)
+
+    def _check_run(self, folder: Path) -> None:
+        try:
+            there = json.loads((folder / _RUN_FILE).read_text(encoding="utf-8"))
+            differing = [(name, there[name], value) for name, value in self._run().items() if there[name] != value]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ClipAlignError(f"{folder} is not of this trainer: its {_RUN_FILE} cannot be read") from error
+        if differing:
+            name, old, new = differing[0]
+            raise ClipAlignError(
+                f"{folder} is of a run with {name} {old!r}, this one has {new!r}: go on with the same, or train from "
+                "the start"
+            )
 
     def _load_best_model(self) -> None:
         self._load_weights(Path(str(self.state.best_model_checkpoint)))
 
     def _load_weights(self, folder: Path) -> None:
-        if hasattr(self.clip, "peft_config"):
+        if _is_adapter(self.clip):
             from peft import load_peft_weights, set_peft_model_state_dict
 
             set_peft_model_state_dict(self.clip, load_peft_weights(str(folder)))
         else:
             saved = type(self.clip).from_pretrained(folder)
             self.clip.load_state_dict(saved.state_dict())
-        if self.learner.own_bias is not None:
-            bias = load_file(folder / _BIAS_FILE)["bias"]
-            self.learner.own_bias.data.copy_(bias)
+        if rest := self._rest_of_the_loss():
+            saved_rest = load_file(folder / _LOSS_FILE)
+            for name, value in rest.items():
+                value.data.copy_(saved_rest[name])
 
 
 def retrieval_of_pairs(prediction: Any) -> dict[str, float]:
@@ -293,9 +338,24 @@ def retrieval_of_pairs(prediction: Any) -> dict[str, float]:
     return scores
 
 
-def _prepare(learner: ContrastiveLearner, args: ContrastiveTrainingArguments) -> float | None:
+def _is_adapter(model: Any) -> bool:
+    return hasattr(model, "peft_config")
+
+
+def _trainable(model: Any, args: ContrastiveTrainingArguments) -> str:
+    """What is trained; of a PEFT model the adapter, as nothing else is saved."""
+    chosen = args.trainable or ("given" if _is_adapter(model) else "all")
+    if _is_adapter(model) and chosen != "given":
+        raise ClipAlignError(
+            f"trainable is {chosen!r}, but of a {type(model).__name__} only the adapter is saved: leave trainable "
+            "out, or set it to 'given'"
+        )
+    return chosen
+
+
+def _prepare(learner: ContrastiveLearner, args: ContrastiveTrainingArguments, trainable: str) -> float | None:
     """Sets what is trained and where temperature and bias start; gives the scale's upper limit, or None."""
-    learner.train_parts(args.trainable, learn_scale=args.temperature_mode != "fixed")
+    learner.train_parts(trainable, learn_scale=args.temperature_mode != "fixed")
     learner.start_at(args.temperature, args.logit_bias)
     if args.temperature_mode != "clamped":
         return None
@@ -313,5 +373,12 @@ def _prepare(learner: ContrastiveLearner, args: ContrastiveTrainingArguments) ->
 def _check_batches(pairs: Any, args: ContrastiveTrainingArguments) -> None:
     if args.train_batch_size * args.world_size < 2:
         raise ClipAlignError("a batch of one pair has no negatives: raise per_device_train_batch_size")
-    if hasattr(pairs, "__len__"):
-        check_one_batch(len(pairs), "pairs", args)
+    if not hasattr(pairs, "__len__"):
+        return
+    check_one_batch(len(pairs), "pairs", args)
+    # several processes fill an incomplete batch up with the first pairs
+    if not args.dataloader_drop_last and args.world_size == 1 and len(pairs) % args.train_batch_size == 1:
+        raise ClipAlignError(
+            f"{len(pairs)} pairs in batches of {args.train_batch_size} leave one for the last, which has no "
+            "negatives: pass dataloader_drop_last=True, or another per_device_train_batch_size"
+        )

@@ -13,6 +13,7 @@ def call(*arguments):
     result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
     if result.exception is not None:
         raise result.exception
+    return result.output
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,8 @@ def call(*arguments):
         (("--task", "zero-shot", "--methods", "isoclip"), "unknown method 'isoclip' for zero-shot"),
         (("--task", "zero-shot", "--oti-template", "nothing"), "0 places"),
         (("--task", "text-text", "--steps", "0"), "steps is 0"),
+        (("--task", "text-text", "--gallery", "photos"), "--gallery is for --task image-image, not text-text"),
+        (("--task", "zero-shot", "--evaluate-at", "10"), "--evaluate-at is for retrieval"),
         (("--task", "text-text", "--n-tokens", "999"), "999 pseudo-patches"),
     ],
 )
@@ -49,8 +52,11 @@ def test_mistakes_are_told_before_any_picture_is_read(options, message, tmp_path
 
 
 def test_the_numbers_say_how_many_steps_there_were(tmp_path):
-    (tmp_path / "captions.csv").write_text("image,caption\n0.png,a cat\n0.png,the cat\n1.png,a dog\n1.png,the dog\n")
-    arguments = ("--data", tmp_path / "captions.csv", "--task", "text-text", "--methods", "baseline,ovi")
-    call(*arguments, "--steps", "2", "--out", tmp_path / "out")
+    rows = [f"{animal}.png,{article} {animal}" for animal in ("cat", "dog", "owl", "fox") for article in ("a", "the")]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *rows]))
+    arguments = ("--data", tmp_path / "captions.csv", "--task", "text-text", "--methods", "baseline,ovi,isoclip")
+    printed = call(*arguments, "--steps", "2", "--out", tmp_path / "out")
+    assert "was chosen on one half of the classes (4 queries)" in " ".join(printed.split())
+    assert "4 queries of captions.csv" in printed
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert content["inversion"]["steps"] == len(content["losses"]) == 2

@@ -60,14 +60,14 @@ def test_it_goes_on_after_a_kill(tmp_path, monkeypatch):
         invert(tmp_path / "killed")
     with pytest.raises(ClipAlignError, match="2 of 4 shards"):
         read_inversions(tmp_path / "killed")
-    invert(tmp_path / "killed", batch_size=1)
+    with pytest.raises(ClipAlignError, match=r"another settings.batch_size \(64 there, 1 here\)"):
+        invert(tmp_path / "killed", batch_size=1)
+    invert(tmp_path / "killed")
     assert calls == [NAMES[0:2], NAMES[2:4], NAMES[4:6], NAMES[4:6], NAMES[6:7]]
     assert contents(tmp_path / "killed").keys() == whole.keys()
     invert(tmp_path / "killed")
     assert len(calls) == 5
-    torch.testing.assert_close(
-        read_inversions(tmp_path / "killed")[1].features, read_inversions(tmp_path / "whole")[1].features
-    )
+    assert contents(tmp_path / "killed") == whole
 
 
 def test_a_damaged_shard_is_made_again(tmp_path):
@@ -107,6 +107,7 @@ def test_torchrun_fills_the_store_of_one_process(tmp_path):
     [
         ({"steps": 4}, r"settings.steps \(3 there, 4 here\)"),
         ({"lr": 0.1}, r"settings.lr \(0.02 there, 0.1 here\)"),
+        ({"strategy": "cut"}, r"settings.strategy \(auto there, cut here\)"),
         ({"template": "a {}"}, r"settings.template \(a photo of {} there, a {} here\)"),
         ({"seed": 1}, r"settings.seed \(0 there, 1 here\)"),
         ({"model": tiny_clip(seed=1)}, "another model.weights"),
@@ -122,7 +123,7 @@ def test_another_run_in_the_same_folder_is_an_error(tmp_path, change, words):
     assert contents(tmp_path / "store") == before
 
 
-def test_bad_settings_leave_nothing_behind(tmp_path):
+def test_bad_settings_leave_nothing_behind(tmp_path, monkeypatch):
     for options, words in (
         ({"steps": 0}, "steps is 0"),
         ({"template": "a photo"}, "0 places"),
@@ -132,10 +133,17 @@ def test_bad_settings_leave_nothing_behind(tmp_path):
         ({"foo": 1}, "oti has no option 'foo': there are n_tokens, steps,"),
         ({"shard_size": 2.5}, "shard_size is 2.5"),
         ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
+        ({"rank": "x"}, "rank is 'x': give an integer"),
+        ({"seed": None}, "seed is None: give an integer"),
+        ({"ids": (name for name in NAMES[:3])}, "7 oti features but 3 ids"),
     ):
         with pytest.raises(ClipAlignError, match=words):
             invert(tmp_path / "store", **options)
         assert not (tmp_path / "store").exists()
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(ClipAlignError, match="world_size is 'many'"):
+        invert(tmp_path / "store")
+    monkeypatch.delenv("WORLD_SIZE")
     for method, words in (("oti", "give the checkpoint's processor"), ("ovi", "ovi needs n_tokens")):
         with pytest.raises(ClipAlignError, match=words):
             invert_to_store(tmp_path / "store", method, tiny_clip(), EMBEDS)

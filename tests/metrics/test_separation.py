@@ -65,6 +65,8 @@ def test_histogram_iou():
         (lambda: pair_similarities(torch.ones(3, 2), [0, 1, 2]), "no pair with equal labels"),
         (lambda: pair_similarities(torch.ones(3, 2), [0, 0, 0]), "no pair with different labels"),
         (lambda: pair_similarities(torch.ones(3, 2), [0, 0]), "labels has 2 entries"),
+        (lambda: pair_similarities(torch.ones(3, 2), [0, 0, 1], max_pairs=0), "max_pairs is 0"),
+        (lambda: pair_similarities(torch.ones(3, 2), [0, 0, 1], max_pairs=-1), "max_pairs is -1"),
         (lambda: pair_similarities(torch.ones(3, 2), [0, 0, 1], other=torch.ones(2, 2)), "together"),
         (
             lambda: pair_similarities(torch.ones(3, 2), [0, 0, 1], other=torch.ones(2, 3), other_labels=[0, 1]),

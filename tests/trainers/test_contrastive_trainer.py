@@ -184,6 +184,17 @@ def test_resumed_is_uninterrupted(loss: str, tmp_path: Path) -> None:
     }
     straight = build(tmp_path, student(attention_dropout=0.1), **settings)
     straight.train()
+    for change, words in (
+        ({"loss": "info_nce" if loss == "sigmoid" else "sigmoid"}, f"loss '{loss}', this one has"),
+        ({"trainable": "projectors"}, "trainable 'all', this one has 'projectors'"),
+        ({"temperature_mode": "fixed"}, "temperature_mode 'clamped', this one has 'fixed'"),
+        ({"train_dataset": few(24)}, "pictures 36, this one has 24"),
+    ):
+        with pytest.raises(ClipAlignError, match=rf"checkpoint-4 is of a run with {words}"):
+            build(tmp_path, **(settings | change)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    lora = get_peft_model(student(), LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ClipAlignError, match=r"adapter \[\], this one has \['default'\]"):
+        build(tmp_path, lora, **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     other = student(attention_dropout=0.1)
     other.text_projection.weight.data.zero_()
     resumed = build(tmp_path, other, **settings)
@@ -193,7 +204,7 @@ def test_resumed_is_uninterrupted(loss: str, tmp_path: Path) -> None:
         assert torch.equal(weights(resumed)[name], value), name
     files = {file.name for file in (tmp_path / "checkpoint-4").iterdir()}
     assert {"model.safetensors", "tokenizer.json", "training_args.json"} <= files
-    assert ("loss_bias.safetensors" in files) == (loss == "sigmoid")
+    assert ("loss.safetensors" in files) == (loss == "sigmoid")
     assert "training_args.bin" not in files
 
 
@@ -212,6 +223,7 @@ def test_saved_model_is_stock_and_has_a_card(tmp_path: Path) -> None:
     assert "pairwise sigmoid loss" in card
     assert "python my_run.py" in card
     assert pairs().fingerprint() in card
+    assert "| epochs | 2, 6 steps |" in card
     assert "bias of the sigmoid loss is not in the checkpoint" in card
 
 
@@ -220,20 +232,21 @@ def test_an_adapter_is_trained_saved_and_resumed(tmp_path: Path) -> None:
         torch.manual_seed(seed)
         return get_peft_model(student(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
 
-    settings = {"trainable": "given", "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
-    trainer = build(tmp_path, adapted(0), temperature_mode="fixed", **settings)
+    with pytest.raises(ClipAlignError, match="of a PeftModel only the adapter is saved: leave trainable out"):
+        build(tmp_path, adapted(0), trainable="all")
+    settings = {"loss": "sigmoid", "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+    trainer = build(tmp_path, adapted(0), **settings)
     before = weights(trainer)
     trainer.train()
-    assert moved(trainer, before) == {name for name in before if "lora_" in name}
-    resumed = build(tmp_path, adapted(1), temperature_mode="fixed", **settings)
+    rest = {"model.base_model.model.logit_scale", "own_bias"}
+    assert moved(trainer, before) == {name for name in before if "lora_" in name} | rest
+    resumed = build(tmp_path, adapted(1), **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     for name, value in weights(trainer).items():
         assert torch.equal(weights(resumed)[name], value), name
     trainer.save_model()
     trainer.create_model_card()
-    base = student()
-    base.logit_scale.data.fill_(math.log(1 / 0.05))
-    loaded = PeftModel.from_pretrained(base, tmp_path).eval()
+    loaded = PeftModel.from_pretrained(student(), tmp_path).eval()
     pixels = trainer.train_dataset[0]["images"]["pixel_values"][None]
     with torch.no_grad():
         found, expected = (model.get_image_features(pixels).pooler_output for model in (loaded, trainer.clip.eval()))
@@ -363,6 +376,11 @@ def test_every_family(family: str, loss: str, tmp_path: Path) -> None:
         ({"image_term_weight": -1.0}, "image_term_weight is -1.0"),
         ({"image_term_temperature": 0.0}, "image_term_temperature is 0.0"),
         ({"cache_chunk_size": 0}, "cache_chunk_size is 0"),
+        ({"cache_chunk_size": 2.5}, "cache_chunk_size is 2.5: give an integer"),
+        ({"temperature": "0.1"}, "temperature is '0.1': give a positive number"),
+        ({"train_dataset": "photos"}, "the data set is 'photos': open it first"),
+        ({"train_dataset": Path("photos")}, "the data set is 'photos': open it first"),
+        ({"dataloader_drop_last": False, "per_device_train_batch_size": 7}, "36 pairs in batches of 7 leave one"),
         ({"remove_unused_columns": True}, "remove_unused_columns must be False"),
         ({"crop_scale": 0.0}, "crop_scale is 0.0"),
         ({"flip": True}, "flip is a part of the augmentation"),
@@ -392,7 +410,7 @@ def test_bad_settings_and_data(settings: dict, match: str, tmp_path: Path) -> No
     }
     settings = dict(settings)
     if "train_dataset" in settings:
-        settings["train_dataset"] = data[settings["train_dataset"]]
+        settings["train_dataset"] = data.get(settings["train_dataset"], settings["train_dataset"])
     if settings.pop("model", None):
         settings["model"] = student().requires_grad_(False)
     with pytest.raises(ClipAlignError, match=match):
@@ -414,12 +432,6 @@ def test_long_captions_are_cut_or_refused(tmp_path: Path) -> None:
     assert math.isfinite(losses(trainer)[0])
     with pytest.raises(ClipAlignError, match=r"text \d+ \('zebra .*the model reads 24"):
         build(tmp_path, train_dataset=long, num_train_epochs=1, truncate_captions=False).train()
-
-
-def test_one_pair_left_over_is_named(tmp_path: Path) -> None:
-    trainer = build(tmp_path, train_dataset=few(13), dataloader_drop_last=False, num_train_epochs=1)
-    with pytest.raises(ClipAlignError, match="one pair, which has no negatives"):
-        trainer.train()
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
@@ -456,6 +468,10 @@ def test_no_processor_and_a_list_of_pairs_are_refused(tmp_path: Path) -> None:
     arguments = ContrastiveTrainingArguments(str(tmp_path), use_cpu=True)
     with pytest.raises(ClipAlignError, match="processing_class is None"):
         ContrastiveTrainer(student(), arguments, processing_class=None, train_dataset=pairs())
+    for part, words in (("tokenizer", "holds no image processor"), ("image_processor", "holds no tokenizer")):
+        processor = getattr(mini().student_processor, part)
+        with pytest.raises(ClipAlignError, match=words):
+            ContrastiveTrainer(student(), arguments, processing_class=processor, train_dataset=pairs())
     with pytest.raises(ClipAlignError, match="data set is a list of items without images: give an ImageSource"):
         build(tmp_path, train_dataset=[("cat.png", "a cat")])
     with pytest.raises(ClipAlignError, match="data set is a list of items without images: give an ImageSource"):
