@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._processes import leave_at_exit
 
 _T = TypeVar("_T")
 
@@ -46,6 +47,7 @@ class Ranks:
         state = PartialState() if torch.cuda.is_available() else PartialState(cpu=True)
         if state.num_processes < 2:
             return cls()
+        leave_at_exit()
         group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         return cls(state.process_index, state.num_processes, group)
 

@@ -18,9 +18,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._processes import leave_at_exit
 from hf_clipalign.data import ImageSource
 from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, is_checkpoint, last_good_checkpoint
-from hf_clipalign.trainers.processes import leave_at_exit
 
 _WAYS_TO_A_BATCH = "lower per_device_train_batch_size, or pass dataloader_drop_last=False"
 _ROUNDING = 1e-6  # the epoch is a sum of fractions
@@ -44,7 +44,8 @@ class AlignmentTrainer(Trainer):
 
     def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
         super().__init__(model, args, **kwargs)
-        leave_at_exit(self)
+        if self.args.world_size > 1:
+            leave_at_exit(self)
         self.loss_is_scaled_for_ga = False
         self.model_accepts_loss_kwargs = False  # what the first 5.x releases take for a loss that is scaled already
         self._terms: dict[str, Tensor] = {}

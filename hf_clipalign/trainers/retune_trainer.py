@@ -17,13 +17,13 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import exclusive_lock
+from hf_clipalign._processes import leave_at_exit
 from hf_clipalign._tensors import check_tensors
 from hf_clipalign.data import FindingPrompts, IncrementalTask, joint
 from hf_clipalign.evaluation import IncrementalResult, LabelledEmbeddings, backbone_hash
 from hf_clipalign.losses.retune import masked_bce_sum, retune_labels, retune_scores
 from hf_clipalign.metrics import multilabel_metrics
 from hf_clipalign.trainers.base_trainer import check_one_gpu
-from hf_clipalign.trainers.processes import leave_at_exit
 from hf_clipalign.trainers.retune_arguments import RETuneTrainingArguments
 from hf_clipalign.trainers.retune_card import push_retune, write_prompts, write_retune_files
 from hf_clipalign.trainers.retune_learner import RETuneLearner
@@ -131,7 +131,8 @@ class RETuneTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        leave_at_exit(self)
+        if self.args.world_size > 1:
+            leave_at_exit(self)
         self.loss_is_scaled_for_ga = False
         self._columns = torch.empty(0, dtype=torch.long)
         self._moments: dict[str, Tensor] = {}

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hf_clipalign.data import image_folder
 from hf_clipalign.evaluation import extract_to_store
-from hf_clipalign.evaluation._ranks import leave_processes
 from tests.processes import report_what_is_left
 from tests.tiny_models import tiny_clip, tiny_image_processor
 
@@ -62,7 +61,6 @@ def main() -> None:
     if not args.kill_before:
         report_what_is_left()
         run(args.pictures, args.out, args.workers)
-    leave_processes()
 
 
 if __name__ == "__main__":
