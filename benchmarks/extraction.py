@@ -60,7 +60,7 @@ def plain_loop(folder: Path, model: Any, processor: Any) -> None:
 
 def store(folder: Path, model: Any, processor: Any) -> None:
     from hf_clipalign.data import image_folder
-    from hf_clipalign.evaluation import extract_to_store
+    from hf_clipalign.features import extract_to_store
 
     with tempfile.TemporaryDirectory() as out:
         target = folder / "store" if torch.distributed.is_torchelastic_launched() else Path(out)
@@ -98,7 +98,7 @@ def dtypes(n: int, repeats: int) -> None:
     """`extract_to_store(dtype=…)` of the mini student: seconds, and the largest change of a cosine of two pictures."""
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.data import from_dataset, load_mini
-    from hf_clipalign.evaluation import extract_to_store
+    from hf_clipalign.features import extract_to_store
 
     mini = load_mini()
     source, projector = from_dataset(mini.emoji.select(range(n))), as_dual_encoder(mini.student).image_projector
@@ -122,8 +122,8 @@ def dtypes(n: int, repeats: int) -> None:
 def memory(n: int, width: int = 16) -> None:
     """A stream of n tiny pictures through an encoder that averages them: resident memory as it goes."""
     from hf_clipalign.data import ImageStream, StreamRecord
-    from hf_clipalign.evaluation import extract_to_store
-    from tests.evaluation.cheap_encoder import CheapEncoder, cheap_processor
+    from hf_clipalign.features import extract_to_store
+    from tests.features.cheap_encoder import CheapEncoder, cheap_processor
 
     picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     marks: list[tuple[int, float]] = []

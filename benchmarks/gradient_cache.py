@@ -20,7 +20,7 @@ from rich.table import Table
 
 from hf_clipalign.data import load_mini
 from hf_clipalign.losses import contrastive_loss
-from hf_clipalign.trainers.contrastive_learner import ContrastiveLearner
+from hf_clipalign.trainers.contrastive.learner import ContrastiveLearner
 
 
 def parse_arguments() -> argparse.Namespace:

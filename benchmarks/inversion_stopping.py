@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import from_dataset, load_mini
-from hf_clipalign.evaluation import extract_image_features, extract_text_features
+from hf_clipalign.features import extract_image_features, extract_text_features
 from hf_clipalign.inversion import InversionOutput, oti, ovi
 from hf_clipalign.metrics import retrieval_metrics
 

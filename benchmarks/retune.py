@@ -31,9 +31,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import CLIPConfig, CLIPModel
 
 from hf_clipalign.data import CHEXPERT_COMPETITION, FindingLabels, FindingPrompts, class_incremental, joint
-from hf_clipalign.evaluation import LabelledEmbeddings
+from hf_clipalign.features import LabelledEmbeddings
 from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
-from hf_clipalign.trainers.retune_tasks import Shuffled
+from hf_clipalign.trainers.retune.data import Shuffled
 from hf_clipalign.tuners import RETuneConfig
 
 BATCH = 6144

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from hf_clipalign.data import IncrementalTask
 from hf_clipalign.evaluation import IncrementalResult, ResultTable, run_incremental, write_incremental_report
 from hf_clipalign.evaluation.incremental import METRICS
-from hf_clipalign.evaluation.plots import plot_task_matrix
+from hf_clipalign.evaluation.reports.plots import plot_task_matrix
 from hf_clipalign.losses import masked_bce_loss
 
 SCENARIOS = ("class-incremental", "label-incremental", "data-incremental")

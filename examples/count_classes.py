@@ -21,9 +21,9 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign._files import atomic_file
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import from_dataset, load_mini
-from hf_clipalign.evaluation import extract_image_features
+from hf_clipalign.features import extract_image_features
 from hf_clipalign.gcd import estimate_n_classes
-from hf_clipalign.isoclip import project_image_features
+from hf_clipalign.features import project_image_features
 
 GROUPS = ("animals-nature", "food-drink", "objects", "activities", "travel-places")
 

@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 from hf_clipalign.backbones import load_model, load_processor
 from hf_clipalign.data import load_mini, open_source
-from hf_clipalign.evaluation import extract_to_store
+from hf_clipalign.features import extract_to_store
 
 
 def main() -> None:

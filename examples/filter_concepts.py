@@ -20,9 +20,9 @@ from rich.console import Console
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import fill, from_dataset, load_dictionary, load_mini, open_source
-from hf_clipalign.evaluation import extract_image_features, text_embeddings
+from hf_clipalign.features import extract_image_features, text_embeddings
 from hf_clipalign.gcd import SpectralFilterResult, spectral_filter
-from hf_clipalign.isoclip import project_image_features
+from hf_clipalign.features import project_image_features
 
 
 def parse_arguments() -> argparse.Namespace:

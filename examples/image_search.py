@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from hf_clipalign import IsoCLIPModel
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import ImageSource, from_dataset, load_mini, open_source, read_image
-from hf_clipalign.evaluation import extract_image_features, top_matches
-from hf_clipalign.isoclip import comparison_heads
+from hf_clipalign.evaluation import top_matches
+from hf_clipalign.features import extract_image_features
+from hf_clipalign.evaluation import comparison_heads
 
 BUILT_IN_BAND = (1, 48)
 

@@ -42,17 +42,11 @@ from hf_clipalign.data import (
     load_dictionary,
     load_mini,
 )
-from hf_clipalign.evaluation import (
-    ReportTable,
-    ResultTable,
-    class_gallery,
-    extract_image_features,
-    kmeans_classes,
-    write_report,
-)
+from hf_clipalign.evaluation import ReportTable, ResultTable, class_gallery, kmeans_classes, write_report
+from hf_clipalign.features import extract_image_features
 from hf_clipalign.gcd import SpectralFilterResult, SpectralGCDModel, estimate_n_classes, spectral_filter
 from hf_clipalign.hub import CardEvaluation
-from hf_clipalign.isoclip import project_image_features
+from hf_clipalign.features import project_image_features
 from hf_clipalign.metrics import clustering_accuracy
 from hf_clipalign.trainers import (
     SpectralGCDTrainer,

@@ -44,12 +44,8 @@ from hf_clipalign.data import (
     load_mini,
     read_chexpert,
 )
-from hf_clipalign.evaluation import (
-    IncrementalResult,
-    LabelledEmbeddings,
-    extract_to_store,
-    write_incremental_report,
-)
+from hf_clipalign.evaluation import IncrementalResult, write_incremental_report
+from hf_clipalign.features import LabelledEmbeddings, extract_to_store
 from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
 from hf_clipalign.tuners import RETuneConfig
 

@@ -161,7 +161,7 @@ def _report(run: EvaluationRun, task_name: str, result: Any, text: list[str]) ->
 def _given_band(run: EvaluationRun, modality: Any) -> tuple[int, int] | None:
     """The band of `--band`, checked against the model; None for `auto`."""
     from hf_clipalign.backbones import as_dual_encoder
-    from hf_clipalign.isoclip import comparison_heads
+    from hf_clipalign.evaluation import comparison_heads
 
     if run.band == "auto":
         return None
@@ -175,7 +175,7 @@ def _chosen_band(
 ) -> tuple[tuple[int, int], Any, list[str], list[str]]:
     """A band chosen on one half of the classes; the task and the queries' names of the other; what the page says."""
     from hf_clipalign.backbones import as_dual_encoder
-    from hf_clipalign.isoclip import search_band
+    from hf_clipalign.evaluation import search_band
 
     chosen_on, reported, kept = _halves(task, ids, run.seed)
     band = search_band(chosen_on, as_dual_encoder(run.model), modality=modality).band
@@ -213,7 +213,8 @@ def _zero_shot(run: EvaluationRun, task_name: str, inversion: dict[str, Any]) ->
 def _task(run: EvaluationRun, modality: str) -> tuple[Any, list[str], list[str] | None, float]:
     """Task, names of the queries, class names, and milliseconds of the tower per query."""
     from hf_clipalign.data import load_captions
-    from hf_clipalign.evaluation import extract_text_features, retrieval_task, tower_milliseconds
+    from hf_clipalign.evaluation import retrieval_task, tower_milliseconds
+    from hf_clipalign.features import extract_text_features
 
     if modality == "image":
         query = image_features(run, run.data)

@@ -78,7 +78,7 @@ def concepts(
     [bold]clipalign concepts --images shop/ --model my-clip/ --dictionary products.csv --also "gift card,voucher"[/]
     """
     from hf_clipalign.data import fill
-    from hf_clipalign.evaluation import text_embeddings
+    from hf_clipalign.features import text_embeddings
     from hf_clipalign.gcd import spectral_filter
     from hf_clipalign.gcd.filtering import check_filter_settings
 
@@ -141,7 +141,7 @@ def _features(
     """The pictures' features, made once and kept in OUT, and the pictures; a features folder has none."""
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.data import open_source
-    from hf_clipalign.evaluation import FeatureStore, extract_to_store
+    from hf_clipalign.features import FeatureStore, extract_to_store
 
     if (Path(images) / "features.json").is_file():
         store = FeatureStore.open(images)
@@ -185,7 +185,7 @@ def _show(result: Any, loaded: Any, store: Any, source: Any, texts: Any, out: Pa
 
 def _projected(loaded: Any, store: Any) -> Iterator[Any]:
     from hf_clipalign.backbones import as_dual_encoder
-    from hf_clipalign.isoclip import project_image_features
+    from hf_clipalign.features import project_image_features
 
     encoder = as_dual_encoder(loaded)
     return (project_image_features(encoder, block.values) for block in store.blocks())

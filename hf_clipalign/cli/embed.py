@@ -57,8 +57,8 @@ def embed(
     Example: [bold]clipalign embed photos/ --model openai/clip-vit-base-patch32 --out photos-b32[/]
     """
     from hf_clipalign.data import open_source
-    from hf_clipalign.evaluation import extract_to_store
-    from hf_clipalign.evaluation._ranks import leave_processes
+    from hf_clipalign.features import extract_to_store
+    from hf_clipalign.features.ranks import leave_processes
 
     source: Any
     if streaming:

@@ -95,7 +95,8 @@ def _image_image(run: EvaluationRun) -> None:
 
 def _text_text(run: EvaluationRun) -> None:
     from hf_clipalign.data import is_qrels_folder, load_captions, load_qrels
-    from hf_clipalign.evaluation import extract_text_features, judged_task, retrieval_task
+    from hf_clipalign.evaluation import judged_task, retrieval_task
+    from hf_clipalign.features import extract_text_features
 
     if is_qrels_folder(run.data):
         judged = load_qrels(run.data, split=run.columns["split"])
@@ -135,7 +136,7 @@ def _zero_shot(run: EvaluationRun) -> None:
 
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import ReportTable, Section, zero_shot_weights
-    from hf_clipalign.isoclip import project_image_features
+    from hf_clipalign.features import project_image_features
     from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
 
     features = image_features(run, run.data)
@@ -177,8 +178,9 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
         split_by_class,
         split_by_query,
     )
-    from hf_clipalign.isoclip import decompose, search_band
-    from hf_clipalign.isoclip.search import JudgedPairs
+    from hf_clipalign.evaluation import search_band
+    from hf_clipalign.isoclip import decompose
+    from hf_clipalign.evaluation.band_search import JudgedPairs
     from hf_clipalign.metrics import pair_similarities
 
     encoder = as_dual_encoder(run.model)
@@ -225,7 +227,7 @@ def _heads(
 
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import zero_shot_weights
-    from hf_clipalign.isoclip import comparison_heads
+    from hf_clipalign.evaluation import comparison_heads
 
     encoder = as_dual_encoder(run.model)
     texts = None

@@ -37,7 +37,7 @@ def image_features(run: EvaluationRun, data: str) -> Any:
     """Features of pictures, from a store or from the pictures; what is skipped is told and kept for the results."""
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.data import open_source
-    from hf_clipalign.evaluation import FeatureStore, extract_image_features
+    from hf_clipalign.features import FeatureStore, extract_image_features
 
     if (Path(data) / "features.json").is_file():
         store = FeatureStore.open(data)

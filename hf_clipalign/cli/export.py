@@ -67,7 +67,7 @@ def _aligned(loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[i
 
 def _stock(aligned: Any, path: Path, processor: Any, modality: Any, compact: bool, dtype: str) -> str:
     from hf_clipalign._tensors import parse_dtype
-    from hf_clipalign.hub._common import EXPORT_DTYPES
+    from hf_clipalign.hub.export.common import EXPORT_DTYPES
 
     aligned.save_stock(path, modality, compact, processor, parse_dtype(dtype, *EXPORT_DTYPES))
     class_name = json.loads((path / "config.json").read_text(encoding="utf-8"))["architectures"][0]

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .._errors import ClipAlignError
-from .dictionary import check_names
-from .templates import PROMPT_TEMPLATES, clean_class_name, prompt_template
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data.texts.dictionary import check_names
+from hf_clipalign.data.texts.templates import PROMPT_TEMPLATES, clean_class_name, prompt_template
 
 
 @dataclass(frozen=True)

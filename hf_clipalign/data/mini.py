@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .._errors import ClipAlignError
+from hf_clipalign._errors import ClipAlignError
 
 if TYPE_CHECKING:
     import datasets

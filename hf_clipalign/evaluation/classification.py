@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hf_clipalign.backbones import as_dual_encoder, tokenize
 from hf_clipalign.data import clean_class_name, fill
-from hf_clipalign.isoclip.heads import Head
+from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.metrics import nearest_class_mean
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._numbers import check_integer
 from hf_clipalign.data import GCDSplit
-from hf_clipalign.evaluation.report import Match, PictureRow, Section
+from hf_clipalign.evaluation.reports.pages import Match, PictureRow, Section
 from hf_clipalign.metrics.clustering import match_clusters
 
 _N_INITIALISATIONS = 10

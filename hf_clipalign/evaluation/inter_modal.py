@@ -16,12 +16,13 @@ from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.evaluation.classification import zero_shot_weights
 from hf_clipalign.evaluation.comparison import RetrievalComparison, compare_embeddings
-from hf_clipalign.evaluation.features import Features
+from hf_clipalign.features.in_memory import Features
 from hf_clipalign.inversion import InversionOutput, oti, ovi
 from hf_clipalign.inversion.options import complete_options
 from hf_clipalign.isoclip.bands import Band
-from hf_clipalign.isoclip.heads import Head, comparison_heads, project_image_features
-from hf_clipalign.isoclip.search import LabelledRetrieval
+from hf_clipalign.evaluation.heads import Head, comparison_heads
+from hf_clipalign.features.in_memory import project_image_features
+from hf_clipalign.evaluation.band_search import LabelledRetrieval
 from hf_clipalign.metrics import mean_per_class_accuracy, retrieval_metrics, top_k_accuracy
 
 METHODS = ("baseline", "linearised", "pre-projection", "centred", "isoclip", "text-pca", "oti", "ovi")

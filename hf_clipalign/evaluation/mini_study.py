@@ -14,10 +14,11 @@ from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.data import ImageSource, Mini, from_dataset, load_mini
 from hf_clipalign.evaluation.classification import zero_shot_weights
 from hf_clipalign.evaluation.comparison import HeadScores, RetrievalComparison, compare_heads, top_matches
-from hf_clipalign.evaluation.features import Features, extract_image_features, extract_text_features
-from hf_clipalign.evaluation.plots import plot_band_grid, plot_similarities, plot_spectrum
-from hf_clipalign.evaluation.report import Match, MatchRow, ReportTable, Section
-from hf_clipalign.isoclip import BandSearch, Head, LabelledRetrieval, comparison_heads, decompose, search_band
+from hf_clipalign.features.in_memory import Features, extract_image_features, extract_text_features
+from hf_clipalign.evaluation.reports.plots import plot_band_grid, plot_similarities, plot_spectrum
+from hf_clipalign.evaluation.reports.pages import Match, MatchRow, ReportTable, Section
+from hf_clipalign.evaluation import BandSearch, Head, LabelledRetrieval, comparison_heads, search_band
+from hf_clipalign.isoclip import decompose
 from hf_clipalign.metrics import pair_similarities, retrieval_metrics
 
 MODELS = ("student", "teacher")

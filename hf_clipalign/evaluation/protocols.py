@@ -19,7 +19,7 @@ from hf_clipalign._files import atomic_file
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource, fill
-from hf_clipalign.data.few_shot import base_and_novel
+from hf_clipalign.data.splits.subsets import base_and_novel
 from hf_clipalign.metrics import harmonic_mean
 
 Accuracy = Callable[[ImageSource], float]
@@ -72,7 +72,7 @@ def zero_shot_accuracy(
     Raises:
         `ClipAlignError`: no labels or no class names.
     """
-    from hf_clipalign.evaluation.features import extract_image_features
+    from hf_clipalign.features.in_memory import extract_image_features
 
     names = source_class_names(source)
     encoder = as_dual_encoder(model)
@@ -89,7 +89,7 @@ def source_class_names(source: ImageSource) -> list[str]:
     Raises:
         `ClipAlignError`: no labels, no names, or duplicates.
     """
-    from hf_clipalign.data.dictionary import check_names
+    from hf_clipalign.data.texts.dictionary import check_names
 
     if source.labels is None or source.class_names is None:
         missing = "labels" if source.labels is None else "class names"

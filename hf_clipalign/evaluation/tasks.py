@@ -11,9 +11,9 @@ import torch
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import JudgedRetrieval
 from hf_clipalign.evaluation.classification import nearest_class_mean_logits
-from hf_clipalign.evaluation.features import Features
-from hf_clipalign.isoclip.heads import Head
-from hf_clipalign.isoclip.search import JudgedPairs, LabelledRetrieval
+from hf_clipalign.features.in_memory import Features
+from hf_clipalign.evaluation.heads import Head
+from hf_clipalign.evaluation.band_search import JudgedPairs, LabelledRetrieval
 from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
 
 

@@ -21,7 +21,7 @@ from hf_clipalign._numbers import check_integer, check_number
 from hf_clipalign._publishing import push_model, save_whole
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_texts, load_image_processor, load_model
 from hf_clipalign.data import fill, read_image
-from hf_clipalign.data.dictionary import check_names
+from hf_clipalign.data.texts.dictionary import check_names
 from hf_clipalign.gcd.configuration import SpectralGCDConfig
 from hf_clipalign.gcd.explanation import ProfileSums, concept_contributions, concept_labels, top_concepts
 from hf_clipalign.gcd.head import ConceptHead

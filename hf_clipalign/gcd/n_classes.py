@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._numbers import check_integer
-from hf_clipalign.data._columns import is_missing
+from hf_clipalign.data.labels.columns import is_missing
 from hf_clipalign.gcd.similarities import finite_rows
 from hf_clipalign.metrics import clustering_accuracy
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.evaluation.report import ReportTable
+from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.papers import Paper, paper
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.evaluation.comparison import HeadScores, RetrievalComparison
-from hf_clipalign.evaluation.report import ReportTable
+from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.hub.cards import CardEvaluation, ModelCardInfo, is_hub_id
 
 if TYPE_CHECKING:

@@ -3,15 +3,7 @@ from .bands import known_bands as known_bands
 from .bands import known_checkpoints as known_checkpoints
 from .bands import suggest_band as suggest_band
 from .configuration import IsoCLIPConfig as IsoCLIPConfig
-from .heads import HEAD_NAMES as HEAD_NAMES
-from .heads import Head as Head
-from .heads import comparison_heads as comparison_heads
-from .heads import project_image_features as project_image_features
 from .modeling import IsoCLIPModel as IsoCLIPModel
-from .search import BandSearch as BandSearch
-from .search import JudgedPairs as JudgedPairs
-from .search import LabelledRetrieval as LabelledRetrieval
-from .search import search_band as search_band
 from .spectrum import Spectrum as Spectrum
 from .spectrum import compact_projectors as compact_projectors
 from .spectrum import decompose as decompose

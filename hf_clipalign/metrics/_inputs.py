@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._errors import ClipAlignError
+from hf_clipalign._errors import ClipAlignError
 
 
 def as_matrix(values: Any, name: str, device: torch.device | str | None = None) -> Tensor:

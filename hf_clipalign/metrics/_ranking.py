@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._errors import ClipAlignError
+from hf_clipalign._errors import ClipAlignError
 
 BLOCK_BYTES = 192 * 2**20
 SHORTEST_CHUNK = 512

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._errors import ClipAlignError
-from ._inputs import as_numpy
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.metrics._inputs import as_numpy
 
 Interval = tuple[Any, Any, Any]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import ClipAlignError
-from ._inputs import as_matrix, check_ks
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.metrics._inputs import as_matrix, check_ks
 
 
 def top_k_accuracy(logits: Any, labels: Any, ks: Sequence[int] = (1, 5)) -> dict[str, float]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._errors import ClipAlignError
-from ._inputs import as_labels, as_numpy, encode_labels
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.metrics._inputs import as_labels, as_numpy, encode_labels
 
 
 def clustering_accuracy(labels: Any, predictions: Any, known_mask: Any, balanced: bool = False) -> dict[str, float]:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from .._errors import ClipAlignError
-from ._inputs import as_matrix, check_bins
-from .separation import histogram_iou, pair_similarities
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.metrics._inputs import as_matrix, check_bins
+from hf_clipalign.metrics.separation import histogram_iou, pair_similarities
 
 _FOLDS = 5
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from .._errors import ClipAlignError
+from hf_clipalign._errors import ClipAlignError
 
 
 def harmonic_mean(*values: float) -> float:

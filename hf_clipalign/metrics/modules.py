@@ -13,11 +13,11 @@ import evaluate
 from datasets import Features, Value
 from datasets import Sequence as ListOf
 
-from .._errors import ClipAlignError
-from .classification import top_k_accuracy
-from .clustering import clustering_accuracy
-from .retrieval import retrieval_metrics
-from .revisited import revisited_retrieval_metrics
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.metrics.classification import top_k_accuracy
+from hf_clipalign.metrics.clustering import clustering_accuracy
+from hf_clipalign.metrics.retrieval import retrieval_metrics
+from hf_clipalign.metrics.revisited import revisited_retrieval_metrics
 
 
 class RetrievalMetric(evaluate.Metric):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._errors import ClipAlignError
-from ._inputs import as_floats, as_numpy
-from .bootstrap import BLOCK_BYTES
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.metrics._inputs import as_floats, as_numpy
+from hf_clipalign.metrics.bootstrap import BLOCK_BYTES
 
 
 def multilabel_metrics(

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_rows
 
-from .._errors import ClipAlignError
-from ._inputs import as_labels, as_matrix, check_ks, encode_labels
-from ._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.metrics._inputs import as_labels, as_matrix, check_ks, encode_labels
+from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
 
 Definition = Literal["standard", "reference"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._errors import ClipAlignError
-from ._inputs import as_matrix, check_ks
-from ._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.metrics._inputs import as_matrix, check_ks
+from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
 
 
 def revisited_retrieval_metrics(

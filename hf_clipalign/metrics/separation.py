@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .._errors import ClipAlignError
-from .._numbers import check_integer
-from ._inputs import as_labels, as_matrix, as_numpy, check_bins, encode_labels
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._numbers import check_integer
+from hf_clipalign.metrics._inputs import as_labels, as_matrix, as_numpy, check_bins, encode_labels
 
 PAIRS_PER_BLOCK = 16384
 

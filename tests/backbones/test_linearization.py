@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder, image_projection_error, projection_error
 from hf_clipalign.backbones.siglip import SiglipEncoder
-from hf_clipalign.isoclip import comparison_heads
+from hf_clipalign.evaluation import comparison_heads
 from tests.tiny_models import ALL_MAKERS, tiny_pixel_values
 
 SIGLIP = ("siglip", "siglip2")

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from hf_clipalign import ClipAlignError, IsoCLIPModel
 from hf_clipalign.backbones import as_dual_encoder, image_projection_error, open_clip_to_transformers, tokenize
-from hf_clipalign.isoclip import compact_projectors, comparison_heads, trim_projectors
+from hf_clipalign.evaluation import comparison_heads
+from hf_clipalign.isoclip import compact_projectors, trim_projectors
 
 try:
     import open_clip
@@ -267,7 +268,7 @@ def test_features_are_extracted_with_open_clips_transform(tmp_path: Any) -> None
 
     from hf_clipalign.backbones import OpenClipProcessor
     from hf_clipalign.data import open_source
-    from hf_clipalign.evaluation import extract_image_features, extract_text_features
+    from hf_clipalign.features import extract_image_features, extract_text_features
 
     for index, colour in enumerate(("red", "green", "blue")):
         folder = tmp_path / colour

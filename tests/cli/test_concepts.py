@@ -47,8 +47,8 @@ def test_the_kept_concepts_are_what_is_in_the_folder(animals, tmp_path, monkeypa
     def refuse(*unused):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("hf_clipalign.evaluation.extraction.image_block", refuse)
-    monkeypatch.setattr("hf_clipalign.evaluation.text_cache.encode_texts", refuse)
+    monkeypatch.setattr("hf_clipalign.features.extraction.image_block", refuse)
+    monkeypatch.setattr("hf_clipalign.features.text_cache.encode_texts", refuse)
     call(*arguments, "--beta-c", 0.5)
     assert len(load_dictionary(out / "concepts.csv")) < len(content["concepts"])
     with pytest.raises(ClipAlignError, match="model"):

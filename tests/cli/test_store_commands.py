@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.cli.app import app
-from hf_clipalign.evaluation import FeatureStore
+from hf_clipalign.features import FeatureStore
 
 
 @pytest.fixture

@@ -8,24 +8,9 @@ import torch
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.evaluation import (
-    Features,
-    Match,
-    MatchRow,
-    ReportTable,
-    Section,
-    class_labels,
-    compare_heads,
-    nearest_class_mean_scores,
-    plot_band_grid,
-    plot_similarities,
-    plot_spectrum,
-    retrieval_task,
-    split_by_class,
-    top_matches,
-    write_report,
-)
-from hf_clipalign.isoclip import Head, LabelledRetrieval
+from hf_clipalign.evaluation import Match, MatchRow, ReportTable, Section, class_labels, compare_heads, nearest_class_mean_scores, plot_band_grid, plot_similarities, plot_spectrum, retrieval_task, split_by_class, top_matches, write_report
+from hf_clipalign.features import Features
+from hf_clipalign.evaluation import Head, LabelledRetrieval
 from hf_clipalign.metrics import retrieval_metrics
 
 

@@ -13,7 +13,7 @@ import pytest
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import FindingLabels, IncrementalTask, class_incremental
 from hf_clipalign.evaluation import IncrementalResult, run_incremental, write_incremental_report
-from hf_clipalign.evaluation.plots import plot_task_matrix
+from hf_clipalign.evaluation.reports.plots import plot_task_matrix
 from hf_clipalign.metrics import multilabel_metrics
 
 NAMES = ["A", "B", "C"]

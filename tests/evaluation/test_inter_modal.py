@@ -7,16 +7,10 @@ from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
-from hf_clipalign.evaluation import (
-    Features,
-    compare_heads,
-    compare_methods,
-    plot_snapshots,
-    tower_milliseconds,
-    zero_shot_controls,
-)
+from hf_clipalign.evaluation import compare_heads, compare_methods, plot_snapshots, tower_milliseconds, zero_shot_controls
+from hf_clipalign.features import Features
 from hf_clipalign.inversion import oti
-from hf_clipalign.isoclip import LabelledRetrieval, comparison_heads
+from hf_clipalign.evaluation import LabelledRetrieval, comparison_heads
 from hf_clipalign.metrics import retrieval_metrics
 from tests.tiny_models import tiny_clip, tiny_model, tiny_pixel_values, tiny_tokenizer
 

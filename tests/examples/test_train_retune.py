@@ -15,7 +15,7 @@ from transformers import AutoModel
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import from_dataset, load_mini
-from hf_clipalign.evaluation import extract_to_store
+from hf_clipalign.features import extract_to_store
 from hf_clipalign.hub import check_card
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

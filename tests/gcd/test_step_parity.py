@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from hf_clipalign.gcd import SpectralGCDModel
 from hf_clipalign.losses import spectral_gcd_losses, teacher_temperature
-from hf_clipalign.trainers.gcd_optimization import parameter_groups
+from hf_clipalign.trainers.gcd.optimization import parameter_groups
 from tests.parity_models import parity_clip
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "spectralgcd" / "step.npz"

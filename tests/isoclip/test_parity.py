@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.evaluation import nearest_class_mean_logits, zero_shot_weights
-from hf_clipalign.isoclip import Head, IsoCLIPModel, decompose, trim_projectors
+from hf_clipalign.evaluation import Head
+from hf_clipalign.isoclip import IsoCLIPModel, decompose, trim_projectors
 from hf_clipalign.metrics import nearest_class_mean, retrieval_metrics, retrieval_metrics_from_similarities
 from tests.parity_models import parity_clip
 

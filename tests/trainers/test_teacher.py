@@ -12,7 +12,7 @@ import torch
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import fill
 from hf_clipalign.trainers import Teacher
-from tests.trainers.prompt_runs import build, losses, mini, pictures, prompts
+from tests.trainers.prompts.runs import build, losses, mini, pictures, prompts
 
 PROMPTS = ["an emoji of cat.", "an emoji of red heart."]
 

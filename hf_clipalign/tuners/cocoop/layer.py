@@ -63,7 +63,7 @@ def condition_on_images(model: nn.Module, args: tuple[Any, ...], kwargs: dict[st
     Raises:
         `ClipAlignError`: the contrastive loss, or an output as a tuple, is asked for.
     """
-    from hf_clipalign.tuners.features import has_text_prompts, plan_prompts, prompted_outputs
+    from hf_clipalign.tuners.outputs import has_text_prompts, plan_prompts, prompted_outputs
 
     if not has_text_prompts(model):
         return None

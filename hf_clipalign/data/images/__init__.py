@@ -1,0 +1,1 @@
+"""Images from anywhere: folders, tables, data sets and streams behind one reader."""

@@ -1,0 +1,149 @@
+"""Tables that list or hold pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data.labels.columns import is_missing, read_labels, read_texts, require_column
+from hf_clipalign.data._common import first_column, quoted, short_reason
+from hf_clipalign.data.images.source import ImageSource
+from hf_clipalign.data.images.reader import IMAGE_EXTENSIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet")
+"""File name endings that [`from_table`] reads."""
+
+_IMAGE_COLUMNS = ("image", "image_path", "path", "file_path", "filepath", "file_name", "filename", "file", "img")
+
+
+def from_table(
+    path_or_frame: str | os.PathLike[str] | pd.DataFrame,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    text_column: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> ImageSource:
+    """Opens a table that lists pictures: CSV, TSV, parquet or a pandas frame.
+
+    Image paths are relative to `root`, else to the folder of the table (for a frame: the working folder). Parquet
+    tables and frames may hold the pictures themselves, as bytes or `{"bytes", "path"}`. With `text_column`, rows
+    of the same path are captions of one picture and become one entry.
+
+    Args:
+        path_or_frame (`str`, `os.PathLike` or `pandas.DataFrame`): The table.
+        image_column (`str`, *optional*): Column with pictures; by default "image", "path", "file_name" or the like.
+        label_column (`str`, *optional*): Column of integers or strings. Strings are numbered in sorted order.
+        text_column (`str`, *optional*): Column of captions, a string or a list of strings per row.
+        root (`str` or `os.PathLike`, *optional*): Folder of the pictures. No path may then be absolute.
+
+    Returns:
+        [`ImageSource`]: ids are the paths as listed, or row numbers for pictures inside the table and for paths that
+        are listed twice.
+
+    Raises:
+        [`ClipAlignError`]: if the table or a column is missing, the table is empty, a path leaves the folder by "..",
+            a cell of the image or label column is empty, or rows of one picture differ in their label.
+    """
+    name, base, columns, read = _open_table(path_or_frame)
+    image_column = image_column or first_column(columns, _IMAGE_COLUMNS)
+    if image_column is None:
+        raise ClipAlignError(f"{name}: which column holds the pictures? Pass image_column, one of {quoted(columns)}")
+    for column in (image_column, label_column, text_column):
+        if column is not None:
+            require_column(column, columns, name)
+    cells = read(image_column)
+    if not cells:
+        raise ClipAlignError(f"{name}: the table has no rows")
+    items = [_table_item(cell, row, name, base, root) for row, cell in enumerate(cells)]
+    labels, class_names = (None, None) if label_column is None else read_labels(read(label_column), label_column, name)
+    texts = None if text_column is None else read_texts(read(text_column), text_column, name)
+    if texts is not None and all(isinstance(item, str) for item in items):
+        rows, texts, labels = _merge_rows(items, texts, labels, name)
+        items, cells = [items[row] for row in rows], [cells[row] for row in rows]
+    paths = [os.fspath(c) if isinstance(c, (str, os.PathLike)) else str(row) for row, c in enumerate(cells)]
+    ids = paths if len(set(paths)) == len(paths) else [str(row) for row in range(len(paths))]
+    return ImageSource(items, ids=ids, labels=labels, class_names=class_names, texts=texts, name=name)
+
+
+def _open_table(source: Any) -> tuple[str, Path | None, list[str], Callable[[str], list[Any]]]:
+    """Name for errors, folder of relative paths, columns, and a function that reads one column as a list."""
+    import pandas as pd
+
+    if isinstance(source, pd.DataFrame):
+        return "table", None, list(source.columns), lambda column: source[column].tolist()
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ClipAlignError(f"{path}: no such table; pass a {', '.join(TABLE_EXTENSIONS)} file")
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_EXTENSIONS:
+        hint = "; for pictures pass their folder" if suffix in IMAGE_EXTENSIONS else ""
+        raise ClipAlignError(f"{path}: not a table; known endings are {', '.join(TABLE_EXTENSIONS)}{hint}")
+    try:
+        columns, read = _read_parquet(path) if suffix == ".parquet" else _read_csv(path, suffix)
+    except Exception as error:
+        raise ClipAlignError(f"{path}: the table cannot be read ({short_reason(error)})") from error
+    return str(path), path.parent, columns, read
+
+
+def _read_parquet(path: Path) -> tuple[list[str], Callable[[str], list[Any]]]:
+    import pyarrow.parquet as pq
+
+    return pq.read_schema(path).names, lambda column: pq.read_table(path, columns=[column])[column].to_pylist()
+
+
+def _read_csv(path: Path, suffix: str) -> tuple[list[str], Callable[[str], list[Any]]]:
+    """Only empty cells are missing: "None" and "NA" can be the names of classes and files."""
+    import pandas as pd
+
+    separator = "\t" if suffix == ".tsv" else ","
+    frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
+    return list(frame.columns), lambda column: frame[column].tolist()
+
+
+def _table_item(
+    cell: Any, row: int, name: str, base: Path | None, root: str | os.PathLike[str] | None
+) -> str | bytes | dict[str, Any]:
+    """Turns a cell into what `read_image` takes, with paths made absolute and held inside their folder."""
+    if isinstance(cell, dict) and cell.get("bytes") is None:
+        cell = cell.get("path")
+    if isinstance(cell, (bytes, dict)):
+        return cell
+    if is_missing(cell):
+        raise ClipAlignError(f"{name}: row {row} (from 0) has no image; fill the cell or drop the row")
+    if not isinstance(cell, (str, os.PathLike)):
+        raise ClipAlignError(f"{name}: row {row} (from 0) holds a {type(cell).__name__}, not a path or a picture")
+    path = os.fspath(cell)
+    folder = os.path.abspath(Path(root).expanduser() if root is not None else base or ".")
+    if os.path.isabs(path):
+        if root is None:
+            return path
+        raise ClipAlignError(
+            f"{name}: row {row} (from 0) has the absolute path {path!r}; with root, paths are relative"
+        )
+    full = os.path.normpath(os.path.join(folder, path))
+    if (base is not None or root is not None) and os.path.commonpath([folder, full]) != folder:
+        raise ClipAlignError(f"{name}: row {row} (from 0): {path!r} leads out of {folder}; pass the right root")
+    return full
+
+
+def _merge_rows(
+    items: list[Any], texts: list[list[str]], labels: np.ndarray | None, name: str
+) -> tuple[list[int], list[list[str]], np.ndarray | None]:
+    """One entry per path, with the captions of all its rows."""
+    first: dict[str, int] = {}
+    merged: dict[str, list[str]] = {}
+    for row, (item, group) in enumerate(zip(items, texts, strict=True)):
+        start = first.setdefault(item, row)
+        merged.setdefault(item, []).extend(group)
+        if labels is not None and labels[row] != labels[start]:
+            raise ClipAlignError(f"{name}: rows {start} and {row} (from 0) are the same image with different labels")
+    rows = list(first.values())
+    return rows, list(merged.values()), None if labels is None else labels[rows]

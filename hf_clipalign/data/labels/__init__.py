@@ -1,0 +1,1 @@
+"""Labels: columns of class labels, and findings of multi-label tasks."""

@@ -1,0 +1,1 @@
+"""Texts: captions, judged pairs, concept dictionaries, prompt templates."""

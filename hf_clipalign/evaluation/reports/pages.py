@@ -1,0 +1,108 @@
+"""A report as one HTML file: text, tables, figures and rows of pictures, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from hf_clipalign._files import atomic_file
+
+_THUMBNAIL = 64
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table: headings, rows of text, a line below. The first column is left-aligned."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Match:
+    """One picture of a row of matches: the picture, its name, and whether it is relevant (None for the query)."""
+
+    picture: Any
+    name: str
+    relevant: bool | None = None
+
+
+@dataclass(frozen=True)
+class MatchRow:
+    """A query and what one head finds for it, best first."""
+
+    head: str
+    query: Match
+    matches: Sequence[Match]
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """A group of pictures with a title and a line about it; `relevant` None draws no frame."""
+
+    title: str
+    text: str
+    pictures: Sequence[Match]
+
+
+@dataclass
+class Section:
+    """Part of a report; every field is optional and shown in this order."""
+
+    title: str
+    text: Sequence[str] = ()
+    tables: Sequence[ReportTable] = ()
+    figures: Sequence[tuple[str, Any]] = ()
+    match_rows: Sequence[MatchRow] = field(default_factory=list)
+    picture_rows: Sequence[PictureRow] = field(default_factory=list)
+
+
+def write_report(path: str | Path, title: str, sections: Sequence[Section], lead: str = "") -> Path:
+    """Writes a self-contained page.
+
+    Args:
+        path (`str` or `Path`): the `.html` file; written atomically, folders are made.
+        title (`str`): heading of the page.
+        sections (`Sequence[Section]`): in order; figures are `(caption, matplotlib figure)`, pictures are PIL images.
+        lead (`str`): a paragraph under the heading.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        `ClipAlignError`: the file cannot be written.
+    """
+    environment = Environment(
+        loader=PackageLoader("hf_clipalign.evaluation.reports", "templates"), autoescape=True, trim_blocks=True
+    )
+    environment.filters["figure"] = _figure_source
+    environment.filters["thumbnail"] = _thumbnail_source
+    page = environment.get_template("report.html.jinja").render(title=title, lead=lead, sections=sections)
+    with atomic_file(path) as staging:
+        staging.write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def _figure_source(figure: Any) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return _data_url(buffer.getvalue(), "image/png")
+
+
+def _thumbnail_source(picture: Any) -> str:
+    thumbnail = picture.copy()
+    thumbnail.thumbnail((_THUMBNAIL * 2, _THUMBNAIL * 2))
+    buffer = io.BytesIO()
+    thumbnail.save(buffer, format="PNG")
+    return _data_url(buffer.getvalue(), "image/png")
+
+
+def _data_url(data: bytes, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,9 @@
+from .extraction import extract_to_store as extract_to_store
+from .in_memory import Features as Features
+from .in_memory import extract_image_features as extract_image_features
+from .in_memory import extract_text_features as extract_text_features
+from .in_memory import project_image_features as project_image_features
+from .labelled_embeddings import LabelledEmbeddings as LabelledEmbeddings
+from .labelled_embeddings import backbone_hash as backbone_hash
+from .store import FeatureStore as FeatureStore
+from .text_cache import text_embeddings as text_embeddings

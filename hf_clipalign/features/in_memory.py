@@ -1,0 +1,223 @@
+"""Features before the projector, taken once, so that every head and band can be scored from one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
+from hf_clipalign.backbones.dual_encoder import Modality
+from hf_clipalign.data import ImageSource
+from hf_clipalign.features.reading import PictureJob, default_workers, picture_batches
+
+
+@dataclass
+class Features:
+    """Features before the projector and what they belong to.
+
+    Attributes:
+        values (`Tensor [N, w]`): float32, on the CPU; with a last column of ones for projectors that have a bias.
+        modality (`"image"` or `"text"`): which tower they come from.
+        ids (`list[str]`): N names, unique.
+        labels (`np.ndarray [N]`, *optional*): class numbers.
+        class_names (`list[str]`, *optional*): what the numbers mean.
+        skipped (`list[tuple[str, str]]`): name and reason of what could not be read.
+        model (`str`, *optional*): where the model came from.
+    """
+
+    values: Tensor
+    modality: Modality
+    ids: list[str]
+    labels: np.ndarray | None = None
+    class_names: list[str] | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    model: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> Features:
+        """The features of some rows, in that order."""
+        index = np.asarray(rows)
+        if index.dtype == bool:
+            index = np.flatnonzero(index)
+        return Features(
+            values=self.values[torch.from_numpy(index)],
+            modality=self.modality,
+            ids=[self.ids[row] for row in index],
+            labels=None if self.labels is None else self.labels[index],
+            class_names=self.class_names,
+            skipped=self.skipped,
+            model=self.model,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the features to a folder that `load` and `FeatureStore.open` read.
+
+        Raises:
+            `ClipAlignError`: the folder cannot be written to.
+        """
+        from hf_clipalign.features.store import save_features
+
+        save_features(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Features:
+        """Reads what `save` or `extract_to_store` wrote, all of it into memory.
+
+        Raises:
+            `ClipAlignError`: the folder holds no features, or a file is damaged.
+        """
+        from hf_clipalign.features.store import FeatureStore
+
+        return FeatureStore.open(folder).to_features()
+
+
+def extract_image_features(
+    model: Any,
+    source: ImageSource,
+    processor: Any,
+    *,
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> Features:
+    """Runs the image tower over a source of pictures; reading and resizing happen in worker processes.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone, in evaluation mode, on the device to use.
+        source (`ImageSource`): the pictures; see `hf_clipalign.data.open_source`.
+        processor (`ProcessorMixin` or image processor): the checkpoint's processor.
+        batch_size (`int`): pictures per pass. Default 64.
+        num_workers (`int`, *optional*): processes that read pictures. Default: none for few pictures, else all cores
+            but one, at most 8.
+        strict (`bool`): raise at the first picture that cannot be read, instead of recording it in `skipped`.
+        progress (`bool`): show a progress bar. Default True.
+
+    Returns:
+        `Features`: rows in the order of the source, without the skipped pictures.
+
+    Raises:
+        `ClipAlignError`: the source is empty, no picture can be read, or (`strict`) one cannot.
+    """
+    encoder = as_dual_encoder(model)
+    if len(source) == 0:
+        raise ClipAlignError("there are no pictures to take features of.")
+    if batch_size < 1:
+        raise ClipAlignError(f"batch_size is {batch_size}: give 1 or more.")
+    starts = range(0, len(source), batch_size)
+    jobs = [PictureJob(0, range(start, min(start + batch_size, len(source)))) for start in starts]
+    workers = default_workers(len(source)) if num_workers is None else num_workers
+    blocks, rows, skipped = [], [], []
+    with tqdm(total=len(source), desc="pictures", unit="picture", disable=not progress) as bar:
+        for batch in picture_batches(source, processor, jobs, workers):
+            if batch.failures and strict:
+                raise ClipAlignError(batch.failures[0][1])
+            skipped += batch.failures
+            if batch.inputs is not None:
+                blocks.append(image_block(encoder, batch.inputs))
+                rows += batch.rows
+            bar.update(batch.n_rows)
+    if not rows:
+        raise ClipAlignError(f"none of the {len(source)} pictures can be read; the first reason: {skipped[0][1]}")
+    return Features(
+        values=torch.cat(blocks),
+        modality="image",
+        ids=[source.ids[row] for row in rows],
+        labels=None if source.labels is None else np.asarray(source.labels)[rows],
+        class_names=source.class_names,
+        skipped=skipped,
+        model=encoder.config._name_or_path or None,
+    )
+
+
+def extract_text_features(
+    model: Any,
+    texts: Sequence[str],
+    tokenizer: Any,
+    *,
+    labels: Any = None,
+    batch_size: int = 256,
+    truncate: bool = False,
+    progress: bool = True,
+) -> Features:
+    """Runs the text tower over texts, sorted by length inside so that little padding is computed.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone, in evaluation mode, on the device to use.
+        texts (`Sequence[str]`): N texts.
+        tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer or processor.
+        labels (array `[N]`, *optional*): for retrieval: texts of one image or class share a label.
+        batch_size (`int`): texts per pass. Default 256.
+        truncate (`bool`): cut texts over the context length instead of raising. Default False.
+        progress (`bool`): show a progress bar. Default True.
+
+    Returns:
+        `Features`: rows in the order of `texts`; ids are row numbers.
+
+    Raises:
+        `ClipAlignError`: no texts, labels of another length, or a text over the context length.
+    """
+    encoder = as_dual_encoder(model)
+    if not len(texts):
+        raise ClipAlignError("there are no texts to take features of.")
+    if labels is not None and len(labels) != len(texts):
+        raise ClipAlignError(f"{len(texts)} texts but {len(labels)} labels: give one label for each text.")
+    with tqdm(total=len(texts), desc="texts", unit="text", disable=not progress) as bar:
+        values = encode_texts(encoder, texts, tokenizer, batch_size, truncate, bar)
+    return Features(
+        values=values,
+        modality="text",
+        ids=[str(row) for row in range(len(texts))],
+        labels=None if labels is None else np.asarray(labels),
+        model=encoder.config._name_or_path or None,
+    )
+
+
+@torch.no_grad()
+def image_block(encoder: DualEncoder, inputs: dict[str, Any]) -> Tensor:
+    """Features before the projector `[N, w]`, float32 on the CPU, of a processed batch of pictures."""
+    moved = {
+        name: value.to(encoder.device, encoder.dtype if value.is_floating_point() else None, non_blocking=True)
+        for name, value in inputs.items()
+    }
+    return encoder.image_projector.lift(encoder.image_preprojection(**moved)).float().cpu()
+
+
+@torch.no_grad()
+def encode_texts(
+    encoder: DualEncoder, texts: Sequence[str], tokenizer: Any, batch_size: int, truncate: bool, bar: tqdm
+) -> Tensor:
+    """Features before the projector `[N, w]`; sorted by length inside, so that little padding is computed."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    values = torch.empty(len(texts), encoder.text_projector.matrix.shape[1])
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = tokenize(encoder, tokenizer, [texts[row] for row in rows], truncate=truncate)
+        values[rows] = encoder.text_projector.lift(encoder.text_preprojection(**batch)).float().cpu()
+        bar.update(len(rows))
+    return values
+
+
+def project_image_features(encoder: DualEncoder, features: Tensor) -> Tensor:
+    """The model's own image head on stored features.
+
+    Args:
+        encoder (`DualEncoder`): the backbone that they come from.
+        features (`Tensor [N, w]`): before the projector, with or without the column of ones.
+
+    Returns:
+        `Tensor [N, d]`: in the dtype and on the device of `features`.
+    """
+    with torch.no_grad():
+        projected = encoder.project_image(features[:, : encoder.vision_dim].to(encoder.device, encoder.dtype))
+    return projected.to(features)

@@ -1,0 +1,1 @@
+"""Aligned towers in forms that other libraries load."""

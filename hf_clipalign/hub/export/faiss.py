@@ -1,0 +1,97 @@
+"""A faiss index of aligned embeddings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._files import atomic_folder
+from hf_clipalign._tensors import parse_dtype
+from hf_clipalign.backbones import Projector
+from hf_clipalign.features import Features
+from hf_clipalign.hub.export.common import EXPORT_DTYPES
+
+INDEX_FILE, IDS_FILE = "index.faiss", "ids.json"
+
+
+def build_faiss_index(
+    features: Features | Tensor,
+    path: str | Path,
+    projector: Projector | None = None,
+    dtype: Literal["float32", "float16"] | torch.dtype = "float32",
+) -> Path:
+    """Writes an exact inner-product index of unit vectors: a search gives cosines (extra `faiss`).
+
+    Args:
+        features (`Features` or `Tensor [N, w]`): features before the projector (with `projector`), or embeddings.
+        path (`str` or `Path`): folder for `index.faiss` and, for `Features`, `ids.json` with the N names by row.
+        projector (`Projector`, *optional*): `model.aligned_projector("image", compact=True)`, for example.
+        dtype (`"float32"` or `"float16"`): how vectors are stored; float16 halves the file. Default `"float32"`.
+
+    Returns:
+        `Path`: the index file.
+
+    Raises:
+        `ClipAlignError`: faiss is missing, there are no features, a feature is NaN, the projector has another width,
+            or the folder cannot be written.
+
+    Example:
+        ```python
+        >>> file = build_faiss_index(Features.load("photos-b32"), "index", model.aligned_projector("image"))
+        >>> cosines, rows = faiss.read_index(str(file)).search(queries, 10)
+        ```
+    """
+    faiss = _faiss()
+    vectors = _unit_vectors(features.values if isinstance(features, Features) else features, projector)
+    if parse_dtype(dtype, *EXPORT_DTYPES) == torch.float16:
+        kind, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        index: Any = faiss.IndexScalarQuantizer(vectors.shape[1], kind, metric)
+        index.train(vectors)
+    else:
+        index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    with atomic_folder(path) as staging:
+        faiss.write_index(index, str(staging / INDEX_FILE))
+        if isinstance(features, Features):
+            (staging / IDS_FILE).write_text(json.dumps(features.ids, ensure_ascii=False), encoding="utf-8")
+    return Path(path) / INDEX_FILE
+
+
+def _unit_vectors(features: Tensor, projector: Projector | None) -> np.ndarray:
+    features = features.detach().float().cpu()
+    if features.ndim != 2 or not len(features):
+        raise ClipAlignError(f"an index needs features [N, width] with N of at least 1, got {tuple(features.shape)}.")
+    if projector is not None:
+        features = _project(features, projector)
+    if not torch.isfinite(features).all():
+        raise ClipAlignError("a feature is NaN or infinite: check the pictures and the checkpoint.")
+    return np.ascontiguousarray(F.normalize(features, dim=-1).numpy())
+
+
+def _project(features: Tensor, projector: Projector) -> Tensor:
+    """Features with or without the column of ones that stands for a bias."""
+    width = projector.weight.shape[1]
+    if features.shape[1] == width:
+        features = projector.lift(features)
+    matrix = projector.matrix.detach().float().cpu()
+    if features.shape[1] != matrix.shape[1]:
+        raise ClipAlignError(
+            f"the features have {features.shape[1]} numbers, but the projector takes {width}: give features before "
+            "the projector, of the same model."
+        )
+    return features @ matrix.T
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ClipAlignError("an index needs the package faiss: pip install 'hf_clipalign[faiss]'.") from error
+    return faiss

@@ -1,0 +1,157 @@
+"""The aligned tower as an ONNX file, for serving without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._files import atomic_file
+from hf_clipalign._tensors import parse_dtype
+from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder
+from hf_clipalign.backbones.dual_encoder import Modality
+from hf_clipalign.hub.export.common import EXPORT_DTYPES, example_inputs
+from hf_clipalign.isoclip import IsoCLIPModel
+
+
+def export_onnx(
+    model: IsoCLIPModel,
+    path: str | Path,
+    modality: Modality = "image",
+    compact: bool = False,
+    dtype: str | torch.dtype = "float32",
+    normalize: bool = False,
+) -> Path:
+    """Writes an aligned tower as one ONNX file with a dynamic batch size (extra `onnx`).
+
+    Inputs are those of the processor: `pixel_values` (float32), or `input_ids` and, where the family takes one,
+    `attention_mask`, with a dynamic text length unless the family is read at its full length. The output is
+    `image_embeds` or `text_embeds`, float32, `[N, d]`: as `get_image_features` gives them. Compare image embeddings
+    with image embeddings only, texts with texts only.
+
+    Args:
+        model (`IsoCLIPModel`): the aligned model.
+        path (`str` or `Path`): the file to write (`.onnx`); other files are not touched.
+        modality (`"image"` or `"text"`): which tower. Default `"image"`.
+        compact (`bool`): the exact smaller embedding with the same cosines. Default False.
+        dtype (`"float32"` or `"float16"`): of the weights and the computation inside. Default `"float32"`.
+        normalize (`bool`): give unit vectors. Default False.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        `ClipAlignError`: that modality was not aligned, a package is missing, the tower cannot be traced, or the file
+            cannot be written.
+
+    Example:
+        ```python
+        >>> export_onnx(model, "clip-b32-image.onnx", compact=True)
+        >>> session = onnxruntime.InferenceSession("clip-b32-image.onnx")
+        >>> (embeds,) = session.run(None, {"pixel_values": pixel_values.numpy()})
+        ```
+    """
+    projector = model.aligned_projector(modality, compact)
+    tower = _AlignedTower(model, modality, projector, parse_dtype(dtype, *EXPORT_DTYPES), normalize)
+    inputs = example_inputs(tower.encoder, modality)
+    if modality == "image" and tower.encoder.flexible_images:
+        raise ClipAlignError(
+            f"{type(model.clip).__name__} resizes its position table for every picture shape, which ONNX cannot "
+            "express. Export a checkpoint of fixed resolution (model_type siglip) instead."
+        )
+    with atomic_file(path) as staging:
+        _write(tower.eval(), inputs, staging, f"{modality}_embeds")
+    return Path(path)
+
+
+class _AlignedTower(nn.Module):
+    """One tower of a copy of the model in the wanted number format, and its aligned projector."""
+
+    def __init__(
+        self, model: IsoCLIPModel, modality: Modality, projector: Projector, dtype: torch.dtype, normalize: bool
+    ):
+        super().__init__()
+        self.base = copy.deepcopy(model.clip).to(dtype)
+        self.modality, self.dtype, self.normalize = modality, dtype, normalize
+        size, width = projector.weight.shape
+        self.head = nn.Linear(width, size, bias=projector.bias is not None, device=projector.weight.device)
+        self.head.load_state_dict({name: value for name, value in vars(projector).items() if value is not None})
+        self.head.to(dtype)
+
+    @property
+    def encoder(self) -> DualEncoder:
+        return as_dual_encoder(self.base)
+
+    def forward(self, first: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        if self.modality == "image":
+            features = self.encoder.image_outputs(first.to(self.dtype)).pooler_output
+        else:
+            features = self.encoder.text_outputs(first, attention_mask).pooler_output
+        embeds = self.head(features).float()
+        return F.normalize(embeds, dim=-1) if self.normalize else embeds
+
+
+def _write(tower: nn.Module, inputs: dict[str, Tensor], path: Path, output_name: str) -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ClipAlignError(
+            f"writing ONNX needs the package {error.name}: pip install 'hf_clipalign[onnx]'."
+        ) from error
+    size = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
+    if size > _LARGEST_FILE:
+        raise ClipAlignError(
+            f"this model has {size / 1e9:.1f} GB of weights, but an ONNX file holds at most 2 GB: try dtype='float16'."
+        )
+    with torch.no_grad(), _quiet():
+        try:
+            torch.onnx.export(
+                tower,
+                tuple(inputs.values()),
+                str(path),
+                input_names=list(inputs),
+                output_names=[output_name],
+                dynamic_shapes=_dynamic_shapes(tower, inputs),
+                external_data=False,
+                dynamo=True,
+            )
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ClipAlignError(f"the tower cannot be traced for ONNX: {reason}") from error
+
+
+_LARGEST_FILE = 2_000_000_000
+
+
+def _dynamic_shapes(tower: Any, inputs: dict[str, Tensor]) -> tuple[dict[int, Any], ...]:
+    batch = torch.export.Dim("batch", min=1)
+    if "pixel_values" in inputs or tower.encoder.full_length_text:
+        return tuple({0: batch} for _ in inputs)
+    length = torch.export.Dim("length", min=2, max=tower.encoder.max_text_length)
+    return tuple({0: batch, 1: length} for _ in inputs)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and warns about its own insides: none of it is for the user."""
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

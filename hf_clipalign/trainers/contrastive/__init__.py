@@ -1,0 +1,1 @@
+"""Contrastive fine-tuning of a dual encoder on image-text pairs."""

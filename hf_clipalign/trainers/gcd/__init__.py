@@ -1,0 +1,1 @@
+"""SpectralGCD: known and novel classes learned together."""

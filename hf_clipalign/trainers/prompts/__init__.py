@@ -1,0 +1,1 @@
+"""Prompt learning, from labels or distilled from a bigger model (KDPL)."""

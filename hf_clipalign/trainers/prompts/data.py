@@ -1,0 +1,129 @@
+"""Pictures as the trainers take them: read, augmented, processed for the student and for the teacher."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data import ImageSource, from_dataset
+from hf_clipalign.data.splits.subsets import take
+from hf_clipalign.trainers.augmentation import PicturesByEpoch, crop_and_resize, random_view, view_generator
+
+logger = logging.getLogger(__name__)
+
+TEACHER_PREFIX = "teacher_"
+_SHOWN = 3
+
+
+class PromptImages(PicturesByEpoch):
+    """A source of pictures as a data set of model inputs.
+
+    The student and the teacher see the same view of a picture, each at its own size and with its own normalisation.
+
+    Args:
+        source (`ImageSource` or `datasets.Dataset`): the pictures.
+        processor (`ProcessorMixin` or image processor): the student's.
+        image_size (`int`): side of the student's input, in pixels.
+        teacher_processor (`ProcessorMixin` or image processor, *optional*): the teacher's; its pictures are then given
+            as `teacher_pixel_values`.
+        teacher_image_size (`int`, *optional*): side of the teacher's input.
+        augment (`bool`): random resized crop and flip. Default False: the processors' own resize and crop.
+        crop_scale (`float`): smallest share of the area in a crop. Default 0.08.
+        seed (`int`): of the augmentation. Default 0.
+
+    Raises:
+        `ClipAlignError`: the pictures are none, or not in a form that can be read.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        processor: Any,
+        image_size: int,
+        teacher_processor: Any = None,
+        teacher_image_size: int | None = None,
+        augment: bool = False,
+        crop_scale: float = 0.08,
+        seed: int = 0,
+    ):
+        super().__init__(source if isinstance(source, ImageSource) else from_dataset(source), seed)
+        self.sides = [("", _image_processor(processor), image_size)]
+        if teacher_processor is not None:
+            self.sides.append(
+                (TEACHER_PREFIX, _image_processor(teacher_processor), int(teacher_image_size or image_size))
+            )
+        self.augment = augment
+        self.crop_scale = crop_scale
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the source's classes."""
+        return self.source.class_names
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether every picture has a class."""
+        return self.source.labels is not None
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = int(index)
+        picture = self.source.read(index)
+        item: dict[str, Any] = {"index": index}
+        if self.source.labels is not None:
+            item["labels"] = int(self.source.labels[index])
+        views = [picture] * len(self.sides)
+        if self.augment:
+            generator = view_generator(self.seed, int(self._epoch), index)
+            box, flip = random_view(picture.size, generator, self.crop_scale)
+            views = [crop_and_resize(picture, box, flip, side) for _, _, side in self.sides]
+        for (prefix, processor, _), view in zip(self.sides, views, strict=True):
+            item[f"{prefix}pixel_values"] = pixel_values(processor, [view])[0]
+        return item
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stacks items: tensors as they are, numbers as a `LongTensor`."""
+    return {
+        name: torch.stack([item[name] for item in items])
+        if isinstance(value, Tensor)
+        else torch.tensor([item[name] for item in items])
+        for name, value in items[0].items()
+    }
+
+
+def pixel_values(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
+    """Pictures as the model takes them, `[N, 3, H, W]`."""
+    arrays = [np.asarray(picture) for picture in pictures]
+    return image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+
+
+def drop_unreadable(source: ImageSource) -> ImageSource:
+    """The source without the pictures that cannot be read; they are counted and named in a warning.
+
+    Raises:
+        `ClipAlignError`: no picture can be read.
+    """
+    failures: dict[int, str] = {}
+    for row in range(len(source)):
+        try:
+            source.read(row)
+        except ClipAlignError as error:
+            failures[row] = str(error)
+    if not failures:
+        return source
+    reasons = "; ".join(list(failures.values())[:_SHOWN])
+    if len(failures) == len(source):
+        raise ClipAlignError(f"none of the {len(source)} pictures of {source.name} can be read: {reasons}")
+    more = "" if len(failures) <= _SHOWN else f"; and {len(failures) - _SHOWN} more"
+    logger.warning("skipping %d of %d pictures of %s: %s%s", len(failures), len(source), source.name, reasons, more)
+    return take(source, [row for row in range(len(source)) if row not in failures])
+
+
+def _image_processor(processor: Any) -> Any:
+    return getattr(processor, "image_processor", processor)

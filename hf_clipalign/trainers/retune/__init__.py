@@ -1,0 +1,1 @@
+"""RE-tune: findings learned one after the other from stored embeddings."""

@@ -1,0 +1,36 @@
+"""Embeddings of prompts from a file, and never from the file of something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_clipalign.backbones import as_dual_encoder, encode_texts
+from hf_clipalign.data import load_mini
+from hf_clipalign.features import text_embeddings
+
+PROMPTS = ["an emoji of fox", "an emoji of owl"]
+
+
+def test_a_second_call_reads_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mini, file = load_mini(), tmp_path / "texts.safetensors"
+    first = text_embeddings(mini.student, mini.student_processor, PROMPTS, file)
+    with torch.no_grad():
+        expected = encode_texts(as_dual_encoder(mini.student), mini.student_processor, PROMPTS)
+    torch.testing.assert_close(first, expected)
+    monkeypatch.setattr("hf_clipalign.features.text_cache.encode_texts", None)
+    torch.testing.assert_close(text_embeddings(mini.student, mini.student_processor, PROMPTS, file), first)
+
+
+def test_other_prompts_weights_and_broken_files_are_made_anew(tmp_path: Path) -> None:
+    mini, file = load_mini(), tmp_path / "texts.safetensors"
+    student = text_embeddings(mini.student, mini.student_processor, PROMPTS, file)
+    swapped = text_embeddings(mini.student, mini.student_processor, PROMPTS[::-1], file)
+    torch.testing.assert_close(swapped, student.flip(0))
+    teacher = text_embeddings(mini.teacher, mini.teacher_processor, PROMPTS, file)
+    torch.testing.assert_close(teacher, text_embeddings(mini.teacher, mini.teacher_processor, PROMPTS))
+    file.write_bytes(b"half a file")
+    again = text_embeddings(mini.student, mini.student_processor, PROMPTS, file)
+    torch.testing.assert_close(again, student)
