@@ -1,7 +1,7 @@
-"""Pictures per second of `extract_to_store` against the plain loop, and where the time goes.
+"""Images per second of `extract_to_store` against the plain loop, and where the time goes.
 
     python benchmarks/extraction.py                  # ViT-B/32 sizes with random weights, 500 x 400 JPEGs
-    python benchmarks/extraction.py --pictures 256
+    python benchmarks/extraction.py --images 256
     python benchmarks/extraction.py --memory         # a million items of a stream with a cheap encoder: memory
     python benchmarks/extraction.py --dtypes         # the mini student in other types: time, and what the cosines lose
 
@@ -29,7 +29,7 @@ from PIL import Image
 BATCH = 32
 
 
-def make_pictures(folder: Path, n: int) -> None:
+def make_images(folder: Path, n: int) -> None:
     """Smooth random JPEGs, 500 x 400, about as large as photographs of that size."""
     generator = np.random.default_rng(0)
     for row in range(n):
@@ -70,7 +70,7 @@ def store(folder: Path, model: Any, processor: Any) -> None:
 
 
 def parts(folder: Path, model: Any, processor: Any) -> dict[str, float]:
-    """Milliseconds per picture of each step, one after the other, all threads for the tower."""
+    """Milliseconds per image of each step, one after the other, all threads for the tower."""
     from hf_clipalign.data import read_image
 
     files = [str(file) for file in sorted(folder.glob("*.jpg"))[:BATCH]]
@@ -95,7 +95,7 @@ def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
 
 
 def dtypes(n: int, repeats: int) -> None:
-    """`extract_to_store(dtype=…)` of the mini student: seconds, and the largest change of a cosine of two pictures."""
+    """`extract_to_store(dtype=…)` of the mini student: seconds, and the largest change of a cosine of two images."""
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.data import from_dataset, load_mini
     from hf_clipalign.features import extract_to_store
@@ -116,23 +116,23 @@ def dtypes(n: int, repeats: int) -> None:
                 cosines[dtype] = embeds @ embeds.T
     for dtype, runs in seconds.items():
         change = (cosines[dtype] - cosines["float32"]).abs().max()
-        print(f"{dtype:>8}: {statistics.median(runs):.2f} s for {n} pictures, cosines change by {change:.1e} at most")
+        print(f"{dtype:>8}: {statistics.median(runs):.2f} s for {n} images, cosines change by {change:.1e} at most")
 
 
 def memory(n: int, width: int = 16) -> None:
-    """A stream of n tiny pictures through an encoder that averages them: resident memory as it goes."""
+    """A stream of n tiny images through an encoder that averages them: resident memory as it goes."""
     from hf_clipalign.data import ImageStream, StreamRecord
     from hf_clipalign.features import extract_to_store
     from tests.features.cheap_encoder import CheapEncoder, cheap_processor
 
-    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     marks: list[tuple[int, float]] = []
 
     def records(first: int) -> Iterator[StreamRecord]:
         for row in range(first, n):
             if row % (n // 10) == n // 20:
                 marks.append((row, resident_mb()))
-            yield StreamRecord(f"item-{row}", picture, row % 10)
+            yield StreamRecord(f"item-{row}", image, row % 10)
 
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
@@ -192,14 +192,14 @@ def report(folder: Path, args: argparse.Namespace) -> None:
 
     console = Console()
     rounds = [{side: start_side(side, folder)["seconds"] for side in SIDES} for _ in range(args.repeats)]
-    speed = {side: args.pictures / statistics.median(one[side] for one in rounds) for side in SIDES}
-    table = Table("side", "pictures/s (median)", "against plain", "every run", title=f"{args.pictures} pictures")
+    speed = {side: args.images / statistics.median(one[side] for one in rounds) for side in SIDES}
+    table = Table("side", "images/s (median)", "against plain", "every run", title=f"{args.images} images")
     for side in SIDES:
-        runs = " ".join(f"{args.pictures / one[side]:.1f}" for one in rounds)
+        runs = " ".join(f"{args.images / one[side]:.1f}" for one in rounds)
         table.add_row(side, f"{speed[side]:.1f}", f"{speed[side] / speed['plain']:.2f}", runs)
     console.print(table)
     steps = Table(
-        "weights", "attention", "decode", "resize, crop, normalise", "tower", title="ms per picture, 2 threads"
+        "weights", "attention", "decode", "resize, crop, normalise", "tower", title="ms per image, 2 threads"
     )
     for dtype in ("float32", "bfloat16"):
         for attention in ("eager", "sdpa"):
@@ -210,7 +210,7 @@ def report(folder: Path, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=512)
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="memory of a long stream instead of speed")
     parser.add_argument("--dtypes", action="store_true", help="the mini student in other types instead")
@@ -227,10 +227,10 @@ def main() -> None:
         sys.path.insert(0, str(Path(__file__).parents[1]))
         memory(args.items)
     elif args.dtypes:
-        dtypes(args.pictures, args.repeats)
+        dtypes(args.images, args.repeats)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            make_pictures(Path(folder), args.pictures)
+            make_images(Path(folder), args.images)
             report(Path(folder), args)
 
 

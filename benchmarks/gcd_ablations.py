@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="After --: flags of the example.")
     arguments = parser.parse_args()
     file = arguments.out / "table.json"
-    title = "Clustering accuracy of the unlabelled pictures of the built-in set"
+    title = "Clustering accuracy of the unlabelled images of the built-in set"
     table = ResultTable.from_json(file.read_text()) if file.is_file() else ResultTable(title)
     for seed in arguments.seeds:
         for variant in arguments.variants:

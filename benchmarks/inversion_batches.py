@@ -2,7 +2,7 @@
 
     python benchmarks/inversion_batches.py
 
-902 pictures of 303 novel emoji, image-image retrieval. Every line is one inversion of all queries, compared with the
+902 images of 303 novel emoji, image-image retrieval. Every line is one inversion of all queries, compared with the
 first: the largest difference of unit features and the mAP after so many steps.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from inversion_stopping import TEMPLATE, pictures
+from inversion_stopping import TEMPLATE, images
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)
-    mini, (embeds, labels) = load_mini(), pictures()
+    mini, (embeds, labels) = load_mini(), images()
     gallery = F.normalize(embeds, dim=-1)
     table = Table("batch, packing", *(f"after {step}" for step in STEPS), title="largest difference | mAP")
     first: dict[int, torch.Tensor] = {}

@@ -3,7 +3,7 @@
     python benchmarks/inversion_stopping.py                   # both
     python benchmarks/inversion_stopping.py --parts oti
 
-OTI: 902 pictures of 303 novel emoji, image-image retrieval. OVI: a name and two keywords of novel emoji, text-text
+OTI: 902 images of 303 novel emoji, image-image retrieval. OVI: a name and two keywords of novel emoji, text-text
 retrieval. Every line is one inversion of all queries. The steps are the mean over the items: what does not depend on
 how busy the machine is; the milliseconds are the inversion alone.
 """
@@ -43,8 +43,8 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def pictures() -> tuple[Tensor, np.ndarray]:
-    """Projected features of the novel emoji's pictures, and their names."""
+def images() -> tuple[Tensor, np.ndarray]:
+    """Projected features of the novel emoji's images, and their names."""
     mini = load_mini()
     source = from_dataset(mini.emoji_subset(novel=True), label_column="name")
     features = extract_image_features(mini.student, source, mini.student_processor, progress=False)
@@ -90,7 +90,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     mini = load_mini()
     if "oti" in options.parts:
-        embeds, labels = pictures()
+        embeds, labels = images()
         common: dict[str, Any] = {"processor": mini.student_processor, "template": TEMPLATE, "progress": False}
 
         def run_oti(tolerance: float | None) -> InversionOutput:

@@ -56,7 +56,7 @@ def vit_b16() -> CLIPModel:
 
 
 class Step:
-    """One step on fixed data: the same seed gives the same models, pictures and teacher text features."""
+    """One step on fixed data: the same seed gives the same models, images and teacher text features."""
 
     def __init__(self, batch: int, n_classes: int, cached_images: bool):
         torch.manual_seed(0)
@@ -156,7 +156,7 @@ def measure(side: str, args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=32, help="pictures (default 32)")
+    parser.add_argument("--batch", type=int, default=32, help="images (default 32)")
     parser.add_argument("--classes", type=int, default=1000, help="classes (default 1000)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of every side (default 2)")
     parser.add_argument("--repeats", type=int, default=3, help="our side: best of this many steps (default 3)")

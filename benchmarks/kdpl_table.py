@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--merge", type=Path, nargs="*", default=[], help="tables of other calls to take over first")
     args = parser.parse_args()
-    note = "Seen classes: the pictures that were learned from; with labels that is training accuracy."
+    note = "Seen classes: the images that were learned from; with labels that is training accuracy."
     table = ResultTable("Learned prompts on the built-in set", note=note)
     if args.output.is_file():
         table = ResultTable.from_json(args.output.read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@
     python benchmarks/spectral_filter.py --solvers    # ways to the eigenvectors of a 3,000 x 3,000 Gram matrix
 
 Features are random, so that the spectrum is flat and most components are kept: the hardest case. With `--rank` images
-are mixtures of so many prototypes and noise, and few components are kept, as with real pictures.
+are mixtures of so many prototypes and noise, and few components are kept, as with real images.
 The textbook is measured in float64, as exact as ours, and in float32. Every side runs in a process of its own, so that
 its peak memory can be read from the operating system; the sides take turns, and medians are compared.
 """

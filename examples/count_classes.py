@@ -1,10 +1,10 @@
-"""How many classes are in these pictures, if only some are labelled? k-means, scored on the labelled part.
+"""How many classes are in these images, if only some are labelled? k-means, scored on the labelled part.
 
     python examples/count_classes.py                        # 130 kinds of animal emoji, 65 of them labelled
     python examples/count_classes.py --classes subgroup     # 26 emoji subgroups, 13 of them labelled in half
 
-Both run on the built-in pictures and teacher. The first is easy: a class is one animal, drawn in three styles. In the
-second a class is a subgroup such as "food-vegetable", whose pictures need not look alike. The curve goes to `--out`.
+Both run on the built-in images and teacher. The first is easy: a class is one animal, drawn in three styles. In the
+second a class is a subgroup such as "food-vegetable", whose images need not look alike. The curve goes to `--out`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign._files import atomic_file
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import from_dataset, load_mini
-from hf_clipalign.features import extract_image_features
+from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.gcd import estimate_n_classes
-from hf_clipalign.features import project_image_features
 
 GROUPS = ("animals-nature", "food-drink", "objects", "activities", "travel-places")
 
@@ -35,15 +34,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/classes.png"))
     args = parser.parse_args()
     mini = load_mini()
-    pictures = mini.emoji_subset()
-    group, subgroup = (np.array(pictures[column][:]) for column in ("group", "subgroup"))
+    images = mini.emoji_subset()
+    group, subgroup = (np.array(images[column][:]) for column in ("group", "subgroup"))
     if args.classes == "name":
         rows = np.flatnonzero(np.char.startswith(subgroup, "animal-"))
     else:
         large = [name for name, count in Counter(subgroup.tolist()).items() if count >= 40]
         rows = np.flatnonzero(np.isin(group, GROUPS) & np.isin(subgroup, large))
-    pictures = pictures.select(rows)
-    labels = np.array(pictures[args.classes][:])
+    images = images.select(rows)
+    labels = np.array(images[args.classes][:])
 
     rng = np.random.default_rng(args.seed)
     classes = rng.permutation(np.unique(labels))
@@ -51,7 +50,7 @@ def main() -> None:
     if args.classes == "subgroup":
         labelled &= rng.random(len(labels)) < 0.5
 
-    source = from_dataset(pictures, image_column="image")
+    source = from_dataset(images, image_column="image")
     features = extract_image_features(mini.teacher, source, mini.teacher_processor).values
     images = project_image_features(as_dual_encoder(mini.teacher), features)
     estimate = estimate_n_classes(images, labels, labelled, seed=args.seed, progress=True)

@@ -1,10 +1,10 @@
-"""What is in this folder? The concepts of a dictionary that tell its pictures apart, without a label.
+"""What is in this folder? The concepts of a dictionary that tell its images apart, without a label.
 
     python examples/filter_concepts.py                                       # built-in emoji of animals, no network
     python examples/filter_concepts.py --template "a photo of a {} ."        # the prompt matters: this one fits badly
     python examples/filter_concepts.py --images photos/ --model openai/clip-vit-large-patch14
 
-Without flags the dictionary is the names of all 1,906 built-in emoji, of which 130 are animals; the pictures are the
+Without flags the dictionary is the names of all 1,906 built-in emoji, of which 130 are animals; the images are the
 390 emoji of animals. With --images it is 20,000 names from WordNet, or a file of your own (--dictionary).
 The kept concepts go to `--out` as concepts.csv (a dictionary again), concepts.json and concepts.png.
 """
@@ -20,9 +20,8 @@ from rich.console import Console
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import fill, from_dataset, load_dictionary, load_mini, open_source
-from hf_clipalign.features import extract_image_features, text_embeddings
+from hf_clipalign.features import extract_image_features, project_image_features, text_embeddings
 from hf_clipalign.gcd import SpectralFilterResult, spectral_filter
-from hf_clipalign.features import project_image_features
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,8 +42,8 @@ def main() -> None:
         source, names, animals = open_source(args.images), load_dictionary(args.dictionary), set()
     else:
         emoji = mini.emoji_subset()
-        pictures = emoji.filter(lambda group: group.startswith("animal-"), input_columns="subgroup")
-        source, animals = from_dataset(pictures, image_column="image"), set(pictures["name"][:])
+        images = emoji.filter(lambda group: group.startswith("animal-"), input_columns="subgroup")
+        source, animals = from_dataset(images, image_column="image"), set(images["name"][:])
         names = load_dictionary(args.dictionary) if args.dictionary else mini.concepts.known + mini.concepts.novel
     template = args.template or ("a photo of a {} ." if args.images else "an emoji of {}")
 
@@ -65,12 +64,12 @@ def main() -> None:
 
 
 def how_many_animals(result: SpectralFilterResult, animals: set[str]) -> str:
-    """What the built-in set can check: all pictures are animals, so the kept concepts should be."""
+    """What the built-in set can check: all images are animals, so the kept concepts should be."""
     kept = [name in animals for name in result.concepts]
     carried = sum(share for share, animal in zip(result.shares, kept, strict=True) if animal)
     chance = sum(name in animals for name in result.concept_names) / len(result.concept_names)
     return (
-        f"{sum(kept)} of the {len(kept)} kept concepts are animals of these pictures; they carry "
+        f"{sum(kept)} of the {len(kept)} kept concepts are animals of these images; they carry "
         f"{100 * carried:.0f} % of the importance. Of the whole dictionary {100 * chance:.2g} % are."
     )
 

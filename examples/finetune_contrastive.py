@@ -3,9 +3,9 @@
     python examples/finetune_contrastive.py
 
 runs on the built-in emoji and the built-in student model (some minutes on a CPU): temperature 1, 0.01, learned, and
-0.01 with a SimCLR term between two views of the pictures. One table shows, for the model before and after each run,
+0.01 with a SimCLR term between two views of the images. One table shows, for the model before and after each run,
 the gap, image-image retrieval with and without OTI, and zero-shot accuracy, on emoji that no model was trained on. On
-your own captioned pictures (a Hub id or a parquet file) with a labelled test split:
+your own captioned images (a Hub id or a parquet file) with a labelled test split:
 
     accelerate launch examples/finetune_contrastive.py --dataset owner/name --text_column caption \
         --label_column label --model openai/clip-vit-base-patch32 --template "a photo of {}" --steps 150 --bf16 \
@@ -64,7 +64,7 @@ MINI_DEFAULTS = {
     "logging_steps": 14,
 }
 LEGEND = (
-    "τ: temperature. gap: distance of the centroids of pictures and prompts. apart: how often a linear classifier "
+    "τ: temperature. gap: distance of the centroids of images and prompts. apart: how often a linear classifier "
     "tells them apart, %. mAP: image-image retrieval, %. OTI: the same with inverted queries, {steps} steps. "
     "OTI − mAP: with its 95 % interval. top-1: zero-shot, %."
 )
@@ -91,7 +91,7 @@ class ExampleArguments:
     runs: list[str] = field(default_factory=lambda: list(RUNS), metadata={"help": f"Some of {', '.join(RUNS)}."})
     template: str = field(default="an emoji of {}", metadata={"help": "Prompt of a class and of OTI's token."})
     steps: int = field(default=50, metadata={"help": "Steps of OTI; the paper takes 150."})
-    most_pictures: int | None = field(default=None, metadata={"help": "Measure on so many pictures only."})
+    most_images: int | None = field(default=None, metadata={"help": "Measure on so many images only."})
 
 
 def parse(argv: list[str]) -> tuple[ExampleArguments, ContrastiveTrainingArguments]:
@@ -132,8 +132,8 @@ def own_data(example: ExampleArguments, training: ContrastiveTrainingArguments) 
 def measure(model: Any, processor: Any, test: ImageSource, example: ExampleArguments) -> dict[str, Any]:
     """Gap, image-image retrieval with and without OTI, and zero-shot accuracy."""
     encoder = as_dual_encoder(model)
-    if example.most_pictures is not None:
-        test = take(test, range(min(example.most_pictures, len(test))))
+    if example.most_images is not None:
+        test = take(test, range(min(example.most_images, len(test))))
     features = extract_image_features(model, test, processor, progress=False)
     texts = zero_shot_weights(encoder, processor, test.class_names, example.template).cpu()
     with torch.no_grad():
@@ -238,7 +238,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
     for name in example.runs:
         trainer = fine_tune(name, example, training, train)
         rows[name] = measure(trainer.clip.eval(), trainer.processing_class, test, example)
-        legend = f"{len(test)} pictures of {test.name}. {LEGEND.format(steps=example.steps)}"
+        legend = f"{len(test)} images of {test.name}. {LEGEND.format(steps=example.steps)}"
         own = report({name: rows[name]}, legend.removesuffix("."))
         trainer.create_model_card(results=own, command=command)
 

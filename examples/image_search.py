@@ -1,10 +1,10 @@
-"""Search a folder of pictures with a picture, before and after trimming the projector.
+"""Search a folder of images with an image, before and after trimming the projector.
 
     python examples/image_search.py                                            # built-in emoji and model, no network
     python examples/image_search.py --images photos/ --query holiday.jpg \
         --model openai/clip-vit-base-patch32 --top 10
 
-The aligned picture tower is also written as a stock checkpoint with fewer numbers per embedding (`--out`) and loaded
+The aligned image tower is also written as a stock checkpoint with fewer numbers per embedding (`--out`) and loaded
 again with the stock class, with the same cosines: this is what to put in front of a vector database.
 """
 
@@ -20,9 +20,8 @@ from torch.nn import functional as F
 from hf_clipalign import IsoCLIPModel
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import ImageSource, from_dataset, load_mini, open_source, read_image
-from hf_clipalign.evaluation import top_matches
+from hf_clipalign.evaluation import comparison_heads, top_matches
 from hf_clipalign.features import extract_image_features
-from hf_clipalign.evaluation import comparison_heads
 
 BUILT_IN_BAND = (1, 48)
 
@@ -30,7 +29,7 @@ BUILT_IN_BAND = (1, 48)
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", help="folder, table or data set to search (default: built-in emoji)")
-    parser.add_argument("--query", help="the picture to search with (default: an emoji in another style)")
+    parser.add_argument("--query", help="the image to search with (default: an emoji in another style)")
     parser.add_argument("--model", help="checkpoint folder or Hub id (default: the built-in student)")
     parser.add_argument("--band", help="K_TOP,K_BOTTOM (default: the published band, or the one of the demo)")
     parser.add_argument("--top", type=int, default=5, help="how many matches to show (default 5)")
@@ -38,12 +37,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def pictures(args: argparse.Namespace) -> tuple[ImageSource, list[str], ImageSource, str]:
+def images(args: argparse.Namespace) -> tuple[ImageSource, list[str], ImageSource, str]:
     """The gallery, its names, the query and its name."""
     if args.images:
         gallery = open_source(args.images)
         if not args.query:
-            raise SystemExit("--images needs --query: which picture should be searched with?")
+            raise SystemExit("--images needs --query: which image should be searched with?")
         query = ImageSource([args.query], ids=[Path(args.query).name])
         return gallery, gallery.ids, query, args.query
     mini = load_mini()
@@ -66,7 +65,7 @@ def main() -> None:
     band = given or (None if args.model else BUILT_IN_BAND)
     aligned = IsoCLIPModel.from_clip_pretrained(base, image_band=band)
 
-    gallery_source, names, query_source, query_name = pictures(args)
+    gallery_source, names, query_source, query_name = images(args)
     gallery = extract_image_features(base, gallery_source, processor).values
     query = extract_image_features(base, query_source, processor, progress=False).values
     heads = comparison_heads(
@@ -88,9 +87,9 @@ def check_stock(path: str, aligned: IsoCLIPModel, source: ImageSource, processor
     """The stock class gives the length-normalised embedding whose cosines the aligned model gives."""
     stock_class = type(as_dual_encoder(aligned).stock_tower("image", torch.zeros(1, aligned.encoder.vision_dim)))
     stock = stock_class.from_pretrained(path).eval()
-    picture = read_image(source.read(0))
-    mirrored = picture.transpose(0)
-    pixel_values = processor(images=[picture, mirrored], return_tensors="pt")["pixel_values"]  # type: ignore[operator]
+    image = read_image(source.read(0))
+    mirrored = image.transpose(0)
+    pixel_values = processor(images=[image, mirrored], return_tensors="pt")["pixel_values"]  # type: ignore[operator]
     theirs = F.normalize(stock(pixel_values=pixel_values).image_embeds, dim=-1)
     ours = F.normalize(aligned.get_image_features(pixel_values).pooler_output, dim=-1)
     print(f"{stock_class.__name__} gives {theirs.shape[1]} numbers instead of {ours.shape[1]}; the cosine of the")

@@ -3,20 +3,20 @@
     python examples/pretrain_mini_clip.py
 
 is a SHORT run (five minutes on one core) on the built-in emoji alone, to see that it learns. The shipped models also
-saw icons, which do not travel with the package: 151,545 pictures of 160 sets, drawn at 64 pixels from the npm package
-@iconify/json 2.2.535 (`hf_clipalign/assets/mini/licences.tsv` lists them). `--icons` takes such pictures as a parquet
+saw icons, which do not travel with the package: 151,545 images of 160 sets, drawn at 64 pixels from the npm package
+@iconify/json 2.2.535 (`hf_clipalign/assets/mini/licences.tsv` lists them). `--icons` takes such images as a parquet
 file with the columns image and name (and, if there are, style, categories, aliases, as in `icons_heldout.parquet`), or
 as a folder `set/icon-name.png`. With them, this is the recipe, on a few cores a matter of hours for each line:
 
     python examples/pretrain_mini_clip.py --icons icons.parquet --output_dir runs/student --bf16 --max_steps 6946 \
         --warmup_steps 150 --save_strategy steps --save_steps 500 --save_total_limit 20 --projector_steps 1500 \
-        --projector_pictures 27000
+        --projector_images 27000
     python examples/pretrain_mini_clip.py --icons icons.parquet --output_dir runs/grown --bf16 --max_steps 3151 \
         --start runs/student/checkpoint-2500 --vision_layers 7 --text_layers 4 --warmup_steps 150 \
         --learning_rate 8e-4 --projector_steps 0
     python examples/pretrain_mini_clip.py --icons icons.parquet --output_dir runs/teacher --bf16 --max_steps 1127 \
         --start runs/grown --image_size 64 --vision_layers 7 --text_layers 4 --warmup_steps 150 \
-        --learning_rate 4.5e-4 --projector_steps 1500 --projector_pictures 27000
+        --learning_rate 4.5e-4 --projector_steps 1500 --projector_images 27000
 
 Stages: the towers (symmetric contrastive loss, learned temperature); growth of a smaller model by layers that do
 nothing yet and by interpolated positions; new projectors on frozen towers at a fixed scale of 100.
@@ -24,8 +24,8 @@ nothing yet and by interpolated positions; new projectors on frozen towers at a 
 What is not the same as for the shipped weights, so that a run gives a model of that kind and not these very numbers:
 they followed the wall clock (cosine over hours, the student in two such runs of 4,452 and 2,494 steps, the teacher
 with a rate that ended at 4e-4 in its first part), saw seven further emoji styles, and captions cut at 16 tokens;
-pictures were changed in batches, by other code with the same ranges; the tokenizer, taken from the package here, was
-trained on the same texts first. Icons named like a novel emoji, and icons nearly equal to a held-out picture, were
+images were changed in batches, by other code with the same ranges; the tokenizer, taken from the package here, was
+trained on the same texts first. Icons named like a novel emoji, and icons nearly equal to a held-out image, were
 left out beforehand: whoever prepares the icons has to do it again.
 """
 
@@ -66,7 +66,7 @@ DEFAULTS = {
     "max_steps": 150,
     "per_device_train_batch_size": 256,
     "learning_rate": 1e-3,
-    "warmup_steps": 75,  # with a short one, all pictures and texts collapse into one point
+    "warmup_steps": 75,  # with a short one, all images and texts collapse into one point
     "temperature": 0.07,
     "logging_steps": 10,
     "save_strategy": "no",
@@ -79,21 +79,21 @@ class ExampleArguments:
 
     icons: str | None = field(default=None, metadata={"help": "Parquet file or folder of icons; by default none."})
     start: str | None = field(default=None, metadata={"help": "Checkpoint to grow and train on; by default random."})
-    image_size: int = field(default=48, metadata={"help": "Side of the pictures in pixels."})
+    image_size: int = field(default=48, metadata={"help": "Side of the images in pixels."})
     vision_layers: int = field(default=5, metadata={"help": "Layers of the image tower."})
     text_layers: int = field(default=3, metadata={"help": "Layers of the text tower."})
-    augmentation: float = field(default=0.7, metadata={"help": "Strength of the random changes of pictures."})
+    augmentation: float = field(default=0.7, metadata={"help": "Strength of the random changes of images."})
     projector_steps: int = field(default=150, metadata={"help": "Steps of the projector stage; 0 leaves it out."})
-    projector_pictures: int = field(default=4096, metadata={"help": "Pictures of the projector stage."})
+    projector_images: int = field(default=4096, metadata={"help": "Images of the projector stage."})
     projector_batch: int = field(default=512, metadata={"help": "Pairs in a step of the projector stage."})
     projector_rate: float = field(default=2e-3, metadata={"help": "Learning rate of the projector stage."})
 
 
-class Pictures:
-    """Pictures by concept, with captions drawn anew each time.
+class Images:
+    """Images by concept, with captions drawn anew each time.
 
     Args:
-        dataset (`datasets.Dataset`): a picture and a name per row.
+        dataset (`datasets.Dataset`): an image and a name per row.
         kind (`str`): "emoji" or "icon".
     """
 
@@ -106,8 +106,8 @@ class Pictures:
             self.rows.setdefault(texts["name"], []).append(row)
         self.names = sorted(self.rows)
 
-    def picture(self, row: int) -> Image.Image:
-        """One picture with its transparency."""
+    def image(self, row: int) -> Image.Image:
+        """One image with its transparency."""
         return self.images[row]["image"].convert("RGBA")
 
     def caption(self, row: int, draw: np.random.Generator) -> str:
@@ -131,7 +131,7 @@ class Draws(Dataset):
     A draw depends on the seed and on its number only, so that workers, processes and resumed runs agree.
     """
 
-    def __init__(self, collections: Sequence[Pictures], plan: np.ndarray, processor: Any, strength: float, seed: int):
+    def __init__(self, collections: Sequence[Images], plan: np.ndarray, processor: Any, strength: float, seed: int):
         self.collections, self.plan = collections, plan.reshape(-1, 2)
         self.image_processor = processor.image_processor
         self.strength, self.seed = strength, seed
@@ -140,29 +140,29 @@ class Draws(Dataset):
         return len(self.plan)
 
     def name(self, index: int) -> str:
-        """What the picture of a draw is called."""
+        """What the image of a draw is called."""
         which, concept = self.plan[index]
         return self.collections[which].names[concept]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         draw = np.random.default_rng((self.seed, int(index)))
         which, concept = (int(number) for number in self.plan[index])
-        pictures = self.collections[which]
-        row = int(draw.choice(pictures.rows[pictures.names[concept]]))
-        view = random_view(pictures.picture(row), draw, self.strength)
+        images = self.collections[which]
+        row = int(draw.choice(images.rows[images.names[concept]]))
+        view = random_view(images.image(row), draw, self.strength)
         pixels = self.image_processor(images=[view], input_data_format="channels_last", return_tensors="pt")
         return {
             "images": {"pixel_values": pixels["pixel_values"][0]},
-            "captions": [pictures.caption(row, draw)],
+            "captions": [images.caption(row, draw)],
             "group": int(index),
         }
 
 
-def plan_draws(collections: Sequence[Pictures], steps: int, batch: int, seed: int) -> np.ndarray:
+def plan_draws(collections: Sequence[Images], steps: int, batch: int, seed: int) -> np.ndarray:
     """Which concept of which collection stands where, `[steps, batch, 2]`.
 
     Emoji concepts come in turn, each turn in another order. Icon names are drawn with a weight of (number of
-    pictures)^0.5, without the names of the batch's emoji.
+    images)^0.5, without the names of the batch's emoji.
 
     Raises:
         `ClipAlignError`: fewer names than places in a batch.
@@ -170,35 +170,35 @@ def plan_draws(collections: Sequence[Pictures], steps: int, batch: int, seed: in
     emoji, *icons = collections
     n_emoji = int(batch * EMOJI_SHARE) if icons else batch
     draw = np.random.default_rng((seed, 1))
-    for pictures, needed in ((emoji, n_emoji), *((one, batch) for one in icons)):
-        if len(pictures.names) < needed:
-            raise ClipAlignError(f"{len(pictures.names)} {pictures.kind} names do not fill a batch: lower the batch")
+    for images, needed in ((emoji, n_emoji), *((one, batch) for one in icons)):
+        if len(images.names) < needed:
+            raise ClipAlignError(f"{len(images.names)} {images.kind} names do not fill a batch: lower the batch")
     plan = np.empty((steps, batch, 2), dtype=np.int64)
     plan[:, :n_emoji, 0] = 0
     per_turn = len(emoji.names) // n_emoji
     for step in range(0, steps, per_turn):
         turn = draw.permutation(len(emoji.names))[: per_turn * n_emoji].reshape(per_turn, n_emoji)
         plan[step : step + per_turn, :n_emoji, 1] = turn[: steps - step]
-    for pictures in icons:
+    for images in icons:
         used = [[emoji.names[concept] for concept in row] for row in plan[:, :n_emoji, 1]]
-        plan[:, n_emoji:, 0], plan[:, n_emoji:, 1] = 1, _draw_icons(pictures, used, draw, batch)
+        plan[:, n_emoji:, 0], plan[:, n_emoji:, 1] = 1, _draw_icons(images, used, draw, batch)
     return plan
 
 
-def _draw_icons(pictures: Pictures, used: list[list[str]], draw: np.random.Generator, batch: int) -> list[list[int]]:
+def _draw_icons(images: Images, used: list[list[str]], draw: np.random.Generator, batch: int) -> list[list[int]]:
     """For each batch the names that fill it, without those that are used already."""
-    weights = np.array([len(pictures.rows[name]) for name in pictures.names]) ** ICON_POWER
+    weights = np.array([len(images.rows[name]) for name in images.names]) ** ICON_POWER
     chosen = []
     for names in used:
         drawn = draw.choice(len(weights), size=batch, replace=False, p=weights / weights.sum())
-        free = [concept for concept in drawn.tolist() if pictures.names[concept] not in names]
+        free = [concept for concept in drawn.tolist() if images.names[concept] not in names]
         chosen.append(free[: batch - len(names)])
     return chosen
 
 
-def random_view(picture: Image.Image, draw: np.random.Generator, strength: float) -> np.ndarray:
-    """A picture turned, scaled, shifted, on paper, in other colours, drawn as contours, with a patch painted over."""
-    moved = _moved(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), draw, strength)
+def random_view(image: Image.Image, draw: np.random.Generator, strength: float) -> np.ndarray:
+    """An image turned, scaled, shifted, on paper, in other colours, drawn as contours, with a patch painted over."""
+    moved = _moved(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), draw, strength)
     values = np.asarray(moved, dtype=np.float32) / 255
     colour, alpha = values[..., :3], values[..., 3:]
     visible = colour[alpha[..., 0] > 0.5]
@@ -214,7 +214,7 @@ def random_view(picture: Image.Image, draw: np.random.Generator, strength: float
     return (view.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _moved(picture: Image.Image, draw: np.random.Generator, strength: float) -> Image.Image:
+def _moved(image: Image.Image, draw: np.random.Generator, strength: float) -> Image.Image:
     angle = draw.uniform(-0.3, 0.3) * strength
     scale = 1.05 * math.exp(draw.uniform(-0.22, 0.22) * strength)
     aspect = math.exp(draw.uniform(-0.12, 0.12) * strength)
@@ -227,7 +227,7 @@ def _moved(picture: Image.Image, draw: np.random.Generator, strength: float) -> 
     middle = np.full(2, (SIDE - 1) / 2)
     offset = middle - matrix @ middle + draw.uniform(-0.1, 0.1, 2) * strength * SIDE
     affine = (*matrix[0], offset[0], *matrix[1], offset[1])
-    return picture.transform((SIDE, SIDE), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+    return image.transform((SIDE, SIDE), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
 
 
 def _filled(alpha: np.ndarray, draw: np.random.Generator, strength: float) -> np.ndarray:
@@ -292,7 +292,7 @@ def new_model(example: ExampleArguments, tokenizer: Any) -> CLIPModel:
 
 
 def grown(small: CLIPModel, example: ExampleArguments) -> CLIPModel:
-    """The same function with more layers, which add nothing at first, and for bigger pictures.
+    """The same function with more layers, which add nothing at first, and for bigger images.
 
     Raises:
         `ClipAlignError`: the target is smaller.
@@ -342,7 +342,7 @@ def _interpolated(positions: Tensor, side: int) -> Tensor:
 
 @torch.no_grad()
 def features_of(model: CLIPModel, processor: Any, draws: Draws, batch: int) -> tuple[Tensor, Tensor]:
-    """Features before the projectors of all draws, pictures and texts."""
+    """Features before the projectors of all draws, images and texts."""
     encoder, images, texts = as_dual_encoder(model.eval()), [], []
     for start in range(0, len(draws), batch):
         items = collate_pairs([draws[index] for index in range(start, min(start + batch, len(draws)))])
@@ -376,7 +376,7 @@ def retrain_projectors(model: CLIPModel, draws: Draws, processor: Any, example: 
         schedule.step()
 
 
-def open_icons(path: str) -> Pictures:
+def open_icons(path: str) -> Images:
     """Icons of a parquet file or a folder `set/icon-name.png`.
 
     Raises:
@@ -393,12 +393,12 @@ def open_icons(path: str) -> Pictures:
     else:
         table = datasets.Dataset.from_parquet(path)
     if not len(table) or not {"image", "name"} <= set(table.column_names):
-        raise ClipAlignError(f"{path}: no icons; give a folder of pictures, or a parquet file with image and name")
-    return Pictures(table.cast_column("image", datasets.Image()), "icon")
+        raise ClipAlignError(f"{path}: no icons; give a folder of images, or a parquet file with image and name")
+    return Images(table.cast_column("image", datasets.Image()), "icon")
 
 
 def scores(model: Any, processor: Any) -> dict[str, float]:
-    """Zero-shot accuracy among all known names on left-out pictures, and among all novel names."""
+    """Zero-shot accuracy among all known names on left-out images, and among all novel names."""
     mini, accuracy = load_mini(), {}
     for part, novel in (("val_known", False), ("novel", True)):
         emoji = mini.emoji_subset(novel=novel, exclude_groups=None)
@@ -424,7 +424,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
     if training.device.type == "cpu":
         model.set_attn_implementation("eager")  # its backward pass in bfloat16 is faster there
 
-    collections = [Pictures(load_mini().emoji_subset(split="train", exclude_groups=None), "emoji")]
+    collections = [Images(load_mini().emoji_subset(split="train", exclude_groups=None), "emoji")]
     if example.icons is not None:
         collections.append(open_icons(example.icons))
     batch = training.train_batch_size * training.world_size
@@ -435,7 +435,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
     table = ResultTable("Zero-shot accuracy")
     table.add("trained", scores(model.eval(), processor))
     if example.projector_steps:
-        last = plan[-math.ceil(example.projector_pictures / batch) :]
+        last = plan[-math.ceil(example.projector_images / batch) :]
         again = Draws(collections, last, processor, PROJECTOR_AUGMENTATION, training.seed + 1)
         retrain_projectors(model, again, processor, example)
         table.add("new projectors", scores(model, processor))

@@ -20,20 +20,20 @@ FOLDER = Path(__file__).resolve().parent.parent / "model_cards"
 DATASET = {"dataset_name": "mini set, emoji of novel concepts", "dataset_type": "hf_clipalign-mini"}
 LICENCE = {
     "licence": "apache-2.0",
-    "licence_note": "Apache-2.0, as the package. The picture sets that were used for training are listed with their "
+    "licence_note": "Apache-2.0, as the package. The image sets that were used for training are listed with their "
     "licences in `hf_clipalign/assets/mini/licences.tsv`.",
 }
 LIMITS = (
     "Not a general CLIP: it knows emoji and icons on plain paper, no photographs, and the words of their names only.",
-    "Pictures have to be put on white before the processor sees them: `hf_clipalign.data.read_image` does it.",
-    "One training run, 909 picture queries and 301 text queries: look at the intervals, not at single points.",
+    "Images have to be put on white before the processor sees them: `hf_clipalign.data.read_image` does it.",
+    "One training run, 909 image queries and 301 text queries: look at the intervals, not at single points.",
 )
 
 
 def evaluations(results: dict[str, Any], head: str, modalities: tuple[str, ...]) -> list[CardEvaluation]:
     """What the demo measured for one model, each table with its verdict."""
-    picture_verdict, words, text_verdict = results["verdict"].partition("In text search")
-    verdicts = {"image": picture_verdict.strip(), "text": words + text_verdict}
+    image_verdict, words, text_verdict = results["verdict"].partition("In text search")
+    verdicts = {"image": image_verdict.strip(), "text": words + text_verdict}
     return [
         retrieval_evaluation(results[f"{name}_{name}"], head, name, verdict=verdicts[name], **DATASET)
         for name in modalities
@@ -83,7 +83,7 @@ def isoclip_card(results: dict[str, Any]) -> ModelCardInfo:
 
 
 def stock_card(results: dict[str, Any]) -> ModelCardInfo:
-    """The card of the aligned student's picture tower as a stock checkpoint with short vectors."""
+    """The card of the aligned student's image tower as a stock checkpoint with short vectors."""
     band = tuple(results["image_band"])
     heads = {score["head"]: score for score in results["image_image"]["scores"]}
     return ModelCardInfo(

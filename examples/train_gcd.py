@@ -2,8 +2,8 @@
 
     accelerate launch examples/train_gcd.py
 
-runs on the built-in pictures and models: 16 kinds of emoji, 8 of them known and half of their pictures labelled. On
-your own pictures, one sub-folder for every class you know and one called "unlabelled" for all others:
+runs on the built-in images and models: 16 kinds of emoji, 8 of them known and half of their images labelled. On
+your own images, one sub-folder for every class you know and one called "unlabelled" for all others:
 
     accelerate launch examples/train_gcd.py --dataset animals/ --n_novel 12 \
         --student openai/clip-vit-base-patch16 --teacher laion/CLIP-ViT-H-14-laion2B-s32B-b79K --bf16
@@ -43,10 +43,9 @@ from hf_clipalign.data import (
     load_mini,
 )
 from hf_clipalign.evaluation import ReportTable, ResultTable, class_gallery, kmeans_classes, write_report
-from hf_clipalign.features import extract_image_features
+from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.gcd import SpectralFilterResult, SpectralGCDModel, estimate_n_classes, spectral_filter
 from hf_clipalign.hub import CardEvaluation
-from hf_clipalign.features import project_image_features
 from hf_clipalign.metrics import clustering_accuracy
 from hf_clipalign.trainers import (
     SpectralGCDTrainer,
@@ -77,7 +76,7 @@ MINI_DEFAULTS: dict[str, Any] = {
     "logging_strategy": "epoch",
     "save_strategy": "no",
 }
-MINI_LICENCE = " Pictures: Noto (Apache-2.0), Twemoji (CC BY 4.0), Fluent (MIT), OpenMoji (CC BY-SA 4.0)."
+MINI_LICENCE = " Images: Noto (Apache-2.0), Twemoji (CC BY 4.0), Fluent (MIT), OpenMoji (CC BY-SA 4.0)."
 FEW_CONCEPTS = 6
 PLAIN_TEMPLATE = "a photo of a {} ."
 
@@ -89,7 +88,7 @@ class ExampleArguments:
     dataset: str = field(default=MINI, metadata={"help": "Folder, Hub id, parquet or CSV; mini is the built-in set."})
     split: str | None = field(default=None, metadata={"help": "Split of a data set."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the class in a data set."})
-    unlabelled: str = field(default="unlabelled", metadata={"help": "Sub-folder of the pictures without a label."})
+    unlabelled: str = field(default="unlabelled", metadata={"help": "Sub-folder of the images without a label."})
     known: str | None = field(
         default=None, metadata={"help": "Known classes of labelled data: a number, a share, or names with commas."}
     )
@@ -125,7 +124,7 @@ def parse(argv: list[str]) -> tuple[ExampleArguments, SpectralGCDTrainingArgumen
         parser.set_defaults(**MINI_DEFAULTS)
     example, training = parser.parse_args_into_dataclasses(argv)
     if example.dataset != MINI and None in (example.student, example.teacher):
-        raise ClipAlignError("name the models for your own pictures: --student and --teacher")
+        raise ClipAlignError("name the models for your own images: --student and --teacher")
     return example, training
 
 
@@ -175,7 +174,7 @@ def dictionary(example: ExampleArguments) -> list[str]:
 def filter_concepts(
     example: ExampleArguments, split: GCDSplit, teacher: Teacher, cache: str | None
 ) -> tuple[SpectralFilterResult, list[str], TeacherConcepts]:
-    """What the filter found, the concepts to use, and the teacher's features of them and of the pictures.
+    """What the filter found, the concepts to use, and the teacher's features of them and of the images.
 
     In the published settings the filter reads the plain prompt, whatever that of the training is.
     """
@@ -207,7 +206,7 @@ def count_novel(example: ExampleArguments, split: GCDSplit, features: Tensor, sh
 
 
 def scores(split: GCDSplit, classes: np.ndarray) -> dict[str, float]:
-    """All, Old and New of the unlabelled pictures."""
+    """All, Old and New of the unlabelled images."""
     rows = split.unlabelled_rows
     found = clustering_accuracy(split.labels[rows], classes[rows], split.known_mask[rows])
     return {name.capitalize(): found[name] for name in ("all", "old", "new")}
@@ -240,7 +239,7 @@ def write_gallery(folder: Path, model: SpectralGCDModel, split: GCDSplit, classe
     """The page with a row for every class."""
     sections = class_gallery(split, classes, model.class_labels(), model.class_concepts(FEW_CONCEPTS))
     lead = (
-        f"{len(split)} pictures, {int(split.labelled.sum())} with a label of {len(split.class_names)} known classes; "
+        f"{len(split)} images, {int(split.labelled.sum())} with a label of {len(split.class_names)} known classes; "
         f"{model.config.n_novel} others were looked for, with {len(model.config.concepts)} concepts.{licence}"
     )
     return write_report(folder / "gallery.html", "Classes that were found", sections, lead)
@@ -259,7 +258,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
     del teacher  # all its work is done
     n_novel = count_novel(example, split, taught.images, show=training.process_index == 0)
     command = shlex.join(["accelerate", "launch", "examples/train_gcd.py", *argv])
-    table = ResultTable(f"Clustering accuracy of the unlabelled pictures of {example.dataset}", note=f"`{command}`.")
+    table = ResultTable(f"Clustering accuracy of the unlabelled images of {example.dataset}", note=f"`{command}`.")
     if split.has_truth:
         features = {"student": student_features(student, processor, split), "teacher": taught.images}
         baselines(table, split, features, len(split.class_names) + n_novel, training.seed)
@@ -280,7 +279,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
         trainer.create_model_card(command=command, evaluations=evaluations)
         if split.has_truth:
             Console(markup=False).print(table.to_rich())
-        print(f"{found.n_retained} of {len(found.concept_names)} concepts tell the pictures apart")
+        print(f"{found.n_retained} of {len(found.concept_names)} concepts tell the images apart")
         print(f"the gallery is {gallery}, the model and its card are in {folder}")
         if training.push_to_hub:
             model.push_to_hub(training.hub_model_id or folder.name)

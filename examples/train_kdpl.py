@@ -2,8 +2,8 @@
 
     accelerate launch examples/train_kdpl.py
 
-runs on the built-in pictures and models: 150 openmoji names are learned from their pictures alone, 150 others are kept
-to test on. On your own pictures (a Hub id, a folder, a parquet file):
+runs on the built-in images and models: 150 openmoji names are learned from their images alone, 150 others are kept
+to test on. On your own images (a Hub id, a folder, a parquet file):
 
     accelerate launch examples/train_kdpl.py --dataset timm/oxford-iiit-pet --method maple --shots 16 \
         --student openai/clip-vit-base-patch32 --teacher laion/CLIP-ViT-H-14-laion2B-s32B-b79K \
@@ -61,7 +61,7 @@ MINI_CLASSES = 300
 MINI_DEFAULTS = {
     "template": "an emoji of {}.",
     "teacher_template": "an emoji of {}.",
-    "augment": False,  # icons fill their pictures: a crop cuts off what they are
+    "augment": False,  # icons fill their images: a crop cuts off what they are
     "k_max": 300,
     "output_dir": "prompt-mini",
     "logging_strategy": "epoch",
@@ -83,7 +83,7 @@ class ExampleArguments:
     method: str = field(default="coop", metadata={"help": f"One of {', '.join(METHODS)}."})
     n_ctx: int | None = field(default=None, metadata={"help": "Context vectors; by default as published."})
     labels: bool = field(default=False, metadata={"help": "Learn from labels instead: the supervised baseline."})
-    shots: int | None = field(default=None, metadata={"help": "Pictures per class to learn from; by default all."})
+    shots: int | None = field(default=None, metadata={"help": "Images per class to learn from; by default all."})
 
 
 @dataclass
@@ -111,7 +111,7 @@ def parse(argv: list[str]) -> tuple[ExampleArguments, KDPLTrainingArguments]:
 
 
 def mini_task(seed: int) -> Task:
-    """150 + 150 emoji names drawn by the seed; learned from openmoji pictures, another domain are line drawings."""
+    """150 + 150 emoji names drawn by the seed; learned from openmoji images, another domain are line drawings."""
     mini = load_mini(share_alike=True)
     styles = {
         style: from_dataset(mini.emoji_subset(styles=style, novel=False), label_column="name")
@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
     command = shlex.join(["accelerate", "launch", "examples/train_kdpl.py", *argv])
     note = f"`{command}`."
     if example.dataset == MINI:
-        note += " Seen classes: the pictures that were learned from, with labels the training accuracy."
+        note += " Seen classes: the images that were learned from, with labels the training accuracy."
     table = ResultTable(f"Accuracy on {example.dataset}", note=note)
     teacher_template = training.teacher_template or training.template
     for part, source in task.tests.items():

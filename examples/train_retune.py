@@ -2,11 +2,11 @@
 
     python examples/train_retune.py
 
-runs on the built-in pictures: the findings are what an emoji's published keywords say about it (animal, face, person,
+runs on the built-in images: the findings are what an emoji's published keywords say about it (animal, face, person,
 food, plant; a dog's face is an animal and a face, an apple is food and a plant). All three scenarios are run, with the
 zero-shot model as the lower bound and joint training as the upper one. The report is `retune-mini/index.html`.
 
-On chest X-rays, from features that `clipalign embed` made (the pictures are not needed any more):
+On chest X-rays, from features that `clipalign embed` made (the images are not needed any more):
 
     python examples/train_retune.py --model me/biomedical-clip --features chest/ --labels CheXpert/train.csv \
         --test_features chest-valid/ --test_labels CheXpert/valid.csv --scenarios class-incremental \
@@ -56,11 +56,11 @@ MINI_FINDINGS = {
     "food": {"food", "fruit", "vegetable", "drink"},
     "plant": {"plant", "flower", "tree"},
 }
-MINI_POSITIVE = ("an emoji of {}", "a picture with {}", "this shows {}", "{}")
-MINI_NEGATIVE = ("an emoji without {}", "a picture with no {}", "there is no {}", "not {}")
+MINI_POSITIVE = ("an emoji of {}", "an image with {}", "this shows {}", "{}")
+MINI_NEGATIVE = ("an emoji without {}", "an image with no {}", "there is no {}", "not {}")
 MINI_DEFAULTS = {
     "output_dir": "retune-mini",
-    "per_device_train_batch_size": 64,  # a task has some 700 pictures: 6,144 would be one step per epoch
+    "per_device_train_batch_size": 64,  # a task has some 700 images: 6,144 would be one step per epoch
 }
 MINI_ROWS: int | None = None
 OWN_DATA = ("model", "features", "labels", "test_features", "test_labels")
@@ -119,7 +119,7 @@ def has_own_data(example: ExampleArguments) -> bool:
 
 
 def mini_labels(split: str) -> tuple[Any, FindingLabels]:
-    """Pictures of a split, and what their keywords say about them; the styles of one emoji are one "patient"."""
+    """Images of a split, and what their keywords say about them; the styles of one emoji are one "patient"."""
     emoji = load_mini().emoji_subset(split=split)
     if MINI_ROWS is not None:
         emoji = emoji.select(np.random.default_rng(0).permutation(len(emoji))[:MINI_ROWS])
@@ -233,7 +233,7 @@ def main(argv: list[str] | None = None) -> list[IncrementalResult]:
         results,
         bounds,
         lead=f"{command}. Research software, not for diagnosis. "
-        f"{len(problem.train):,} pictures to learn from, {len(problem.test):,} to test on.",
+        f"{len(problem.train):,} images to learn from, {len(problem.test):,} to test on.",
     )
     print(f"Report: {page}; adapters: {', '.join(str(folder / name) for name in example.scenarios)}")
     return results

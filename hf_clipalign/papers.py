@@ -78,7 +78,7 @@ _ALL = (
         year=2026,
         venue="CVPR",
         summary="keeps the middle band of the spectrum of the inter-modal operator in the projectors, without "
-        "data and without training, so that pictures compare better with pictures and texts with texts",
+        "data and without training, so that images compare better with images and texts with texts",
         code="https://github.com/simomagi/IsoCLIP",
     ),
     Paper(
@@ -113,7 +113,7 @@ _ALL = (
         arxiv="2602.17395",
         year=2026,
         venue="ICLR",
-        summary="finds unknown classes among unlabelled pictures through their similarities to the concepts of a "
+        summary="finds unknown classes among unlabelled images through their similarities to the concepts of a "
         "dictionary",
         code="https://github.com/miccunifi/SpectralGCD",
     ),
@@ -137,7 +137,7 @@ _ALL = (
         arxiv="2109.01134",
         year=2022,
         venue="International Journal of Computer Vision",
-        summary="learns the words around the class name as vectors, the same for all pictures",
+        summary="learns the words around the class name as vectors, the same for all images",
         code="https://github.com/KaiyangZhou/CoOp",
     ),
     Paper(
@@ -148,7 +148,7 @@ _ALL = (
         arxiv="2203.05557",
         year=2022,
         venue="CVPR",
-        summary="learns the words around the class name and a small network that shifts them for each picture",
+        summary="learns the words around the class name and a small network that shifts them for each image",
         code="https://github.com/KaiyangZhou/CoOp",
     ),
     Paper(
@@ -167,7 +167,7 @@ _ALL = (
         arxiv="2203.12119",
         year=2022,
         venue="ECCV",
-        summary="learns tokens beside the patches of the picture, in one layer or more of the frozen image encoder",
+        summary="learns tokens beside the patches of the image, in one layer or more of the frozen image encoder",
         code="https://github.com/KMnP/vpt",
     ),
     Paper(

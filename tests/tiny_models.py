@@ -1,4 +1,4 @@
-"""Tiny random models of every family, with tokenizers and picture processors: nothing is downloaded.
+"""Tiny random models of every family, with tokenizers and image processors: nothing is downloaded.
 
 Every parameter is drawn from a seeded generator at a scale where features of different inputs differ clearly, biases
 and layer norms included. `save_tiny("clip", folder)` writes a checkpoint that the Auto classes and pipelines load.
@@ -36,7 +36,7 @@ from transformers import (
 Make = TypeVar("Make", bound=Callable[..., Any])
 FAMILIES = ("clip", "metaclip_2", "siglip", "siglip2")
 WORDS = (
-    *("a", "an", "the", "photo", "picture", "painting", "of", "in", "on", "with", "and", "good", "bad", "type"),
+    *("a", "an", "the", "photo", "image", "painting", "of", "in", "on", "with", "and", "good", "bad", "type"),
     *("texture", "red", "green", "blue", "small", "big", "old", "cat", "dog", "bird", "fish", "horse", "car", "bus"),
     *("boat", "train", "plane", "tree", "flower", "house", "bridge", "apple", "guitar", "frog", "owl", "fox", "lion"),
 )
@@ -95,7 +95,7 @@ def tiny_siglip(seed: int = 0, **text_overrides: Any) -> SiglipModel:
 
 @_made_once
 def tiny_siglip2(seed: int = 0, **text_overrides: Any) -> Siglip2Model:
-    """`Siglip2Model` (the one with flexible picture shapes) of the same sizes, at most 16 patches."""
+    """`Siglip2Model` (the one with flexible image shapes) of the same sizes, at most 16 patches."""
     text = (
         _text_config("siglip2")
         | {"projection_size": 32, "bos_token_id": 2, "pad_token_id": 0, "eos_token_id": 1}
@@ -133,7 +133,7 @@ def tiny_tokenizer(family: str = "clip") -> Any:
 
 
 def tiny_image_processor(family: str = "clip") -> Any:
-    """The family's picture processor at the tiny picture size."""
+    """The family's image processor at the tiny image size."""
     if family in ("clip", "metaclip_2"):
         size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
         return CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
@@ -143,7 +143,7 @@ def tiny_image_processor(family: str = "clip") -> Any:
 
 
 def tiny_pixel_values(n: int, family: str = "clip", seed: int = 0) -> dict[str, torch.Tensor]:
-    """The image inputs of the family's model for n random pictures."""
+    """The image inputs of the family's model for n random images."""
     generator = torch.Generator().manual_seed(seed)
     if family != "siglip2":
         return {"pixel_values": torch.randn(n, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)}
@@ -155,7 +155,7 @@ def tiny_pixel_values(n: int, family: str = "clip", seed: int = 0) -> dict[str, 
 
 
 def save_tiny(family: str, folder: str | Path, seed: int = 0) -> Path:
-    """Writes model, tokenizer and picture processor of a family to `folder`."""
+    """Writes model, tokenizer and image processor of a family to `folder`."""
     tiny_model(family, seed).save_pretrained(folder)
     tiny_tokenizer(family).save_pretrained(folder)
     tiny_image_processor(family).save_pretrained(folder)
@@ -365,7 +365,7 @@ def _vision_text(vision_config: Any, text_config: Any, seed: int) -> Any:
 
 
 def tiny_processor(family: str) -> Any:
-    """The processor of a family in `ALL_MAKERS`: pictures and texts."""
+    """The processor of a family in `ALL_MAKERS`: images and texts."""
     import transformers
 
     names = {

@@ -20,5 +20,5 @@ from .parameters import tower_parameters as tower_parameters
 from .registry import as_dual_encoder as as_dual_encoder
 from .registry import register_backbone as register_backbone
 from .registry import supported_model_types as supported_model_types
-from .weights import weights_hash as weights_hash
 from .text import tokenize as tokenize
+from .weights import weights_hash as weights_hash

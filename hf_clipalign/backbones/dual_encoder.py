@@ -75,7 +75,7 @@ class DualEncoder(ABC):
     exact_image_projector: bool = True
     """False where the image head is not linear: `image_projector` is then an approximation, `project_image` exact."""
     flexible_images: bool = False
-    """True where pictures keep their own shape and come as patches, with a mask and their spatial shapes."""
+    """True where images keep their own shape and come as patches, with a mask and their spatial shapes."""
     layout: Layout = "consistent"
     """How the projectors are stacked; see `linearize_pooling_head`."""
     module_paths: ClassVar[ModulePaths | None] = None
@@ -109,7 +109,7 @@ class DualEncoder(ABC):
     @property
     @abstractmethod
     def image_size(self) -> int:
-        """Side of the square input picture, in pixels."""
+        """Side of the square input image, in pixels."""
 
     @property
     @abstractmethod
@@ -168,7 +168,7 @@ class DualEncoder(ABC):
         return (vision.image_size // vision.patch_size) ** 2
 
     def blank_images(self, n: int) -> dict[str, Any]:
-        """The image tower's inputs for n empty pictures of the model's own size: carriers for patch tokens."""
+        """The image tower's inputs for n empty images of the model's own size: carriers for patch tokens."""
         side = self.image_size
         pixel_values = torch.zeros(1, 3, side, side, device=self.device, dtype=self.dtype)
         return {"pixel_values": pixel_values.expand(n, -1, -1, -1)}
@@ -203,7 +203,7 @@ class DualEncoder(ABC):
         """Runs the image tower.
 
         Args:
-            pixel_values (`Tensor [N, 3, H, W]`): pictures as the model's processor returns them.
+            pixel_values (`Tensor [N, 3, H, W]`): images as the model's processor returns them.
             **kwargs: passed to the tower (`output_hidden_states`, `interpolate_pos_encoding`, …).
 
         Returns:
@@ -268,7 +268,7 @@ class DualEncoder(ABC):
         return self
 
     def drop_text_tower(self) -> bool:
-        """Frees the text tower in place: texts cannot be encoded any more, everything about pictures stays.
+        """Frees the text tower in place: texts cannot be encoded any more, everything about images stays.
 
         Returns:
             `bool`: whether that was done. Default False: a family that does not say how keeps its tower.

@@ -81,11 +81,11 @@ def folded_into_attention(projector: Projector, output: nn.Linear) -> tuple[Tens
 
 @torch.no_grad()
 def image_projection_error(encoder: DualEncoder, pixel_values: Tensor, **kwargs: Any) -> ProjectionError:
-    """The real error of `encoder.image_projector` on pictures: rounding only, except for SigLIP's linearised head.
+    """The real error of `encoder.image_projector` on images: rounding only, except for SigLIP's linearised head.
 
     Args:
         encoder (`DualEncoder`): the backbone.
-        pixel_values (`Tensor [N, 3, H, W]`): pictures as the model's processor returns them.
+        pixel_values (`Tensor [N, 3, H, W]`): images as the model's processor returns them.
         **kwargs: passed to the image tower (`pixel_attention_mask`, `spatial_shapes`, …).
 
     Returns:

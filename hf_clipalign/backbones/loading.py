@@ -29,9 +29,9 @@ def load_model(model_or_id: Any, **from_pretrained_kwargs: Any) -> nn.Module:
 
 
 def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any:
-    """Loads the processor (pictures and texts) of a checkpoint; errors as `load_model`.
+    """Loads the processor (images and texts) of a checkpoint; errors as `load_model`.
 
-    The Pillow backend is used for pictures, so that features do not depend on whether torchvision is installed.
+    The Pillow backend is used for images, so that features do not depend on whether torchvision is installed.
     """
     from transformers import AutoProcessor
 
@@ -39,11 +39,11 @@ def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any
 
 
 def load_image_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any:
-    """Loads the picture processor of a checkpoint that has no tokenizer; otherwise as `load_processor`."""
+    """Loads the image processor of a checkpoint that has no tokenizer; otherwise as `load_processor`."""
     from transformers import AutoImageProcessor
 
     load = AutoImageProcessor.from_pretrained
-    return _load(load, path_or_id, "picture processor", **_pillow(), **from_pretrained_kwargs)
+    return _load(load, path_or_id, "image processor", **_pillow(), **from_pretrained_kwargs)
 
 
 def _pillow() -> dict[str, Any]:

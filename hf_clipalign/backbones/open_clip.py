@@ -27,7 +27,7 @@ _POOLING_HEAD = "trunk.attn_pool"
 
 @dataclass(frozen=True)
 class OpenClipProcessor:
-    """open_clip's picture transform and tokenizer, as feature extraction takes them.
+    """open_clip's image transform and tokenizer, as feature extraction takes them.
 
     Args:
         preprocess (`Callable`): the transform that `open_clip.create_model_and_transforms` gives for evaluation.
@@ -38,9 +38,9 @@ class OpenClipProcessor:
     tokenizer: Any = None
 
     def image_processor(self, images: Sequence[Any], **kwargs: Any) -> dict[str, Tensor]:
-        """`pixel_values [N, 3, H, W]` of N RGB pictures (arrays or PIL)."""
-        pictures = [Image.fromarray(np.asarray(picture)) for picture in images]
-        return {"pixel_values": torch.stack([self.preprocess(picture) for picture in pictures])}
+        """`pixel_values [N, 3, H, W]` of N RGB images (arrays or PIL)."""
+        images = [Image.fromarray(np.asarray(image)) for image in images]
+        return {"pixel_values": torch.stack([self.preprocess(image) for image in images])}
 
 
 @register_backbone("open_clip")
@@ -206,7 +206,7 @@ def _attribute(module: Any, path: str) -> Any:
 
 
 def _cuts_patches(convolution: nn.Conv2d) -> bool:
-    """Whether a convolution cuts a picture into patches; a ResNet's first one does not."""
+    """Whether a convolution cuts an image into patches; a ResNet's first one does not."""
     return convolution.stride == convolution.kernel_size
 
 

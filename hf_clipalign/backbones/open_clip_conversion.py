@@ -25,7 +25,7 @@ def open_clip_to_transformers(model: Any, tokenizer: Any = None) -> CLIPModel:
 
     Returns:
         `CLIPModel`: in evaluation mode, on the CPU, in the model's dtype. Its processor is that of any CLIP with the
-        same picture size, mean and standard deviation; open_clip's texts are padded to the full length.
+        same image size, mean and standard deviation; open_clip's texts are padded to the full length.
 
     Raises:
         `ClipAlignError`: a part has no counterpart; the message names it.
@@ -60,7 +60,7 @@ def _check(model: Any, text: Any) -> None:
         "its image tower pools by attention": visual.attn_pool is not None,
         "its image tower does not read the class token": visual.pool_type != "tok",
         "its image tower has no norm before the layers": not isinstance(visual.ln_pre, nn.LayerNorm),
-        "its pictures are not square": len({*visual.image_size}) > 1 or len({*visual.patch_size}) > 1,
+        "its images are not square": len({*visual.image_size}) > 1 or len({*visual.patch_size}) > 1,
         "its text attention is not causal": not causal,
         "its text tower has a class token": getattr(text, "cls_emb", None) is not None,
         "its text tower is not read at the end token": _pool_type(text) not in ("argmax", "eos"),

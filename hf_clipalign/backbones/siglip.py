@@ -28,7 +28,7 @@ class SiglipEncoder(DualEncoder):
 
     The image head pools by attention and ends in `x + MLP(LayerNorm(x))`. Features before the projector are the pooled
     x; `project_image` and `encode_image` are exact; `image_projector` is an APPROXIMATION (`linearize_pooling_head`,
-    whose real error `image_projection_error` measures). `Siglip2Model` (flexible picture shapes) also needs
+    whose real error `image_projection_error` measures). `Siglip2Model` (flexible image shapes) also needs
     `pixel_attention_mask` and `spatial_shapes`; they go through as keyword arguments.
 
     Args:

@@ -20,7 +20,7 @@ ModelOption = Annotated[
     typer.Option("--model", "-m", help="Checkpoint folder, Hub id, or a built-in model (mini-student, mini-teacher)."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps …")]
-ImageColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with pictures.")]
+ImageColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with images.")]
 LabelColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with classes.")]
 SplitOption = Annotated[str | None, typer.Option(help="Data sets: which split.")]
 

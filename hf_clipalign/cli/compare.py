@@ -41,7 +41,7 @@ MethodsOption = Annotated[
     str | None,
     typer.Option(
         help="Comma-separated, the first is the reference: baseline, pre-projection, centred, isoclip, text-pca, "
-        "oti (pictures), ovi (texts). Default: what fits the task."
+        "oti (images), ovi (texts). Default: what fits the task."
     ),
 ]
 BandOption = Annotated[
@@ -201,7 +201,7 @@ def _zero_shot(run: EvaluationRun, task_name: str, inversion: dict[str, Any]) ->
         for row in rows
     ]
     caption = (
-        f"percent; {len(images)} pictures. baseline: image against prompt; oti: inverted image against prompt; ovi: "
+        f"percent; {len(images)} images. baseline: image against prompt; oti: inverted image against prompt; ovi: "
         "image against inverted prompt. The last two are within one modality."
     )
     console.print(rich_table(columns, text, caption))

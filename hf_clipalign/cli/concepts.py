@@ -40,10 +40,10 @@ TemplateOption = Annotated[
     typer.Option(help=f"Prompt. Default: {_TEMPLATE!r}; for the built-in models {_BUILT_IN_TEMPLATE!r}."),
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace features of another model or other pictures in OUT.")
+    bool, typer.Option("--overwrite", help="Replace features of another model or other images in OUT.")
 ]
 OutOption = Annotated[
-    Path, typer.Option(help="Folder for concepts.png, pictures.png, concepts.json, concepts.csv, features.")
+    Path, typer.Option(help="Folder for concepts.png, images.png, concepts.json, concepts.csv, features.")
 ]
 
 
@@ -60,14 +60,14 @@ def concepts(
     top: Annotated[int, typer.Option(help="How many concepts to print.", min=1)] = 25,
     image_column: ImageColumnOption = None,
     split: SplitOption = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures per pass.", min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(help="Images per pass.", min=1)] = 64,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "cpu",
     out: OutOption = Path("concepts"),
 ) -> None:
-    """Ask a folder of pictures what is in it: the concepts that tell the pictures apart, without any label.
+    """Ask a folder of images what is in it: the concepts that tell the images apart, without any label.
 
-    Every picture is compared with every concept of a dictionary; the concepts that explain how the pictures differ are
+    Every image is compared with every concept of a dictionary; the concepts that explain how the images differ are
     kept (the filtering stage of SpectralGCD). Features are kept in OUT, so that another dictionary, prompt or
     threshold costs seconds. [bold]concepts.csv[/] is a dictionary again.
 
@@ -98,13 +98,13 @@ def concepts(
     made = {"model": model, "images": images, "dictionary": dictionary, "template": template, "skipped": store.skipped}
     _report(result, made, top, out)
     if source is not None:
-        console.print(f"pictures of the first concepts: {_show(result, loaded, store, source, texts, out)}")
+        console.print(f"images of the first concepts: {_show(result, loaded, store, source, texts, out)}")
 
 
 def _check_out(images: str, out: Path) -> None:
     if Path(images).is_dir() and out.resolve().is_relative_to(Path(images).resolve()):
         raise ClipAlignError(
-            f"{str(out)!r} lies in {images!r}: the figures in it would be taken for pictures; name another folder "
+            f"{str(out)!r} lies in {images!r}: the figures in it would be taken for images; name another folder "
             "with --out"
         )
 
@@ -125,7 +125,7 @@ def _report(result: Any, made: dict[str, Any], top: int, out: Path) -> None:
     with atomic_file(out / "concepts.json") as staging:
         staging.write_text(json.dumps(made | result.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     result.save(out / "concepts.csv")
-    console.print(f"picture: {result.save(out / 'concepts.png')}   numbers: {out / 'concepts.json'}")
+    console.print(f"image: {result.save(out / 'concepts.png')}   numbers: {out / 'concepts.json'}")
 
 
 def _features(
@@ -138,7 +138,7 @@ def _features(
     batch_size: int,
     columns: dict[str, str | None],
 ) -> tuple[Any, Any]:
-    """The pictures' features, made once and kept in OUT, and the pictures; a features folder has none."""
+    """The images' features, made once and kept in OUT, and the images; a features folder has none."""
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.data import open_source
     from hf_clipalign.features import FeatureStore, extract_to_store
@@ -165,12 +165,12 @@ def _features(
 
 
 def _show(result: Any, loaded: Any, store: Any, source: Any, texts: Any, out: Path) -> Path:
-    """Writes the pictures that show the first concepts best."""
+    """Writes the images that show the first concepts best."""
     from hf_clipalign._files import atomic_file
-    from hf_clipalign.evaluation import plot_picture_rows, strongest_pictures
+    from hf_clipalign.evaluation import plot_image_rows, strongest_images
 
     shown = result.retained[:_SHOWN_CONCEPTS]
-    numbers = strongest_pictures(
+    numbers = strongest_images(
         _projected(loaded, store), texts, shown, temperature=result.settings["temperature"]
     ).tolist()
     place = {name: number for number, name in enumerate(source.ids)}
@@ -178,9 +178,9 @@ def _show(result: Any, loaded: Any, store: Any, source: Any, texts: Any, out: Pa
         result.concept_names[concept]: [source.read(place[store.ids[number]]) for number in row]
         for concept, row in zip(shown, numbers, strict=True)
     }
-    with atomic_file(out / "pictures.png") as staging:
-        plot_picture_rows(rows).savefig(staging, dpi=130)
-    return out / "pictures.png"
+    with atomic_file(out / "images.png") as staging:
+        plot_image_rows(rows).savefig(staging, dpi=130)
+    return out / "images.png"
 
 
 def _projected(loaded: Any, store: Any) -> Iterator[Any]:

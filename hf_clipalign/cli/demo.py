@@ -35,7 +35,7 @@ def demo(
     results: dict[str, Any] = {}
     for name in MODELS if model == "both" else (model,):
         study = run_mini_study(name)
-        console.print(study.images.table(f"{name}: pictures of one style search another style, novel emoji"))
+        console.print(study.images.table(f"{name}: images of one style search another style, novel emoji"))
         console.print(study.texts.table(f"{name}: keywords search names, novel emoji"))
         console.print(study.verdict)
         sections += study.sections
@@ -48,8 +48,8 @@ def demo(
 
 
 _LEAD = (
-    "CLIP is trained to compare pictures with texts. Here it compares pictures with pictures: an emoji drawn in one "
-    "style searches a gallery drawn in another. Every row of a table is another way to use the same picture tower; "
+    "CLIP is trained to compare images with texts. Here it compares images with images: an emoji drawn in one "
+    "style searches a gallery drawn in another. Every row of a table is another way to use the same image tower; "
     "IsoCLIP's rows trim the projector, without any training. The band of directions to keep was chosen on emoji that "
     "the models know and is scored here on emoji whose concepts they never saw."
 )

@@ -1,4 +1,4 @@
-"""`clipalign embed`: pictures to features, once."""
+"""`clipalign embed`: images to features, once."""
 
 from __future__ import annotations
 
@@ -27,11 +27,9 @@ def embed(
     ],
     model: ModelOption = "mini-student",
     out: Annotated[Path, typer.Option(help="Folder for the shards and features.json.")] = Path("features"),
-    batch_size: Annotated[int, typer.Option(help="Pictures per pass.", min=1)] = 64,
-    shard_size: Annotated[int, typer.Option(help="Pictures per file.", min=1)] = 4096,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read pictures. Default: by their number.")
-    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per pass.", min=1)] = 64,
+    shard_size: Annotated[int, typer.Option(help="Images per file.", min=1)] = 4096,
+    workers: Annotated[int | None, typer.Option(help="Processes that read images. Default: by their number.")] = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="Compute in float32, bfloat16 or float16; features stay float32. Default: the model's own."),
@@ -42,15 +40,15 @@ def embed(
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Hub ids: read the data set as it comes, without storing it.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable picture.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace features of another model or other data.")
     ] = False,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Take a model's features of pictures and keep them BEFORE the projector.
+    """Take a model's features of images and keep them BEFORE the projector.
 
-    Every head and band can then be tried without looking at the pictures again: [bold]clipalign evaluate features/[/].
+    Every head and band can then be tried without looking at the images again: [bold]clipalign evaluate features/[/].
     A run that was stopped goes on where it was. Several processes share the work under
     [bold]torchrun --nproc_per_node 2 -m hf_clipalign.cli embed …[/].
 
@@ -81,7 +79,7 @@ def embed(
     )
     leave_processes()
     if os.environ.get("RANK", "0") == "0":
-        console.print(f"{len(store)} pictures, {store.width} numbers each: {out}")
+        console.print(f"{len(store)} images, {store.width} numbers each: {out}")
         for name, reason in store.skipped:
             warn("skipped", f"{name}: {reason}")
 

@@ -63,7 +63,7 @@ def evaluate(
 ) -> None:
     """Score heads side by side: a table here, results.json and index.html in a folder.
 
-    The pictures are read once; every head and every band is scored from the same features. With [bold]--band auto[/]
+    The images are read once; every head and every band is scored from the same features. With [bold]--band auto[/]
     the band is chosen on one half of the classes and every head is reported on the other half.
 
     Examples:
@@ -126,7 +126,7 @@ def _nearest_class_mean(run: EvaluationRun) -> None:
     run.results["scores"] = rows
     columns = ["head", "numbers", *[name for name in rows[0] if name not in ("head", "numbers")]]
     text = [[row["head"], str(row["numbers"]), *(f"{100 * row[name]:.1f}" for name in columns[2:])] for row in rows]
-    caption = f"percent; nearest class mean of {len(train)} pictures, {len(test)} tested"
+    caption = f"percent; nearest class mean of {len(train)} images, {len(test)} tested"
     console.print(rich_table(columns, text, caption))
     run.sections.append(Section("Nearest class mean", tables=[ReportTable(columns, text, caption)]))
 
@@ -150,7 +150,7 @@ def _zero_shot(run: EvaluationRun) -> None:
     scores["mean_per_class"] = mean_per_class_accuracy(logits.argmax(1), features.labels)
     run.results["scores"] = scores
     caption = (
-        f"percent; {len(features)} pictures, {len(weights)} classes, prompt {run.template!r}. Image-text similarity "
+        f"percent; {len(features)} images, {len(weights)} classes, prompt {run.template!r}. Image-text similarity "
         "keeps the original projectors: trimming is for image-image and text-text similarity only."
     )
     columns, row = list(scores), [f"{100 * value:.1f}" for value in scores.values()]
@@ -175,12 +175,12 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
         plot_band_grid,
         plot_similarities,
         plot_spectrum,
+        search_band,
         split_by_class,
         split_by_query,
     )
-    from hf_clipalign.evaluation import search_band
-    from hf_clipalign.isoclip import decompose
     from hf_clipalign.evaluation.band_search import JudgedPairs
+    from hf_clipalign.isoclip import decompose
     from hf_clipalign.metrics import pair_similarities
 
     encoder = as_dual_encoder(run.model)
@@ -226,8 +226,7 @@ def _heads(
     from dataclasses import replace
 
     from hf_clipalign.backbones import as_dual_encoder
-    from hf_clipalign.evaluation import zero_shot_weights
-    from hf_clipalign.evaluation import comparison_heads
+    from hf_clipalign.evaluation import comparison_heads, zero_shot_weights
 
     encoder = as_dual_encoder(run.model)
     texts = None

@@ -1,4 +1,4 @@
-"""What the commands that score heads share: the state of one call, its pictures, its band, and its results."""
+"""What the commands that score heads share: the state of one call, its images, its band, and its results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EvaluationRun:
 
 
 def image_features(run: EvaluationRun, data: str) -> Any:
-    """Features of pictures, from a store or from the pictures; what is skipped is told and kept for the results."""
+    """Features of images, from a store or from the images; what is skipped is told and kept for the results."""
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.data import open_source
     from hf_clipalign.features import FeatureStore, extract_image_features
@@ -48,7 +48,7 @@ def image_features(run: EvaluationRun, data: str) -> Any:
         features = extract_image_features(run.model, source, run.processor)
     if features.skipped:
         names = ", ".join(name for name, _ in features.skipped[:5])
-        warn(f"{len(features.skipped)} pictures could not be read and are left out:", names)
+        warn(f"{len(features.skipped)} images could not be read and are left out:", names)
     run.results.setdefault("skipped", []).extend(features.skipped)
     return features
 

@@ -42,7 +42,7 @@ def spectrum(
     if "suggested" in sources.values():
         console.print(
             "A suggested band comes from the shape of the spectrum alone and is ONLY a suggestion: "
-            "choose on labelled pictures with `clipalign evaluate --band auto`."
+            "choose on labelled images with `clipalign evaluate --band auto`."
         )
     console.print(f"plot: {out}")
 

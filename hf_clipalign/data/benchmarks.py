@@ -18,9 +18,9 @@ class BenchmarkDataset:
     Args:
         name (`str`): Name in the papers.
         hub_id (`str`): Where it is on the Hub, as documentation and public code name it.
-        train (`str`): Split to draw few-shot pictures from; empty for the sets that are only tested on.
+        train (`str`): Split to draw few-shot images from; empty for the sets that are only tested on.
         test (`str`): Split to test on.
-        image_column (`str`, defaults to "image"): Column of the pictures.
+        image_column (`str`, defaults to "image"): Column of the images.
         label_column (`str`, defaults to "label"): Column of the class.
         note (`str`, defaults to none): What to know before using it.
         verified (`bool`, defaults to `False`): Whether the id, splits and columns were checked by loading the set.
@@ -42,7 +42,7 @@ class BenchmarkDataset:
 
 
 _GATED = "gated: accept its terms on the Hub and log in"
-_PAPER_SPLIT = "the papers use their own random split of the pictures; this one gives other numbers"
+_PAPER_SPLIT = "the papers use their own random split of the images; this one gives other numbers"
 _NAMES = "names of the classes are WordNet ids or missing: give class names yourself"
 
 BENCHMARKS: dict[str, BenchmarkDataset] = {
@@ -68,10 +68,10 @@ BENCHMARKS: dict[str, BenchmarkDataset] = {
 """Data sets by name; every entry says whether it was verified. None was: they could not be reached when written."""
 
 CROSS_DOMAIN = ("ImageNetV2", "ImageNet-Sketch", "ImageNet-A", "ImageNet-R")
-"""Targets of domain generalisation; the source is ImageNet, 16 pictures a class."""
+"""Targets of domain generalisation; the source is ImageNet, 16 images a class."""
 
 CROSS_DATASET = tuple(name for name in BENCHMARKS if not name.startswith("ImageNet"))
-"""The ten targets of the cross-dataset protocol; the source is ImageNet, 16 pictures a class."""
+"""The ten targets of the cross-dataset protocol; the source is ImageNet, 16 images a class."""
 
 _RENAMED: dict[str, dict[str, str]] = {
     "EuroSAT": {

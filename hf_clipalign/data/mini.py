@@ -1,4 +1,4 @@
-"""The built-in mini set: emoji and icons, with two tiny CLIPs that were trained on such pictures."""
+"""The built-in mini set: emoji and icons, with two tiny CLIPs that were trained on such images."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Concepts(NamedTuple):
     """Emoji names, in the order of the emoji table.
 
     Args:
-        known (`list[str]`): Names whose pictures were in training.
-        novel (`list[str]`): Names whose pictures were kept out of training, in whole families (303 of them).
+        known (`list[str]`): Names whose images were in training.
+        novel (`list[str]`): Names whose images were kept out of training, in whole families (303 of them).
     """
 
     known: list[str]
@@ -35,11 +35,11 @@ def load_mini(share_alike: bool = False) -> Mini:
 
     Args:
         share_alike (`bool`, defaults to `False`):
-            Whether to add the OpenMoji pictures (styles "openmoji" and "line", CC BY-SA 4.0: what you make of these
-            pictures must carry the same licence).
+            Whether to add the OpenMoji images (styles "openmoji" and "line", CC BY-SA 4.0: what you make of these
+            images must carry the same licence).
 
     Returns:
-        [`Mini`]: pictures, names and two models.
+        [`Mini`]: images, names and two models.
 
     Raises:
         [`ClipAlignError`]: if the files are not there. The share-alike folder may be deleted; it is missed only when
@@ -63,25 +63,25 @@ def load_mini(share_alike: bool = False) -> Mini:
 class Mini:
     """Emoji, icons, and two small `CLIPModel`s, `student` (2.4 M parameters) and `teacher` (3.0 M).
 
-    The pictures are 64 x 64 RGBA on transparent ground and have to be put on white before a processor sees them:
+    The images are 64 x 64 RGBA on transparent ground and have to be put on white before a processor sees them:
     [`read_image`] does it, and so does every source of this package.
 
-    `emoji`, 5,406 pictures (9,234 with `share_alike`): `image`, `style` (noto, twemoji, fluent; openmoji, line),
+    `emoji`, 5,406 images (9,234 with `share_alike`): `image`, `style` (noto, twemoji, fluent; openmoji, line),
     `emoji_id` (code points), `char`, `name` (CLDR short name), `keywords` (list), `group`, `subgroup`, `family` (name
     without gender words), `novel` (bool), `split`; with `share_alike` also `keywords_openmoji` (list).
     Splits: "train" (4,140), "val_known" (364; a style of a known concept that was left out), "novel" (902; 303
     concepts with no style in training), and, in styles that neither model saw, "unseen_style" (3,222) and
     "unseen_style_novel" (606).
 
-    `icons`, 4,937 pictures from five icon sets that no model saw: `image`, `set`, `icon`, `name`, `style`,
+    `icons`, 4,937 images from five icon sets that no model saw: `image`, `set`, `icon`, `name`, `style`,
     `categories` (list), `aliases` (list), `colour` (bool), `licence`.
 
-    Licences of the pictures: noto Apache-2.0; twemoji CC BY 4.0 (Twitter, jdecked and contributors); fluent MIT
+    Licences of the images: noto Apache-2.0; twemoji CC BY 4.0 (Twitter, jdecked and contributors); fluent MIT
     (Microsoft Corporation); openmoji and line CC BY-SA 4.0 (OpenMoji contributors); icons MIT, streamline-freehand CC
     BY 4.0 (Streamline). Details: `hf_clipalign/assets/mini/README.md` and `licences.tsv` beside it.
 
     Args:
-        share_alike (`bool`, defaults to `False`): Whether to add the OpenMoji pictures.
+        share_alike (`bool`, defaults to `False`): Whether to add the OpenMoji images.
 
     Attributes:
         emoji (`datasets.Dataset`): Emoji, in memory; `row["image"]` is an RGBA `PIL.Image.Image`.

@@ -1,5 +1,5 @@
-from ._features import FeatureStore as FeatureStore
 from ._features import Features as Features
+from ._features import FeatureStore as FeatureStore
 from ._features import LabelledEmbeddings as LabelledEmbeddings
 from ._features import backbone_hash as backbone_hash
 from ._features import extract_image_features as extract_image_features
@@ -34,11 +34,11 @@ from .protocols import base_to_novel as base_to_novel
 from .protocols import cross_dataset as cross_dataset
 from .protocols import domain_generalization as domain_generalization
 from .protocols import zero_shot_accuracy as zero_shot_accuracy
-from .reports.concept_images import plot_picture_rows as plot_picture_rows
-from .reports.concept_images import strongest_pictures as strongest_pictures
+from .reports.concept_images import plot_image_rows as plot_image_rows
+from .reports.concept_images import strongest_images as strongest_images
+from .reports.pages import ImageRow as ImageRow
 from .reports.pages import Match as Match
 from .reports.pages import MatchRow as MatchRow
-from .reports.pages import PictureRow as PictureRow
 from .reports.pages import ReportTable as ReportTable
 from .reports.pages import Section as Section
 from .reports.pages import write_report as write_report

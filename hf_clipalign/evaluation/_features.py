@@ -1,8 +1,8 @@
 """The names of `hf_clipalign.features` that are also public here."""
 
 from hf_clipalign.features import (
-    FeatureStore,
     Features,
+    FeatureStore,
     LabelledEmbeddings,
     backbone_hash,
     extract_image_features,

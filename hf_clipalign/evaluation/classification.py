@@ -18,13 +18,13 @@ from hf_clipalign.metrics import nearest_class_mean
 def nearest_class_mean_logits(
     head: Head, train: Tensor, train_labels: Any, test: Tensor, n_classes: int | None = None
 ) -> Tensor:
-    """Cosines of test pictures to the class means, under a head (IsoCLIP's NCM protocol).
+    """Cosines of test images to the class means, under a head (IsoCLIP's NCM protocol).
 
     Class means are taken of un-normalised features BEFORE the projector; the head and the normalisation follow.
 
     Args:
         head (`Head`): how features are compared.
-        train (`Tensor [N, w]`): features before the projector of labelled pictures.
+        train (`Tensor [N, w]`): features before the projector of labelled images.
         train_labels (`[N]`): class numbers 0..C-1.
         test (`Tensor [M, w]`): features before the projector to classify.
         n_classes (`int`, *optional*): C. Default: the largest label + 1.
@@ -33,7 +33,7 @@ def nearest_class_mean_logits(
         `Tensor [M, C]`.
 
     Raises:
-        `ClipAlignError`: a class has no picture, or lengths differ.
+        `ClipAlignError`: a class has no image, or lengths differ.
     """
     means = nearest_class_mean(train, train_labels, n_classes)
     test, means = head.embed(test, means.to(test))

@@ -13,8 +13,8 @@ from rich.table import Table
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.evaluation.band_search import RetrievalTask, score_retrieval
+from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap
 
 _SHOWN = ("map", "ndcg_at_10", "map_at_r", "r_precision", "recall_at_1", "recall_at_5", "recall_at_10")

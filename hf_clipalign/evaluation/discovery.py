@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._numbers import check_integer
 from hf_clipalign.data import GCDSplit
-from hf_clipalign.evaluation.reports.pages import Match, PictureRow, Section
+from hf_clipalign.evaluation.reports.pages import ImageRow, Match, Section
 from hf_clipalign.metrics.clustering import match_clusters
 
 _N_INITIALISATIONS = 10
@@ -21,7 +21,7 @@ def kmeans_classes(features: Tensor, n_classes: int, seed: int = 0) -> np.ndarra
     """Clusters of unit features by k-means, the baseline that needs no training.
 
     Args:
-        features (`Tensor [N, d]`): of all pictures; normalised by the caller.
+        features (`Tensor [N, d]`): of all images; normalised by the caller.
         n_classes (`int`): how many clusters.
         seed (`int`): of the ten initialisations. Default 0.
 
@@ -29,12 +29,12 @@ def kmeans_classes(features: Tensor, n_classes: int, seed: int = 0) -> np.ndarra
         `np.ndarray [N]` of int64.
 
     Raises:
-        `ClipAlignError`: more clusters than pictures.
+        `ClipAlignError`: more clusters than images.
     """
     from sklearn.cluster import KMeans
 
     if n_classes > len(features):
-        raise ClipAlignError(f"{n_classes} clusters cannot be made of {len(features)} pictures; ask for fewer")
+        raise ClipAlignError(f"{n_classes} clusters cannot be made of {len(features)} images; ask for fewer")
     values = features.detach().cpu().float().numpy()
     return KMeans(n_classes, n_init=_N_INITIALISATIONS, random_state=seed).fit_predict(values).astype(np.int64)
 
@@ -44,24 +44,24 @@ def class_gallery(
     classes: np.ndarray,
     labels: Sequence[str],
     concepts: Sequence[Sequence[tuple[str, float]]],
-    n_pictures: int = 14,
+    n_images: int = 14,
 ) -> list[Section]:
-    """The found classes as rows of unlabelled pictures, known classes first; for `write_report`.
+    """The found classes as rows of unlabelled images, known classes first; for `write_report`.
 
-    Where the true classes are known, a frame shows whether a picture belongs to the class that its cluster is matched
+    Where the true classes are known, a frame shows whether an image belongs to the class that its cluster is matched
     with, and the row says which class that is.
 
     Args:
-        split (`GCDSplit`): the pictures.
-        classes (`np.ndarray [N]`): what the model predicts for all pictures.
+        split (`GCDSplit`): the images.
+        classes (`np.ndarray [N]`): what the model predicts for all images.
         labels (`Sequence[str]`): readable names of all K classes.
         concepts (`Sequence`): K lists of (concept, contribution), see `SpectralGCDModel.class_concepts`.
-        n_pictures (`int`): pictures per row, at most. Default 14.
+        n_images (`int`): images per row, at most. Default 14.
 
     Raises:
-        `ClipAlignError`: `n_pictures` below 1.
+        `ClipAlignError`: `n_images` below 1.
     """
-    check_integer("n_pictures", n_pictures)
+    check_integer("n_images", n_images)
     rows = split.unlabelled_rows
     truth = [*split.class_names, *split.novel_names]
     matched = match_clusters(split.labels[rows], classes[rows]) if split.has_truth else {}
@@ -71,18 +71,18 @@ def class_gallery(
         if not len(members):
             continue
         match = matched.get(number)
-        shown = [_shown(split, int(row), match, truth) for row in members[:: -(-len(members) // n_pictures)]]
+        shown = [_shown(split, int(row), match, truth) for row in members[:: -(-len(members) // n_images)]]
         words = ", ".join(concept for concept, _ in concepts[number])
         target = "" if match is None else f", matched with “{truth[match]}”"
-        title = f"{label}: {len(members)} {'picture' if len(members) == 1 else 'pictures'}{target}"
+        title = f"{label}: {len(members)} {'image' if len(members) == 1 else 'images'}{target}"
         group = sections[0 if number < len(split.class_names) else 1]
-        group.picture_rows = [*group.picture_rows, PictureRow(title, words, shown)]
-    return [section for section in sections if section.picture_rows]
+        group.image_rows = [*group.image_rows, ImageRow(title, words, shown)]
+    return [section for section in sections if section.image_rows]
 
 
 def _shown(split: GCDSplit, row: int, match: Any, truth: Sequence[str]) -> Match:
-    picture = split.source.read(row)
+    image = split.source.read(row)
     if not split.has_truth:
-        return Match(picture, split.source.ids[row])
+        return Match(image, split.source.ids[row])
     label = int(split.labels[row])
-    return Match(picture, truth[label], match is not None and label == int(match))
+    return Match(image, truth[label], match is not None and label == int(match))

@@ -15,8 +15,8 @@ import numpy as np
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
 from hf_clipalign.data import IncrementalTask
-from hf_clipalign.evaluation.reports.plots import plot_task_matrix
 from hf_clipalign.evaluation.reports.pages import ReportTable, Section, write_report
+from hf_clipalign.evaluation.reports.plots import plot_task_matrix
 from hf_clipalign.metrics import forgetting_metrics, multilabel_metrics
 
 METRICS = {"auroc": "AUROC", "f1": "F1"}

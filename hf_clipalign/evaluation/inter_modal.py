@@ -14,19 +14,18 @@ from torch.nn import functional as F
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
+from hf_clipalign.evaluation.band_search import LabelledRetrieval
 from hf_clipalign.evaluation.classification import zero_shot_weights
 from hf_clipalign.evaluation.comparison import RetrievalComparison, compare_embeddings
-from hf_clipalign.features.in_memory import Features
+from hf_clipalign.evaluation.heads import Head, comparison_heads
+from hf_clipalign.features.in_memory import Features, project_image_features
 from hf_clipalign.inversion import InversionOutput, oti, ovi
 from hf_clipalign.inversion.options import complete_options
 from hf_clipalign.isoclip.bands import Band
-from hf_clipalign.evaluation.heads import Head, comparison_heads
-from hf_clipalign.features.in_memory import project_image_features
-from hf_clipalign.evaluation.band_search import LabelledRetrieval
 from hf_clipalign.metrics import mean_per_class_accuracy, retrieval_metrics, top_k_accuracy
 
 METHODS = ("baseline", "linearised", "pre-projection", "centred", "isoclip", "text-pca", "oti", "ovi")
-"""What `compare_methods` can put in a table; `oti` for pictures, `ovi` for texts."""
+"""What `compare_methods` can put in a table; `oti` for images, `ovi` for texts."""
 
 _ZERO_SHOT = ("baseline", "oti", "ovi")
 _INVERSION_OF: dict[Modality, str] = {"image": "oti", "text": "ovi"}
@@ -181,7 +180,7 @@ def zero_shot_controls(
 
 
 def tower_milliseconds(model: Any) -> float:
-    """What the image tower takes for one picture, in batches of 16 empty pictures, after one warm-up.
+    """What the image tower takes for one image, in batches of 16 empty images, after one warm-up.
 
     Args:
         model (`nn.Module` or `DualEncoder`): the backbone.

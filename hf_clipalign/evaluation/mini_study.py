@@ -12,12 +12,12 @@ import torch
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.data import ImageSource, Mini, from_dataset, load_mini
+from hf_clipalign.evaluation import BandSearch, Head, LabelledRetrieval, comparison_heads, search_band
 from hf_clipalign.evaluation.classification import zero_shot_weights
 from hf_clipalign.evaluation.comparison import HeadScores, RetrievalComparison, compare_heads, top_matches
-from hf_clipalign.features.in_memory import Features, extract_image_features, extract_text_features
-from hf_clipalign.evaluation.reports.plots import plot_band_grid, plot_similarities, plot_spectrum
 from hf_clipalign.evaluation.reports.pages import Match, MatchRow, ReportTable, Section
-from hf_clipalign.evaluation import BandSearch, Head, LabelledRetrieval, comparison_heads, search_band
+from hf_clipalign.evaluation.reports.plots import plot_band_grid, plot_similarities, plot_spectrum
+from hf_clipalign.features.in_memory import Features, extract_image_features, extract_text_features
 from hf_clipalign.isoclip import decompose
 from hf_clipalign.metrics import pair_similarities, retrieval_metrics
 
@@ -35,7 +35,7 @@ class MiniStudy:
     """What one model shows.
 
     Attributes:
-        images, texts (`RetrievalComparison`): heads on novel concepts, picture-picture and text-text.
+        images, texts (`RetrievalComparison`): heads on novel concepts, image-image and text-text.
         image_search, text_search (`BandSearch`): how the bands were chosen, on known concepts.
         verdict (`str`): the outcome in words, made from the intervals.
         sections (`list[Section]`): for the report.
@@ -62,8 +62,8 @@ class MiniStudy:
 def run_mini_study(model_name: str, progress: bool = True) -> MiniStudy:
     """Compares heads on the built-in set: the band is chosen on known concepts, everything is scored on novel ones.
 
-    Pictures of one style search another style; the same emoji is the one relevant item. Four keywords of an emoji
-    search the names of all. Without the share-alike pictures, styles that the models know stand in for unseen ones.
+    Images of one style search another style; the same emoji is the one relevant item. Four keywords of an emoji
+    search the names of all. Without the share-alike images, styles that the models know stand in for unseen ones.
 
     Args:
         model_name (`str`): "student" or "teacher".
@@ -72,7 +72,7 @@ def run_mini_study(model_name: str, progress: bool = True) -> MiniStudy:
     mini, styles = _open_mini()
     model, processor = getattr(mini, model_name), getattr(mini, f"{model_name}_processor")
     encoder = as_dual_encoder(model)
-    source, rows = _pictures(mini, sorted({style for pair in styles for style in pair}))
+    source, rows = _images(mini, sorted({style for pair in styles for style in pair}))
     features = extract_image_features(model, source, processor, progress=progress)
     known, novel = _tasks(features, rows, styles, novel=False), _tasks(features, rows, styles, novel=True)
     search = search_band(list(known.values()), encoder)
@@ -82,7 +82,7 @@ def run_mini_study(model_name: str, progress: bool = True) -> MiniStudy:
     text_search = search_band(known_texts, encoder, modality="text")
     text_heads = comparison_heads(encoder, "text", text_search.band)
     texts = compare_heads(text_heads, {"keywords → names": novel_texts}, seed=_SEED)
-    verdict = _verdict(images, "picture search") + " " + _verdict(texts, "text search")
+    verdict = _verdict(images, "image search") + " " + _verdict(texts, "text search")
     spectrum = decompose(encoder.image_projector.matrix, encoder.text_projector.matrix).S
     first = next(iter(novel))
     sections = [
@@ -100,7 +100,7 @@ def _open_mini() -> tuple[Mini, Sequence[tuple[str, str]]]:
         return load_mini(), _WITHOUT_SHARE_ALIKE
 
 
-def _pictures(mini: Mini, styles: list[str]) -> tuple[ImageSource, dict[str, np.ndarray]]:
+def _images(mini: Mini, styles: list[str]) -> tuple[ImageSource, dict[str, np.ndarray]]:
     dataset = mini.emoji_subset(styles=styles)
     columns = {name: np.asarray(dataset[name][:]) for name in ("style", "emoji_id", "novel", "name")}
     return from_dataset(dataset, image_column="image"), columns
@@ -178,7 +178,7 @@ def _table_section(
             "cosines of isoclip with fewer numbers. text-pca: the rival method, on the names of known emoji.",
         ],
         tables=[
-            ReportTable(images.columns(), images.rows(), "Pictures: " + images.caption()),
+            ReportTable(images.columns(), images.rows(), "Images: " + images.caption()),
             per_task,
             ReportTable(texts.columns(), texts.rows(), "Texts: " + texts.caption()),
         ],

@@ -23,17 +23,17 @@ from hf_clipalign.data.splits.subsets import base_and_novel
 from hf_clipalign.metrics import harmonic_mean
 
 Accuracy = Callable[[ImageSource], float]
-"""Gives the share of a source's pictures that are classified right among its `class_names`, in [0, 1]."""
+"""Gives the share of a source's images that are classified right among its `class_names`, in [0, 1]."""
 
 
 def base_to_novel(accuracy: Accuracy, source: ImageSource) -> dict[str, float]:
     """Accuracy on the base half of the classes, on the novel half, and their harmonic mean.
 
-    Each half is classified among its own classes only. Train on the base half of the training pictures before.
+    Each half is classified among its own classes only. Train on the base half of the training images before.
 
     Args:
         accuracy (`Callable`): of the trained model, for example `trainer.accuracy`.
-        source (`ImageSource`): test pictures of all classes.
+        source (`ImageSource`): test images of all classes.
 
     Returns:
         `dict`: `base`, `novel`, `harmonic_mean`, in [0, 1].
@@ -65,9 +65,9 @@ def zero_shot_accuracy(
     Args:
         model (`nn.Module` or `DualEncoder`): the backbone.
         processor (`ProcessorMixin`): the checkpoint's processor.
-        source (`ImageSource`): labelled pictures with class names.
+        source (`ImageSource`): labelled images with class names.
         template (`str`): prompt with one `{}`.
-        batch_size (`int`): pictures per pass. Default 64.
+        batch_size (`int`): images per pass. Default 64.
 
     Raises:
         `ClipAlignError`: no labels or no class names.
@@ -93,7 +93,7 @@ def source_class_names(source: ImageSource) -> list[str]:
 
     if source.labels is None or source.class_names is None:
         missing = "labels" if source.labels is None else "class names"
-        raise ClipAlignError(f"{source.name}: the pictures have no {missing}, so there is no accuracy to measure")
+        raise ClipAlignError(f"{source.name}: the images have no {missing}, so there is no accuracy to measure")
     return check_names(source.class_names, f"{source.name}: class names")
 
 

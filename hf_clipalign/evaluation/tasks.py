@@ -10,10 +10,10 @@ import torch
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import JudgedRetrieval
-from hf_clipalign.evaluation.classification import nearest_class_mean_logits
-from hf_clipalign.features.in_memory import Features
-from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.evaluation.band_search import JudgedPairs, LabelledRetrieval
+from hf_clipalign.evaluation.classification import nearest_class_mean_logits
+from hf_clipalign.evaluation.heads import Head
+from hf_clipalign.features.in_memory import Features
 from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
 
 
@@ -119,9 +119,7 @@ def nearest_class_mean_scores(heads: Sequence[Head], train: Features, test: Feat
     names = np.unique(train_names)
     unknown = np.setdiff1d(test_names, names)
     if len(unknown):
-        raise ClipAlignError(
-            f"the training data have no picture of {_some(unknown)}: a class mean needs at least one."
-        )
+        raise ClipAlignError(f"the training data have no image of {_some(unknown)}: a class mean needs at least one.")
     train_labels, labels = np.searchsorted(names, train_names), np.searchsorted(names, test_names)
     rows = []
     for head in heads:

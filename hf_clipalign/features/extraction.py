@@ -1,4 +1,4 @@
-"""Features of any number of pictures or texts, into a folder: in shards, resumable, over several processes."""
+"""Features of any number of images or texts, into a folder: in shards, resumable, over several processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,17 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tensors import parse_dtype
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.data import Captions, ImageSource, ImageStream, StreamRecord, TextSource, open_source, open_stream
-from hf_clipalign.features.reading import PictureBatch, PictureJob, default_workers, picture_batches
+from hf_clipalign.features.in_memory import encode_texts, image_block
+from hf_clipalign.features.key import (
+    LAYOUT,
+    describe_image_processor,
+    describe_model,
+    describe_tokenizer,
+    differences,
+    run_key,
+)
 from hf_clipalign.features.ranks import Ranks
+from hf_clipalign.features.reading import ImageBatch, ImageJob, default_workers, image_batches
 from hf_clipalign.features.shards import (
     FORMAT,
     DamagedShard,
@@ -35,16 +44,7 @@ from hf_clipalign.features.shards import (
     write_manifest,
     write_shard,
 )
-from hf_clipalign.features.key import (
-    LAYOUT,
-    describe_image_processor,
-    describe_model,
-    describe_tokenizer,
-    differences,
-    run_key,
-)
 from hf_clipalign.features.store import FeatureStore, finish_store
-from hf_clipalign.features.in_memory import encode_texts, image_block
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,9 @@ def extract_to_store(
         folder (`str` or `Path`): where the store is or will be.
         shard_size (`int`): rows of the source in one file. Default 4,096.
         batch_size (`int`): items per pass. Default 64.
-        num_workers (`int`, *optional*): processes that read pictures. Default: none for few pictures, else this
+        num_workers (`int`, *optional*): processes that read images. Default: none for few images, else this
             process's share of the cores but one, at most 8.
-        strict (`bool`): raise at the first picture that cannot be read, instead of recording it. Default False.
+        strict (`bool`): raise at the first image that cannot be read, instead of recording it. Default False.
         truncate (`bool`): cut texts over the context length instead of raising. Default False.
         dtype (`str` or `torch.dtype`, *optional*): compute in `"float32"`, `"bfloat16"` or `"float16"`, with a copy of
             the model; the features are kept in float32 and go with the given model. Default: the model's own type.
@@ -99,7 +99,7 @@ def extract_to_store(
 
     Raises:
         `ClipAlignError`: the folder holds something else, another run is writing to it, nothing can be read, or
-            (`strict`) one picture cannot.
+            (`strict`) one image cannot.
 
     Example:
         ```python
@@ -232,7 +232,7 @@ def _checked(store: FeatureStore, strict: bool) -> FeatureStore:
         raise ClipAlignError(store.skipped[0][1])
     if len(store) == 0:
         reason = f"; the first reason: {store.skipped[0][1]}" if store.n_skipped else ""
-        raise ClipAlignError(f"none of the {store.n_skipped} pictures can be read{reason}")
+        raise ClipAlignError(f"none of the {store.n_skipped} images can be read{reason}")
     return store
 
 
@@ -263,7 +263,7 @@ class _Run:
         """Number and content of every shard that this process makes; for streams, `n_shards` is right afterwards."""
         if isinstance(self.source, TextSource):
             return self._text_shards(self.source)
-        return self._picture_shards(self.source)
+        return self._image_shards(self.source)
 
     def _is_mine(self, shard: int) -> bool:
         return shard % self.ranks.count == self.ranks.index and shard not in self.done
@@ -276,19 +276,19 @@ class _Run:
     def _bar(self, total: int | None, unit: str) -> tqdm:
         return tqdm(total=total, desc=f"{unit}s", unit=unit, disable=not self.progress)
 
-    def _picture_shards(self, source: ImageSource | ImageStream) -> Iterator[tuple[int, Shard]]:
+    def _image_shards(self, source: ImageSource | ImageStream) -> Iterator[tuple[int, Shard]]:
         if isinstance(source, ImageStream):
             jobs, total = self._stream_jobs(source), None
         else:
             mine = self._mine(len(source))
-            jobs, total = _picture_jobs(mine, self.batch_size), sum(len(rows) for _, rows in mine)
+            jobs, total = _image_jobs(mine, self.batch_size), sum(len(rows) for _, rows in mine)
         on_gpu = self.encoder.device.type == "cuda"
-        batches = picture_batches(source, self.processor, jobs, self.num_workers, pin_memory=on_gpu)
-        with self._bar(total, "picture") as bar:
+        batches = image_batches(source, self.processor, jobs, self.num_workers, pin_memory=on_gpu)
+        with self._bar(total, "image") as bar:
             for index, group in groupby(batches, key=lambda batch: batch.shard):
-                yield index, self._picture_shard(group, bar)
+                yield index, self._image_shard(group, bar)
 
-    def _stream_jobs(self, source: ImageStream) -> Iterator[PictureJob]:
+    def _stream_jobs(self, source: ImageStream) -> Iterator[ImageJob]:
         """Reads the stream from the first missing shard on, and counts its shards."""
         self.n_shards = first = next(index for index in range(len(self.done) + 1) if index not in self.done)
         records: list[StreamRecord] = []
@@ -299,12 +299,12 @@ class _Run:
             if self._is_mine(shard):
                 records.append(record)
                 if len(records) == self.batch_size or place == size - 1:
-                    yield PictureJob(shard, range(row + 1 - len(records), row + 1), records)
+                    yield ImageJob(shard, range(row + 1 - len(records), row + 1), records)
                     records = []
         if records:
-            yield PictureJob(self.n_shards - 1, range(row + 1 - len(records), row + 1), records)
+            yield ImageJob(self.n_shards - 1, range(row + 1 - len(records), row + 1), records)
 
-    def _picture_shard(self, batches: Iterable[PictureBatch], bar: tqdm) -> Shard:
+    def _image_shard(self, batches: Iterable[ImageBatch], bar: tqdm) -> Shard:
         blocks: list[Tensor] = []
         shard = Shard(np.empty((0, self.width), np.float32), np.empty(0, np.int64), [], None, [])
         rows: list[int] = []
@@ -334,7 +334,7 @@ class _Run:
                 yield index, Shard(values.numpy(), np.arange(rows.start, rows.stop), list(ids), labels)
 
 
-def _picture_jobs(shards: Collection[tuple[int, range]], batch_size: int) -> Iterator[PictureJob]:
+def _image_jobs(shards: Collection[tuple[int, range]], batch_size: int) -> Iterator[ImageJob]:
     for index, rows in shards:
         for start in range(0, len(rows), batch_size):
-            yield PictureJob(index, rows[start : start + batch_size])
+            yield ImageJob(index, rows[start : start + batch_size])

@@ -16,7 +16,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.data import ImageSource
-from hf_clipalign.features.reading import PictureJob, default_workers, picture_batches
+from hf_clipalign.features.reading import ImageJob, default_workers, image_batches
 
 
 @dataclass
@@ -91,35 +91,35 @@ def extract_image_features(
     strict: bool = False,
     progress: bool = True,
 ) -> Features:
-    """Runs the image tower over a source of pictures; reading and resizing happen in worker processes.
+    """Runs the image tower over a source of images; reading and resizing happen in worker processes.
 
     Args:
         model (`nn.Module` or `DualEncoder`): the backbone, in evaluation mode, on the device to use.
-        source (`ImageSource`): the pictures; see `hf_clipalign.data.open_source`.
+        source (`ImageSource`): the images; see `hf_clipalign.data.open_source`.
         processor (`ProcessorMixin` or image processor): the checkpoint's processor.
-        batch_size (`int`): pictures per pass. Default 64.
-        num_workers (`int`, *optional*): processes that read pictures. Default: none for few pictures, else all cores
+        batch_size (`int`): images per pass. Default 64.
+        num_workers (`int`, *optional*): processes that read images. Default: none for few images, else all cores
             but one, at most 8.
-        strict (`bool`): raise at the first picture that cannot be read, instead of recording it in `skipped`.
+        strict (`bool`): raise at the first image that cannot be read, instead of recording it in `skipped`.
         progress (`bool`): show a progress bar. Default True.
 
     Returns:
-        `Features`: rows in the order of the source, without the skipped pictures.
+        `Features`: rows in the order of the source, without the skipped images.
 
     Raises:
-        `ClipAlignError`: the source is empty, no picture can be read, or (`strict`) one cannot.
+        `ClipAlignError`: the source is empty, no image can be read, or (`strict`) one cannot.
     """
     encoder = as_dual_encoder(model)
     if len(source) == 0:
-        raise ClipAlignError("there are no pictures to take features of.")
+        raise ClipAlignError("there are no images to take features of.")
     if batch_size < 1:
         raise ClipAlignError(f"batch_size is {batch_size}: give 1 or more.")
     starts = range(0, len(source), batch_size)
-    jobs = [PictureJob(0, range(start, min(start + batch_size, len(source)))) for start in starts]
+    jobs = [ImageJob(0, range(start, min(start + batch_size, len(source)))) for start in starts]
     workers = default_workers(len(source)) if num_workers is None else num_workers
     blocks, rows, skipped = [], [], []
-    with tqdm(total=len(source), desc="pictures", unit="picture", disable=not progress) as bar:
-        for batch in picture_batches(source, processor, jobs, workers):
+    with tqdm(total=len(source), desc="images", unit="image", disable=not progress) as bar:
+        for batch in image_batches(source, processor, jobs, workers):
             if batch.failures and strict:
                 raise ClipAlignError(batch.failures[0][1])
             skipped += batch.failures
@@ -128,7 +128,7 @@ def extract_image_features(
                 rows += batch.rows
             bar.update(batch.n_rows)
     if not rows:
-        raise ClipAlignError(f"none of the {len(source)} pictures can be read; the first reason: {skipped[0][1]}")
+        raise ClipAlignError(f"none of the {len(source)} images can be read; the first reason: {skipped[0][1]}")
     return Features(
         values=torch.cat(blocks),
         modality="image",
@@ -185,7 +185,7 @@ def extract_text_features(
 
 @torch.no_grad()
 def image_block(encoder: DualEncoder, inputs: dict[str, Any]) -> Tensor:
-    """Features before the projector `[N, w]`, float32 on the CPU, of a processed batch of pictures."""
+    """Features before the projector `[N, w]`, float32 on the CPU, of a processed batch of images."""
     moved = {
         name: value.to(encoder.device, encoder.dtype if value.is_floating_point() else None, non_blocking=True)
         for name, value in inputs.items()

@@ -35,7 +35,7 @@ def describe_model(encoder: DualEncoder, name: str | None, dtype: torch.dtype | 
 
 
 def describe_image_processor(processor: Any) -> dict[str, Any]:
-    """The settings of a picture processor as plain JSON."""
+    """The settings of an image processor as plain JSON."""
     processor = getattr(processor, "image_processor", processor)
     settings = processor.to_dict() if hasattr(processor, "to_dict") else {"repr": repr(processor)}
     return json.loads(json.dumps(settings, sort_keys=True, default=str))

@@ -1,4 +1,4 @@
-"""Image embeddings with the labels of a multi-label task: checked, and joined by the names of the pictures."""
+"""Image embeddings with the labels of a multi-label task: checked, and joined by the names of the images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hf_clipalign.features.store import FeatureStore
 logger = logging.getLogger(__name__)
 
 _BLOCK_ROWS = 8192
-_MOST_FOLDERS = 4  # a label file names pictures from a folder at most so many levels above the embedded one
+_MOST_FOLDERS = 4  # a label file names images from a folder at most so many levels above the embedded one
 _EMBEDS, _IDS = "image_embeds", "ids"
 
 
@@ -83,7 +83,7 @@ class LabelledEmbeddings:
             store (`FeatureStore`, `str` or `Path`): image features.
             labels (`FindingLabels`): joined by id; leading folders that one side lacks are left out.
             model (`PeftModel`, `nn.Module` or `DualEncoder`): the backbone that made the features.
-            partial (`bool`): drop labels without features instead of raising. Pictures that could not be read are
+            partial (`bool`): drop labels without features instead of raising. Images that could not be read are
                 always dropped, with a warning. Default False.
 
         Raises:
@@ -92,7 +92,7 @@ class LabelledEmbeddings:
         store = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
         encoder = as_dual_encoder(model)
         if store.modality != "image":
-            raise ClipAlignError(f"{str(store.folder)!r} holds {store.modality} features: give those of pictures.")
+            raise ClipAlignError(f"{str(store.folder)!r} holds {store.modality} features: give those of images.")
         store.check_model(encoder)
         width = encoder.vision_dim
         if store.width not in (width, width + 1):
@@ -132,12 +132,12 @@ class LabelledEmbeddings:
     def from_images(
         cls, labels: FindingLabels, root: str | Path, model: Any, processor: Any, folder: str | Path, **kwargs: Any
     ) -> LabelledEmbeddings:
-        """Pictures below `root`, through the image tower once: their features go to `folder`, and stay there.
+        """Images below `root`, through the image tower once: their features go to `folder`, and stay there.
 
         Args:
             labels (`FindingLabels`): their ids are paths below `root`. Those that cannot be read are left out, with a
                 warning.
-            root (`str` or `Path`): where the pictures are.
+            root (`str` or `Path`): where the images are.
             model, processor: the backbone and its processor.
             folder (`str` or `Path`): the feature store; a second call reads it.
             **kwargs: passed to `extract_to_store`.
@@ -187,25 +187,25 @@ def matched_rows(
     row_of = {item: row for row, item in enumerate(ids)}
     if len(row_of) != len(ids):
         twice = next(item for row, item in enumerate(ids) if row_of[item] != row)
-        raise ClipAlignError(f"the id {twice!r} occurs twice in {name!r}: every picture needs one row.")
+        raise ClipAlignError(f"the id {twice!r} occurs twice in {name!r}: every image needs one row.")
     wanted = _without_common_folders(labels.ids, row_of)
     found = np.array([row_of.get(item, -1) for item in wanted])
     kept = np.flatnonzero(found >= 0)
     absent = [wanted[row] for row in np.flatnonzero(found < 0)]
     if not len(kept):
         raise ClipAlignError(
-            f"no picture of {labels.name} is in {name!r}: the labels name pictures like {labels.ids[0]!r}, there are "
+            f"no image of {labels.name} is in {name!r}: the labels name images like {labels.ids[0]!r}, there are "
             f"{next(iter(ids), '')!r}, …"
         )
     missing = [item for item in absent if item not in unread]
     if missing and not partial:
         raise ClipAlignError(
-            f"{len(missing)} of {len(labels)} pictures of {labels.name} are not in {name!r}, first {missing[0]!r}: "
+            f"{len(missing)} of {len(labels)} images of {labels.name} are not in {name!r}, first {missing[0]!r}: "
             "embed them, or leave them out with partial=True."
         )
     if lost := [item for item in absent if item in unread]:
         logger.warning(
-            "%d of %d pictures of %s could not be read when %s was made, and are left out, first %r",
+            "%d of %d images of %s could not be read when %s was made, and are left out, first %r",
             *(len(lost), len(labels), labels.name, name, lost[0]),
         )
     return found[kept], kept

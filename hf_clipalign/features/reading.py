@@ -1,4 +1,4 @@
-"""Pictures read and processed in worker processes, batch by batch, in order."""
+"""Images read and processed in worker processes, batch by batch, in order."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from hf_clipalign.data import ImageSource, ImageStream, read_image
 from hf_clipalign.data.images.streams import StreamRecord
 from hf_clipalign.features.ranks import local_world_size
 
-_FEW_PICTURES = 256
+_FEW_IMAGES = 256
 _MOST_WORKERS = 8
 
 
-class PictureJob(NamedTuple):
-    """What a worker is asked for: rows of one shard, and for streams their undecoded pictures."""
+class ImageJob(NamedTuple):
+    """What a worker is asked for: rows of one shard, and for streams their undecoded images."""
 
     shard: int
     rows: Sequence[int]
     records: list[StreamRecord] | None = None
 
 
-class PictureBatch(NamedTuple):
+class ImageBatch(NamedTuple):
     """What a worker gives back.
 
     Attributes:
         shard (`int`): the shard of the job.
         n_rows (`int`): how many rows were asked for.
-        rows, ids, labels: position, name and class of the pictures that could be read.
-        inputs (`dict`, *optional*): what the image tower takes, None if no picture could be read.
+        rows, ids, labels: position, name and class of the images that could be read.
+        inputs (`dict`, *optional*): what the image tower takes, None if no image could be read.
         failures (`list[tuple[str, str]]`): name and reason of the others.
     """
 
@@ -46,16 +46,16 @@ class PictureBatch(NamedTuple):
     failures: list[tuple[str, str]]
 
 
-def picture_batches(
+def image_batches(
     source: ImageSource | ImageStream,
     processor: Any,
-    jobs: Iterable[PictureJob],
+    jobs: Iterable[ImageJob],
     num_workers: int,
     pin_memory: bool = False,
-) -> Iterator[PictureBatch]:
+) -> Iterator[ImageBatch]:
     """Does the jobs in their order; streams are read here, in the main process, decoded in the workers."""
     yield from DataLoader(
-        _PictureReader(source, processor),
+        _ImageReader(source, processor),
         batch_size=None,
         sampler=jobs,
         num_workers=num_workers,
@@ -64,14 +64,14 @@ def picture_batches(
     )
 
 
-def default_workers(n_pictures: int | None) -> int:
-    """None for few pictures, else this process's share of the cores but one, at most 8."""
-    if n_pictures is not None and n_pictures < _FEW_PICTURES:
+def default_workers(n_images: int | None) -> int:
+    """None for few images, else this process's share of the cores but one, at most 8."""
+    if n_images is not None and n_images < _FEW_IMAGES:
         return 0
     return max(1, min(_MOST_WORKERS, (os.cpu_count() or 2) // local_world_size() - 1))
 
 
-class _PictureReader(Dataset):
+class _ImageReader(Dataset):
     """What a worker does. Failures travel back as text."""
 
     def __init__(self, source: ImageSource | ImageStream, processor: Any) -> None:
@@ -79,27 +79,27 @@ class _PictureReader(Dataset):
         self.name = source.name
         self.image_processor = getattr(processor, "image_processor", processor)
 
-    def __getitem__(self, job: PictureJob) -> PictureBatch:
+    def __getitem__(self, job: ImageJob) -> ImageBatch:
         records = self._records(job)
-        pictures, kept, failures = [], [], []
+        images, kept, failures = [], [], []
         for place, record in enumerate(records):
             try:
-                pictures.append(self._read(job.rows[place], record))
+                images.append(self._read(job.rows[place], record))
                 kept.append(place)
             except ClipAlignError as error:
                 failures.append((record.id, str(error)))
         labels = None if records[0].label is None else [int(records[place].label) for place in kept]  # type: ignore[arg-type]
-        return PictureBatch(
+        return ImageBatch(
             shard=job.shard,
             n_rows=len(records),
             rows=[job.rows[place] for place in kept],
             ids=[records[place].id for place in kept],
             labels=labels,
-            inputs=self._inputs(pictures) if pictures else None,
+            inputs=self._inputs(images) if images else None,
             failures=failures,
         )
 
-    def _records(self, job: PictureJob) -> list[StreamRecord]:
+    def _records(self, job: ImageJob) -> list[StreamRecord]:
         if job.records is not None:
             return job.records
         assert self.source is not None
@@ -111,9 +111,9 @@ class _PictureReader(Dataset):
             return self.source.read(row)
         return read_image(record.item, name=f"{self.name}, row {record.id}")
 
-    def _inputs(self, pictures: list[Any]) -> dict[str, Any]:
-        # arrays with a stated layout: a picture one pixel wide or high has no layout that could be guessed
-        arrays = [np.asarray(picture) for picture in pictures]
+    def _inputs(self, images: list[Any]) -> dict[str, Any]:
+        # arrays with a stated layout: an image one pixel wide or high has no layout that could be guessed
+        arrays = [np.asarray(image) for image in images]
         return dict(self.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt"))
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.features.in_memory import Features
+from hf_clipalign.features.key import describe_model, run_key
 from hf_clipalign.features.shards import (
     FORMAT,
     DamagedShard,
@@ -26,8 +28,6 @@ from hf_clipalign.features.shards import (
     write_manifest,
     write_shard,
 )
-from hf_clipalign.features.key import describe_model, run_key
-from hf_clipalign.features.in_memory import Features
 
 if TYPE_CHECKING:
     import datasets
@@ -105,7 +105,7 @@ class FeatureStore:
 
     @property
     def n_skipped(self) -> int:
-        """How many pictures could not be read."""
+        """How many images could not be read."""
         return self.manifest["n_skipped"]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Configuration of a model that sorts pictures into known and newly found classes."""
+"""Configuration of a model that sorts images into known and newly found classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SpectralGCDConfig(PreTrainedConfig):
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*): configuration of the student. Default: CLIP's.
-        concepts (`Sequence[str]`): the C concepts that a picture is described by.
+        concepts (`Sequence[str]`): the C concepts that an image is described by.
         class_names (`Sequence[str]`): names of the known classes, numbers 0 … len − 1 of the output.
         n_novel (`int`): how many further classes there are.
         template (`str`): prompt of the concepts, with one `{}`. Default "a photo of a {} .", space included, as the

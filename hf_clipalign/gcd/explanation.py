@@ -24,7 +24,7 @@ class ProfileSums:
         self._counts = torch.zeros(n_classes, device=device)
 
     def add(self, probabilities: Tensor, classes: Tensor) -> None:
-        """Adds pictures.
+        """Adds images.
 
         Args:
             probabilities (`Tensor [N, C]`): their concept distributions.
@@ -35,29 +35,29 @@ class ProfileSums:
 
     @property
     def profiles(self) -> Tensor:
-        """Mean distribution of every class, `[K, C]`; zero rows for classes without a picture."""
+        """Mean distribution of every class, `[K, C]`; zero rows for classes without an image."""
         return self._totals / self._counts.clamp(min=1)[:, None]
 
     @property
     def overall(self) -> Tensor:
-        """Mean distribution of all pictures, `[C]`."""
+        """Mean distribution of all images, `[C]`."""
         return self._totals.sum(dim=0) / self._counts.sum().clamp(min=1)
 
 
 def concept_contributions(profiles: Tensor, overall: Tensor, weights: Tensor | None = None) -> Tensor:
-    """How much each concept sets a class apart from all pictures: p(c | class) · log(p(c | class) / p(c)).
+    """How much each concept sets a class apart from all images: p(c | class) · log(p(c | class) / p(c)).
 
     The contributions of a class sum to the Kullback-Leibler distance of its mean concept distribution from that of all
-    pictures: a concept counts if it is both frequent in the class and rarer elsewhere. With `weights`, p(c | picture)
-    takes the place of the first factor: the sum is then the evidence that the picture has for its class.
+    images: a concept counts if it is both frequent in the class and rarer elsewhere. With `weights`, p(c | image)
+    takes the place of the first factor: the sum is then the evidence that the image has for its class.
 
     Args:
         profiles (`Tensor [K, C]`): mean concept distributions of classes.
-        overall (`Tensor [C]`): that of all pictures.
-        weights (`Tensor [K, C]`, *optional*): concept distributions of pictures, one for each row of `profiles`.
+        overall (`Tensor [C]`): that of all images.
+        weights (`Tensor [K, C]`, *optional*): concept distributions of images, one for each row of `profiles`.
 
     Returns:
-        `Tensor [K, C]`: 0 for the concepts of a class without pictures.
+        `Tensor [K, C]`: 0 for the concepts of a class without images.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""What spectral filtering found: the kept concepts, as a table, a file and a picture."""
+"""What spectral filtering found: the kept concepts, as a table, a file and an image."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class SpectralFilterResult:
         return table
 
     def plot(self, n: int = 25) -> Figure:
-        """A picture: the n most important concepts, and how many components carry how much of the variance."""
+        """An image: the n most important concepts, and how many components carry how much of the variance."""
         from matplotlib.figure import Figure
 
         shown = min(n, self.n_retained)
@@ -136,14 +136,14 @@ class SpectralFilterResult:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Writes `.json` (all of `to_dict`), `.csv` (the kept concepts; `load_dictionary` reads it), or a picture.
+        """Writes `.json` (all of `to_dict`), `.csv` (the kept concepts; `load_dictionary` reads it), or an image.
 
         Raises:
             `ClipAlignError`: another ending, or the file cannot be written.
         """
         path = Path(path)
         writers = {".json": self._write_json, ".csv": self._write_csv}
-        writers |= dict.fromkeys((".png", ".svg", ".pdf"), self._write_picture)
+        writers |= dict.fromkeys((".png", ".svg", ".pdf"), self._write_image)
         if path.suffix not in writers:
             raise ClipAlignError(f"cannot write {path.name!r}: the ending must be one of {', '.join(writers)}.")
         with atomic_file(path) as staging:
@@ -166,5 +166,5 @@ class SpectralFilterResult:
             writer.writeheader()
             writer.writerows(self._rows())
 
-    def _write_picture(self, file: Path) -> None:
+    def _write_image(self, file: Path) -> None:
         self.plot().savefig(file, dpi=130)

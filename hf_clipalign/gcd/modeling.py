@@ -1,4 +1,4 @@
-"""A model that sorts pictures into known classes and classes that nobody named (SpectralGCD, ICLR 2026)."""
+"""A model that sorts images into known classes and classes that nobody named (SpectralGCD, ICLR 2026)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SpectralGCDOutput(ModelOutput):
 
 @dataclass(frozen=True)
 class ClassPrediction:
-    """What the model says about a picture.
+    """What the model says about an image.
 
     Args:
         index (`int`): the class: known ones first.
@@ -60,8 +60,8 @@ class ClassPrediction:
         label (`str`): a readable name: for a novel class its strongest concepts.
         probability (`float`): of the class, at the temperature of training.
         concepts (`list[tuple[str, float]]`): what speaks for the class, best first: each concept's share in this
-            picture times the logarithm of how much more frequent it is in the class than in all pictures. For a class
-            that nothing is known of, as no picture was in it: the shares themselves.
+            image times the logarithm of how much more frequent it is in the class than in all images. For a class
+            that nothing is known of, as no image was in it: the shares themselves.
     """
 
     index: int
@@ -134,10 +134,10 @@ class SpectralGCDModel(PreTrainedModel):
 
         Args:
             model_or_id (`str`, `Path` or `nn.Module`): the student; a loaded model is copied.
-            concepts (`Sequence[str]`): what pictures are described by, for example those that `spectral_filter` kept.
+            concepts (`Sequence[str]`): what images are described by, for example those that `spectral_filter` kept.
             class_names (`Sequence[str]`): names of the known classes.
             n_novel (`int`): how many other classes there are; see `estimate_n_classes`.
-            processor (`ProcessorMixin`): the student's: its tokenizer encodes the concepts, its picture processor is
+            processor (`ProcessorMixin`): the student's: its tokenizer encodes the concepts, its image processor is
                 saved with the model.
             template (`str`): prompt of the concepts.
             concept_features (`Tensor` or array `[C, d]`, *optional*): text features of the concepts. Default: the
@@ -211,7 +211,7 @@ class SpectralGCDModel(PreTrainedModel):
 
     @property
     def image_processor(self) -> Any:
-        """The student's picture processor, from memory or from where the model was loaded.
+        """The student's image processor, from memory or from where the model was loaded.
 
         Raises:
             `ClipAlignError`: there is none.
@@ -219,7 +219,7 @@ class SpectralGCDModel(PreTrainedModel):
         if self._image_processor is None:
             if not self.name_or_path:
                 raise ClipAlignError(
-                    "this model has no picture processor: set model.image_processor, or give pixel_values"
+                    "this model has no image processor: set model.image_processor, or give pixel_values"
                 )
             self._image_processor = load_image_processor(self.name_or_path)
         return self._image_processor
@@ -239,7 +239,7 @@ class SpectralGCDModel(PreTrainedModel):
             **kwargs: passed to the image tower.
         """
         image_embeds = self.encoder.encode_image(pixel_values, **kwargs)
-        # similarities of all pictures are nearly the same: in half precision their differences would be rounded away
+        # similarities of all images are nearly the same: in half precision their differences would be rounded away
         with torch.autocast(pixel_values.device.type, enabled=False):
             units = F.normalize(image_embeds.float(), dim=-1)
             cross_modal = units @ self.concept_features.float().T / self.config.concept_temperature
@@ -274,15 +274,15 @@ class SpectralGCDModel(PreTrainedModel):
 
     @torch.no_grad()
     def describe_classes(self, cross_modal: Any, classes: Any) -> None:
-        """Learns what sets the classes apart from concept similarities of pictures: names and explanations need it.
+        """Learns what sets the classes apart from concept similarities of images: names and explanations need it.
 
         Args:
-            cross_modal (`Tensor` or array `[N, C]`): `SpectralGCDOutput.cross_modal` of the pictures, for example all
+            cross_modal (`Tensor` or array `[N, C]`): `SpectralGCDOutput.cross_modal` of the images, for example all
                 that were trained on.
             classes (`LongTensor` or array `[N]`): what the model predicts for them.
 
         Raises:
-            `ClipAlignError`: not one class for each picture, a class that the model does not have, or similarities
+            `ClipAlignError`: not one class for each image, a class that the model does not have, or similarities
                 that are not over its concepts.
         """
         n_classes, n_concepts = self.config.n_classes, len(self.config.concepts)
@@ -291,7 +291,7 @@ class SpectralGCDModel(PreTrainedModel):
         if cross_modal.shape[1] != n_concepts or classes.shape != cross_modal.shape[:1]:
             raise ClipAlignError(
                 f"cross_modal has shape {list(cross_modal.shape)} and classes {list(classes.shape)}: give a row of "
-                f"{n_concepts} similarities and one class for each picture"
+                f"{n_concepts} similarities and one class for each image"
             )
         if classes.is_floating_point() or not bool(((classes >= 0) & (classes < n_classes)).all()):
             raise ClipAlignError(f"classes must be whole numbers from 0 to {n_classes - 1}")
@@ -336,23 +336,23 @@ class SpectralGCDModel(PreTrainedModel):
         batch_size: int = 64,
         temperature: float = 0.1,
     ) -> list[ClassPrediction]:
-        """Classes of pictures, with names and the concepts that speak for them.
+        """Classes of images, with names and the concepts that speak for them.
 
         Args:
             images (what `hf_clipalign.data.read_image` takes, or a sequence or an iterator of it, *optional*):
-                pictures or their paths, such as the column of a `datasets.Dataset`.
-            pixel_values (`Tensor` or array `[N, 3, H, W]`, *optional*): pictures as the processor returns them,
+                images or their paths, such as the column of a `datasets.Dataset`.
+            pixel_values (`Tensor` or array `[N, 3, H, W]`, *optional*): images as the processor returns them,
                 instead.
-            n_concepts (`int`): concepts per picture, at most. Default 5.
-            batch_size (`int`): pictures per pass. Default 64.
+            n_concepts (`int`): concepts per image, at most. Default 5.
+            batch_size (`int`): images per pass. Default 64.
             temperature (`float`): divides the class cosines for the probabilities. Default 0.1.
 
         Returns:
-            `list[ClassPrediction]`: one per picture.
+            `list[ClassPrediction]`: one per image.
 
         Raises:
-            `ClipAlignError`: neither or both inputs, or no picture at all; a picture that cannot be read; pixel values
-                of another size; no processor; a number that cannot be used; a student that takes pictures of any
+            `ClipAlignError`: neither or both inputs, or no image at all; an image that cannot be read; pixel values
+                of another size; no processor; a number that cannot be used; a student that takes images of any
                 shape.
         """
         check_number("temperature", temperature, "a number above 0", above=0)
@@ -360,8 +360,8 @@ class SpectralGCDModel(PreTrainedModel):
         check_integer("n_concepts", n_concepts, 0)
         if self.encoder.flexible_images:
             raise ClipAlignError(
-                f"{type(self.backbone).__name__} takes pictures of any shape as patches, which predict does not make: "
-                "call the model with all that its picture processor gives"
+                f"{type(self.backbone).__name__} takes images of any shape as patches, which predict does not make: "
+                "call the model with all that its image processor gives"
             )
         if (images is None) == (pixel_values is None):
             raise ClipAlignError("give either images or pixel_values")
@@ -372,14 +372,14 @@ class SpectralGCDModel(PreTrainedModel):
         else:
             batches = list(_checked_pixels(pixel_values).split(batch_size))
         if not sum(map(len, batches)):
-            raise ClipAlignError("there are no pictures to predict: give one or more")
+            raise ClipAlignError("there are no images to predict: give one or more")
         outputs = [self._outputs(batch) for batch in batches]
         logits = torch.cat([output.logits.float() for output in outputs])
         cross_modal = torch.cat([output.cross_modal for output in outputs])
         return self._predictions(logits / temperature, cross_modal, n_concepts)
 
     def _outputs(self, pixel_values: Tensor) -> Any:
-        """The outputs for one batch of pictures; one clear error where their size does not suit the image tower."""
+        """The outputs for one batch of images; one clear error where their size does not suit the image tower."""
         try:
             return self(pixel_values.to(self.device, self.encoder.dtype))
         except torch.OutOfMemoryError:
@@ -409,7 +409,7 @@ class SpectralGCDModel(PreTrainedModel):
         return inputs["pixel_values"]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
-        """Saves configuration, weights and the picture processor. Arguments as in transformers."""
+        """Saves configuration, weights and the image processor. Arguments as in transformers."""
         save_whole(self, self._save_with_processor, save_directory, **kwargs)
 
     def _save_with_processor(self, folder: Path, **kwargs: Any) -> None:
@@ -418,7 +418,7 @@ class SpectralGCDModel(PreTrainedModel):
             self.image_processor.save_pretrained(folder)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Pushes model, picture processor and card to the Hub in one commit.
+        """Pushes model, image processor and card to the Hub in one commit.
 
         Args:
             repo_id (`str`): `owner/name`, made if it does not exist.
@@ -431,7 +431,7 @@ class SpectralGCDModel(PreTrainedModel):
 def _checked_pixels(pixel_values: Any) -> Tensor:
     pixel_values = torch.as_tensor(pixel_values)
     if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
-        raise ClipAlignError(f"pixel_values have shape {list(pixel_values.shape)}: give pictures [N, 3, H, W]")
+        raise ClipAlignError(f"pixel_values have shape {list(pixel_values.shape)}: give images [N, 3, H, W]")
     if not bool(torch.isfinite(pixel_values).all()):
         raise ClipAlignError("pixel_values hold NaN or infinite numbers: make them again, or give images")
     return pixel_values

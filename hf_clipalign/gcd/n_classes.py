@@ -66,7 +66,7 @@ class ClassCountEstimate:
         return table
 
     def plot(self) -> Figure:
-        """A picture of the curve, with the estimate and the number of known classes."""
+        """An image of the curve, with the estimate and the number of known classes."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.0, 3.4), layout="constrained")

@@ -3,8 +3,9 @@ from .cards import ModelCardInfo as ModelCardInfo
 from .cards import build_card as build_card
 from .cards import check_card as check_card
 from .export.faiss import build_faiss_index as build_faiss_index
-from .folders import describe_folder as describe_folder
 from .export.onnx import export_onnx as export_onnx
+from .export.sentence_transformers import export_sentence_transformers as export_sentence_transformers
+from .folders import describe_folder as describe_folder
 from .push import push_adapter as push_adapter
 from .push import push_folder as push_folder
 from .push import push_isoclip as push_isoclip
@@ -12,4 +13,3 @@ from .push import push_model as push_model
 from .push import push_stock as push_stock
 from .scores import read_evaluations as read_evaluations
 from .scores import retrieval_evaluation as retrieval_evaluation
-from .export.sentence_transformers import export_sentence_transformers as export_sentence_transformers

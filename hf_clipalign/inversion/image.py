@@ -1,4 +1,4 @@
-"""OVI: texts become pseudo-pictures, patch tokens whose image feature comes close to the text feature."""
+"""OVI: texts become pseudo-images, patch tokens whose image feature comes close to the text feature."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ovi(
     tolerance: float | None = None,
     progress: bool = True,
 ) -> InversionOutput:
-    """Optimisation-based visual inversion (Cross the Gap, section 4.2): text features in the place of pictures.
+    """Optimisation-based visual inversion (Cross the Gap, section 4.2): text features in the place of images.
 
     The pseudo-patches stand for all patch embeddings: of P patches, patch i gets token `floor(i · R / P)`. Class token
     and position embeddings are added as usual. The paper takes R = 1 for CLIP ViT-B/32, 4 for ViT-L/14 and SigLIP.
@@ -91,7 +91,7 @@ def check_patches(encoder: DualEncoder, n_tokens: int) -> None:
     if encoder.patch_table is None:
         raise ClipAlignError(f"pseudo-patches cannot be learned for this {type(encoder.model).__name__}.")
     if n_tokens > encoder.n_patches:
-        raise ClipAlignError(f"{n_tokens} pseudo-patches, but the model's pictures have {encoder.n_patches} patches.")
+        raise ClipAlignError(f"{n_tokens} pseudo-patches, but the model's images have {encoder.n_patches} patches.")
 
 
 def _patch_width(encoder: DualEncoder) -> int:

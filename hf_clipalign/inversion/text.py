@@ -1,4 +1,4 @@
-"""OTI: pictures become pseudo-words, tokens in a prompt whose text feature comes close to the image feature."""
+"""OTI: images become pseudo-words, tokens in a prompt whose text feature comes close to the image feature."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def oti(
 
     An item's result does not depend on which other items there are. It depends on `batch_size`, `strategy` and, where
     items share rows ("packed"), on its place in the batch, by rounding that AdamW makes grow near convergence: in the
-    worst of 902 pictures by 0.02 of the unit feature after 50 steps and by 0.2 after 150, by up to 0.4 points of mAP
+    worst of 902 images by 0.02 of the unit feature after 50 steps and by 0.2 after 150, by up to 0.4 points of mAP
     (docs/inversion.md). With `strategy="cut"` and one `batch_size`, not above the number of items, it is the same bit
     by bit wherever an item stands. (With `tolerance`, batches grow thin, and nothing of this holds to the bit.)
 

@@ -65,7 +65,7 @@ def suggest_band(singular_values: Tensor) -> Band:
 
     Fits three straight pieces to the logarithm of the singular values by least squares and takes the outer two as the
     steep top and bottom. No data are looked at, so this is ONLY a suggestion, and on some models no band helps at all:
-    prefer `search_band` wherever labelled pictures exist.
+    prefer `search_band` wherever labelled images exist.
 
     Args:
         singular_values (`Tensor [r]`): descending, r of at least 9.

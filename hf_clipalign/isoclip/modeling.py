@@ -29,7 +29,7 @@ class IsoCLIPModel(PreTrainedModel):
     Example:
         ```python
         >>> model = IsoCLIPModel.from_clip_pretrained("openai/clip-vit-base-patch32")
-        >>> features = model.get_image_features(**processor(images=pictures, return_tensors="pt")).pooler_output
+        >>> features = model.get_image_features(**processor(images=images, return_tensors="pt")).pooler_output
         ```
     """
 
@@ -276,7 +276,7 @@ class IsoCLIPModel(PreTrainedModel):
 
 
 _HOW_TO_CHOOSE = (
-    "Choose one with hf_clipalign.isoclip.search_band on labelled pictures, look at the spectrum with "
+    "Choose one with hf_clipalign.isoclip.search_band on labelled images, look at the spectrum with "
     "`clipalign spectrum`, or start from suggest_band, which is only a guess."
 )
 

@@ -15,7 +15,7 @@ def text_pca_projector(image_projector: Tensor, text_embeds: Tensor, n_component
 
     The paper disputes that trimming is what helps and reports better image-image retrieval from this projection, worse
     where the background matters. Its details were not available to us; this is our reading: unit text embeddings, mean
-    removed, P = first right singular vectors, head `P W_i`. It needs texts but no pictures, and is again linear.
+    removed, P = first right singular vectors, head `P W_i`. It needs texts but no images, and is again linear.
 
     Args:
         image_projector (`Tensor [d, d_v]`): the trained projector (bias as a last column if there is one).

@@ -1,4 +1,4 @@
-"""Contrastive losses of pictures and their texts: softmax (CLIP) and sigmoid (SigLIP)."""
+"""Contrastive losses of images and their texts: softmax (CLIP) and sigmoid (SigLIP)."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Number = float | Tensor
 def contrastive_loss(
     image_embeds: Tensor, text_embeds: Tensor, logit_scale: Number, *, positives: Tensor | None = None
 ) -> Tensor:
-    """Symmetric InfoNCE: each picture must find its text among all texts, each text its picture among all pictures.
+    """Symmetric InfoNCE: each image must find its text among all texts, each text its image among all images.
 
-    This is the loss of CLIP (arXiv 2103.00020, figure 3). With several positives, as when a picture has many captions,
+    This is the loss of CLIP (arXiv 2103.00020, figure 3). With several positives, as when an image has many captions,
     the target of a row is shared equally by its positives: −1/|P(i)| Σ_{p ∈ P(i)} log softmax(i)_p, the outer form of
     supervised contrastive learning (arXiv 2004.11362, equation 2) in both directions. Positives are then no negatives
-    of each other, and every picture and every text has the same weight, however many partners it has. Computed in
+    of each other, and every image and every text has the same weight, however many partners it has. Computed in
     float32, whatever the type of the embeddings (under autocast: switch it off around the call).
 
     Args:
-        image_embeds (`Tensor [N, d]`): pictures; normalised here.
+        image_embeds (`Tensor [N, d]`): images; normalised here.
         text_embeds (`Tensor [M, d]`): texts; normalised here.
         logit_scale (`float` or scalar `Tensor`): factor on the cosines, one over the temperature.
-        positives (`BoolTensor [N, M]`, *optional*): which text belongs to which picture. Default: row i to row i.
+        positives (`BoolTensor [N, M]`, *optional*): which text belongs to which image. Default: row i to row i.
 
     Returns:
-        `Tensor`: the mean over pictures and the mean over texts, averaged; a scalar.
+        `Tensor`: the mean over images and the mean over texts, averaged; a scalar.
 
     Raises:
-        `ClipAlignError`: no tensors, shapes that do not fit, a scale that is not positive and finite, a picture or a
+        `ClipAlignError`: no tensors, shapes that do not fit, a scale that is not positive and finite, an image or a
             text without a partner.
 
     Example:
@@ -46,7 +46,7 @@ def contrastive_loss(
     """
     cosines, positives = _cosines_and_positives(image_embeds, text_embeds, positives)
     _check_scale(logit_scale)
-    for name, rows in (("picture", positives.any(dim=1)), ("text", positives.any(dim=0))):
+    for name, rows in (("image", positives.any(dim=1)), ("text", positives.any(dim=0))):
         if not rows.all():
             alone = int((~rows).nonzero()[0])
             raise ClipAlignError(f"{name} {alone} has no positive partner: leave it out, or mark one in positives")
@@ -62,21 +62,21 @@ def sigmoid_loss(
     *,
     positives: Tensor | None = None,
 ) -> Tensor:
-    """Pairwise sigmoid loss: every picture with every text is one yes-or-no question (SigLIP, arXiv 2303.15343).
+    """Pairwise sigmoid loss: every image with every text is one yes-or-no question (SigLIP, arXiv 2303.15343).
 
     Σ_ij softplus(−z_ij (s cos_ij + b)) / N with z = 1 for positives and −1 for all others (algorithm 1). Several
     positives need nothing special: each is a question of its own. Computed in float32, whatever the type of the
     embeddings (under autocast: switch it off around the call).
 
     Args:
-        image_embeds (`Tensor [N, d]`): pictures; normalised here.
+        image_embeds (`Tensor [N, d]`): images; normalised here.
         text_embeds (`Tensor [M, d]`): texts; normalised here.
         logit_scale (`float` or scalar `Tensor`): factor s on the cosines.
         logit_bias (`float` or scalar `Tensor`): offset b. SigLIP starts at −10. Default 0.
-        positives (`BoolTensor [N, M]`, *optional*): which text belongs to which picture. Default: row i to row i.
+        positives (`BoolTensor [N, M]`, *optional*): which text belongs to which image. Default: row i to row i.
 
     Returns:
-        `Tensor`: the sum over all pairs divided by the number of pictures, a scalar.
+        `Tensor`: the sum over all pairs divided by the number of images, a scalar.
 
     Raises:
         `ClipAlignError`: no tensors, shapes that do not fit, or a scale that is not positive and finite.
@@ -104,14 +104,14 @@ def _cosines_and_positives(images: Tensor, texts: Tensor, positives: Tensor | No
         )
     if positives is None and len(images) != len(texts):
         raise ClipAlignError(
-            f"{len(images)} pictures and {len(texts)} texts are no pairs: give as many of both, or say in positives "
+            f"{len(images)} images and {len(texts)} texts are no pairs: give as many of both, or say in positives "
             "which belong together"
         )
     if positives is None:
         positives = torch.eye(len(images), dtype=torch.bool, device=images.device)
     if positives.dtype != torch.bool or positives.shape != (len(images), len(texts)):
         raise ClipAlignError(
-            f"positives must be booleans [{len(images)}, {len(texts)}], one for each picture and text; they are "
+            f"positives must be booleans [{len(images)}, {len(texts)}], one for each image and text; they are "
             f"{positives.dtype} {tuple(positives.shape)}"
         )
     return F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T, positives

@@ -28,18 +28,18 @@ def spectral_gcd_losses(
     contrastive_temperature: float = 1.0,
     supervised_contrastive_temperature: float = 0.07,
 ) -> dict[str, Tensor]:
-    """All terms and their sum, for two views of N pictures, of which some are labelled.
+    """All terms and their sum, for two views of N images, of which some are labelled.
 
     loss = (1 − λ) (clustering + InfoNCE) + λ (cross-entropy + SupCon) + distillation, where clustering is the
     self-distillation between views plus ε times the mean-entropy term, and distillation is both Kullback-Leibler
-    distances between the concept distributions of the student's views and of the teacher's plain picture. A batch
+    distances between the concept distributions of the student's views and of the teacher's plain image. A batch
     without labels has the supervised terms 0. Where a batch is spread over processes, gather the arguments first.
 
     Args:
         logits (`Tensor [2N, K]`): class cosines; first views, then second views.
         embeddings (`Tensor [2N, e]`): outputs of the head's MLP.
         cross_modal (`Tensor [2N, C]`): the student's similarities to the concepts, divided by their temperature.
-        labels (integer `Tensor [N]`): classes from 0 to K − 1; −1 for unlabelled pictures.
+        labels (integer `Tensor [N]`): classes from 0 to K − 1; −1 for unlabelled images.
         teacher_cross_modal (`Tensor [N, C]`, *optional*): the teacher's similarities, scaled alike. None: no
             distillation.
         teacher_temperature (`float`): see `hf_clipalign.losses.teacher_temperature`.

@@ -12,20 +12,20 @@ from hf_clipalign._tensors import check_tensors
 def supervised_contrastive_loss(
     features: Tensor, labels: Tensor | None = None, temperature: float = 0.07, base_temperature: float = 0.07
 ) -> Tensor:
-    """Draws all views of all pictures of a class together (SupCon, arXiv 2004.11362, equation 2, "out").
+    """Draws all views of all images of a class together (SupCon, arXiv 2004.11362, equation 2, "out").
 
     Every view is an anchor; its positives are all other views of its label, its rivals all other views. Computed in
     float32, whatever the type of the features.
 
     Args:
-        features (`Tensor [N, V, d]`): V views of N pictures, of unit length.
-        labels (`LongTensor [N]`, array or list, *optional*): classes. Default: every picture is its own class, so that
+        features (`Tensor [N, V, d]`): V views of N images, of unit length.
+        labels (`LongTensor [N]`, array or list, *optional*): classes. Default: every image is its own class, so that
             only its other views are positives.
         temperature (`float`, *optional*, defaults to 0.07): divides the cosines.
         base_temperature (`float`, *optional*, defaults to 0.07): the loss is multiplied by temperature divided by it.
 
     Returns:
-        `Tensor`: the mean over the anchors that have a positive; 0 where none has one, or where there is no picture.
+        `Tensor`: the mean over the anchors that have a positive; 0 where none has one, or where there is no image.
 
     Raises:
         `ClipAlignError`: features that are no tensor; the shapes do not fit; a temperature is not positive.
@@ -43,7 +43,7 @@ def supervised_contrastive_loss(
     if features.ndim != 3 or (labels is not None and labels.shape != features.shape[:1]):
         shape = None if labels is None else tuple(labels.shape)
         raise ClipAlignError(
-            f"features are [pictures, views, d] and labels [pictures]; these are {tuple(features.shape)} and {shape}"
+            f"features are [images, views, d] and labels [images]; these are {tuple(features.shape)} and {shape}"
         )
     if not (temperature > 0 and base_temperature > 0):
         raise ClipAlignError(f"temperatures must be positive, not {temperature} and {base_temperature}")

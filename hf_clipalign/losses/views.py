@@ -1,4 +1,4 @@
-"""Losses of two views of the same pictures: first views in rows 0 … N−1, second views in rows N … 2N−1."""
+"""Losses of two views of the same images: first views in rows 0 … N−1, second views in rows N … 2N−1."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def info_nce_loss(features: Tensor, temperature: float = 1.0) -> Tensor:
 
     Args:
         features (`Tensor [2N, d]`): rows 0 … N−1 are the first views, rows N … 2N−1 the second views of the same N
-            pictures; normalised here.
+            images; normalised here.
         temperature (`float`, *optional*, defaults to 1.0): divides the cosines.
 
     Returns:
@@ -147,7 +147,7 @@ def teacher_temperature(epoch: int, start: float = 0.07, end: float = 0.04, warm
 
 def _check_views(rows: Tensor) -> None:
     if rows.ndim != 2 or len(rows) == 0 or len(rows) % 2:
-        raise ClipAlignError(f"two views of N pictures are [2N, d], first views first; these are {tuple(rows.shape)}")
+        raise ClipAlignError(f"two views of N images are [2N, d], first views first; these are {tuple(rows.shape)}")
 
 
 def _check_temperature(temperature: float) -> None:

@@ -27,7 +27,7 @@ def modality_gap(image_embeds: Any, text_embeds: Any, seed: int = 0) -> dict[str
         `centroid_distance`: Euclidean distance of the means of the unit vectors, 0 to 2 ("Mind the Gap", Liang et al.
         2022). `linear_separability`: balanced accuracy of telling the modalities apart, by a logistic regression
         (scikit-learn, L2 with C = 1, classes weighted equally) in 5-fold stratified cross-validation: 0.5 (mixed) to 1
-        (apart). Near-duplicates across folds, such as many captions of one picture, make it a little optimistic.
+        (apart). Near-duplicates across folds, such as many captions of one image, make it a little optimistic.
 
     Raises:
         ClipAlignError: Widths differ, values are not finite, a row is zero, or a modality has fewer than five rows.

@@ -1,4 +1,4 @@
-"""Random resized crop and flip with Pillow, reproducible from seed, epoch and picture."""
+"""Random resized crop and flip with Pillow, reproducible from seed, epoch and image."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _RATIO = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 
 
-class PicturesByEpoch(Dataset):
-    """Pictures that look different in every epoch.
+class ImagesByEpoch(Dataset):
+    """Images that look different in every epoch.
 
     Args:
-        source (`ImageSource`): the pictures.
+        source (`ImageSource`): the images.
         seed (`int`): of what is drawn for them.
     """
 
@@ -32,12 +32,12 @@ class PicturesByEpoch(Dataset):
         return len(self.source)
 
     def set_epoch(self, epoch: int) -> None:
-        """Gives the pictures what is drawn for another epoch; running workers see it too."""
+        """Gives the images what is drawn for another epoch; running workers see it too."""
         self._epoch.fill_(epoch)
 
 
 def view_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Random numbers of one picture in one epoch: the same in every worker, process and resumed run."""
+    """Random numbers of one image in one epoch: the same in every worker, process and resumed run."""
     return np.random.default_rng((seed, epoch, index))
 
 
@@ -47,7 +47,7 @@ def random_view(
     """Draws a crop box and a flip.
 
     Args:
-        size (`tuple[int, int]`): width and height of the picture.
+        size (`tuple[int, int]`): width and height of the image.
         generator (`np.random.Generator`): see `view_generator`.
         scale (`float`): smallest share of the area that is kept; the largest is 1. Default 0.08.
 
@@ -68,7 +68,7 @@ def random_view(
     return (left, top, left + side_w, top + side_h), flip
 
 
-def crop_and_resize(picture: Image.Image, box: tuple[int, int, int, int], flip: bool, side: int) -> Image.Image:
-    """The box of a picture as a square of `side` pixels, bicubic; mirrored if `flip`."""
-    square = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
+def crop_and_resize(image: Image.Image, box: tuple[int, int, int, int], flip: bool, side: int) -> Image.Image:
+    """The box of an image as a square of `side` pixels, bicubic; mirrored if `flip`."""
+    square = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
     return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else square

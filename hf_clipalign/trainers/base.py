@@ -73,10 +73,10 @@ class AlignmentTrainer(Trainer):
         """What is computed once, before the first step."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Gives the pictures their epoch, counted from 0; called at its start, also in a resumed run."""
-        pictures: Any = self.train_dataset
-        if hasattr(pictures, "set_epoch"):
-            pictures.set_epoch(epoch)
+        """Gives the images their epoch, counted from 0; called at its start, also in a resumed run."""
+        images: Any = self.train_dataset
+        if hasattr(images, "set_epoch"):
+            images.set_epoch(epoch)
 
     def after_step(self) -> None:
         """Called after every update of the weights."""
@@ -119,12 +119,12 @@ class AlignmentTrainer(Trainer):
     # Evaluation
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """All pictures, also those of an incomplete last batch."""
+        """All images, also those of an incomplete last batch."""
         with keeping_last_batch(self.args):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """All pictures, also those of an incomplete last batch."""
+        """All images, also those of an incomplete last batch."""
         with keeping_last_batch(self.args):
             return super().get_test_dataloader(test_dataset)
 
@@ -233,8 +233,8 @@ def check_one_batch(n_items: int, what: str, args: TrainingArguments, way_out: s
         )
 
 
-def holds_pictures(dataset: Any, model_input: str) -> bool:
-    """True for pictures that are still to be read, False for none and for model inputs: dicts with `model_input`.
+def holds_images(dataset: Any, model_input: str) -> bool:
+    """True for images that are still to be read, False for none and for model inputs: dicts with `model_input`.
 
     Raises:
         `ClipAlignError`: a path or a name, or a list of something else.

@@ -37,7 +37,7 @@ class Teacher:
         processor (`ProcessorMixin`, *optional*): its processor. Default: the one of the checkpoint that `model` names.
         cache_dir (`str` or `Path`, *optional*): where features are kept between runs, as safetensors. Their file names
             are hashes of the teacher's weights and configuration, and of the prompts and their token ids, or of the
-            pictures and the image processor.
+            images and the image processor.
 
     Raises:
         `ClipAlignError`: the checkpoint cannot be loaded; a model without a processor.
@@ -90,13 +90,13 @@ class Teacher:
         """Unit image features of a whole source, `[N, d]`, cached.
 
         Args:
-            images (`PromptImages`): the source's pictures with `teacher_pixel_values`, not augmented.
-            source (`ImageSource`): the same pictures; its fingerprint is part of the key.
-            num_workers (`int`): processes that read pictures. Default 0.
+            images (`PromptImages`): the source's images with `teacher_pixel_values`, not augmented.
+            source (`ImageSource`): the same images; its fingerprint is part of the key.
+            num_workers (`int`): processes that read images. Default 0.
         """
 
         def compute() -> Tensor:
-            logger.info("computing the teacher's features of %d pictures", len(source))
+            logger.info("computing the teacher's features of %d images", len(source))
             loader: DataLoader = DataLoader(images, batch_size=_BATCH, num_workers=num_workers, collate_fn=collate)
             return torch.cat([self.image_features(batch["teacher_pixel_values"]) for batch in loader])
 

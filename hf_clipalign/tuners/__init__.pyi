@@ -2,14 +2,14 @@ from .cocoop import CoCoOpConfig as CoCoOpConfig
 from .cocoop import CoCoOpModel as CoCoOpModel
 from .coop import CoOpConfig as CoOpConfig
 from .coop import CoOpModel as CoOpModel
+from .maple import MaPLeConfig as MaPLeConfig
+from .maple import MaPLeModel as MaPLeModel
 from .outputs import PromptedOutput as PromptedOutput
 from .outputs import class_text_features as class_text_features
 from .outputs import has_text_prompts as has_text_prompts
 from .outputs import plan_prompts as plan_prompts
 from .outputs import prompted_logits as prompted_logits
 from .outputs import prompted_outputs as prompted_outputs
-from .maple import MaPLeConfig as MaPLeConfig
-from .maple import MaPLeModel as MaPLeModel
 from .prompts import build_prompts as build_prompts
 from .promptsrc import PromptSRCConfig as PromptSRCConfig
 from .promptsrc import PromptSRCModel as PromptSRCModel

@@ -87,7 +87,7 @@ def prompted_outputs(
 
     Args:
         model (`nn.Module`): a supported CLIP, bare or with an adapter of this package.
-        pixel_values (`Tensor [N, 3, H, W]`): pictures.
+        pixel_values (`Tensor [N, 3, H, W]`): images.
         plan (`PackedPrompts`): C class prompts, from `plan_prompts`.
         text_features (`Tensor [C, d]`, *optional*): unit-length text features to use instead of a text pass, for
             adapters without text prompts (`has_text_prompts`).

@@ -135,7 +135,7 @@ def test_logits_follow_from_the_view(family: str) -> None:
     assert torch.allclose(logits, expected, atol=1e-4)
 
 
-def test_the_square_side_of_flexible_pictures_is_known() -> None:
+def test_the_square_side_of_flexible_images_is_known() -> None:
     assert as_dual_encoder(ALL_MAKERS["siglip2"]()).image_size == 32
 
 

@@ -119,7 +119,7 @@ def make(name: str) -> Any:
 
 
 def _calibrate_batch_norms(model: Any) -> None:
-    """Statistics of one batch: with those of no data, the features of all pictures would be nearly equal."""
+    """Statistics of one batch: with those of no data, the features of all images would be nearly equal."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -273,15 +273,15 @@ def test_features_are_extracted_with_open_clips_transform(tmp_path: Any) -> None
     for index, colour in enumerate(("red", "green", "blue")):
         folder = tmp_path / colour
         folder.mkdir()
-        Image.new("RGB", (40 + index, 30), colour).save(folder / "picture.png")
+        Image.new("RGB", (40 + index, 30), colour).save(folder / "image.png")
     config = {**CONFIGS["openclip"], "text_cfg": {**TEXT, "vocab_size": 49408}}
     model = open_clip.CLIP(**config).eval()
     preprocess = open_clip.image_transform(32, is_train=False)
     processor = OpenClipProcessor(preprocess, open_clip.SimpleTokenizer(context_length=16))
     features = extract_image_features(model, open_source(str(tmp_path)), processor, progress=False)
-    pictures = torch.stack([preprocess(Image.open(tmp_path / name)) for name in features.ids])
+    images = torch.stack([preprocess(Image.open(tmp_path / name)) for name in features.ids])
     with torch.no_grad():
-        expected = model.encode_image(pictures)
+        expected = model.encode_image(images)
         found = as_dual_encoder(model).project_image(features.values)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert extract_text_features(model, ["a cat", "owl"], processor, progress=False).values.shape == (2, 32)
@@ -309,11 +309,11 @@ def test_ovi_reads_pseudo_patches_in_the_place_of_patches(name: str) -> None:
     output = ovi(model, targets, n_tokens=3, steps=4, progress=False)
     assert output.losses[-1] < output.losses[0]
     with torch.no_grad():
-        direct = model.encode_image(_picture_of_patches(model, output.tokens, name))
+        direct = model.encode_image(_image_of_patches(model, output.tokens, name))
     torch.testing.assert_close(output.features, direct, atol=1e-4, rtol=1e-4)
 
 
-def _picture_of_patches(model: Any, tokens: torch.Tensor, name: str) -> torch.Tensor:
+def _image_of_patches(model: Any, tokens: torch.Tensor, name: str) -> torch.Tensor:
     """Pixels that the model's own patch embedding makes these patches of (it has more inputs than outputs)."""
     convolution = getattr(model.visual, "conv1", None)
     if convolution is None:

@@ -171,7 +171,7 @@ def test_evaluate_texts(clipalign, tmp_path):
         (("evaluate", "no-such-folder/x/y"), "no-such-folder/x/y"),
         (("evaluate", ".", "--task", "juggling"), "unknown task 'juggling'"),
         (("demo", "--model", "elephant"), "unknown model 'elephant'"),
-        (("embed", "empty"), "no pictures"),
+        (("embed", "empty"), "no images"),
         (("spectrum", "--device", "cpu"), None),
     ],
 )

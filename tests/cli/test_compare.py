@@ -1,4 +1,4 @@
-"""`clipalign compare`: mistakes are told before any picture is read."""
+"""`clipalign compare`: mistakes are told before any image is read."""
 
 import json
 
@@ -40,7 +40,7 @@ def call(*arguments):
         (("--task", "text-text", "--n-tokens", "999"), "999 pseudo-patches"),
     ],
 )
-def test_mistakes_are_told_before_any_picture_is_read(options, message, tmp_path, monkeypatch):
+def test_mistakes_are_told_before_any_image_is_read(options, message, tmp_path, monkeypatch):
     def refuse(*unused):
         raise AssertionError("features were extracted")
 

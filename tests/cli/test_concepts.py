@@ -42,7 +42,7 @@ def test_the_kept_concepts_are_what_is_in_the_folder(animals, tmp_path, monkeypa
     assert {row["name"] for row in content["concepts"][:4]} == set(NAMES[:4])
     assert all(name in printed for name in NAMES[:4])
     assert Image.open(out / "concepts.png").width > 500
-    assert Image.open(out / "pictures.png").width > 500
+    assert Image.open(out / "images.png").width > 500
 
     def refuse(*unused):
         raise AssertionError("computed again")
@@ -69,7 +69,7 @@ def test_a_features_folder_and_further_names(animals, tmp_path):
     assert "[/] $x^" in printed
     assert content["template"] == "a picture of {}"
     assert not (out / "features").exists()
-    assert not (out / "pictures.png").exists()
+    assert not (out / "images.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_features_folder_and_further_names(animals, tmp_path):
         (("--images", ".", "--out", "concepts"), r"'concepts' lies in '\.': .* with --out"),
     ],
 )
-def test_mistakes_are_told_before_any_picture_is_read(options, message, animals, tmp_path, monkeypatch):
+def test_mistakes_are_told_before_any_image_is_read(options, message, animals, tmp_path, monkeypatch):
     def refuse(*unused):
         raise AssertionError("features were extracted")
 

@@ -13,13 +13,13 @@ from hf_clipalign.features import FeatureStore
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     generator = np.random.default_rng(0)
     for number in range(12):
-        file = tmp_path / "pictures" / f"class{number % 4}" / f"{number}.png"
+        file = tmp_path / "images" / f"class{number % 4}" / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(file)
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def call(*arguments):
@@ -29,44 +29,44 @@ def call(*arguments):
     return result.output
 
 
-def test_embed_goes_on_and_evaluate_reads_it(pictures, tmp_path):
+def test_embed_goes_on_and_evaluate_reads_it(images, tmp_path):
     out, report = tmp_path / "features", tmp_path / "report"
-    (pictures / "class0" / "0.png").write_bytes(b"no picture")
-    output = call("embed", pictures, "--out", out, "--shard-size", 5, "--workers", 0)
-    assert "11 pictures" in output
+    (images / "class0" / "0.png").write_bytes(b"no image")
+    output = call("embed", images, "--out", out, "--shard-size", 5, "--workers", 0)
+    assert "11 images" in output
     assert "class0/0.png" in output.replace("\n", "")
     written = {file: file.stat().st_mtime_ns for file in out.iterdir()}
-    call("embed", pictures, "--out", out, "--shard-size", 5)
+    call("embed", images, "--out", out, "--shard-size", 5)
     assert {file: file.stat().st_mtime_ns for file in out.iterdir()} == written
     call("evaluate", out, "--band", "4,4", "--out", report)
     direct = tmp_path / "direct"
-    call("evaluate", pictures, "--band", "4,4", "--out", direct)
+    call("evaluate", images, "--band", "4,4", "--out", direct)
     scores = [json.loads((folder / "results.json").read_text())["comparison"]["scores"] for folder in (report, direct)]
     for stored, fresh in zip(*scores, strict=True):
         assert stored["metrics"] == pytest.approx(fresh["metrics"])
 
 
-def test_embed_in_another_type(pictures, tmp_path):
+def test_embed_in_another_type(images, tmp_path):
     out = tmp_path / "features"
-    call("embed", pictures, "--out", out, "--workers", 0, "--dtype", "bfloat16")
+    call("embed", images, "--out", out, "--workers", 0, "--dtype", "bfloat16")
     assert FeatureStore.open(out).manifest["model"]["dtype"] == "bfloat16"
     call("evaluate", out, "--band", "4,4", "--out", tmp_path / "report")
     with pytest.raises(ClipAlignError, match="dtype"):
-        call("embed", pictures, "--out", out, "--workers", 0)
+        call("embed", images, "--out", out, "--workers", 0)
 
 
-def test_embed_refuses_what_does_not_fit(pictures, tmp_path):
+def test_embed_refuses_what_does_not_fit(images, tmp_path):
     out = tmp_path / "features"
-    call("embed", pictures, "--out", out, "--workers", 0)
+    call("embed", images, "--out", out, "--workers", 0)
     with pytest.raises(ClipAlignError, match="what differs: model weights"):
-        call("embed", pictures, "--out", out, "--model", "mini-teacher")
+        call("embed", images, "--out", out, "--model", "mini-teacher")
     with pytest.raises(ClipAlignError, match="another model"):
         call("evaluate", out, "--model", "mini-teacher", "--band", "4,4", "--out", tmp_path / "report")
-    call("embed", pictures, "--out", out, "--model", "mini-teacher", "--overwrite")
+    call("embed", images, "--out", out, "--model", "mini-teacher", "--overwrite")
     assert FeatureStore.open(out).model == "mini-teacher"
-    (pictures / "class0" / "0.png").write_bytes(b"no picture")
+    (images / "class0" / "0.png").write_bytes(b"no image")
     with pytest.raises(ClipAlignError, match=r"0\.png"):
-        call("embed", pictures, "--out", tmp_path / "strict", "--strict")
+        call("embed", images, "--out", tmp_path / "strict", "--strict")
     with pytest.raises(ClipAlignError, match="--streaming needs --split"):
         call("embed", "owner/name", "--streaming", "--out", tmp_path / "stream")
 

@@ -60,7 +60,7 @@ def test_icons(free):
     assert free.icons[0]["image"].size == (64, 64)
 
 
-def test_pictures_are_rgba_and_go_on_white(free):
+def test_images_are_rgba_and_go_on_white(free):
     row = free.emoji[0]
     assert (row["name"], row["style"]) == ("grinning face", "noto")
     assert isinstance(row["image"], Image.Image)

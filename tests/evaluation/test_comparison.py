@@ -8,9 +8,25 @@ import torch
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.evaluation import Match, MatchRow, ReportTable, Section, class_labels, compare_heads, nearest_class_mean_scores, plot_band_grid, plot_similarities, plot_spectrum, retrieval_task, split_by_class, top_matches, write_report
+from hf_clipalign.evaluation import (
+    Head,
+    LabelledRetrieval,
+    Match,
+    MatchRow,
+    ReportTable,
+    Section,
+    class_labels,
+    compare_heads,
+    nearest_class_mean_scores,
+    plot_band_grid,
+    plot_similarities,
+    plot_spectrum,
+    retrieval_task,
+    split_by_class,
+    top_matches,
+    write_report,
+)
 from hf_clipalign.features import Features
-from hf_clipalign.evaluation import Head, LabelledRetrieval
 from hf_clipalign.metrics import retrieval_metrics
 
 
@@ -127,12 +143,12 @@ def test_nearest_class_mean_of_every_head():
     assert [row["head"] for row in rows] == ["raw", "half", "same"]
     assert rows[0]["top1"] == rows[2]["top1"] == 1.0
     assert rows[1]["numbers"] == 4
-    with pytest.raises(ClipAlignError, match="no picture of class 5"):
+    with pytest.raises(ClipAlignError, match="no image of class 5"):
         nearest_class_mean_scores(HEADS, features(5), test)
 
 
 def test_the_page_holds_everything_and_escapes_names(tmp_path):
-    picture = Image.new("RGB", (8, 8), "red")
+    image = Image.new("RGB", (8, 8), "red")
     section = Section(
         "Part one",
         text=["A <b>sentence</b>."],
@@ -142,7 +158,7 @@ def test_the_page_holds_everything_and_escapes_names(tmp_path):
             ("histograms", plot_similarities({"raw": (np.array([0.8, 0.9]), np.array([0.1, 0.2]))})),
             ("the grid", plot_band_grid({(0, 0): 0.5, (1, 0): 0.7, (1, 2): 0.6})),
         ],
-        match_rows=[MatchRow("raw", Match(picture, "query"), [Match(picture, '"><script>', False)])],
+        match_rows=[MatchRow("raw", Match(image, "query"), [Match(image, '"><script>', False)])],
     )
     page = write_report(tmp_path / "deep" / "index.html", "Title", [section], "Lead").read_text()
     assert page.count("data:image/png;base64,") == 5

@@ -21,7 +21,7 @@ def split() -> GCDSplit:
     labels = np.arange(36) % 3
     source = ImageSource(
         [Image.new("RGB", (4, 4))] * 36,
-        ids=[f"picture {row}" for row in range(36)],
+        ids=[f"image {row}" for row in range(36)],
         labels=labels,
         class_names=NAMES,
         name="zoo",
@@ -42,22 +42,22 @@ def test_kmeans_finds_what_lies_apart_and_repeats_itself() -> None:
         kmeans_classes(features, 61)
 
 
-def test_the_gallery_has_a_row_per_class_with_pictures(tmp_path: Path) -> None:
+def test_the_gallery_has_a_row_per_class_with_images(tmp_path: Path) -> None:
     data = split()
     classes = np.where(data.labels == 0, 0, data.labels + 1)
     wrong = int(data.unlabelled_rows[data.labels[data.unlabelled_rows] == 1][0])
     classes[wrong] = 3
     labels = ["ant", "nobody", "honey, wing", "whisker <b>"]
     concepts = [[("six legs", 0.5)], [], [("honey", 0.4), ("wing", 0.2)], []]
-    sections = class_gallery(data, classes, labels, concepts, n_pictures=5)
+    sections = class_gallery(data, classes, labels, concepts, n_images=5)
     assert [section.title for section in sections] == ["Known classes", "Novel classes"]
-    titles = [row.title for section in sections for row in section.picture_rows]
-    assert titles[0].startswith("ant: 6 pictures, matched with “ant”")
-    assert titles[1].startswith("honey, wing: 11 pictures, matched with “bee”")
-    assert titles[2].startswith("whisker <b>: 13 pictures, matched with “cat”")
-    assert sections[1].picture_rows[0].text == "honey, wing"
-    assert all(len(row.pictures) <= 5 for section in sections for row in section.picture_rows)
-    last = sections[1].picture_rows[1].pictures
+    titles = [row.title for section in sections for row in section.image_rows]
+    assert titles[0].startswith("ant: 6 images, matched with “ant”")
+    assert titles[1].startswith("honey, wing: 11 images, matched with “bee”")
+    assert titles[2].startswith("whisker <b>: 13 images, matched with “cat”")
+    assert sections[1].image_rows[0].text == "honey, wing"
+    assert all(len(row.images) <= 5 for section in sections for row in section.image_rows)
+    last = sections[1].image_rows[1].images
     assert {match.relevant for match in last} <= {True, False}
     assert all(match.relevant == (match.name == "cat") for match in last)
     page = write_report(tmp_path / "gallery.html", "Found", sections).read_text()
@@ -70,13 +70,13 @@ def test_a_gallery_without_truth_draws_no_frames(tmp_path: Path) -> None:
     folder = GCDSplit(data.source, data.training_labels, data.labelled, data.class_names, [])
     sections = class_gallery(folder, np.zeros(36, dtype=np.int64), ["ant", "novel-1"], [[], []])
     assert [section.title for section in sections] == ["Known classes"]
-    (row,) = sections[0].picture_rows
-    assert row.title == "ant: 30 pictures"
-    assert {match.relevant for match in row.pictures} == {None}
+    (row,) = sections[0].image_rows
+    assert row.title == "ant: 30 images"
+    assert {match.relevant for match in row.images} == {None}
     page = write_report(tmp_path / "gallery.html", "Found", sections).read_text()
     assert 'class="relevant"' not in page
     alone = np.where(np.arange(36) == data.unlabelled_rows[0], 1, 0)
     sections = class_gallery(folder, alone, ["ant", "novel-1"], [[], []])
-    assert sections[1].picture_rows[0].title == "novel-1: 1 picture"
-    with pytest.raises(ClipAlignError, match="n_pictures is 0"):
-        class_gallery(folder, alone, ["ant", "novel-1"], [[], []], n_pictures=0)
+    assert sections[1].image_rows[0].title == "novel-1: 1 image"
+    with pytest.raises(ClipAlignError, match="n_images is 0"):
+        class_gallery(folder, alone, ["ant", "novel-1"], [[], []], n_images=0)

@@ -7,10 +7,17 @@ from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
-from hf_clipalign.evaluation import compare_heads, compare_methods, plot_snapshots, tower_milliseconds, zero_shot_controls
+from hf_clipalign.evaluation import (
+    LabelledRetrieval,
+    compare_heads,
+    compare_methods,
+    comparison_heads,
+    plot_snapshots,
+    tower_milliseconds,
+    zero_shot_controls,
+)
 from hf_clipalign.features import Features
 from hf_clipalign.inversion import oti
-from hf_clipalign.evaluation import LabelledRetrieval, comparison_heads
 from hf_clipalign.metrics import retrieval_metrics
 from tests.tiny_models import tiny_clip, tiny_model, tiny_pixel_values, tiny_tokenizer
 
@@ -98,22 +105,20 @@ def test_siglip_is_compared_by_its_own_head():
     assert 1 - cosines.mean() < result.inversion.losses[0]
 
 
-def pictures():
+def images():
     return Features(task().query, "image", [f"p{i}" for i in range(12)], LABELS, ["red cat", "dog", "bird", "car"])
 
 
 def test_zero_shot_controls():
     rows = zero_shot_controls(
-        tiny_clip(), pictures(), processor=tiny_tokenizer(), oti_steps=4, ovi_steps=4, n_tokens=2, progress=False
+        tiny_clip(), images(), processor=tiny_tokenizer(), oti_steps=4, ovi_steps=4, n_tokens=2, progress=False
     )
     assert [row["method"] for row in rows] == ["baseline", "oti", "ovi"]
     encoder, tokenizer = as_dual_encoder(tiny_clip()), tiny_tokenizer()
-    prompts = tokenizer(
-        [f"a photo of a {name}." for name in pictures().class_names], padding=True, return_tensors="pt"
-    )
+    prompts = tokenizer([f"a photo of a {name}." for name in images().class_names], padding=True, return_tensors="pt")
     classes = encoder.encode_text(prompts["input_ids"], normalize=True).detach()
-    embeds = pictures().values @ encoder.image_projector.weight.detach().T
-    inverted = oti(tiny_clip(), embeds, processor=tokenizer, steps=4, ids=pictures().ids, progress=False,
+    embeds = images().values @ encoder.image_projector.weight.detach().T
+    inverted = oti(tiny_clip(), embeds, processor=tokenizer, steps=4, ids=images().ids, progress=False,
                    generator=torch.Generator().manual_seed(0)).features  # fmt: skip
     for row, features in zip(rows[:2], (embeds, inverted), strict=True):
         best = (F.normalize(features, dim=-1) @ classes.T).argmax(1).numpy()
@@ -136,4 +141,4 @@ def test_bad_input():
     with pytest.raises(ClipAlignError, match="zero-shot needs class names"):
         zero_shot_controls(tiny_clip(), Features(task().query, "image", list("abcdefghijkl")), processor=None)
     with pytest.raises(ClipAlignError, match="unknown method 'isoclip' for zero-shot"):
-        zero_shot_controls(tiny_clip(), pictures(), processor=tiny_tokenizer(), methods=["isoclip"])
+        zero_shot_controls(tiny_clip(), images(), processor=tiny_tokenizer(), methods=["isoclip"])

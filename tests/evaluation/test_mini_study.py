@@ -53,7 +53,7 @@ def test_the_page_shows_before_and_after(study):
     assert sum(match.relevant for match in isoclip.matches) >= sum(match.relevant for match in raw.matches)
 
 
-def test_the_demo_runs_without_the_share_alike_pictures(monkeypatch, tmp_path):
+def test_the_demo_runs_without_the_share_alike_images(monkeypatch, tmp_path):
     def without_openmoji(name):
         if name.startswith("openmoji/"):
             raise mini_study.ClipAlignError("the folder was deleted")

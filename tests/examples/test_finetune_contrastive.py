@@ -41,7 +41,7 @@ def flags(folder: Path, *more: str) -> list[str]:
         "max_steps": 2,
         "per_device_train_batch_size": 32,
         "steps": 4,
-        "most_pictures": 60,
+        "most_images": 60,
         "report_to": "none",
         "disable_tqdm": "true",
         "use_cpu": "true",
@@ -80,7 +80,7 @@ def test_flags_of_the_trainer_replace_the_defaults(example: Any, tmp_path: Path)
     _, training = example.parse(["--output_dir", str(tmp_path), "--num_train_epochs", "3", "--loss", "sigmoid"])
     assert (training.loss, training.num_train_epochs) == ("sigmoid", 3)
     _, training = example.parse(["--dataset", "owner/name", "--output_dir", str(tmp_path)])
-    assert training.positives == "picture"
+    assert training.positives == "image"
 
 
 def test_bad_flags(example: Any) -> None:

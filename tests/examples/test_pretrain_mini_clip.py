@@ -32,7 +32,7 @@ def flags(folder: Path, **settings: Any) -> list[str]:
         "max_steps": 2,
         "per_device_train_batch_size": 16,
         "projector_steps": 3,
-        "projector_pictures": 32,
+        "projector_images": 32,
         "report_to": "none",
         "disable_tqdm": "true",
         "use_cpu": "true",
@@ -98,7 +98,7 @@ def test_growth_keeps_the_function(example: Any) -> None:
 
 
 def test_batches_hold_no_name_twice_and_the_share_of_emoji(example: Any, icons: Path) -> None:
-    emoji = example.Pictures(load_mini().emoji_subset(split="train"), "emoji")
+    emoji = example.Images(load_mini().emoji_subset(split="train"), "emoji")
     collections = [emoji, example.open_icons(str(icons))]
     plan = example.plan_draws(collections, steps=5, batch=64, seed=3)
     again = example.plan_draws(collections, steps=5, batch=64, seed=3)
@@ -115,7 +115,7 @@ def test_batches_hold_no_name_twice_and_the_share_of_emoji(example: Any, icons: 
 
 
 def test_draws_depend_on_their_number_only(example: Any, icons: Path) -> None:
-    collections = [example.Pictures(load_mini().emoji_subset(split="train"), "emoji"), example.open_icons(str(icons))]
+    collections = [example.Images(load_mini().emoji_subset(split="train"), "emoji"), example.open_icons(str(icons))]
     plan = example.plan_draws(collections, steps=2, batch=32, seed=0)
     draws = example.Draws(collections, plan, load_mini().student_processor, strength=1.0, seed=0)
     first, again, other = draws[40], draws[40], draws[41]
@@ -127,11 +127,11 @@ def test_draws_depend_on_their_number_only(example: Any, icons: Path) -> None:
     assert 40 < named < 64
 
 
-def test_views_stay_near_the_picture_and_change_it(example: Any) -> None:
-    picture = load_mini().emoji[0]["image"].convert("RGBA")
-    same = example.random_view(picture, np.random.default_rng(0), strength=0.0)
-    white = np.asarray(example.Image.alpha_composite(example.Image.new("RGBA", picture.size, "white"), picture))
-    views = [example.random_view(picture, np.random.default_rng(seed), strength=1.0) for seed in range(20)]
+def test_views_stay_near_the_image_and_change_it(example: Any) -> None:
+    image = load_mini().emoji[0]["image"].convert("RGBA")
+    same = example.random_view(image, np.random.default_rng(0), strength=0.0)
+    white = np.asarray(example.Image.alpha_composite(example.Image.new("RGBA", image.size, "white"), image))
+    views = [example.random_view(image, np.random.default_rng(seed), strength=1.0) for seed in range(20)]
     assert same.shape == (64, 64, 3)
     assert same.dtype == np.uint8
     assert np.corrcoef(same.ravel(), white[..., :3].ravel())[0, 1] > 0.9

@@ -93,7 +93,7 @@ def test_a_second_run_gives_the_same_prompt(example: Any, tmp_path: Path) -> Non
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
-def save_pictures(folder: Path, n_classes: int) -> None:
+def save_images(folder: Path, n_classes: int) -> None:
     source = from_dataset(load_mini().emoji_subset(split="train"), label_column="name")
     half, _ = base_and_novel(source)
     for row, label in enumerate(half.labels.tolist()):
@@ -104,20 +104,18 @@ def save_pictures(folder: Path, n_classes: int) -> None:
 
 
 def test_folder_with_classes(example: Any, tmp_path: Path) -> None:
-    save_pictures(tmp_path / "pictures", 8)
+    save_images(tmp_path / "images", 8)
     table = example.main(
-        flags(
-            tmp_path / "run", "--dataset", str(tmp_path / "pictures"), "--shots", "2", "--template", "an emoji of {}."
-        )
+        flags(tmp_path / "run", "--dataset", str(tmp_path / "images"), "--shots", "2", "--template", "an emoji of {}.")
     )
     assert table.tests == PARTS[:2]
 
 
 def test_folder_without_classes_needs_a_dictionary(example: Any, tmp_path: Path) -> None:
-    save_pictures(tmp_path / "pictures", 4)
+    save_images(tmp_path / "images", 4)
     flat = tmp_path / "flat"
     flat.mkdir()
-    for file in (tmp_path / "pictures").rglob("*.png"):
+    for file in (tmp_path / "images").rglob("*.png"):
         file.rename(flat / file.name)
     (tmp_path / "words.txt").write_text("\n".join(load_mini().concepts.known[:40]))
     run = flags(tmp_path / "run", "--dataset", str(flat), "--template", "an emoji of {}.")

@@ -58,7 +58,7 @@ def test_matrices_bounds_adapters_and_report(
         assert sum(p.numel() for n, p in loaded.named_parameters() if "clip_retune" in n) == 2 * (4 * 128**2 + 3 * 128)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "student").symlink_to(load_mini().student_path)  # what the card says in the place of a Hub id
-    load_mini().emoji_subset(split="novel")[0]["image"].convert("RGB").save("picture.jpg")
+    load_mini().emoji_subset(split="novel")[0]["image"].convert("RGB").save("image.jpg")
     blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "joint" / "README.md").read_text(encoding="utf-8"), re.S)
     for first in (blocks[0], blocks[0] + blocks[1]):  # by PEFT, by stock transformers
         exec(first + blocks[2], {})

@@ -1,7 +1,7 @@
-"""Runs `extract_to_store` on a folder of pictures with the tiny CLIP: what tests start in processes of their own.
+"""Runs `extract_to_store` on a folder of images with the tiny CLIP: what tests start in processes of their own.
 
-python store_run.py PICTURES OUT                    one run; under torchrun one of several
-python store_run.py PICTURES OUT --kill-before N    killed (SIGKILL) just before the N-th file is put in its place
+python store_run.py IMAGES OUT                    one run; under torchrun one of several
+python store_run.py IMAGES OUT --kill-before N    killed (SIGKILL) just before the N-th file is put in its place
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def kill_before(n: int) -> None:
     os.replace = replace_or_die
 
 
-def run(pictures: str, out: str, n_workers: int = 0) -> None:
-    source, processor = image_folder(pictures), tiny_image_processor()
+def run(images: str, out: str, n_workers: int = 0) -> None:
+    source, processor = image_folder(images), tiny_image_processor()
     extract_to_store(tiny_clip(), source, processor, out, num_workers=n_workers, progress=False, **SIZES)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("pictures")
+    parser.add_argument("images")
     parser.add_argument("out")
     parser.add_argument("--kill-before", type=int, nargs="*", default=[])
     parser.add_argument("--workers", type=int, default=0)
@@ -54,13 +54,13 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             kill_before(n)
-            run(args.pictures, f"{args.out}-{n}", args.workers)
+            run(args.images, f"{args.out}-{n}", args.workers)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, flush=True)
     if not args.kill_before:
         report_what_is_left()
-        run(args.pictures, args.out, args.workers)
+        run(args.images, args.out, args.workers)
 
 
 if __name__ == "__main__":

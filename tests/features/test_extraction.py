@@ -32,16 +32,16 @@ def model():
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Eleven pictures in two classes; the third and the last cannot be read."""
+def images(tmp_path):
+    """Eleven images in two classes; the third and the last cannot be read."""
     generator = np.random.default_rng(0)
     for number in range(11):
-        file = tmp_path / "pictures" / ("cat" if number < 6 else "dog") / f"{number:02}.png"
+        file = tmp_path / "images" / ("cat" if number < 6 else "dog") / f"{number:02}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(file)
         if number in (2, 10):
-            file.write_bytes(b"no picture")
-    return tmp_path / "pictures"
+            file.write_bytes(b"no image")
+    return tmp_path / "images"
 
 
 def extract(model, source, out, **options):
@@ -57,25 +57,25 @@ def times(folder):
     return {file.name: file.stat().st_mtime_ns for file in Path(folder).glob("features*")}
 
 
-def test_the_store_holds_the_features_of_the_source_in_its_order(model, pictures, tmp_path):
-    store = extract(model, image_folder(pictures), tmp_path / "out")
-    features = extract_image_features(model, image_folder(pictures), tiny_image_processor(), progress=False)
+def test_the_store_holds_the_features_of_the_source_in_its_order(model, images, tmp_path):
+    store = extract(model, image_folder(images), tmp_path / "out")
+    features = extract_image_features(model, image_folder(images), tiny_image_processor(), progress=False)
     torch.testing.assert_close(store.values(), features.values)
     assert store.ids == features.ids
     assert store.ids[:3] == ["cat/00.png", "cat/01.png", "cat/03.png"]
     assert store.labels.tolist() == features.labels.tolist() == [0] * 5 + [1] * 4
     assert (len(store), store.class_names, store.n_skipped) == (9, ["cat", "dog"], 2)
     assert [name for name, _ in store.skipped] == ["cat/02.png", "dog/10.png"]
-    assert all("not a picture" in reason for _, reason in store.skipped)
+    assert all("not an image" in reason for _, reason in store.skipped)
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 @pytest.mark.parametrize("n_workers", [0, 1])
-def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(model, pictures, tmp_path, n_workers):
-    expected = content(extract(model, image_folder(pictures), tmp_path / "whole").folder)
+def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(model, images, tmp_path, n_workers):
+    expected = content(extract(model, image_folder(images), tmp_path / "whole").folder)
     points = list(range(1, N_FILES + 1)) if n_workers == 0 else [3]
     done = subprocess.run(
-        [sys.executable, SCRIPT, pictures, tmp_path / "cut", "--workers", str(n_workers), "--kill-before"]
+        [sys.executable, SCRIPT, images, tmp_path / "cut", "--workers", str(n_workers), "--kill-before"]
         + [str(point) for point in points],
         check=True,
         stdout=subprocess.PIPE,
@@ -90,24 +90,24 @@ def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(model, pictures,
         with pytest.raises(ClipAlignError, match="no features" if point == 1 else "unfinished"):
             FeatureStore.open(cut)
         before = times(cut)
-        extract(model, image_folder(pictures), cut)
+        extract(model, image_folder(images), cut)
         assert content(cut) == expected
         kept = [name for name in before if name.endswith(".safetensors")]
         assert all(times(cut)[name] == before[name] for name in kept), "finished shards are not made again"
 
 
-def test_a_complete_store_is_used_as_it_is(model, pictures, tmp_path):
-    extract(model, image_folder(pictures), tmp_path / "out")
+def test_a_complete_store_is_used_as_it_is(model, images, tmp_path):
+    extract(model, image_folder(images), tmp_path / "out")
     before = times(tmp_path / "out")
-    store = extract(model, image_folder(pictures), tmp_path / "out", shard_size=100, batch_size=2)
+    store = extract(model, image_folder(images), tmp_path / "out", shard_size=100, batch_size=2)
     assert times(tmp_path / "out") == before
     assert len(store) == 9
 
 
 @pytest.mark.parametrize("damage", ["cut off", "changed", "missing"])
-def test_a_damaged_shard_is_named_and_only_it_is_made_again(model, pictures, tmp_path, damage, caplog):
+def test_a_damaged_shard_is_named_and_only_it_is_made_again(model, images, tmp_path, damage, caplog):
     out = tmp_path / "out"
-    extract(model, image_folder(pictures), out)
+    extract(model, image_folder(images), out)
     expected, before = content(out), times(out)
     file = out / "features-00001.safetensors"
     data = bytearray(file.read_bytes())
@@ -121,14 +121,14 @@ def test_a_damaged_shard_is_named_and_only_it_is_made_again(model, pictures, tmp
     with pytest.raises(ClipAlignError, match=r"features-00001\.safetensors: it(s| is| has)"):
         FeatureStore.open(out).values()
     with pytest.raises(ClipAlignError, match="batch_size=3"):
-        extract(model, image_folder(pictures), out, batch_size=2)
-    extract(model, image_folder(pictures), out)
+        extract(model, image_folder(images), out, batch_size=2)
+    extract(model, image_folder(images), out)
     assert content(out) == expected
     assert times(out)["features-00000.safetensors"] == before["features-00000.safetensors"]
 
 
-def test_other_shards_of_a_damaged_store_can_still_be_read(model, pictures, tmp_path):
-    store = extract(model, image_folder(pictures), tmp_path / "out")
+def test_other_shards_of_a_damaged_store_can_still_be_read(model, images, tmp_path):
+    store = extract(model, image_folder(images), tmp_path / "out")
     row = store.values([8])
     file = tmp_path / "out" / "features-00000.safetensors"
     data = bytearray(file.read_bytes())
@@ -140,20 +140,20 @@ def test_other_shards_of_a_damaged_store_can_still_be_read(model, pictures, tmp_
         fresh.verify()
 
 
-def test_what_differs_from_a_store_is_named(model, pictures, tmp_path):
+def test_what_differs_from_a_store_is_named(model, images, tmp_path):
     out = tmp_path / "out"
-    extract(model, image_folder(pictures), out)
+    extract(model, image_folder(images), out)
     expected = content(out)
     processor = tiny_image_processor()
     processor.image_mean = [0.1, 0.2, 0.3]
-    other = image_folder(pictures / "cat")
+    other = image_folder(images / "cat")
     for match, change in (
         ("model weights", {"model": tiny_clip(seed=1)}),
         (r"dtype \(float32 there, bfloat16 here\)", {"model": tiny_clip().to(torch.bfloat16)}),
         (r"processor \(image_mean: .* there, \[0\.1, 0\.2, 0\.3\] here\)", {"processor": processor}),
-        (rf"data \({pictures} there, {pictures / 'cat'} here\)", {"source": other}),
+        (rf"data \({images} there, {images / 'cat'} here\)", {"source": other}),
     ):
-        options = {"model": model, "source": image_folder(pictures), "out": out} | change
+        options = {"model": model, "source": image_folder(images), "out": out} | change
         with pytest.raises(ClipAlignError, match=match) as caught:
             extract(**options)
         assert "overwrite" in str(caught.value)
@@ -163,18 +163,18 @@ def test_what_differs_from_a_store_is_named(model, pictures, tmp_path):
     assert len(list(out.glob("features-*"))) == 2
 
 
-def test_features_are_not_used_with_another_model(model, pictures, tmp_path):
+def test_features_are_not_used_with_another_model(model, images, tmp_path):
     from hf_clipalign.backbones import as_dual_encoder
 
-    store = extract(model, image_folder(pictures), tmp_path / "out")
+    store = extract(model, image_folder(images), tmp_path / "out")
     store.check_model(as_dual_encoder(tiny_clip()))
     with pytest.raises(ClipAlignError, match="another model"):
         store.check_model(as_dual_encoder(tiny_clip(seed=1)))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
-def test_another_type_computes_with_a_copy(model, pictures, tmp_path, dtype):
-    source, name = image_folder(pictures), str(dtype).removeprefix("torch.")
+def test_another_type_computes_with_a_copy(model, images, tmp_path, dtype):
+    source, name = image_folder(images), str(dtype).removeprefix("torch.")
     exact = extract(model, source, tmp_path / "exact", dtype="float32")
     assert content(exact.folder) == content(extract(model, source, tmp_path / "own").folder)
     store = extract(model, source, tmp_path / "out", dtype=dtype)
@@ -199,30 +199,30 @@ def test_texts_in_another_type(model, tmp_path):
     assert torch.cosine_similarity(store.values(), exact.values()).min() > 0.999
 
 
-def test_other_sizes_cannot_go_on_with_an_unfinished_store(model, pictures, tmp_path):
+def test_other_sizes_cannot_go_on_with_an_unfinished_store(model, images, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ClipAlignError, match=r"02\.png"):
-        extract(model, image_folder(pictures), out, strict=True, shard_size=2)
+        extract(model, image_folder(images), out, strict=True, shard_size=2)
     assert (out / "features-00000.safetensors").exists()
     with pytest.raises(ClipAlignError, match=r"unfinished .* shard_size=2"):
-        extract(model, image_folder(pictures), out)
-    assert len(extract(model, image_folder(pictures), out, shard_size=2)) == 9
+        extract(model, image_folder(images), out)
+    assert len(extract(model, image_folder(images), out, shard_size=2)) == 9
 
 
-def test_strict_does_not_accept_a_store_with_skipped_pictures(model, pictures, tmp_path):
-    extract(model, image_folder(pictures), tmp_path / "out")
+def test_strict_does_not_accept_a_store_with_skipped_images(model, images, tmp_path):
+    extract(model, image_folder(images), tmp_path / "out")
     with pytest.raises(ClipAlignError, match=r"02\.png"):
-        extract(model, image_folder(pictures), tmp_path / "out", strict=True)
+        extract(model, image_folder(images), tmp_path / "out", strict=True)
 
 
 def test_nothing_readable_is_an_error(model, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     for _ in range(2):
-        with pytest.raises(ClipAlignError, match=r"none of the 1 pictures can be read.*a\.png"):
+        with pytest.raises(ClipAlignError, match=r"none of the 1 images can be read.*a\.png"):
             extract(model, image_folder(tmp_path), tmp_path / "out")
 
 
-def test_two_runs_on_one_folder_exclude_each_other(model, pictures, tmp_path):
+def test_two_runs_on_one_folder_exclude_each_other(model, images, tmp_path):
     out = tmp_path / "out"
     code = (
         "import sys; from hf_clipalign.features.shards import store_lock; from pathlib import Path\n"
@@ -234,12 +234,12 @@ def test_two_runs_on_one_folder_exclude_each_other(model, pictures, tmp_path):
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ClipAlignError, match="another run is writing features to"):
-            extract(model, image_folder(pictures), out)
+            extract(model, image_folder(images), out)
         assert not list(out.glob("features*"))
     finally:
         holder.kill()
         holder.communicate()
-    assert len(extract(model, image_folder(pictures), out)) == 9
+    assert len(extract(model, image_folder(images), out)) == 9
 
 
 def test_a_lock_also_excludes_its_own_process(tmp_path):
@@ -251,21 +251,21 @@ def test_a_lock_also_excludes_its_own_process(tmp_path):
         pass
 
 
-def test_two_processes_write_the_bytes_of_one(model, pictures, tmp_path):
-    expected = content(extract(model, image_folder(pictures), tmp_path / "one").folder)
-    launch(SCRIPT, pictures, tmp_path / "two", processes=2)
+def test_two_processes_write_the_bytes_of_one(model, images, tmp_path):
+    expected = content(extract(model, image_folder(images), tmp_path / "one").folder)
+    launch(SCRIPT, images, tmp_path / "two", processes=2)
     assert content(tmp_path / "two") == expected
 
 
 def stream_of(n, counted=None):
     generator = np.random.default_rng(0)
-    pictures = generator.integers(0, 256, (n, 8, 9, 3), dtype=np.uint8)
+    images = generator.integers(0, 256, (n, 8, 9, 3), dtype=np.uint8)
 
     def records(first):
         for row in range(first, n):
             if counted is not None:
                 counted.append(row)
-            yield StreamRecord(f"p{row}", pictures[row] if row != 5 else b"no picture", row % 2)
+            yield StreamRecord(f"p{row}", images[row] if row != 5 else b"no image", row % 2)
 
     return ImageStream(records, fingerprint=lambda: "synthetic", class_names=["even", "odd"])
 
@@ -296,8 +296,8 @@ def test_a_stream_goes_on_after_the_shards_that_are_there(model, tmp_path):
     assert (out / "features.json").read_text() == manifest
 
 
-def test_a_streamed_data_set(model, pictures, tmp_path):
-    files = sorted(str(file) for file in pictures.rglob("*.png"))
+def test_a_streamed_data_set(model, images, tmp_path):
+    files = sorted(str(file) for file in images.rglob("*.png"))
     names = [file[-6:-4] for file in files]
     table = datasets.Dataset.from_dict({"image": files, "label": [0] * 6 + [1] * 5, "name": names})
     features = datasets.Features(
@@ -309,7 +309,7 @@ def test_a_streamed_data_set(model, pictures, tmp_path):
     )
     streamed = table.cast(features).to_iterable_dataset()
     store = extract(model, open_stream(streamed, id_column="name"), tmp_path / "out")
-    folder = extract(model, image_folder(pictures), tmp_path / "folder")
+    folder = extract(model, image_folder(images), tmp_path / "folder")
     assert torch.equal(store.values(), folder.values())
     assert store.ids == [name[-6:-4] for name in folder.ids]
     assert (store.labels.tolist(), store.class_names) == (folder.labels.tolist(), ["cat", "dog"])

@@ -1,4 +1,4 @@
-"""Features from pictures and texts: order, bad pictures, saving."""
+"""Features from images and texts: order, bad images, saving."""
 
 import numpy as np
 import pytest
@@ -36,8 +36,8 @@ def test_features_are_those_of_the_model_in_the_order_of_the_source(model, folde
     assert features.ids == ["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png", "dog/e.png"]
     assert features.labels.tolist() == [0, 0, 1, 1, 1]
     assert features.class_names == ["cat", "dog"]
-    pictures = [Image.open(folder / name) for name in features.ids]
-    pixel_values = tiny_image_processor()(images=pictures, return_tensors="pt")["pixel_values"]
+    images = [Image.open(folder / name) for name in features.ids]
+    pixel_values = tiny_image_processor()(images=images, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(features.values, as_dual_encoder(model).image_preprojection(pixel_values))
 
 
@@ -47,7 +47,7 @@ def test_workers_and_batches_change_nothing(model, folder):
         torch.testing.assert_close(extract(model, folder, **options).values, reference.values, atol=1e-5, rtol=1e-5)
 
 
-def test_an_unreadable_picture_is_recorded_and_left_out(model, folder):
+def test_an_unreadable_image_is_recorded_and_left_out(model, folder):
     (folder / "cat" / "b.png").write_bytes((folder / "cat" / "b.png").read_bytes()[:200])
     (folder / "dog" / "d.png").write_bytes(b"")
     features = extract(model, folder, batch_size=2)
@@ -59,19 +59,19 @@ def test_an_unreadable_picture_is_recorded_and_left_out(model, folder):
         extract(model, folder, strict=True)
 
 
-def test_a_folder_of_unreadable_pictures_is_an_error(model, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ClipAlignError, match="none of the 1 pictures can be read"):
+def test_a_folder_of_unreadable_images_is_an_error(model, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ClipAlignError, match="none of the 1 images can be read"):
         extract(model, tmp_path)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1)])
-def test_a_picture_one_pixel_wide_or_high_is_read(model, tmp_path, size):
+def test_a_image_one_pixel_wide_or_high_is_read(model, tmp_path, size):
     Image.new("RGB", size, (200, 30, 60)).save(tmp_path / "thin.png")
     assert torch.isfinite(extract(model, tmp_path).values).all()
 
 
-def test_a_batch_of_no_pictures_is_an_error(model, folder):
+def test_a_batch_of_no_images_is_an_error(model, folder):
     with pytest.raises(ClipAlignError, match="batch_size is 0"):
         extract(model, folder, batch_size=0)
 

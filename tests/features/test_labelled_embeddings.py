@@ -24,8 +24,8 @@ NAMES = ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     for index, name in enumerate(NAMES):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (32, 32), (60 * index, 20, 200 - 40 * index)).save(folder / name)
@@ -37,15 +37,15 @@ def labels(ids: list[str] = NAMES) -> FindingLabels:
     return FindingLabels(list(ids), ["A", "B"], np.resize(values, (len(ids), 2)), name="train.csv")
 
 
-def store(pictures: Path, folder: Path, family: str = "clip") -> FeatureStore:
+def store(images: Path, folder: Path, family: str = "clip") -> FeatureStore:
     processor = tiny_image_processor(family)
-    return extract_to_store(tiny_model(family), image_folder(pictures), processor, folder, progress=False)
+    return extract_to_store(tiny_model(family), image_folder(images), processor, folder, progress=False)
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_embeddings_are_those_of_the_model(pictures: Path, tmp_path: Path, family: str) -> None:
-    found = LabelledEmbeddings.from_store(store(pictures, tmp_path, family), labels(), tiny_model(family))
-    source, processor = image_folder(pictures), tiny_image_processor(family)
+def test_embeddings_are_those_of_the_model(images: Path, tmp_path: Path, family: str) -> None:
+    found = LabelledEmbeddings.from_store(store(images, tmp_path, family), labels(), tiny_model(family))
+    source, processor = image_folder(images), tiny_image_processor(family)
     inputs = processor(images=[source.read(row) for row in range(4)], return_tensors="pt")
     with torch.no_grad():
         expected = as_dual_encoder(tiny_model(family)).encode_image(**inputs)
@@ -53,31 +53,29 @@ def test_embeddings_are_those_of_the_model(pictures: Path, tmp_path: Path, famil
     assert found.labels.ids == NAMES
 
 
-def test_the_adapter_takes_no_part(pictures: Path, tmp_path: Path) -> None:
+def test_the_adapter_takes_no_part(images: Path, tmp_path: Path) -> None:
     kwargs = {"processor": tiny_image_processor(), "folder": tmp_path, "progress": False}
-    first = LabelledEmbeddings.from_images(labels(), pictures, tiny_clip(), **kwargs)
+    first = LabelledEmbeddings.from_images(labels(), images, tiny_clip(), **kwargs)
     model = get_peft_model(tiny_clip(), RETuneConfig())
     assert torch.equal(LabelledEmbeddings.from_store(tmp_path, labels(), model).embeds, first.embeds)
     written = [file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")]
-    again = LabelledEmbeddings.from_images(labels(), pictures, model, **kwargs)
+    again = LabelledEmbeddings.from_images(labels(), images, model, **kwargs)
     assert torch.equal(again.embeds, first.embeds)
     assert [file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")] == written
 
 
-def test_pictures_that_are_not_there_are_counted(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_images_that_are_not_there_are_counted(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wanted = labels([*NAMES[:2], "b/8.png", "b/9.png"])
     found = LabelledEmbeddings.from_images(
-        wanted, pictures, tiny_clip(), tiny_image_processor(), tmp_path, progress=False
+        wanted, images, tiny_clip(), tiny_image_processor(), tmp_path, progress=False
     )
     assert found.labels.ids == NAMES[:2]
-    assert "2 of 4 pictures of train.csv could not be read" in caplog.text
+    assert "2 of 4 images of train.csv could not be read" in caplog.text
     assert "first 'b/8.png'" in caplog.text
 
 
-def test_rows_are_joined_by_name(pictures: Path, tmp_path: Path) -> None:
-    whole = LabelledEmbeddings.from_store(store(pictures, tmp_path), labels(), tiny_clip())
+def test_rows_are_joined_by_name(images: Path, tmp_path: Path) -> None:
+    whole = LabelledEmbeddings.from_store(store(images, tmp_path), labels(), tiny_clip())
     turned = [f"CheXpert/train/{name}" for name in NAMES[::-1]]
     found = LabelledEmbeddings.from_store(tmp_path, labels(turned), tiny_clip())
     assert torch.allclose(found.embeds, whole.embeds.flip(0), atol=1e-5)
@@ -109,15 +107,15 @@ def test_selection() -> None:
     assert some.labels.values.tolist() == [[0], [1]]
 
 
-def test_another_model_and_other_names_are_refused(pictures: Path, tmp_path: Path) -> None:
-    store(pictures, tmp_path)
+def test_another_model_and_other_names_are_refused(images: Path, tmp_path: Path) -> None:
+    store(images, tmp_path)
     with pytest.raises(ClipAlignError, match="another model"):
         LabelledEmbeddings.from_store(tmp_path, labels(), tiny_clip(seed=3))
-    with pytest.raises(ClipAlignError, match=r"no picture of train\.csv.*'x\.png'.*'a/1\.png'"):
+    with pytest.raises(ClipAlignError, match=r"no image of train\.csv.*'x\.png'.*'a/1\.png'"):
         LabelledEmbeddings.from_store(tmp_path, labels(["x.png"]), tiny_clip())
-    with pytest.raises(ClipAlignError, match=r"1 of 2 pictures.*'b/9\.png'.*partial=True"):
+    with pytest.raises(ClipAlignError, match=r"1 of 2 images.*'b/9\.png'.*partial=True"):
         LabelledEmbeddings.from_store(tmp_path, labels([NAMES[0], "b/9.png"]), tiny_clip())
-    features = extract_image_features(tiny_clip(), image_folder(pictures), tiny_image_processor(), progress=False)
+    features = extract_image_features(tiny_clip(), image_folder(images), tiny_image_processor(), progress=False)
     features.ids[1] = features.ids[0]
     features.save(tmp_path / "twice")
     with pytest.raises(ClipAlignError, match=r"'a/1\.png' occurs twice"):

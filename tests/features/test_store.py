@@ -120,11 +120,11 @@ def resident_mb():
 
 marks = {}
 def records(first):
-    picture = np.arange(768, dtype=np.uint8).reshape(16, 16, 3)
+    image = np.arange(768, dtype=np.uint8).reshape(16, 16, 3)
     for row in range(first, 60_000):
         if row in (12_000, 58_000):
             marks[row] = resident_mb()
-        yield StreamRecord(str(row), picture)
+        yield StreamRecord(str(row), image)
 
 torch.set_num_threads(1)
 stream = ImageStream(records, fingerprint=lambda: "synthetic")

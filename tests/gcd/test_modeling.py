@@ -38,7 +38,7 @@ def mini_model(**kwargs: Any) -> SpectralGCDModel:
     return SpectralGCDModel.from_student(mini().student, CONCEPTS, ["tool", "drink"], 2, **arguments)
 
 
-def pictures(n: int = 6) -> list[Image.Image]:
+def images(n: int = 6) -> list[Image.Image]:
     return [mini().emoji[row * 7]["image"] for row in range(n)]
 
 
@@ -130,7 +130,7 @@ def test_a_model_without_a_processor_can_be_saved(tmp_path: Path) -> None:
     loaded.save_pretrained(tmp_path / "again")
     assert not list(tmp_path.rglob("preprocessor_config.json"))
     loaded.image_processor = mini().student_processor
-    assert loaded.predict(pictures(1))
+    assert loaded.predict(images(1))
 
 
 def described() -> SpectralGCDModel:
@@ -164,12 +164,12 @@ def test_no_two_classes_have_the_same_label() -> None:
 
 def test_predictions_say_class_name_and_reasons(tmp_path: Path) -> None:
     model = described()
-    found = model.predict(pictures(), batch_size=4)
+    found = model.predict(images(), batch_size=4)
     with torch.no_grad():
         inputs = mini().student_processor.image_processor(
             [
                 np.asarray(Image.alpha_composite(Image.new("RGBA", p.size, "white"), p).convert("RGB"))
-                for p in pictures()
+                for p in images()
             ],
             return_tensors="pt",
         )
@@ -187,23 +187,23 @@ def test_predictions_say_class_name_and_reasons(tmp_path: Path) -> None:
             at = CONCEPTS.index(concept)
             assert evidence == pytest.approx(float(share[at] * factors[at]), rel=1e-3)
     path = tmp_path / "one.png"
-    pictures(1)[0].save(path)
+    images(1)[0].save(path)
     assert model.predict(path)[0].index == found[0].index
 
 
-def test_a_class_without_pictures_is_explained_by_the_picture() -> None:
+def test_a_class_without_images_is_explained_by_the_image() -> None:
     model = described()
     model.class_profiles.zero_()
-    (found,) = model.predict(pictures(1))
-    shares = model(model._pixels(pictures(1))).cross_modal[0].detach().softmax(-1)
+    (found,) = model.predict(images(1))
+    shares = model(model._pixels(images(1))).cross_modal[0].detach().softmax(-1)
     assert found.concepts[0] == (CONCEPTS[int(shares.argmax())], pytest.approx(float(shares.max()), rel=1e-4))
 
 
-def test_every_iterable_of_pictures_is_read() -> None:
-    model, given = mini_model(), pictures(3)
+def test_every_iterable_of_images_is_read() -> None:
+    model, given = mini_model(), images(3)
     expected = [found.probability for found in model.predict(given)]
     column = mini().emoji.select([0, 7, 14])["image"]
-    for other in (iter(given), (picture for picture in given), column):
+    for other in (iter(given), (image for image in given), column):
         assert [found.probability for found in model.predict(other)] == expected
     stream = io.BytesIO()
     given[0].save(stream, "PNG")
@@ -230,7 +230,7 @@ def test_a_family_whose_blocks_are_not_known_says_so() -> None:
 def test_a_model_without_profiles_predicts_but_does_not_describe() -> None:
     model = mini_model()
     assert model.class_labels() == ["tool", "drink", "novel-1", "novel-2"]
-    assert model.predict(pictures(1))[0].concepts
+    assert model.predict(images(1))[0].concepts
     with pytest.raises(ClipAlignError, match="no concept profiles"):
         model.class_concepts()
 
@@ -331,9 +331,9 @@ def test_classes_that_cannot_be_described(cross_modal: Any, classes: Any, messag
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images": []}, "there are no pictures"),
-        ({"pixel_values": torch.zeros(0, 3, 48, 48)}, "there are no pictures"),
-        ({"pixel_values": torch.zeros(3, 48, 48)}, r"shape \[3, 48, 48\]: give pictures \[N, 3, H, W\]"),
+        ({"images": []}, "there are no images"),
+        ({"pixel_values": torch.zeros(0, 3, 48, 48)}, "there are no images"),
+        ({"pixel_values": torch.zeros(3, 48, 48)}, r"shape \[3, 48, 48\]: give images \[N, 3, H, W\]"),
         ({"pixel_values": torch.zeros(2, 3, 16, 16)}, r"cannot read pixel_values of shape \[2, 3, 16, 16\]"),
         ({"pixel_values": torch.full((1, 3, 48, 48), float("nan"))}, "pixel_values hold NaN"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -350,11 +350,11 @@ def test_predict_explains_bad_input(arguments: dict[str, Any], message: str) -> 
 
 def test_predict_wants_one_input_and_a_processor() -> None:
     model = mini_model()
-    for given in ({}, {"images": pictures(1), "pixel_values": torch.zeros(1, 3, 48, 48)}):
+    for given in ({}, {"images": images(1), "pixel_values": torch.zeros(1, 3, 48, 48)}):
         with pytest.raises(ClipAlignError, match="either images or pixel_values"):
             model.predict(**given)  # type: ignore[arg-type]
     model._image_processor = None
     model.config._name_or_path = ""
     model.name_or_path = ""
-    with pytest.raises(ClipAlignError, match="picture processor"):
-        model.predict(pictures(1))
+    with pytest.raises(ClipAlignError, match="image processor"):
+        model.predict(images(1))

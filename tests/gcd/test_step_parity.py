@@ -1,6 +1,6 @@
 """The model and one training step against the reference's numbers (`fixtures/spectralgcd/step.npz`).
 
-Pictures are stored as bytes, large tensors by their first rows, Frobenius norm and sum.
+Images are stored as bytes, large tensors by their first rows, Frobenius norm and sum.
 """
 
 from __future__ import annotations

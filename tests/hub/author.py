@@ -28,7 +28,7 @@ BASE = "tester/mini-student"
 TEXTS = ["an emoji of cat", "an emoji of red heart"]
 
 
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
@@ -70,9 +70,9 @@ class Author:
     @torch.no_grad()
     def expected(self) -> dict[str, np.ndarray]:
         return {
-            "image": self.model.get_image_features(pictures()).pooler_output.numpy(),
+            "image": self.model.get_image_features(images()).pooler_output.numpy(),
             "text": self.model.get_text_features(**self.tokens).pooler_output.numpy(),
-            "logits": self.model(pixel_values=pictures(), **self.tokens).logits_per_image.numpy(),
+            "logits": self.model(pixel_values=images(), **self.tokens).logits_per_image.numpy(),
             **{name: ids.numpy() for name, ids in self.tokens.items()},
         }
 
@@ -97,7 +97,7 @@ def push_found_classes(author: Author) -> None:
         BASE, ["cat", "heart", "sun"], ["animal"], 2, processor=author.processor, template="an emoji of {}.", **sizes
     )
     author.step("found classes", model.push_to_hub, "tester/gcd")
-    np.save(author.folder / "found.npy", model(pictures()).logits.detach().numpy())
+    np.save(author.folder / "found.npy", model(images()).logits.detach().numpy())
 
 
 def push_cards(author: Author) -> None:
@@ -115,7 +115,7 @@ def push_adapters(author: Author) -> None:
     adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).eval()
     author.step("adapter", push_adapter, adapted, "tester/lora", method="kdpl", description="A test.")
     with torch.no_grad():
-        logits = adapted(pixel_values=pictures(), **author.tokens).logits_per_image
+        logits = adapted(pixel_values=images(), **author.tokens).logits_per_image
     np.save(author.folder / "adapter.npy", logits.numpy())
     adapted.peft_config["default"].base_model_name_or_path = str(author.folder)
     author.step("adapter of a folder", push_adapter, adapted, "tester/lora-of-folder")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
@@ -26,7 +26,7 @@ def run_snippets(repo_id: str, chosen: slice) -> list[int]:
     from huggingface_hub import ModelCard
 
     scope: dict[str, Any] = {
-        "pictures": [Image.new("RGB", (50, 50), colour) for colour in ("red", "green", "blue")],
+        "images": [Image.new("RGB", (50, 50), colour) for colour in ("red", "green", "blue")],
         "texts": ["an emoji of cat", "an emoji of red heart"],
     }
     for block in re.findall(r"```python\n(.*?)```", ModelCard.load(repo_id).text, flags=re.DOTALL)[chosen]:
@@ -63,11 +63,11 @@ def read_with_package(tokens: dict[str, torch.Tensor]) -> tuple[dict[str, Any], 
         report["private without token"] = str(error)
     report["private with token"] = type(AutoModel.from_pretrained("tester/secret", token="hf_writer")).__name__
     features = {
-        "image": model.get_image_features(pictures()).pooler_output,
+        "image": model.get_image_features(images()).pooler_output,
         "text": model.get_text_features(**tokens).pooler_output,
-        "logits": model(pixel_values=pictures(), **tokens).logits_per_image,
-        "found classes": AutoModel.from_pretrained("tester/gcd").eval()(pictures()).logits,
-        "image by lfs": by_lfs.get_image_features(pictures()).pooler_output,
+        "logits": model(pixel_values=images(), **tokens).logits_per_image,
+        "found classes": AutoModel.from_pretrained("tester/gcd").eval()(images()).logits,
+        "image by lfs": by_lfs.get_image_features(images()).pooler_output,
     }
     return report, features
 
@@ -83,7 +83,7 @@ def read_without_package(tokens: dict[str, torch.Tensor]) -> tuple[dict[str, Any
     base = AutoModel.from_pretrained("tester/mini-student")
     adapted = PeftModel.from_pretrained(base, "tester/lora").eval()
     report = {
-        "snippet of the picture tower": run_snippets("tester/stock", slice(1)),
+        "snippet of the image tower": run_snippets("tester/stock", slice(1)),
         "snippet of the text tower": run_snippets("tester/stock-text", slice(1)),
         "snippet of the adapter": run_snippets("tester/lora", slice(1)),
         "processor": type(AutoProcessor.from_pretrained("tester/stock", backend="pil")).__name__,
@@ -91,9 +91,9 @@ def read_without_package(tokens: dict[str, torch.Tensor]) -> tuple[dict[str, Any
         "modules of the package": [name for name in sys.modules if name.startswith("hf_clipalign.")],
     }
     features = {
-        "image": image(pictures()).image_embeds,
+        "image": image(images()).image_embeds,
         "text": text(**tokens).text_embeds,
-        "adapter": adapted(pixel_values=pictures(), **tokens).logits_per_image,
+        "adapter": adapted(pixel_values=images(), **tokens).logits_per_image,
     }
     return report, features
 

@@ -92,7 +92,7 @@ def test_examples_show_the_measured_numbers(rendered):
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_pictures_of_the_examples_are_there(rendered, name):
+def test_images_of_the_examples_are_there(rendered, name):
     shown = "(spectrum.png)" in rendered[name]
     assert shown == (REPOSITORY / "model_cards" / name / "spectrum.png").is_file()
 

@@ -250,7 +250,7 @@ def test_snippets_of_the_cards_run(readers):
     assert report["snippets of the adapter"] == [3, 128]
     assert report["snippets of the export"] == [3, 79]
     report = readers.report("without")
-    assert report["snippet of the picture tower"] == [3, 79]
+    assert report["snippet of the image tower"] == [3, 79]
     assert report["snippet of the text tower"] == [2, 128]
 
 

@@ -255,7 +255,7 @@ def test_a_start_of_nan_and_a_missing_tokenizer():
 
 
 def test_more_pseudo_patches_than_patches():
-    with pytest.raises(ClipAlignError, match="17 pseudo-patches, but the model's pictures have 16"):
+    with pytest.raises(ClipAlignError, match="17 pseudo-patches, but the model's images have 16"):
         run("ovi", n_tokens=17)
 
 

@@ -12,7 +12,7 @@ from tests.processes import launch
 from tests.tiny_models import tiny_clip, tiny_tokenizer
 
 EMBEDS = torch.randn(7, 24, generator=torch.Generator().manual_seed(1))
-NAMES = [f"picture {i}" for i in range(7)]
+NAMES = [f"image {i}" for i in range(7)]
 OPTIONS = {"steps": 3, "evaluate_at": (2,), "progress": False}
 
 

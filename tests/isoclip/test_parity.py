@@ -9,8 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_clipalign.backbones import as_dual_encoder
-from hf_clipalign.evaluation import nearest_class_mean_logits, zero_shot_weights
-from hf_clipalign.evaluation import Head
+from hf_clipalign.evaluation import Head, nearest_class_mean_logits, zero_shot_weights
 from hf_clipalign.isoclip import IsoCLIPModel, decompose, trim_projectors
 from hf_clipalign.metrics import nearest_class_mean, retrieval_metrics, retrieval_metrics_from_similarities
 from tests.parity_models import parity_clip
@@ -82,7 +81,7 @@ def test_trimmed_projectors_features_and_cosines(isoclip, name, band):
 
 @pytest.mark.parametrize("case", ["image_same_split", "image_different_split", "text_different_split"])
 @pytest.mark.parametrize("kind", ["plain", "iso"])
-def test_retrieval_from_pictures_to_metrics(case, kind):
+def test_retrieval_from_images_to_metrics(case, kind):
     data, expected = vectors("retrieval_end_to_end"), params("retrieval_end_to_end")["cases"][f"{case}/{kind}"]
     encoder = as_dual_encoder(parity_clip("A"))
     modality = case.split("_")[0]

@@ -1,4 +1,4 @@
-"""Losses of pictures and texts against their formulas and against transformers' own."""
+"""Losses of images and texts against their formulas and against transformers' own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_shared_positives_are_their_formula() -> None:
 
 
 @pytest.mark.parametrize("loss", [contrastive_loss, sigmoid_loss])
-def test_a_second_caption_is_pulled_to_its_picture_and_not_pushed_away(loss) -> None:
+def test_a_second_caption_is_pulled_to_its_image_and_not_pushed_away(loss) -> None:
     images, texts = draw(4, 4)
     positives = torch.eye(4, dtype=torch.bool)
     positives[0, 1] = True
@@ -84,7 +84,7 @@ def test_length_and_type_do_not_matter_and_gradients_flow(loss) -> None:
 @pytest.mark.parametrize(
     ("shapes", "scale", "positives", "match"),
     [
-        (((3, 4), (2, 4)), 1.0, None, "3 pictures and 2 texts"),
+        (((3, 4), (2, 4)), 1.0, None, "3 images and 2 texts"),
         (((3, 4), (3, 5)), 1.0, None, "same d"),
         (((0, 4), (0, 4)), 1.0, None, "one row or more"),
         (((3, 4), (3, 4)), 0.0, None, "logit_scale must be positive and finite, not 0"),
@@ -102,7 +102,7 @@ def test_bad_input(loss, shapes, scale, positives, match) -> None:
 
 def test_nobody_is_alone() -> None:
     images, texts = draw(2, 2)
-    with pytest.raises(ClipAlignError, match="picture 1 has no positive"):
+    with pytest.raises(ClipAlignError, match="image 1 has no positive"):
         contrastive_loss(images, texts, 1.0, positives=torch.tensor([[True, True], [False, False]]))
     with pytest.raises(ClipAlignError, match="text 0 has no positive"):
         contrastive_loss(images, texts, 1.0, positives=torch.tensor([[False, True], [False, True]]))

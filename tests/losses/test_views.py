@@ -101,9 +101,9 @@ def test_supervised_contrastive_skips_anchors_without_a_positive() -> None:
 
 
 def test_supervised_contrastive_checks_shapes() -> None:
-    with pytest.raises(ClipAlignError, match=r"labels \[pictures\]"):
+    with pytest.raises(ClipAlignError, match=r"labels \[images\]"):
         supervised_contrastive_loss(torch.ones(3, 2, 4), torch.ones(6))
-    with pytest.raises(ClipAlignError, match=r"labels \[pictures\]"):
+    with pytest.raises(ClipAlignError, match=r"labels \[images\]"):
         supervised_contrastive_loss(torch.ones(3, 2, 4), [0, 1])
 
 

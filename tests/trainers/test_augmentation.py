@@ -1,4 +1,4 @@
-"""Random views: reproducible, within the picture, of the sizes and shapes that were asked for."""
+"""Random views: reproducible, within the image, of the sizes and shapes that were asked for."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_boxes_are_inside_and_cover_the_range_of_areas_and_ratios() -> None:
     assert 0.4 < np.mean([flip for _, flip in draw(400)]) < 0.6
 
 
-def test_scale_one_keeps_the_largest_box_of_a_long_picture() -> None:
+def test_scale_one_keeps_the_largest_box_of_a_long_image() -> None:
     boxes = [box for box, _ in draw(20, size=(400, 100), scale=1.0)]
     assert set(boxes) == {(133, 0, 266, 100)}
 
 
-def test_view_depends_on_seed_epoch_and_picture_only() -> None:
+def test_view_depends_on_seed_epoch_and_image_only() -> None:
     reference = random_view((50, 50), view_generator(1, 2, 3))
     assert random_view((50, 50), view_generator(1, 2, 3)) == reference
     others = [random_view((50, 50), view_generator(*key)) for key in ((0, 2, 3), (1, 0, 3), (1, 2, 0))]

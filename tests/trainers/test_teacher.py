@@ -12,7 +12,7 @@ import torch
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import fill
 from hf_clipalign.trainers import Teacher
-from tests.trainers.prompts.runs import build, losses, mini, pictures, prompts
+from tests.trainers.prompts.runs import build, images, losses, mini, prompts
 
 PROMPTS = ["an emoji of cat.", "an emoji of red heart."]
 
@@ -101,17 +101,17 @@ def test_cached_image_features_change_nothing(tmp_path: Path, monkeypatch) -> No
     assert losses(second) == losses(first)
 
 
-def test_image_key_changes_with_the_pictures(tmp_path: Path) -> None:
+def test_image_key_changes_with_the_images(tmp_path: Path) -> None:
     from hf_clipalign.data import take
 
     for rows in (range(24), range(12, 36)):
-        source = take(pictures(), rows)
+        source = take(images(), rows)
         build("kdpl", tmp_path, augment=False, train_dataset=source, cache_dir=str(tmp_path / "cache")).train()
     assert len([name for name in files(tmp_path / "cache") if "image" in name]) == 2
 
 
 def test_prompts_of_the_teacher(tmp_path: Path) -> None:
-    names = pictures().class_names
+    names = images().class_names
     assert build("kdpl", tmp_path).teacher_prompts == fill("an emoji of {}.", names)
     pets = build("kdpl", tmp_path, teacher_template="{}, a type of pet.")
     assert pets.teacher_prompts[0] == f"{names[0]}, a type of pet."

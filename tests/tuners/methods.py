@@ -54,7 +54,7 @@ def prompts(family: str, n_ctx: int = 4) -> Tensor:
 
 
 def logits(model: nn.Module, family: str) -> Tensor:
-    """The stock forward of the model on three pictures and the five class prompts, `[3, 5]`."""
+    """The stock forward of the model on three images and the five class prompts, `[3, 5]`."""
     inputs = tiny_pixel_values(3, family)
     with torch.no_grad():
         return model(input_ids=prompts(family), **inputs).logits_per_image

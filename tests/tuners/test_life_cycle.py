@@ -147,7 +147,7 @@ def test_auto_model_and_pipeline_on_the_adapter_folder(method: str, family: str,
     model.save_pretrained(tmp_path / "adapter")
     loaded = AutoModel.from_pretrained(tmp_path / "adapter")
     assert close(logits(loaded, family), logits(model, family))
-    if family == "siglip2":  # its picture processor gives other shapes for every picture
+    if family == "siglip2":  # its image processor gives other shapes for every image
         return
     classifier = pipeline(
         "zero-shot-image-classification",

@@ -101,13 +101,13 @@ def test_adapters_of_different_sides_beside_each_other() -> None:
     model = prompted("retune_shared", "clip", seed=1)
     expected = logits(model, "clip")
     torch.manual_seed(5)
-    model.add_adapter("pictures", RETuneConfig(sides="image", adapter="linear"))
-    model.set_adapter("pictures")
+    model.add_adapter("images", RETuneConfig(sides="image", adapter="linear"))
+    model.set_adapter("images")
     assert not torch.allclose(logits(model, "clip"), expected, atol=1e-3)
     model.set_adapter("default")
     assert torch.allclose(logits(model, "clip"), expected, atol=1e-4)
     model.delete_adapter("default")
-    assert model.active_adapter == "pictures"
+    assert model.active_adapter == "images"
 
 
 def test_store_hash_sees_through_the_adapter_and_the_plain_one_does_not() -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data.labels.columns import read_labels, read_texts, require_column
 from hf_clipalign.data._common import quoted
 from hf_clipalign.data.images.source import ImageSource, digest
+from hf_clipalign.data.labels.columns import read_labels, read_texts, require_column
 
 if TYPE_CHECKING:
     import datasets
@@ -22,12 +22,12 @@ def from_dataset(
     label_column: str | None = None,
     text_column: str | None = None,
 ) -> ImageSource:
-    """Opens a `datasets.Dataset`. Pictures are decoded one by one with [`read_image`], not by the datasets library.
+    """Opens a `datasets.Dataset`. Images are decoded one by one with [`read_image`], not by the datasets library.
 
     Args:
         dataset (`datasets.Dataset`): One split, not streamed.
         image_column (`str`, *optional*):
-            Column with pictures (`Image`, or paths or bytes); by default the only `Image` column, or the one called
+            Column with images (`Image`, or paths or bytes); by default the only `Image` column, or the one called
             "image".
         label_column (`str`, *optional*):
             Column of class labels, integers or strings; by default the only `ClassLabel` column, or the one called
@@ -68,7 +68,7 @@ def from_dataset(
 
 
 class _DatasetImages:
-    """The undecoded pictures of a `datasets.Dataset`."""
+    """The undecoded images of a `datasets.Dataset`."""
 
     def __init__(self, dataset: datasets.Dataset, column: str) -> None:
         import datasets

@@ -1,4 +1,4 @@
-"""Where pictures come from: folders, data sets and tables behind one small picklable class."""
+"""Where images come from: folders, data sets and tables behind one small picklable class."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data._common import quoted, short_reason
-from hf_clipalign.data.images.hf_datasets import from_dataset
 from hf_clipalign.data.images.folders import image_folder
+from hf_clipalign.data.images.hf_datasets import from_dataset
+from hf_clipalign.data.images.reader import IMAGE_EXTENSIONS
 from hf_clipalign.data.images.source import ImageSource
 from hf_clipalign.data.images.tables import TABLE_EXTENSIONS, from_table
-from hf_clipalign.data.images.reader import IMAGE_EXTENSIONS
 
 if TYPE_CHECKING:
     import datasets
@@ -32,22 +32,22 @@ def open_source(
     root: str | os.PathLike[str] | None = None,
     recursive: bool = True,
 ) -> ImageSource:
-    """Opens whatever holds pictures.
+    """Opens whatever holds images.
 
     Args:
         source (path, Hub id, `datasets.Dataset`, `datasets.DatasetDict`, `pandas.DataFrame` or [`ImageSource`]):
-            A folder of pictures, a folder written by `save_to_disk`, a CSV, TSV or parquet file, an object, or, for a
+            A folder of images, a folder written by `save_to_disk`, a CSV, TSV or parquet file, an object, or, for a
             string that is no path, the id of a data set on the Hub.
         split (`str`, *optional*): Split of a data set, such as `"test"` or `"train[:10%]"`. Not needed for one split.
         config_name (`str`, *optional*): Configuration of a Hub data set.
         image_column (`str`, *optional*): See [`from_dataset`] and [`from_table`].
         label_column (`str`, *optional*): As above.
         text_column (`str`, *optional*): As above.
-        root (`str` or `os.PathLike`, *optional*): Folder of the pictures that a table lists.
-        recursive (`bool`, defaults to `True`): Whether to look into sub-folders of a folder of pictures.
+        root (`str` or `os.PathLike`, *optional*): Folder of the images that a table lists.
+        recursive (`bool`, defaults to `True`): Whether to look into sub-folders of a folder of images.
 
     Returns:
-        [`ImageSource`]: the pictures.
+        [`ImageSource`]: the images.
 
     Raises:
         [`ClipAlignError`]: if nothing can be opened by that name, or as the single openers say.
@@ -57,9 +57,9 @@ def open_source(
     ```python
     >>> from hf_clipalign.data import open_source
     >>> open_source("photos/")
-    ImageSource('photos', 120 pictures, 3 classes)
+    ImageSource('photos', 120 images, 3 classes)
     >>> open_source("uoft-cs/cifar10", split="test[:100]")
-    ImageSource('data set cifar10', 100 pictures, 10 classes)
+    ImageSource('data set cifar10', 100 images, 10 classes)
     ```
     """
     columns = {"image_column": image_column, "label_column": label_column, "text_column": text_column}

@@ -1,4 +1,4 @@
-"""One reader for every picture: whatever comes in, an upright 8-bit RGB image on a plain ground comes out."""
+"""One reader for every image: whatever comes in, an upright 8-bit RGB image on a plain ground comes out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMAGE_EXTENSIONS = (
 MAX_PIXELS = 178_956_970
 """Default size limit: the count at which PIL refuses a file as a decompression bomb."""
 
-# A closed list, as PIL also knows formats that start other programs (EPS) or hold no picture of their own.
+# A closed list, as PIL also knows formats that start other programs (EPS) or hold no image of their own.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -38,17 +38,17 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
 ) -> Image.Image:
-    """Reads one picture as an upright RGB image.
+    """Reads one image as an upright RGB image.
 
     The EXIF rotation is applied; transparent parts (RGBA, LA, palettes, colour keys) are put on `background`; CMYK is
-    converted; 16-bit and float pictures are scaled to 8 bits, never clipped; of an animation the first frame is taken.
+    converted; 16-bit and float images are scaled to 8 bits, never clipped; of an animation the first frame is taken.
     16-bit integers map 0..65535 to 0..255, floats in [0, 1] are multiplied by 255, floats in [0, 255] are kept, and
     any other range is stretched from its minimum to its maximum. Colour profiles are not applied. PIL's global pixel
     limit plays no part and no global state is changed, so threads and worker processes can call this freely.
 
     Args:
         source (`str`, `os.PathLike`, `bytes`, `PIL.Image.Image`, `dict` or `numpy.ndarray`):
-            A path, the bytes of an encoded file, an open picture (left as it is), the `{"bytes", "path"}` form of the
+            A path, the bytes of an encoded file, an open image (left as it is), the `{"bytes", "path"}` form of the
             datasets library, or a uint8 array `[H, W]` or `[H, W, C]` with C in 1 (grey), 2 (grey, alpha), 3 (RGB),
             4 (RGB, alpha).
         background (`tuple[int, int, int]`, defaults to white):
@@ -56,13 +56,13 @@ def read_image(
         max_pixels (`int`, defaults to 178,956,970):
             Largest width times height that is decoded. A JPEG file above it is decoded at 1/2, 1/4 or 1/8 of its size.
         name (`str`, *optional*):
-            What to call the picture in errors; by default its path.
+            What to call the image in errors; by default its path.
 
     Returns:
         `PIL.Image.Image`: mode `"RGB"`, fully loaded, free of file handles and metadata.
 
     Raises:
-        [`ClipAlignError`]: if the file is missing, unreadable, empty, truncated, no picture, or above `max_pixels`.
+        [`ClipAlignError`]: if the file is missing, unreadable, empty, truncated, no image, or above `max_pixels`.
 
     Example:
 
@@ -75,7 +75,7 @@ def read_image(
     if isinstance(source, dict):
         return _read_dict(source, background=background, max_pixels=max_pixels, name=name)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read_stream(BytesIO(source), name or "picture", background, max_pixels)
+        return _read_stream(BytesIO(source), name or "image", background, max_pixels)
     if isinstance(source, (str, os.PathLike)):
         return _read_path(source, name, background, max_pixels)
     if isinstance(source, np.ndarray):
@@ -84,7 +84,7 @@ def read_image(
         name = name or getattr(source, "filename", "") or "PIL image"
         return _finish(source, str(name), background, max_pixels)
     raise ClipAlignError(
-        f"{name or 'picture'}: cannot read a {type(source).__name__}; "
+        f"{name or 'image'}: cannot read a {type(source).__name__}; "
         "pass a path, bytes, a PIL image, a {'bytes', 'path'} dict or a uint8 array"
     )
 
@@ -94,7 +94,7 @@ def _read_dict(source: dict[str, Any], *, name: str | None, **options: Any) -> I
         return read_image(source["bytes"], name=name or source.get("path"), **options)
     if source.get("path"):
         return read_image(source["path"], name=name, **options)
-    raise ClipAlignError(f"{name or 'picture'}: neither 'bytes' nor 'path' is set; the picture is missing")
+    raise ClipAlignError(f"{name or 'image'}: neither 'bytes' nor 'path' is set; the image is missing")
 
 
 def _read_path(
@@ -103,7 +103,7 @@ def _read_path(
     title = str(path) if name in (None, str(path)) else f"{name} ({path})"
     try:
         if stat.S_ISDIR(mode := os.stat(path).st_mode):
-            raise ClipAlignError(f"{title}: is a folder, not a picture; open folders with image_folder")
+            raise ClipAlignError(f"{title}: is a folder, not an image; open folders with image_folder")
         if not stat.S_ISREG(mode):
             raise ClipAlignError(f"{title}: is not a regular file")
         with open(path, "rb") as stream:
@@ -140,8 +140,8 @@ def _open(stream: BinaryIO, name: str) -> Image.Image:
         except Exception as error:
             failure = error
     if failure is not None:
-        raise ClipAlignError(f"{name}: the picture is damaged or truncated ({short_reason(failure)})") from failure
-    raise ClipAlignError(f"{name}: is not a picture in a known format ({', '.join(_FORMATS)})")
+        raise ClipAlignError(f"{name}: the image is damaged or truncated ({short_reason(failure)})") from failure
+    raise ClipAlignError(f"{name}: is not an image in a known format ({', '.join(_FORMATS)})")
 
 
 def _shrink_jpeg(image: Image.Image, max_pixels: int) -> None:
@@ -158,7 +158,7 @@ def _finish(image: Image.Image, name: str, background: tuple[int, int, int], max
         megapixels = image.width * image.height / 1e6
         raise ClipAlignError(
             f"{name}: {megapixels:.1f} megapixels ({image.width} x {image.height}) are over max_pixels={max_pixels:,}"
-            "; make the picture smaller, save it as JPEG, or raise max_pixels"
+            "; make the image smaller, save it as JPEG, or raise max_pixels"
         )
     try:
         image.load()
@@ -166,7 +166,7 @@ def _finish(image: Image.Image, name: str, background: tuple[int, int, int], max
     except MemoryError:
         raise
     except Exception as error:
-        raise ClipAlignError(f"{name}: the picture is damaged or truncated ({short_reason(error)})") from error
+        raise ClipAlignError(f"{name}: the image is damaged or truncated ({short_reason(error)})") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -220,6 +220,6 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)) or array.size == 0:
         raise ClipAlignError(
-            f"{name}: shape {array.shape} is no picture; pass [H, W] or [H, W, C] with C = 1, 2, 3 or 4 last"
+            f"{name}: shape {array.shape} is no image; pass [H, W] or [H, W, C] with C = 1, 2, 3 or 4 last"
         )
     return Image.fromarray(np.ascontiguousarray(array))

@@ -1,4 +1,4 @@
-"""The picklable class behind every source of pictures, and its fingerprints."""
+"""The picklable class behind every source of images, and its fingerprints."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from hf_clipalign.data.images.reader import read_image
 
 
 class ImageSource:
-    """Pictures with names and, where known, labels and captions. Picklable, so `DataLoader` workers can hold it.
+    """Images with names and, where known, labels and captions. Picklable, so `DataLoader` workers can hold it.
 
     Build one with [`image_folder`], [`from_dataset`], [`from_table`] or [`open_source`].
 
     Args:
         items (sequence):
-            One entry per picture that [`read_image`] takes: a path, bytes, or a `{"bytes", "path"}` dict.
+            One entry per image that [`read_image`] takes: a path, bytes, or a `{"bytes", "path"}` dict.
         ids (`list[str]`):
-            Stable, unique name per picture: its relative path, or its row number from 0.
+            Stable, unique name per image: its relative path, or its row number from 0.
         labels (`numpy.ndarray` of int64 `[N]`, *optional*):
-            Class per picture.
+            Class per image.
         class_names (`list[str]`, *optional*):
             Name per class; `labels` index into it. `None` when the labels were plain integers.
         texts (`list[list[str]]`, *optional*):
-            Captions per picture.
+            Captions per image.
         name (`str`, defaults to `"source"`):
             What errors call the source.
         fingerprint (`Callable[[], str]`, *optional*):
@@ -60,10 +60,10 @@ class ImageSource:
     def __repr__(self) -> str:
         classes = "no labels" if self.labels is None else f"{len(np.unique(self.labels))} classes"
         captions = "" if self.texts is None else f", {sum(map(len, self.texts))} texts"
-        return f"ImageSource({self.name!r}, {len(self)} pictures, {classes}{captions})"
+        return f"ImageSource({self.name!r}, {len(self)} images, {classes}{captions})"
 
     def read(self, index: int) -> Image.Image:
-        """Reads one picture.
+        """Reads one image.
 
         Args:
             index (`int`): Position, 0 to `len(self) - 1`.
@@ -72,13 +72,13 @@ class ImageSource:
             `PIL.Image.Image`: mode RGB, see [`read_image`].
 
         Raises:
-            [`ClipAlignError`]: if the picture cannot be read; the message names it.
+            [`ClipAlignError`]: if the image cannot be read; the message names it.
         """
         item = self.items[index]
         return read_image(item, name=None if isinstance(item, str) else f"{self.name}, row {self.ids[index]}")
 
     def fingerprint(self) -> str:
-        """Identifies the content, to key caches: it changes when pictures are added, removed, reordered or edited.
+        """Identifies the content, to key caches: it changes when images are added, removed, reordered or edited.
 
         Folders hash names, sizes and modification times; data sets use the fingerprint of the datasets library;
         tables hash the columns in use, and names, sizes and times of the files that they list.

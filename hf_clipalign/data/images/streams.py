@@ -1,4 +1,4 @@
-"""Pictures that come one after the other, of a number that need not be known."""
+"""Images that come one after the other, of a number that need not be known."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data.labels.columns import require_column
 from hf_clipalign.data._common import quoted
 from hf_clipalign.data.images.hf_datasets import _pick
 from hf_clipalign.data.images.source import digest
+from hf_clipalign.data.labels.columns import require_column
 
 if TYPE_CHECKING:
     import datasets
 
 
 class StreamRecord(NamedTuple):
-    """One picture of a stream, not yet decoded.
+    """One image of a stream, not yet decoded.
 
     Attributes:
         id (`str`): its name.
@@ -32,7 +32,7 @@ class StreamRecord(NamedTuple):
 
 
 class ImageStream:
-    """Pictures that are read in order and kept nowhere. Build one with [`open_stream`], or from any iterator.
+    """Images that are read in order and kept nowhere. Build one with [`open_stream`], or from any iterator.
 
     Args:
         records (`Callable[[int], Iterator[StreamRecord]]`):
@@ -75,15 +75,15 @@ def open_stream(
 
     Args:
         dataset (`datasets.IterableDataset`): One split, not shuffled, so that every pass has the same order.
-        image_column (`str`, *optional*): Column with pictures; by default the only `Image` column, or "image".
+        image_column (`str`, *optional*): Column with images; by default the only `Image` column, or "image".
         label_column (`str`, *optional*): Column of class numbers; by default the only `ClassLabel` column, if any.
-        id_column (`str`, *optional*): Column with a unique name per picture. By default the row number.
+        id_column (`str`, *optional*): Column with a unique name per image. By default the row number.
         fingerprint (`str`, *optional*):
             Identifies the content, to key caches. By default a hash of the data set's name, configuration, version,
             split and columns, and of the first record: a change further on goes unnoticed.
 
     Returns:
-        [`ImageStream`]: the pictures.
+        [`ImageStream`]: the images.
 
     Raises:
         [`ClipAlignError`]: if it is no streamed data set, a column is missing or ambiguous, or it is empty.

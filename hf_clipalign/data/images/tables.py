@@ -1,4 +1,4 @@
-"""Tables that list or hold pictures."""
+"""Tables that list or hold images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data.labels.columns import is_missing, read_labels, read_texts, require_column
 from hf_clipalign.data._common import first_column, quoted, short_reason
-from hf_clipalign.data.images.source import ImageSource
 from hf_clipalign.data.images.reader import IMAGE_EXTENSIONS
+from hf_clipalign.data.images.source import ImageSource
+from hf_clipalign.data.labels.columns import is_missing, read_labels, read_texts, require_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,31 +31,31 @@ def from_table(
     text_column: str | None = None,
     root: str | os.PathLike[str] | None = None,
 ) -> ImageSource:
-    """Opens a table that lists pictures: CSV, TSV, parquet or a pandas frame.
+    """Opens a table that lists images: CSV, TSV, parquet or a pandas frame.
 
     Image paths are relative to `root`, else to the folder of the table (for a frame: the working folder). Parquet
-    tables and frames may hold the pictures themselves, as bytes or `{"bytes", "path"}`. With `text_column`, rows
-    of the same path are captions of one picture and become one entry.
+    tables and frames may hold the images themselves, as bytes or `{"bytes", "path"}`. With `text_column`, rows
+    of the same path are captions of one image and become one entry.
 
     Args:
         path_or_frame (`str`, `os.PathLike` or `pandas.DataFrame`): The table.
-        image_column (`str`, *optional*): Column with pictures; by default "image", "path", "file_name" or the like.
+        image_column (`str`, *optional*): Column with images; by default "image", "path", "file_name" or the like.
         label_column (`str`, *optional*): Column of integers or strings. Strings are numbered in sorted order.
         text_column (`str`, *optional*): Column of captions, a string or a list of strings per row.
-        root (`str` or `os.PathLike`, *optional*): Folder of the pictures. No path may then be absolute.
+        root (`str` or `os.PathLike`, *optional*): Folder of the images. No path may then be absolute.
 
     Returns:
-        [`ImageSource`]: ids are the paths as listed, or row numbers for pictures inside the table and for paths that
+        [`ImageSource`]: ids are the paths as listed, or row numbers for images inside the table and for paths that
         are listed twice.
 
     Raises:
         [`ClipAlignError`]: if the table or a column is missing, the table is empty, a path leaves the folder by "..",
-            a cell of the image or label column is empty, or rows of one picture differ in their label.
+            a cell of the image or label column is empty, or rows of one image differ in their label.
     """
     name, base, columns, read = _open_table(path_or_frame)
     image_column = image_column or first_column(columns, _IMAGE_COLUMNS)
     if image_column is None:
-        raise ClipAlignError(f"{name}: which column holds the pictures? Pass image_column, one of {quoted(columns)}")
+        raise ClipAlignError(f"{name}: which column holds the images? Pass image_column, one of {quoted(columns)}")
     for column in (image_column, label_column, text_column):
         if column is not None:
             require_column(column, columns, name)
@@ -84,7 +84,7 @@ def _open_table(source: Any) -> tuple[str, Path | None, list[str], Callable[[str
         raise ClipAlignError(f"{path}: no such table; pass a {', '.join(TABLE_EXTENSIONS)} file")
     suffix = path.suffix.lower()
     if suffix not in TABLE_EXTENSIONS:
-        hint = "; for pictures pass their folder" if suffix in IMAGE_EXTENSIONS else ""
+        hint = "; for images pass their folder" if suffix in IMAGE_EXTENSIONS else ""
         raise ClipAlignError(f"{path}: not a table; known endings are {', '.join(TABLE_EXTENSIONS)}{hint}")
     try:
         columns, read = _read_parquet(path) if suffix == ".parquet" else _read_csv(path, suffix)
@@ -119,7 +119,7 @@ def _table_item(
     if is_missing(cell):
         raise ClipAlignError(f"{name}: row {row} (from 0) has no image; fill the cell or drop the row")
     if not isinstance(cell, (str, os.PathLike)):
-        raise ClipAlignError(f"{name}: row {row} (from 0) holds a {type(cell).__name__}, not a path or a picture")
+        raise ClipAlignError(f"{name}: row {row} (from 0) holds a {type(cell).__name__}, not a path or an image")
     path = os.fspath(cell)
     folder = os.path.abspath(Path(root).expanduser() if root is not None else base or ".")
     if os.path.isabs(path):

@@ -159,10 +159,10 @@ class FindingLabels:
     """Labels of a multi-label task, as they come from a file.
 
     Args:
-        ids (`list[str]`): N names, unique: the paths of the pictures.
+        ids (`list[str]`): N names, unique: the paths of the images.
         findings (`list[str]`): F names.
         values (array `[N, F]`): 1 present, 0 absent, −1 uncertain, NaN missing; kept as float64.
-        patients (`list[str]`, *optional*): the patient of each row, to keep one patient's pictures together.
+        patients (`list[str]`, *optional*): the patient of each row, to keep one patient's images together.
         name (`str`): what errors call the labels.
 
     Raises:
@@ -189,7 +189,7 @@ class FindingLabels:
                 f"{self.name}: values have shape {self.values.shape}, ids and findings ask for {shape}"
             )
         if twice := next((name for name, count in Counter(self.ids).items() if count > 1), None):
-            raise ClipAlignError(f"{self.name}: the id {twice!r} occurs twice; every picture needs one row")
+            raise ClipAlignError(f"{self.name}: the id {twice!r} occurs twice; every image needs one row")
         if self.patients is not None and len(self.patients) != len(self.ids):
             raise ClipAlignError(f"{self.name}: {len(self.patients)} patients for {len(self.ids)} rows")
         strange = self.values[~np.isin(self.values, (0.0, 1.0, _UNCERTAIN)) & ~np.isnan(self.values)]
@@ -240,7 +240,7 @@ class FindingLabels:
         return targets
 
     def source(self, root: str | os.PathLike[str]) -> ImageSource:
-        """The pictures of the rows, below the folder `root`."""
+        """The images of the rows, below the folder `root`."""
         import pandas as pd
 
         from hf_clipalign.data.images.tables import from_table
@@ -312,7 +312,7 @@ def read_chexpert(
     Args:
         path (`str` or `os.PathLike`): the file; a column `Path` and one for each finding: 1, 0, −1 or empty.
         findings (`Sequence[str]`): columns to take. Default: the five of the competition.
-        frontal_only (`bool`): leave lateral pictures out. Default False.
+        frontal_only (`bool`): leave lateral images out. Default False.
 
     Returns:
         `FindingLabels`: ids are the paths, with `/` also where the file has backslashes; the patient is the part
@@ -346,7 +346,7 @@ def _patients(paths: Sequence[str], rows: Sequence[Any], name: str) -> list[str]
         if match is None:
             raise ClipAlignError(
                 f"{name}: row {row} (from 0): the path {path!r} has no part patient00001, as others have: without it "
-                "one patient's pictures cannot be kept together"
+                "one patient's images cannot be kept together"
             )
     return [match[1] for match in found if match]
 
@@ -358,7 +358,7 @@ def read_mimic_cxr(
     split: str | None = None,
     views: Sequence[str] | None = None,
 ) -> FindingLabels:
-    """Reads MIMIC-CXR-JPG's label file and its list of pictures as they come.
+    """Reads MIMIC-CXR-JPG's label file and its list of images as they come.
 
     Args:
         labels (`str` or `os.PathLike`): `mimic-cxr-2.0.0-chexpert.csv` or `…-negbio.csv`: `subject_id`, `study_id`
@@ -370,7 +370,7 @@ def read_mimic_cxr(
         views (`Sequence[str]`, *optional*): `["PA", "AP"]` for example; needs the column `ViewPosition`.
 
     Returns:
-        `FindingLabels`: one row for each picture of a labelled study; ids are the data set's own paths,
+        `FindingLabels`: one row for each image of a labelled study; ids are the data set's own paths,
         `files/p10/p10000032/s50414267/<dicom_id>.jpg`; the patient is the subject.
 
     Raises:
@@ -400,7 +400,7 @@ def read_mimic_cxr(
         )
     if joined.empty:
         raise ClipAlignError(
-            f"{listing_name}: no picture of a study in {name} is left with split={split!r}, views={views}"
+            f"{listing_name}: no image of a study in {name} is left with split={split!r}, views={views}"
         )
     ids = [_mimic_path(*row) for row in joined[["dicom_id", "study_id", "subject_id"]].itertuples(index=False)]
     return FindingLabels(
@@ -421,7 +421,7 @@ def _check_identifiers(frame: pd.DataFrame, name: str) -> None:
             if len(bad):
                 raise ClipAlignError(
                     f"{name}: row {bad[0]} (from 0): {column} is {frame[column].iloc[bad[0]]!r}: give "
-                    f"{'the name of a picture' if column == 'dicom_id' else 'a whole number, written 50414267'}"
+                    f"{'the name of an image' if column == 'dicom_id' else 'a whole number, written 50414267'}"
                 )
 
 

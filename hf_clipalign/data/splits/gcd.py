@@ -1,4 +1,4 @@
-"""Pictures of known and of unknown classes, some of the known ones with labels: where category discovery starts."""
+"""Images of known and of unknown classes, some of the known ones with labels: where category discovery starts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._numbers import check_integer, check_number
 from hf_clipalign.data._common import quoted
-from hf_clipalign.data.texts.dictionary import check_names, load_dictionary
-from hf_clipalign.data.splits.subsets import keep_classes
 from hf_clipalign.data.images.opening import ImageSource, image_folder, open_source
+from hf_clipalign.data.splits.subsets import keep_classes
+from hf_clipalign.data.texts.dictionary import check_names, load_dictionary
 from hf_clipalign.data.texts.templates import clean_class_name
 
 _FEWEST_LABELLED = 2
@@ -64,14 +64,14 @@ GCD_PRESETS: dict[str, GCDPreset] = {
 
 @dataclass(frozen=True)
 class GCDSplit:
-    """Pictures, of which some have a label of a known class, and all others may be of known or unknown classes.
+    """Images, of which some have a label of a known class, and all others may be of known or unknown classes.
 
     Build one with [`GCDSplit.from_source`], [`GCDSplit.preset`] or [`GCDSplit.from_folder`].
 
     Args:
-        source ([`ImageSource`]): All pictures, labelled and not.
+        source ([`ImageSource`]): All images, labelled and not.
         labels (`np.ndarray [N]`): True classes, the known ones first; -1 where nobody knows.
-        labelled (`np.ndarray [N]`, bool): Which pictures a method may see the label of.
+        labelled (`np.ndarray [N]`, bool): Which images a method may see the label of.
         class_names (`list[str]`): Names of the known classes, 0 … K - 1.
         novel_names (`list[str]`): True names of the other classes, for evaluation only; empty if they are not known.
     """
@@ -87,9 +87,9 @@ class GCDSplit:
         few = [f"{self.class_names[i]!r} ({counts[i]})" for i in np.flatnonzero(counts < _FEWEST_LABELLED)]
         if few:
             raise ClipAlignError(
-                f"{self.source.name}: a known class needs {_FEWEST_LABELLED} labelled pictures or more, but "
+                f"{self.source.name}: a known class needs {_FEWEST_LABELLED} labelled images or more, but "
                 f"{', '.join(few[:3])}{' and others' if len(few) > 3 else ''} have fewer: label more of their "
-                "pictures, or leave the classes out of the known ones"
+                "images, or leave the classes out of the known ones"
             )
 
     def __len__(self) -> int:
@@ -98,13 +98,13 @@ class GCDSplit:
     def __repr__(self) -> str:
         novel = f"{self.n_novel} novel classes" if self.has_truth else "novel classes unknown"
         return (
-            f"GCDSplit({self.source.name!r}, {len(self)} pictures, {int(self.labelled.sum())} labelled, "
+            f"GCDSplit({self.source.name!r}, {len(self)} images, {int(self.labelled.sum())} labelled, "
             f"{len(self.class_names)} known classes, {novel})"
         )
 
     @property
     def has_truth(self) -> bool:
-        """Whether the true class of every picture is known, so that accuracies can be computed."""
+        """Whether the true class of every image is known, so that accuracies can be computed."""
         return bool((self.labels >= 0).all())
 
     @property
@@ -114,17 +114,17 @@ class GCDSplit:
 
     @property
     def training_labels(self) -> np.ndarray:
-        """What a method may see, `[N]`: the class of labelled pictures, -1 for all others."""
+        """What a method may see, `[N]`: the class of labelled images, -1 for all others."""
         return np.where(self.labelled, self.labels, -1)
 
     @property
     def unlabelled_rows(self) -> np.ndarray:
-        """Positions of the pictures without a label: accuracies are those of these."""
+        """Positions of the images without a label: accuracies are those of these."""
         return np.flatnonzero(~self.labelled)
 
     @property
     def known_mask(self) -> np.ndarray:
-        """Which pictures are of known classes in truth, `[N]` of bool."""
+        """Which images are of known classes in truth, `[N]` of bool."""
         return (self.labels >= 0) & (self.labels < len(self.class_names))
 
     @classmethod
@@ -139,27 +139,27 @@ class GCDSplit:
         per_class: bool = False,
         **open_kwargs: Any,
     ) -> GCDSplit:
-        """Hides the labels of some classes, and of a part of the pictures of the others.
+        """Hides the labels of some classes, and of a part of the images of the others.
 
         Args:
             source (what [`open_source`] takes):
-                Labelled pictures: a folder, a `datasets.Dataset`, a Hub id, … Of a data set without a `ClassLabel`
+                Labelled images: a folder, a `datasets.Dataset`, a Hub id, … Of a data set without a `ClassLabel`
                 column the column called "label" is taken.
             known (`Sequence[str]`, `int` or `float`):
                 Names of the known classes (exactly, or with case and underscores ignored where one class alone has
                 such a name), or how many, or which share of them (below 1). A number takes the first
                 ones in the order of the classes, or with `class_seed` some at random.
-            labelled_fraction (`float`, defaults to 0.5): Share of the known classes' pictures that keep their label.
+            labelled_fraction (`float`, defaults to 0.5): Share of the known classes' images that keep their label.
             seed (`int`, defaults to 0):
-                Which pictures. With 0 the draw is that of the reference implementations, for the same order of the
-                pictures: `RandomState(seed).choice` over all pictures of the known classes.
+                Which images. With 0 the draw is that of the reference implementations, for the same order of the
+                images: `RandomState(seed).choice` over all images of the known classes.
             class_seed (`int`, *optional*): Draws the known classes at random, if `known` is a number.
             per_class (`bool`, defaults to `False`):
                 Draw the share within every class instead; for small data sets.
             **open_kwargs: Passed to [`open_source`] (`label_column`, `split`, …).
 
         Raises:
-            [`ClipAlignError`]: if there are no labels, known names are missing, a class has no picture or too few
+            [`ClipAlignError`]: if there are no labels, known names are missing, a class has no image or too few
                 labelled ones, nothing is left to discover, or a number cannot be used.
 
         Example:
@@ -167,7 +167,7 @@ class GCDSplit:
         ```python
         >>> split = GCDSplit.from_source("animals/", known=["cat", "dog", "horse"])
         >>> split
-        GCDSplit('animals', 1200 pictures, 200 labelled, 3 known classes, 3 novel classes)
+        GCDSplit('animals', 1200 images, 200 labelled, 3 known classes, 3 novel classes)
         ```
         """
         check_integer("seed", seed, 0)
@@ -205,7 +205,7 @@ class GCDSplit:
             name (`str`): "cifar10", "cifar100", "imagenet100", "cub", "stanford_cars" or "fgvc_aircraft".
             source (what [`open_source`] takes): The training split, classes in their usual order.
             known_classes (`Sequence[str]` or path, *optional*): The known classes, or a file with one a line.
-            seed (`int`, defaults to 0): Which pictures are labelled; 0 is the published draw.
+            seed (`int`, defaults to 0): Which images are labelled; 0 is the published draw.
             **open_kwargs: Passed to [`open_source`].
 
         Raises:
@@ -239,16 +239,16 @@ class GCDSplit:
     def from_folder(
         cls, path: str | os.PathLike[str], unlabelled: str = "unlabelled", n_novel: int | None = None
     ) -> GCDSplit:
-        """Your own pictures: a sub-folder for every class you know, and one with all others.
+        """Your own images: a sub-folder for every class you know, and one with all others.
 
         Args:
             path (`str` or `os.PathLike`): The folder.
-            unlabelled (`str`, defaults to "unlabelled"): Its sub-folder of pictures without a label.
-            n_novel (`int`, *optional*): How many novel classes you want to look for, checked against the pictures.
+            unlabelled (`str`, defaults to "unlabelled"): Its sub-folder of images without a label.
+            n_novel (`int`, *optional*): How many novel classes you want to look for, checked against the images.
 
         Raises:
-            [`ClipAlignError`]: if there is no such sub-folder, no or one picture in a class, or more classes than
-                pictures.
+            [`ClipAlignError`]: if there is no such sub-folder, no or one image in a class, or more classes than
+                images.
         """
         n_novel = 0 if n_novel is None else check_integer("n_novel", n_novel, 0)
         source = image_folder(path)
@@ -256,20 +256,20 @@ class GCDSplit:
         if stray:
             raise ClipAlignError(
                 f"{source.name}: {quoted(stray[:3])}{' and others' if len(stray) > 3 else ''} in no sub-folder: move "
-                f"pictures of a known class into its folder, and those without a label into {unlabelled!r}"
+                f"images of a known class into its folder, and those without a label into {unlabelled!r}"
             )
         names = source.class_names or []
         folders = sorted(entry.name for entry in os.scandir(source.name) if entry.is_dir() and entry.name[0] != ".")
         if source.labels is None or unlabelled not in folders:
             raise ClipAlignError(
-                f"{source.name}: no sub-folder {unlabelled!r}; its sub-folders are {quoted(names)}: put all pictures "
+                f"{source.name}: no sub-folder {unlabelled!r}; its sub-folders are {quoted(names)}: put all images "
                 "without a label into one, and name it with unlabelled"
             )
         empty = [name for name in folders if name not in names]
-        _refuse(source.name, empty, "has no picture: fill or delete the folder")
+        _refuse(source.name, empty, "has no image: fill or delete the folder")
         known = [name for name in names if name != unlabelled]
         if not known:
-            raise ClipAlignError(f"{source.name}: no class has labelled pictures; there must be one or more")
+            raise ClipAlignError(f"{source.name}: no class has labelled images; there must be one or more")
         number = {names.index(name): index for index, name in enumerate(known)}
         labels = np.array([number.get(int(label), -1) for label in source.labels], dtype=np.int64)
         check_class_count(source.name, len(known) + n_novel, len(source))
@@ -290,10 +290,10 @@ def gcd_preset(name: str) -> GCDPreset:
     return GCD_PRESETS[found]
 
 
-def check_class_count(name: str, n_classes: int, n_pictures: int) -> None:
-    """Refuses to look for more classes than there are pictures."""
-    if n_classes > n_pictures:
-        raise ClipAlignError(f"{name}: {n_classes} classes cannot be found in {n_pictures} pictures; look for fewer")
+def check_class_count(name: str, n_classes: int, n_images: int) -> None:
+    """Refuses to look for more classes than there are images."""
+    if n_classes > n_images:
+        raise ClipAlignError(f"{name}: {n_classes} classes cannot be found in {n_images} images; look for fewer")
 
 
 def _open_labelled(source: Any, open_kwargs: dict[str, Any]) -> ImageSource:
@@ -306,14 +306,14 @@ def _open_labelled(source: Any, open_kwargs: dict[str, Any]) -> ImageSource:
     if opened.labels is None:
         which = f", one of {quoted(columns)}" if columns else ""
         raise ClipAlignError(
-            f"{opened.name}: the pictures have no labels; name their column with label_column={which}, or use "
+            f"{opened.name}: the images have no labels; name their column with label_column={which}, or use "
             "GCDSplit.from_folder for a folder"
         )
     unknown = np.flatnonzero(np.asarray(opened.labels) < 0)
     if len(unknown):
         raise ClipAlignError(
             f"{opened.name}: {len(unknown)} labels are below 0, the first in row {unknown[0]} (from 0); number the "
-            "classes from 0, or leave these pictures out"
+            "classes from 0, or leave these images out"
         )
     return opened
 
@@ -362,7 +362,7 @@ def _draw_labelled(labels: np.ndarray, n_known: int, fraction: float, seed: int,
 def _refuse_empty_classes(name: str, labels: np.ndarray, names: Sequence[str]) -> None:
     counts = np.bincount(labels, minlength=len(names))
     empty = [name for name, count in zip(names, counts, strict=True) if count == 0]
-    _refuse(name, empty, "has no picture: leave it out with hf_clipalign.data.keep_classes")
+    _refuse(name, empty, "has no image: leave it out with hf_clipalign.data.keep_classes")
 
 
 def _refuse(name: str, classes: Sequence[str], problem: str) -> None:

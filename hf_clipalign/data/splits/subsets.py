@@ -1,4 +1,4 @@
-"""Parts of a data set: k pictures of each class, some of the classes, the base and the novel half."""
+"""Parts of a data set: k images of each class, some of the classes, the base and the novel half."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hf_clipalign.data.images.opening import ImageSource
 
 
 def few_shot(source: ImageSource, k: int, seed: int = 0) -> ImageSource:
-    """Draws k pictures of every class, without replacement; a class with fewer gives all that it has.
+    """Draws k images of every class, without replacement; a class with fewer gives all that it has.
 
     Args:
-        source ([`ImageSource`]): Labelled pictures.
-        k (`int`): Pictures per class, 1 or more; the papers use 16.
-        seed (`int`, defaults to 0): Another seed draws other pictures. What a class gives does not depend on the
+        source ([`ImageSource`]): Labelled images.
+        k (`int`): Images per class, 1 or more; the papers use 16.
+        seed (`int`, defaults to 0): Another seed draws other images. What a class gives does not depend on the
             other classes.
 
     Returns:
@@ -48,7 +48,7 @@ def few_shot_rows(labels: Any, k: int, seed: int = 0) -> list[int]:
         `list[int]`: rows in ascending order.
     """
     if k < 1:
-        raise ClipAlignError(f"{k} pictures per class cannot be drawn; give 1 or more")
+        raise ClipAlignError(f"{k} images per class cannot be drawn; give 1 or more")
     labels = np.asarray(labels)
     rows: list[int] = []
     for label in np.unique(labels):
@@ -59,10 +59,10 @@ def few_shot_rows(labels: Any, k: int, seed: int = 0) -> list[int]:
 
 
 def take(source: ImageSource, rows: Iterable[int]) -> ImageSource:
-    """The pictures of some rows, in that order; labels and class names stay as they are.
+    """The images of some rows, in that order; labels and class names stay as they are.
 
     Args:
-        source ([`ImageSource`]): The pictures.
+        source ([`ImageSource`]): The images.
         rows (iterable of `int`): Positions from 0.
 
     Raises:
@@ -70,20 +70,20 @@ def take(source: ImageSource, rows: Iterable[int]) -> ImageSource:
     """
     chosen = [int(row) for row in rows]
     if not chosen:
-        raise ClipAlignError(f"{source.name}: no picture is left; check the classes or rows that were asked for")
+        raise ClipAlignError(f"{source.name}: no image is left; check the classes or rows that were asked for")
     labels = None if source.labels is None else np.asarray(source.labels)[chosen]
     return _part(source, chosen, labels, source.class_names)
 
 
 def keep_classes(source: ImageSource, classes: Sequence[int]) -> ImageSource:
-    """The pictures of some classes, which are numbered anew from 0 in the given order.
+    """The images of some classes, which are numbered anew from 0 in the given order.
 
     Args:
-        source ([`ImageSource`]): Labelled pictures.
+        source ([`ImageSource`]): Labelled images.
         classes (`Sequence[int]`): Numbers of the classes to keep.
 
     Raises:
-        [`ClipAlignError`]: if there are no labels, or none of the classes has a picture.
+        [`ClipAlignError`]: if there are no labels, or none of the classes has an image.
     """
     number = {int(label): new for new, label in enumerate(classes)}
     labels = _labels(source)
@@ -98,10 +98,10 @@ def base_and_novel(source: ImageSource) -> tuple[ImageSource, ImageSource]:
     """The base-to-novel split: the first half of the classes (one more if odd) and the second half.
 
     Args:
-        source ([`ImageSource`]): Labelled pictures; class numbers say which half.
+        source ([`ImageSource`]): Labelled images; class numbers say which half.
 
     Returns:
-        Base and novel pictures, each numbered from 0.
+        Base and novel images, each numbered from 0.
 
     Raises:
         [`ClipAlignError`]: if there are no labels, or fewer than two classes.
@@ -154,5 +154,5 @@ def _part(
 
 def _labels(source: ImageSource) -> np.ndarray:
     if source.labels is None:
-        raise ClipAlignError(f"{source.name}: the pictures have no labels; give a source with classes")
+        raise ClipAlignError(f"{source.name}: the images have no labels; give a source with classes")
     return np.asarray(source.labels)

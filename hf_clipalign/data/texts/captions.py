@@ -1,4 +1,4 @@
-"""Captions grouped by the picture that they describe, for text-text retrieval."""
+"""Captions grouped by the image that they describe, for text-text retrieval."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _IMAGE_COLUMNS = ("image", "image_name", "image_id", "file_name", "filename", "i
 _TEXT_COLUMNS = ("caption", "captions", "comment", "text", "texts", "sentence", "sentences", "raw", "sentences_raw")
 
 _Record = tuple[str, "str | None", Any]
-"""Where it stands, for errors; the picture's id, None for one picture per row; its text or texts."""
+"""Where it stands, for errors; the image's id, None for one image per row; its text or texts."""
 
 
 @dataclass
 class Captions:
-    """Texts and the picture that each belongs to.
+    """Texts and the image that each belongs to.
 
     Args:
         texts (`list[str]`): All captions, in the order of the file; `M` of them.
-        labels (`numpy.ndarray` of int64 `[M]`): Position in `image_ids` of the picture that each text describes.
-        image_ids (`list[str]`): Names of the pictures, in the order of their first caption.
+        labels (`numpy.ndarray` of int64 `[M]`): Position in `image_ids` of the image that each text describes.
+        image_ids (`list[str]`): Names of the images, in the order of their first caption.
     """
 
     texts: list[str]
@@ -46,22 +46,22 @@ class Captions:
 def load_captions(
     path: str | os.PathLike[str], image_column: str | None = None, text_column: str | None = None
 ) -> Captions:
-    """Reads captions: texts of one picture share a label, so that text-text retrieval can be scored.
+    """Reads captions: texts of one image share a label, so that text-text retrieval can be scored.
 
     Understood are CSV and TSV with one caption per row (also with "|" between the columns, and Flickr30k's `.token`
-    lines `picture.jpg#0<tab>caption`); COCO JSON (`annotations`) and Karpathy's split JSON (`images` with
-    `sentences`); JSON lines and parquet with a text or a list of texts per row. Rows of one picture are joined.
+    lines `image.jpg#0<tab>caption`); COCO JSON (`annotations`) and Karpathy's split JSON (`images` with
+    `sentences`); JSON lines and parquet with a text or a list of texts per row. Rows of one image are joined.
 
     Args:
         path (`str` or `os.PathLike`): The file.
         image_column (`str`, *optional*):
-            Column that names the picture; by default "image", "file_name" or the like. JSON lines and parquet without
-            one count each row as a picture.
+            Column that names the image; by default "image", "file_name" or the like. JSON lines and parquet without
+            one count each row as an image.
         text_column (`str`, *optional*):
             Column with the caption or captions; by default "caption", "text" or the like.
 
     Returns:
-        [`Captions`]: texts, labels and picture names.
+        [`Captions`]: texts, labels and image names.
 
     Raises:
         [`ClipAlignError`]: if the file is missing or in no known form, a column is missing, or a row has no caption.
@@ -90,19 +90,19 @@ def load_captions(
 
 
 def with_captions(source: ImageSource, captions: Captions | Sequence[str | Sequence[str]]) -> ImageSource:
-    """The pictures of a source with captions, to train on pairs.
+    """The images of a source with captions, to train on pairs.
 
     Args:
-        source ([`ImageSource`]): The pictures.
+        source ([`ImageSource`]): The images.
         captions ([`Captions`] or sequence):
-            Captions by the picture's name, which is its id in the source or its file name (captions of other pictures
-            are not looked at); or one entry per picture, a caption or a list of them.
+            Captions by the image's name, which is its id in the source or its file name (captions of other images
+            are not looked at); or one entry per image, a caption or a list of them.
 
     Returns:
-        [`ImageSource`]: the same pictures in the same order.
+        [`ImageSource`]: the same images in the same order.
 
     Raises:
-        [`ClipAlignError`]: if the numbers differ, or a picture has no caption; it is named.
+        [`ClipAlignError`]: if the numbers differ, or an image has no caption; it is named.
 
     Example:
 
@@ -114,7 +114,7 @@ def with_captions(source: ImageSource, captions: Captions | Sequence[str | Seque
         texts = _by_name(source, captions)
     elif len(captions) != len(source):
         raise ClipAlignError(
-            f"{source.name}: {len(source)} pictures, but {len(captions)} captions; give one entry per picture"
+            f"{source.name}: {len(source)} images, but {len(captions)} captions; give one entry per image"
         )
     else:
         texts = [[entry] if isinstance(entry, str) else list(entry) for entry in captions]
@@ -137,7 +137,7 @@ def _by_name(source: ImageSource, captions: Captions) -> list[list[str]]:
     missing = [source.ids[row] for row, name in enumerate(names) if name not in texts]
     if missing:
         raise ClipAlignError(
-            f"{source.name}: {len(missing)} of {len(source)} pictures have no caption, the first is {missing[0]!r}; "
+            f"{source.name}: {len(missing)} of {len(source)} images have no caption, the first is {missing[0]!r}; "
             "captions are matched by id or file name"
         )
     return [texts[name] for name in names]
@@ -154,7 +154,7 @@ def _group(file: Path, records: Iterable[_Record]) -> Captions:
     for place, image_id, value in records:
         group = [value] if isinstance(value, str) else value
         if image_id == "":
-            raise ClipAlignError(f"{file}: {place} names no picture; fill or delete it")
+            raise ClipAlignError(f"{file}: {place} names no image; fill or delete it")
         if not group or not isinstance(group, list) or not all(isinstance(t, str) and t.strip() for t in group):
             raise ClipAlignError(f"{file}: {place} has an empty caption, or one that is not text; fill or delete it")
         label = index.setdefault(place if image_id is None else image_id, len(index))
@@ -249,7 +249,7 @@ def _read_rows(
 
 
 def _image_id(value: Any) -> str:
-    """The path, where the cell holds the picture itself as `{"bytes", "path"}`."""
+    """The path, where the cell holds the image itself as `{"bytes", "path"}`."""
     value = value.get("path") if isinstance(value, dict) else value
     return "" if value is None else str(value)
 

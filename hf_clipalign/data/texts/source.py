@@ -1,4 +1,4 @@
-"""Texts with names and labels, as [`ImageSource`] is for pictures."""
+"""Texts with names and labels, as [`ImageSource`] is for images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TextSource:
     Args:
         texts (`Sequence[str]`): M texts.
         ids (`list[str]`, *optional*): M unique names. By default row numbers.
-        labels (`numpy.ndarray` of int64 `[M]`, *optional*): texts of one picture or class share a label.
+        labels (`numpy.ndarray` of int64 `[M]`, *optional*): texts of one image or class share a label.
         class_names (`list[str]`, *optional*): what the labels mean.
         name (`str`, defaults to `"texts"`): what errors call the source.
     """

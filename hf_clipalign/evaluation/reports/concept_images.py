@@ -1,4 +1,4 @@
-"""Which pictures show a concept: the strongest ones for each, as a figure."""
+"""Which images show a concept: the strongest ones for each, as a figure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 
-def strongest_pictures(
+def strongest_images(
     blocks: Iterable[Tensor], text_features: Tensor, concepts: Any, k: int = 6, temperature: float = 0.01
 ) -> Tensor:
-    """The pictures in whose distribution over the dictionary a concept has the highest probability.
+    """The images in whose distribution over the dictionary a concept has the highest probability.
 
     Args:
         blocks (iterable of `Tensor [n, d]`): image features in the shared space, in order.
         text_features (`Tensor [C, d]`): of the whole dictionary.
         concepts (array of int `[m]`): which concepts to look for.
-        k (`int`): how many pictures for each. Default 6.
+        k (`int`): how many images for each. Default 6.
         temperature (`float`): of the distribution. Default 0.01.
 
     Returns:
-        `Tensor [m, min(k, N)]`: numbers of the pictures, best first.
+        `Tensor [m, min(k, N)]`: numbers of the images, best first.
     """
     texts = normalize(text_features.float(), dim=1)
     chosen = torch.as_tensor(concepts, device=texts.device)
@@ -42,11 +42,11 @@ def strongest_pictures(
     return rows.cpu()
 
 
-def plot_picture_rows(rows: Mapping[str, Sequence[Any]]) -> Figure:
-    """Rows of pictures, each with its name at the left.
+def plot_image_rows(rows: Mapping[str, Sequence[Any]]) -> Figure:
+    """Rows of images, each with its name at the left.
 
     Args:
-        rows (`Mapping[str, Sequence[PIL.Image.Image]]`): pictures by name of the row.
+        rows (`Mapping[str, Sequence[PIL.Image.Image]]`): images by name of the row.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -54,11 +54,11 @@ def plot_picture_rows(rows: Mapping[str, Sequence[Any]]) -> Figure:
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(2.2 + 0.9 * columns, 0.9 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), columns, squeeze=False)
-    for axes_row, (name, pictures) in zip(panels, rows.items(), strict=True):
+    for axes_row, (name, images) in zip(panels, rows.items(), strict=True):
         for axes in axes_row:
             axes.axis("off")
-        for axes, picture in zip(axes_row, pictures, strict=False):
-            thumbnail = picture.copy()
+        for axes, image in zip(axes_row, images, strict=False):
+            thumbnail = image.copy()
             thumbnail.thumbnail((128, 128))
             axes.imshow(thumbnail)
         place = {"transform": axes_row[0].transAxes, "ha": "right", "va": "center"}

@@ -1,4 +1,4 @@
-"""A report as one HTML file: text, tables, figures and rows of pictures, nothing loaded from elsewhere."""
+"""A report as one HTML file: text, tables, figures and rows of images, nothing loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class Match:
-    """One picture of a row of matches: the picture, its name, and whether it is relevant (None for the query)."""
+    """One image of a row of matches: the image, its name, and whether it is relevant (None for the query)."""
 
-    picture: Any
+    image: Any
     name: str
     relevant: bool | None = None
 
@@ -44,12 +44,12 @@ class MatchRow:
 
 
 @dataclass(frozen=True)
-class PictureRow:
-    """A group of pictures with a title and a line about it; `relevant` None draws no frame."""
+class ImageRow:
+    """A group of images with a title and a line about it; `relevant` None draws no frame."""
 
     title: str
     text: str
-    pictures: Sequence[Match]
+    images: Sequence[Match]
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Section:
     tables: Sequence[ReportTable] = ()
     figures: Sequence[tuple[str, Any]] = ()
     match_rows: Sequence[MatchRow] = field(default_factory=list)
-    picture_rows: Sequence[PictureRow] = field(default_factory=list)
+    image_rows: Sequence[ImageRow] = field(default_factory=list)
 
 
 def write_report(path: str | Path, title: str, sections: Sequence[Section], lead: str = "") -> Path:
@@ -70,7 +70,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], lead
     Args:
         path (`str` or `Path`): the `.html` file; written atomically, folders are made.
         title (`str`): heading of the page.
-        sections (`Sequence[Section]`): in order; figures are `(caption, matplotlib figure)`, pictures are PIL images.
+        sections (`Sequence[Section]`): in order; figures are `(caption, matplotlib figure)`, images are PIL images.
         lead (`str`): a paragraph under the heading.
 
     Returns:
@@ -96,8 +96,8 @@ def _figure_source(figure: Any) -> str:
     return _data_url(buffer.getvalue(), "image/png")
 
 
-def _thumbnail_source(picture: Any) -> str:
-    thumbnail = picture.copy()
+def _thumbnail_source(image: Any) -> str:
+    thumbnail = image.copy()
     thumbnail.thumbnail((_THUMBNAIL * 2, _THUMBNAIL * 2))
     buffer = io.BytesIO()
     thumbnail.save(buffer, format="PNG")

@@ -71,7 +71,7 @@ def _unit_vectors(features: Tensor, projector: Projector | None) -> np.ndarray:
     if projector is not None:
         features = _project(features, projector)
     if not torch.isfinite(features).all():
-        raise ClipAlignError("a feature is NaN or infinite: check the pictures and the checkpoint.")
+        raise ClipAlignError("a feature is NaN or infinite: check the images and the checkpoint.")
     return np.ascontiguousarray(F.normalize(features, dim=-1).numpy())
 
 

@@ -66,7 +66,7 @@ def export_onnx(
     inputs = example_inputs(tower.encoder, modality)
     if modality == "image" and tower.encoder.flexible_images:
         raise ClipAlignError(
-            f"{type(model.clip).__name__} resizes its position table for every picture shape, which ONNX cannot "
+            f"{type(model.clip).__name__} resizes its position table for every image shape, which ONNX cannot "
             "express. Export a checkpoint of fixed resolution (model_type siglip) instead."
         )
     with atomic_file(path) as staging:

@@ -37,7 +37,7 @@ def export_sentence_transformers(
     compact: bool = False,
     dtype: str | torch.dtype = "float32",
 ) -> Path:
-    """Writes a folder for `SentenceTransformer(path)`: unit vectors from pictures, texts, or either.
+    """Writes a folder for `SentenceTransformer(path)`: unit vectors from images, texts, or either.
 
     `"image"` writes the image tower alone, followed by the aligned projector. `"text"` and `"both"` write the
     two-tower model of the base's own class with aligned projectors. Compare image embeddings with image embeddings
@@ -62,7 +62,7 @@ def export_sentence_transformers(
     Example:
         ```python
         >>> export_sentence_transformers(model, "clip-b32-images", processor, compact=True)
-        >>> SentenceTransformer("clip-b32-images").encode([picture]).shape
+        >>> SentenceTransformer("clip-b32-images").encode([image]).shape
         (1, 312)
         ```
     """
@@ -211,5 +211,5 @@ def _readme(model: IsoCLIPModel, modality: Contents, compact: bool) -> str:
         sides=" and ".join(sides.values()) if modality == "both" else sides[modality],
         base=model.config.base_model_name_or_path or type(model.clip).__name__,
         version=_FIRST_VERSION,
-        example='["a red fox", "an old house"]' if modality == "text" else "pictures",
+        example='["a red fox", "an old house"]' if modality == "text" else "images",
     )

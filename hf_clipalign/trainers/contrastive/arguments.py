@@ -1,4 +1,4 @@
-"""What can be set when a dual encoder is trained on pictures with captions."""
+"""What can be set when a dual encoder is trained on images with captions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHOICES = {
     "loss": ("info_nce", "sigmoid"),
     "temperature_mode": ("clamped", "learned", "fixed"),
     "trainable": ("all", "projectors", "image", "text", "given"),
-    "positives": ("picture", "label"),
+    "positives": ("image", "label"),
     "captions": ("random", "all"),
 }
 
@@ -38,17 +38,17 @@ class ContrastiveTrainingArguments(TrainingArguments):
         trainable (`str`, *optional*): "all", "projectors", "image" or "text" (one tower with its projector), or
             "given" (what has `requires_grad`). Default: "given" for a PEFT model, of which only the adapter is saved,
             else "all".
-        image_term_weight (`float`): weight of the SimCLR term: `info_nce_loss` between two views of each picture.
+        image_term_weight (`float`): weight of the SimCLR term: `info_nce_loss` between two views of each image.
         image_term_temperature (`float`): its own temperature. Default 0.1.
-        cache_chunk_size (`int`, *optional*): pictures and texts in one pass of a tower; activations are kept for one
+        cache_chunk_size (`int`, *optional*): images and texts in one pass of a tower; activations are kept for one
             chunk only and made again for the gradient, so that the batch can be as big as its inputs fit.
-        positives (`str`): "picture" (captions of the same picture) or "label" (of any picture of the same class).
-        captions (`str`): "random" (one a picture and epoch, drawn by `seed`) or "all" (each is a positive).
+        positives (`str`): "image" (captions of the same image) or "label" (of any image of the same class).
+        captions (`str`): "random" (one an image and epoch, drawn by `seed`) or "all" (each is a positive).
         truncate_captions (`bool`): cut captions over the model's length, as CLIP was trained; False: an error.
         text_column (`str`, *optional*): the captions in a `datasets.Dataset`.
-        augment (`bool`): random crop (and flip), reproducible from `seed`, epoch and picture.
-        crop_scale (`float`): smallest share of the picture's area in a crop. Default 0.5.
-        flip (`bool`): also mirror half of the pictures. Default False: "left" and "right" are words.
+        augment (`bool`): random crop (and flip), reproducible from `seed`, epoch and image.
+        crop_scale (`float`): smallest share of the image's area in a crop. Default 0.5.
+        flip (`bool`): also mirror half of the images. Default False: "left" and "right" are words.
     """
 
     _paper: ClassVar[str] = "https://arxiv.org/abs/2103.00020"
@@ -68,7 +68,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Start of the sigmoid loss's bias; by default the checkpoint's, else -10."}
     )
     image_term_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the SimCLR term between two views of each picture; 0 is none."}
+        default=0.0, metadata={"help": "Weight of the SimCLR term between two views of each image; 0 is none."}
     )
     image_term_temperature: float = field(default=0.1, metadata={"help": "Temperature of the SimCLR term."})
     cache_chunk_size: int | None = field(
@@ -83,27 +83,27 @@ class ContrastiveTrainingArguments(TrainingArguments):
 
     # data
     positives: str = field(
-        default="picture", metadata={"help": "Captions that belong to a picture: its own, or all of its label."}
+        default="image", metadata={"help": "Captions that belong to an image: its own, or all of its label."}
     )
-    captions: str = field(default="random", metadata={"help": "random (one a picture and epoch) or all."})
+    captions: str = field(default="random", metadata={"help": "random (one an image and epoch) or all."})
     truncate_captions: bool = field(
         default=True, metadata={"help": "Cut captions over the model's length; False makes them an error."}
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the captions in a data set."})
     augment: bool = field(
-        default=False, metadata={"help": "Random crop, reproducible from the seed, the epoch and the picture."}
+        default=False, metadata={"help": "Random crop, reproducible from the seed, the epoch and the image."}
     )
     crop_scale: float = field(
-        default=0.5, metadata={"help": "Smallest share of a picture's area that a random crop keeps."}
+        default=0.5, metadata={"help": "Smallest share of an image's area that a random crop keeps."}
     )
-    flip: bool = field(default=False, metadata={"help": "Mirror half of the augmented pictures."})
+    flip: bool = field(default=False, metadata={"help": "Mirror half of the augmented images."})
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "Drop an incomplete last batch, so that all pairs meet as many negatives."}
     )
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: pictures are columns."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})
 
     # training
     learning_rate: float = field(default=1e-5, metadata={"help": "Highest learning rate."})
@@ -155,7 +155,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
 
     def _check_data(self) -> None:
         if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the picture column")
+            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the image column")
         check_number("crop_scale", self.crop_scale, "a share above 0 and up to 1", above=0, most=1)
         if self.flip and not self.augment:
             raise ClipAlignError("flip is a part of the augmentation: set augment=True, or drop flip")

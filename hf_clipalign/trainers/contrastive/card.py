@@ -18,7 +18,7 @@ _LOSSES = {
     "info_nce": "symmetric InfoNCE",
     "sigmoid": "pairwise sigmoid",
 }
-_FORGETTING = "What the base model knows about other pictures may be lost in part; that was not measured."
+_FORGETTING = "What the base model knows about other images may be lost in part; that was not measured."
 _OWN_TEMPERATURE = "The adapter does not hold the temperature of its training: logits have the base model's."
 _OWN_BIAS = (
     "The bias of the sigmoid loss is not in the checkpoint, as its class has none: rankings and softmax scores do not "
@@ -57,7 +57,7 @@ def _describe(trainer: Any, folder: Path, results: ReportTable | None, command: 
         load_from=args.hub_model_id or folder.absolute().name,
         model_class=None if is_adapter else type(model).__name__,
         base_model=base,
-        description=f"Trained on pictures with captions by the {_LOSSES[args.loss]} loss{_image_term(args)}.",
+        description=f"Trained on images with captions by the {_LOSSES[args.loss]} loss{_image_term(args)}.",
         parameters={**_data(trainer), **_training(trainer)},
         command=command,
         evaluations=[] if results is None else [CardEvaluation("Results", [], results)],
@@ -73,7 +73,7 @@ def _describe(trainer: Any, folder: Path, results: ReportTable | None, command: 
 def _image_term(args: Any) -> str:
     if not args.image_term_weight:
         return ""
-    return f", plus {args.image_term_weight:g} times the SimCLR loss of two views of the pictures"
+    return f", plus {args.image_term_weight:g} times the SimCLR loss of two views of the images"
 
 
 def _data(trainer: Any) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _data(trainer: Any) -> dict[str, Any]:
         return {"data": "a data set of the trainer's caller"}
     n_captions = sum(map(len, source.texts))
     return {
-        "data": f"{len(source):,} pictures of {Path(source.name).name} with {n_captions:,} captions",
+        "data": f"{len(source):,} images of {Path(source.name).name} with {n_captions:,} captions",
         "fingerprint of the data": source.fingerprint(),
     }
 

@@ -1,4 +1,4 @@
-"""Pictures with their captions as `ContrastiveTrainer` takes them."""
+"""Images with their captions as `ContrastiveTrainer` takes them."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource
 from hf_clipalign.hub.export.common import processor_part
-from hf_clipalign.trainers.augmentation import PicturesByEpoch, crop_and_resize, random_view, view_generator
+from hf_clipalign.trainers.augmentation import ImagesByEpoch, crop_and_resize, random_view, view_generator
 
 Augmentation = Callable[[Image.Image, np.random.Generator], Image.Image]
-"""A random view of a picture, drawn with nothing but the given generator."""
+"""A random view of an image, drawn with nothing but the given generator."""
 
 _SHOWN = 3
 
 
 class RandomCrop:
-    """A random part of a picture as a square; one of the augmentations.
+    """A random part of an image as a square; one of the augmentations.
 
     Args:
         side (`int`): of the square, in pixels.
-        scale (`float`): smallest share of the picture's area. Default 0.5.
+        scale (`float`): smallest share of the image's area. Default 0.5.
         flip (`bool`): mirror half of the views. Default False.
     """
 
     def __init__(self, side: int, scale: float = 0.5, flip: bool = False):
         self.side, self.scale, self.flip = side, scale, flip
 
-    def __call__(self, picture: Image.Image, generator: np.random.Generator) -> Image.Image:
-        box, flip = random_view(picture.size, generator, self.scale)
-        return crop_and_resize(picture, box, flip and self.flip, self.side)
+    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
+        box, flip = random_view(image.size, generator, self.scale)
+        return crop_and_resize(image, box, flip and self.flip, self.side)
 
 
-class ImageTextPairs(PicturesByEpoch):
-    """A source of captioned pictures as a data set of pairs.
+class ImageTextPairs(ImagesByEpoch):
+    """A source of captioned images as a data set of pairs.
 
-    What a picture gives depends on the seed, the epoch and the picture only: it is the same in every worker, process
+    What an image gives depends on the seed, the epoch and the image only: it is the same in every worker, process
     and resumed run.
 
     Args:
-        source (`ImageSource`): the pictures, with one caption or more each.
+        source (`ImageSource`): the images, with one caption or more each.
         processor (`ProcessorMixin` or image processor): the model's.
-        augmentation (`Augmentation`, *optional*): makes a random view. Default: the picture as it is.
-        two_views (`bool`): also a second view of each picture. Default False.
+        augmentation (`Augmentation`, *optional*): makes a random view. Default: the image as it is.
+        two_views (`bool`): also a second view of each image. Default False.
         captions (`str`): "random" (one for each epoch), "first" or "all". Default "random".
-        positives (`str`): what gives two pictures the same group: "picture" (nothing) or "label". Default "picture".
+        positives (`str`): what gives two images the same group: "image" (nothing) or "label". Default "image".
         seed (`int`): of views and captions. Default 0.
 
     Raises:
-        `ClipAlignError`: pictures without a caption, or without labels where they are needed.
+        `ClipAlignError`: images without a caption, or without labels where they are needed.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class ImageTextPairs(PicturesByEpoch):
         augmentation: Augmentation | None = None,
         two_views: bool = False,
         captions: str = "random",
-        positives: str = "picture",
+        positives: str = "image",
         seed: int = 0,
     ):
         _check_captions(source)
         if positives == "label" and source.labels is None:
-            raise ClipAlignError(f"{source.name}: no labels, but positives is 'label': label the pictures")
+            raise ClipAlignError(f"{source.name}: no labels, but positives is 'label': label the images")
         super().__init__(source, seed)
         self.image_processor = processor_part(processor, "image_processor", "image processor")
         self.augmentation = augmentation
@@ -81,9 +81,9 @@ class ImageTextPairs(PicturesByEpoch):
         index = int(index)
         generator = view_generator(self.seed, int(self._epoch), index)
         captions = self._captions(index, generator)
-        picture = self.source.read(index)
-        item = {"images": self._view(picture, generator), "captions": captions, "group": self._group(index)}
-        return {**item, "second_views": self._view(picture, generator)} if self.two_views else item
+        image = self.source.read(index)
+        item = {"images": self._view(image, generator), "captions": captions, "group": self._group(index)}
+        return {**item, "second_views": self._view(image, generator)} if self.two_views else item
 
     def _captions(self, index: int, generator: np.random.Generator) -> list[str]:
         known = self.source.texts[index]  # type: ignore[index]
@@ -92,10 +92,10 @@ class ImageTextPairs(PicturesByEpoch):
         return [known[int(generator.integers(len(known)))] if self.captions == "random" else known[0]]
 
     def _group(self, index: int) -> int:
-        return index if self.positives == "picture" else int(self.source.labels[index])  # type: ignore[index]
+        return index if self.positives == "image" else int(self.source.labels[index])  # type: ignore[index]
 
-    def _view(self, picture: Image.Image, generator: np.random.Generator) -> dict[str, Tensor]:
-        view = picture if self.augmentation is None else self.augmentation(picture, generator)
+    def _view(self, image: Image.Image, generator: np.random.Generator) -> dict[str, Tensor]:
+        view = image if self.augmentation is None else self.augmentation(image, generator)
         batch = self.image_processor(images=[np.asarray(view)], input_data_format="channels_last", return_tensors="pt")
         return {name: value[0] for name, value in batch.items() if isinstance(value, Tensor)}
 
@@ -104,12 +104,12 @@ def collate_pairs(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stacks pairs.
 
     Args:
-        items (`Sequence[dict]`): N pictures: `images` (and `second_views`), inputs of the image tower; `captions`, one
+        items (`Sequence[dict]`): N images: `images` (and `second_views`), inputs of the image tower; `captions`, one
             or more texts; `group`, a number.
 
     Returns:
         `dict`: `images` (and `second_views`): inputs of the image tower; `captions`: M texts; `image_groups [N]` and
-        `text_groups [M]`: pictures and texts of the same group belong together.
+        `text_groups [M]`: images and texts of the same group belong together.
     """
     counts = torch.tensor([len(item["captions"]) for item in items])
     groups = torch.tensor([item["group"] for item in items])
@@ -125,13 +125,13 @@ def collate_pairs(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _check_captions(source: ImageSource) -> None:
     if source.texts is None:
         raise ClipAlignError(
-            f"{source.name}: the pictures have no captions. Name their column with text_column, or add them with "
+            f"{source.name}: the images have no captions. Name their column with text_column, or add them with "
             "with_captions"
         )
     blank = [row for row, texts in enumerate(source.texts) if not texts or not all(text.strip() for text in texts)]
     if blank:
         shown = ", ".join(str(source.ids[row]) for row in blank[:_SHOWN]) + (", …" if len(blank) > _SHOWN else "")
         raise ClipAlignError(
-            f"{source.name}: {len(blank)} of {len(source)} pictures have no caption or a blank one ({shown}): write "
-            "one, or leave these pictures out"
+            f"{source.name}: {len(blank)} of {len(source)} images have no caption or a blank one ({shown}): write "
+            "one, or leave these images out"
         )

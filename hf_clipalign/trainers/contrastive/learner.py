@@ -1,4 +1,4 @@
-"""The one module that `ContrastiveTrainer` trains: pictures and texts in, embeddings and scale out."""
+"""The one module that `ContrastiveTrainer` trains: images and texts in, embeddings and scale out."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class ContrastiveLearner(nn.Module):
         """Embeddings of a batch, as long as the model makes them.
 
         Args:
-            images (`dict`): inputs of the image tower for N pictures (`pixel_values`, …).
+            images (`dict`): inputs of the image tower for N images (`pixel_values`, …).
             texts (`dict`): `input_ids [M, T]` and, where the family has one, `attention_mask`.
-            second_views (`dict`, *optional*): the same pictures once more.
+            second_views (`dict`, *optional*): the same images once more.
 
         Returns:
             `dict`: `image_embeds [N, d]`, `text_embeds [M, d]`, `second_embeds [N, d]` (if asked for), `logit_scale`,

@@ -1,4 +1,4 @@
-"""Trains a dual encoder on pictures with captions, by a contrastive loss over the batch of all processes."""
+"""Trains a dual encoder on images with captions, by a contrastive loss over the batch of all processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hf_clipalign.data import ImageSource, from_dataset
 from hf_clipalign.hub.export.common import processor_part
 from hf_clipalign.losses import contrastive_loss, info_nce_loss, sigmoid_loss
 from hf_clipalign.metrics import retrieval_metrics
-from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup, holds_pictures
+from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup, holds_images
 from hf_clipalign.trainers.contrastive.arguments import ContrastiveTrainingArguments
 from hf_clipalign.trainers.contrastive.card import write_contrastive_card
-from hf_clipalign.trainers.contrastive.learner import ContrastiveLearner
 from hf_clipalign.trainers.contrastive.data import Augmentation, ImageTextPairs, RandomCrop, collate_pairs
+from hf_clipalign.trainers.contrastive.learner import ContrastiveLearner
 from hf_clipalign.trainers.gather import gather_rows
 
 _LOSS_FILE = "loss.safetensors"
@@ -36,8 +36,8 @@ _EVALUATED_AT = (1, 5)
 class ContrastiveTrainer(AlignmentTrainer):
     """Fine-tunes a model with two towers on image–text pairs.
 
-    The loss is `contrastive_loss` (symmetric InfoNCE) or `sigmoid_loss`, each over the pictures and texts of ALL
-    processes, plus, if asked for, `info_nce_loss` between two augmented views of the pictures (the term of SimCLR, in
+    The loss is `contrastive_loss` (symmetric InfoNCE) or `sigmoid_loss`, each over the images and texts of ALL
+    processes, plus, if asked for, `info_nce_loss` between two augmented views of the images (the term of SimCLR, in
     the shared space without a head of its own; the first view is also the one that meets the text). Gradient
     accumulation averages over micro-batches, each with its own negatives; for the negatives of a big batch set
     `cache_chunk_size`.
@@ -45,17 +45,17 @@ class ContrastiveTrainer(AlignmentTrainer):
     Args:
         model (`PreTrainedModel` or `PeftModel`): the model; all families of `as_dual_encoder` that save themselves.
         args (`ContrastiveTrainingArguments`): settings.
-        processing_class (`ProcessorMixin`): the model's processor (tokenizer and pictures).
-        train_dataset (`ImageSource`, `datasets.Dataset` or `torch.utils.data.Dataset`): captioned pictures. A torch
+        processing_class (`ProcessorMixin`): the model's processor (tokenizer and images).
+        train_dataset (`ImageSource`, `datasets.Dataset` or `torch.utils.data.Dataset`): captioned images. A torch
             data set gives what `ImageTextPairs` gives: a dict with `images`, `captions` and `group`.
-        eval_dataset (the same, or a dict of them): evaluated by retrieval between pictures and first captions, over
+        eval_dataset (the same, or a dict of them): evaluated by retrieval between images and first captions, over
             the whole set; `eval_loss` is that of single batches of one process.
-        augmentation (`Callable`, *optional*): `(picture, numpy generator) -> picture`, for the training pictures.
+        augmentation (`Callable`, *optional*): `(image, numpy generator) -> image`, for the training images.
             Default: a random crop if `args.augment`, else none.
         **kwargs: passed to `transformers.Trainer` (`callbacks`, `compute_metrics`, `optimizers`, …).
 
     Raises:
-        `ClipAlignError`: no captions, a batch of one, too few pictures, two views without an augmentation, a model
+        `ClipAlignError`: no captions, a batch of one, too few images, two views without an augmentation, a model
             that cannot save itself.
 
     Example:
@@ -127,14 +127,14 @@ class ContrastiveTrainer(AlignmentTrainer):
     # Data
 
     def _pairs(self, dataset: Any, args: ContrastiveTrainingArguments, training: bool) -> Any:
-        """Model inputs of pictures and captions; a torch data set that gives them already is returned as it is."""
-        if not holds_pictures(dataset, "images"):
+        """Model inputs of images and captions; a torch data set that gives them already is returned as it is."""
+        if not holds_images(dataset, "images"):
             return dataset
         source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset, text_column=args.text_column)
         two_views = training and args.image_term_weight > 0
         if two_views and self._augmentation is None:
             raise ClipAlignError(
-                "image_term_weight compares two random views of a picture: set augment=True, or pass an augmentation"
+                "image_term_weight compares two random views of an image: set augment=True, or pass an augmentation"
             )
         return ImageTextPairs(
             source,
@@ -220,7 +220,7 @@ class ContrastiveTrainer(AlignmentTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Retrieval between pictures and their first captions. See `transformers.Trainer.evaluate`."""
+        """Retrieval between images and their first captions. See `transformers.Trainer.evaluate`."""
         known: Any = self.eval_dataset
         dataset = known if eval_dataset is None else eval_dataset
         dataset = known[dataset] if isinstance(dataset, str) else dataset
@@ -229,7 +229,7 @@ class ContrastiveTrainer(AlignmentTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor | None, Any, Any]:
-        """The loss of the batch, and the embeddings of its pictures and texts."""
+        """The loss of the batch, and the embeddings of its images and texts."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**self._model_inputs(inputs))
@@ -238,7 +238,7 @@ class ContrastiveTrainer(AlignmentTrainer):
         return loss["contrastive_loss"], None if prediction_loss_only else embeds, inputs["image_groups"]
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """All pictures, also those of an incomplete last batch."""
+        """All images, also those of an incomplete last batch."""
         return super().get_test_dataloader(self._pairs(test_dataset, self.args, training=False))
 
     # Checkpoints and card
@@ -285,7 +285,7 @@ class ContrastiveTrainer(AlignmentTrainer):
             "parameters": sum(parameter.numel() for parameter in self.clip.parameters()),
             "trainable": self._trainable,
             **{name: getattr(self.args, name) for name in _DECIDING},
-            "pictures": len(pairs) if hasattr(pairs, "__len__") else None,
+            "images": len(pairs) if hasattr(pairs, "__len__") else None,
         }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -324,7 +324,7 @@ class ContrastiveTrainer(AlignmentTrainer):
 
 
 def retrieval_of_pairs(prediction: Any) -> dict[str, float]:
-    """Recall and mAP of texts searched by pictures and the reverse; a hit has the same group."""
+    """Recall and mAP of texts searched by images and the reverse; a hit has the same group."""
     image_embeds, text_embeds = prediction.predictions
     groups = prediction.label_ids
     scores: dict[str, float] = {}

@@ -32,20 +32,20 @@ class SpectralGCDTrainingArguments(TrainingArguments):
     no incomplete last batch, a checkpoint after every epoch (the last two are kept), a cosine by epochs.
 
     Args:
-        crop_share (`float`): side of the random square crop as a share of the picture's shorter side. Default 0.875;
-            1 keeps a square picture whole, for icons that fill their pictures.
+        crop_share (`float`): side of the random square crop as a share of the image's shorter side. Default 0.875;
+            1 keeps a square image whole, for icons that fill their images.
         flip (`bool`): mirror half of the views. Default True.
         teacher_cache (`str`, *optional*): safetensors file of the teacher's features, made if it does not exist. A
-            file of another teacher, other pictures or other concepts is an error.
+            file of another teacher, other images or other concepts is an error.
         center_concepts (`bool`): subtract from the head's input the mean that the untrained student has over all plain
-            pictures. Default False, as published. Cosines of a CLIP with its concepts are nearly the same for all
-            pictures; without their mean, the head learns in far fewer steps.
+            images. Default False, as published. Cosines of a CLIP with its concepts are nearly the same for all
+            images; without their mean, the head learns in far fewer steps.
         train_blocks (`int`): last blocks of the image tower that are trained. Default 1.
         learning_rate (`float`): rate of the head. Default 0.1.
         backbone_learning_rate (`float`): rate of the image tower's blocks. Default 0.005.
         rate_floor (`float`): the cosine ends at this share of the rates. Default 1e-3.
         num_train_epochs (`float`): default 200.
-        per_device_train_batch_size (`int`): pictures (two views each) per process. Default 128.
+        per_device_train_batch_size (`int`): images (two views each) per process. Default 128.
         supervised_weight (`float`): λ, the share of the supervised terms. Default 0.35.
         mean_entropy_weight (`float`): ε, the weight of the mean-entropy term. Default 2.
         distillation_weight (`float`): weight of the distances to the teacher. Default 1; 0 goes without a teacher.
@@ -61,7 +61,7 @@ class SpectralGCDTrainingArguments(TrainingArguments):
 
     # data
     crop_share: float = field(
-        default=0.875, metadata={"help": "Side of the random crop as a share of the picture's shorter side."}
+        default=0.875, metadata={"help": "Side of the random crop as a share of the image's shorter side."}
     )
     flip: bool = field(default=True, metadata={"help": "Mirror half of the views."})
     teacher_cache: str | None = field(
@@ -73,13 +73,13 @@ class SpectralGCDTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: pictures are columns."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})
 
     # model
     train_blocks: int = field(default=1, metadata={"help": "Last blocks of the image tower that are trained."})
 
     center_concepts: bool = field(
-        default=False, metadata={"help": "Subtract the mean similarities of all pictures from the head's input."}
+        default=False, metadata={"help": "Subtract the mean similarities of all images from the head's input."}
     )
 
     # training
@@ -88,9 +88,9 @@ class SpectralGCDTrainingArguments(TrainingArguments):
         default=0.005, metadata={"help": "Learning rate of the image tower's last blocks."}
     )
     rate_floor: float = field(default=1e-3, metadata={"help": "Share of the rates that the cosine ends at."})
-    num_train_epochs: float = field(default=200, metadata={"help": "Epochs: as many draws as there are pictures."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Pictures per process and step."})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Pictures per process in evaluation."})
+    num_train_epochs: float = field(default=200, metadata={"help": "Epochs: as many draws as there are images."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Images per process and step."})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Images per process in evaluation."})
     optim: str = field(default="sgd", metadata={"help": "Optimizer; the paper uses sgd."})
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd; other optimizers ignore it."})
     weight_decay: float = field(default=5e-5, metadata={"help": "L2 term on every trained parameter, biases too."})
@@ -120,9 +120,9 @@ class SpectralGCDTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the picture columns")
+            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the image columns")
         if not self.dataloader_drop_last:
-            raise ClipAlignError("dataloader_drop_last must be True: the losses compare all pictures of a full batch")
+            raise ClipAlignError("dataloader_drop_last must be True: the losses compare all images of a full batch")
         if self.lr_scheduler_type != SchedulerType.LINEAR or self.warmup_steps:
             raise ClipAlignError(
                 "lr_scheduler_type and warmup_steps do nothing: the rates follow a cosine by epochs, leave them out"

@@ -1,4 +1,4 @@
-"""Two views of every picture, and draws that balance labelled and unlabelled ones."""
+"""Two views of every image, and draws that balance labelled and unlabelled ones."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from hf_clipalign.data import GCDSplit
-from hf_clipalign.trainers.augmentation import PicturesByEpoch, crop_and_resize
+from hf_clipalign.trainers.augmentation import ImagesByEpoch, crop_and_resize
 from hf_clipalign.trainers.prompts.data import pixel_values
 
 Draw = tuple[int, int]
-"""A picture and the number of its draw within the epoch: a picture that is drawn twice has other views."""
+"""An image and the number of its draw within the epoch: an image that is drawn twice has other views."""
 
 
-class GCDImages(PicturesByEpoch):
-    """The pictures of a split as pairs of views: a square crop at a random place, mirrored half of the time.
+class GCDImages(ImagesByEpoch):
+    """The images of a split as pairs of views: a square crop at a random place, mirrored half of the time.
 
     Args:
-        split (`GCDSplit`): the pictures and their visible labels.
+        split (`GCDSplit`): the images and their visible labels.
         image_processor (image processor): the student's; it normalises the views.
         image_size (`int`): side of the student's input, in pixels.
         crop_share (`float`): side of the crop as a share of the shorter side. Default 0.875.
@@ -46,12 +46,12 @@ class GCDImages(PicturesByEpoch):
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index, number = draw
-        picture = self.source.read(index)
+        image = self.source.read(index)
         generator = np.random.default_rng((self.seed, int(self._epoch), index, number))
         squares = []
         for _ in range(2):
-            box, flip = random_square(picture.size, generator, self.crop_share)
-            squares.append(crop_and_resize(picture, box, flip and self.flip, self.image_size))
+            box, flip = random_square(image.size, generator, self.crop_share)
+            squares.append(crop_and_resize(image, box, flip and self.flip, self.image_size))
         first, second = pixel_values(self.image_processor, squares)
         return {"index": index, "labels": int(self.labels[index]), "view_1": first, "view_2": second}
 
@@ -59,10 +59,10 @@ class GCDImages(PicturesByEpoch):
 def random_square(
     size: tuple[int, int], generator: np.random.Generator, share: float
 ) -> tuple[tuple[int, int, int, int], bool]:
-    """Draws a square of `share` of the shorter side, anywhere in the picture, and a flip.
+    """Draws a square of `share` of the shorter side, anywhere in the image, and a flip.
 
     Args:
-        size (`tuple[int, int]`): width and height of the picture.
+        size (`tuple[int, int]`): width and height of the image.
         generator (`np.random.Generator`): random numbers.
         share (`float`): side of the square as a share of the shorter side.
 
@@ -76,13 +76,13 @@ def random_square(
 
 
 class BalancedSampler(Sampler[Draw]):
-    """Draws with replacement: labelled pictures with weight 1, unlabelled ones with |labelled| / |unlabelled|.
+    """Draws with replacement: labelled images with weight 1, unlabelled ones with |labelled| / |unlabelled|.
 
     One half of an epoch's draws is labelled on average. The draws depend on seed and epoch only, so every process
     makes the same ones, and so does a resumed run.
 
     Args:
-        labelled (`np.ndarray [N]`, bool): which pictures have a label.
+        labelled (`np.ndarray [N]`, bool): which images have a label.
         seed (`int`): of the draws.
     """
 

@@ -1,4 +1,4 @@
-"""What the teacher of SpectralGCD says about the plain pictures: computed once, kept in one file."""
+"""What the teacher of SpectralGCD says about the plain images: computed once, kept in one file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from torch.nn import functional as F
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
 from hf_clipalign.data import ImageSource, fill
-from hf_clipalign.features import extract_image_features
-from hf_clipalign.features import project_image_features
+from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.trainers.teacher import Teacher, weights_digest
 
 _WHAT = {
     "teacher": "another teacher",
-    "picture_processing": "another picture processing",
-    "pictures": "other pictures",
+    "image_processing": "another image processing",
+    "images": "other images",
     "concepts": "other concepts or another template",
 }
 
@@ -34,10 +33,10 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class TeacherConcepts:
-    """A teacher's unit features of pictures and of concepts.
+    """A teacher's unit features of images and of concepts.
 
     Args:
-        images (`Tensor [N, d]`): of the plain pictures.
+        images (`Tensor [N, d]`): of the plain images.
         texts (`Tensor [C, d]`): of the concepts' prompts.
         temperature (`float`): divides the cosines.
     """
@@ -47,7 +46,7 @@ class TeacherConcepts:
     temperature: float
 
     def cross_modal(self, index: Tensor) -> Tensor:
-        """Similarities of some pictures to all concepts, `[n, C]`, divided by the temperature."""
+        """Similarities of some images to all concepts, `[n, C]`, divided by the temperature."""
         return self.images[index.to(self.images.device)] @ self.texts.T / self.temperature
 
     def of_concepts(self, rows: Sequence[int] | np.ndarray) -> TeacherConcepts:
@@ -70,30 +69,30 @@ def teacher_concepts(
     num_workers: int | None = None,
     progress: bool = True,
 ) -> TeacherConcepts:
-    """Takes the teacher's features of pictures and concepts, or reads them from a file.
+    """Takes the teacher's features of images and concepts, or reads them from a file.
 
     Args:
         teacher (`Teacher`, *optional*): the bigger model. None: the file must be there; its teacher is not checked.
-        source (`ImageSource`): the pictures, not augmented.
+        source (`ImageSource`): the images, not augmented.
         concepts (`Sequence[str]`): the concepts.
         template (`str`): their prompt, with one `{}`.
         temperature (`float`): divides the cosines. Default 0.01.
         cache (`str` or `Path`, *optional*): safetensors file to read, or to write if it does not exist.
-        num_workers (`int`, *optional*): processes that read pictures. Default: by the number of pictures.
+        num_workers (`int`, *optional*): processes that read images. Default: by the number of images.
         progress (`bool`): show a progress bar. Default True.
 
     Raises:
-        `ClipAlignError`: the file is of another teacher, other pictures or other concepts, or damaged, or a folder;
-            neither a teacher nor a file; pictures that cannot be read.
+        `ClipAlignError`: the file is of another teacher, other images or other concepts, or damaged, or a folder;
+            neither a teacher nor a file; images that cannot be read.
     """
     prompts = fill(template, concepts)
     file = None if cache is None else Path(cache)
     if file is not None and file.is_dir():
         raise ClipAlignError(f"the teacher cache {str(file)!r} is a folder: name a file in it, such as t.safetensors")
-    keys = {"pictures": source.fingerprint(), "concepts": _digest(prompts)}
+    keys = {"images": source.fingerprint(), "concepts": _digest(prompts)}
     if teacher is not None:
         processor = getattr(teacher.processor, "image_processor", teacher.processor)
-        keys |= {"teacher": weights_digest(teacher.model), "picture_processing": _digest([processor.to_json_string()])}
+        keys |= {"teacher": weights_digest(teacher.model), "image_processing": _digest([processor.to_json_string()])}
     if file is not None and file.exists():
         return TeacherConcepts(*_read(file, keys, (len(source), len(prompts))), temperature)
     if teacher is None:
@@ -115,7 +114,7 @@ def _image_features(teacher: Teacher, source: ImageSource, num_workers: int | No
         reasons = "; ".join(reason for _, reason in features.skipped[:_SHOWN])
         more = f"; and {len(features.skipped) - _SHOWN} more" if len(features.skipped) > _SHOWN else ""
         raise ClipAlignError(
-            f"{len(features.skipped)} of {len(source)} pictures cannot be read: repair them or leave them out. "
+            f"{len(features.skipped)} of {len(source)} images cannot be read: repair them or leave them out. "
             f"{reasons}{more}"
         )
     return F.normalize(project_image_features(encoder, features.values), dim=-1).contiguous()

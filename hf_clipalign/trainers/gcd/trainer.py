@@ -31,16 +31,16 @@ from hf_clipalign.trainers.gcd.teacher import TeacherConcepts, teacher_concepts
 from hf_clipalign.trainers.prompts.data import PromptImages, collate
 from hf_clipalign.trainers.teacher import Teacher
 
-_OWN_PICTURES = (
-    "evaluate() scores the unlabelled pictures of train_dataset, assign_classes() gives their classes, and "
-    "gcd_model.predict(pictures) those of other pictures"
+_OWN_IMAGES = (
+    "evaluate() scores the unlabelled images of train_dataset, assign_classes() gives their classes, and "
+    "gcd_model.predict(images) those of other images"
 )
 
 
 class SpectralGCDTrainer(AlignmentTrainer):
-    """Trains a `SpectralGCDModel` on pictures of which some are labelled.
+    """Trains a `SpectralGCDModel` on images of which some are labelled.
 
-    All losses compare the pictures of the whole batch: with several processes the outputs are gathered first, so that
+    All losses compare the images of the whole batch: with several processes the outputs are gathered first, so that
     W processes with batches of n do what one does with W · n. (Accumulation steps are batches of their own.) After
     training, the classes have the concept profiles that names and explanations need.
 
@@ -48,15 +48,15 @@ class SpectralGCDTrainer(AlignmentTrainer):
         model (`SpectralGCDModel`): see `SpectralGCDModel.from_student`; float32 weights (`bf16=True` computes in
             bfloat16).
         args (`SpectralGCDTrainingArguments`): settings. Default: the published ones.
-        train_dataset (`GCDSplit`): the pictures; its known classes must be those of the model.
+        train_dataset (`GCDSplit`): the images; its known classes must be those of the model.
         teacher (`str`, `Path`, `nn.Module`, `Teacher` or `TeacherConcepts`, *optional*): the bigger model, or its
-            features of the pictures and the model's concepts, as the filter had them. Not needed with a
+            features of the images and the model's concepts, as the filter had them. Not needed with a
             `teacher_cache` of an earlier run, or with `distillation_weight=0`.
         teacher_processor (`ProcessorMixin`, *optional*): its processor. Default: the one of the checkpoint.
         **kwargs: passed to `transformers.Trainer` (`callbacks`, …).
 
     Raises:
-        `ClipAlignError`: other known classes than the model's; more classes than pictures; too few pictures for a
+        `ClipAlignError`: other known classes than the model's; more classes than images; too few images for a
             batch; nothing to distil from.
 
     Example:
@@ -89,7 +89,7 @@ class SpectralGCDTrainer(AlignmentTrainer):
         **kwargs: Any,
     ):
         if "eval_dataset" in kwargs:
-            raise ClipAlignError(f"eval_dataset cannot be given: {_OWN_PICTURES}")
+            raise ClipAlignError(f"eval_dataset cannot be given: {_OWN_IMAGES}")
         args = args or SpectralGCDTrainingArguments(output_dir="spectral-gcd")
         _check_model(model)
         _check_split(model, train_dataset, args)
@@ -159,7 +159,7 @@ class SpectralGCDTrainer(AlignmentTrainer):
         return self.teacher_concepts().cross_modal(index)
 
     def teacher_concepts(self) -> TeacherConcepts:
-        """The teacher's features of all pictures and concepts, computed or read once."""
+        """The teacher's features of all images and concepts, computed or read once."""
         if self._teacher_concepts is None:
             config = self.gcd_model.config
             home = None if self.teacher is None else self.teacher.encoder.device
@@ -193,7 +193,7 @@ class SpectralGCDTrainer(AlignmentTrainer):
             self._center_concepts()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Gives pictures, draws and the loss their epoch."""
+        """Gives images, draws and the loss their epoch."""
         super().begin_epoch(epoch)
         self._epoch = epoch
         self._sampler.set_epoch(epoch)
@@ -227,7 +227,7 @@ class SpectralGCDTrainer(AlignmentTrainer):
 
     @torch.no_grad()
     def assign_classes(self) -> np.ndarray:
-        """Predicts the class of every picture, and gives the model the concept profiles of its classes.
+        """Predicts the class of every image, and gives the model the concept profiles of its classes.
 
         Returns:
             `np.ndarray [N]` of int64, in the order of the source.
@@ -247,7 +247,7 @@ class SpectralGCDTrainer(AlignmentTrainer):
         self.gcd_model.concept_means.copy_(cast(Tensor, total) / len(self.split))
 
     def _plain_outputs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Classes and concept similarities of all plain pictures, batch by batch, gathered from all processes."""
+        """Classes and concept similarities of all plain images, batch by batch, gathered from all processes."""
         model = self.gcd_model
         was_training = model.training
         model.eval()
@@ -260,16 +260,16 @@ class SpectralGCDTrainer(AlignmentTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Clustering accuracy of the unlabelled training pictures: all, those of known and of novel classes.
+        """Clustering accuracy of the unlabelled training images: all, those of known and of novel classes.
 
         Raises:
-            `ClipAlignError`: the true classes are not known; other pictures are given.
+            `ClipAlignError`: the true classes are not known; other images are given.
         """
         if eval_dataset is not None and eval_dataset is not self.split:
-            raise ClipAlignError(f"evaluate takes no other data: {_OWN_PICTURES}")
+            raise ClipAlignError(f"evaluate takes no other data: {_OWN_IMAGES}")
         if not self.split.has_truth:
             raise ClipAlignError(
-                f"{self.split.source.name}: the true classes of the unlabelled pictures are not known, so there is no "
+                f"{self.split.source.name}: the true classes of the unlabelled images are not known, so there is no "
                 "accuracy to measure; look at assign_classes() and model.class_labels()"
             )
         rows = self.split.unlabelled_rows
@@ -280,12 +280,12 @@ class SpectralGCDTrainer(AlignmentTrainer):
         return metrics
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """Not there: `SpectralGCDModel.predict` takes pictures.
+        """Not there: `SpectralGCDModel.predict` takes images.
 
         Raises:
             `ClipAlignError`: always.
         """
-        raise ClipAlignError(f"SpectralGCDTrainer has no predict: {_OWN_PICTURES}")
+        raise ClipAlignError(f"SpectralGCDTrainer has no predict: {_OWN_IMAGES}")
 
     # Checkpoints and card
 
@@ -320,7 +320,7 @@ def _check_teacher(features: TeacherConcepts, model: SpectralGCDModel, split: GC
     found, wanted = (len(features.images), len(features.texts)), (len(split), len(model.config.concepts))
     if found != wanted:
         raise ClipAlignError(
-            f"the teacher's features are of {found[0]} pictures and {found[1]} concepts, but there are {wanted[0]} "
+            f"the teacher's features are of {found[0]} images and {found[1]} concepts, but there are {wanted[0]} "
             f"and {wanted[1]}: take those of the kept concepts, with TeacherConcepts.of_concepts"
         )
     finite_rows(features.images, "the teacher's image features")
@@ -334,8 +334,8 @@ def _check_model(model: Any) -> None:
         )
     if model.encoder.flexible_images:
         raise ClipAlignError(
-            f"{type(model.backbone).__name__} takes pictures of any shape as patches, but the views are square "
-            "pictures: train a model with a fixed picture size"
+            f"{type(model.backbone).__name__} takes images of any shape as patches, but the views are square "
+            "images: train a model with a fixed image size"
         )
 
 
@@ -348,4 +348,4 @@ def _check_split(model: SpectralGCDModel, split: Any, args: SpectralGCDTrainingA
             f"{model.config.class_names[:5]}…: make the model with class_names=split.class_names"
         )
     check_class_count(split.source.name, model.config.n_classes, len(split))
-    check_one_batch(len(split), "pictures", args, "lower per_device_train_batch_size")
+    check_one_batch(len(split), "images", args, "lower per_device_train_batch_size")

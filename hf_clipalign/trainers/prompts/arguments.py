@@ -26,16 +26,16 @@ class PromptLearningTrainingArguments(TrainingArguments):
     Args:
         learning_rate (`float`): full rate. Default 0.002.
         num_train_epochs (`float`): default 50.
-        per_device_train_batch_size (`int`): pictures per process. Default 32.
+        per_device_train_batch_size (`int`): images per process. Default 32.
         weight_decay (`float`): L2 term, also on biases. Default 5e-4.
         momentum (`float`): of SGD. Default 0.9.
         published_schedule (`bool`): the papers' learning rates by epoch; False gives `lr_scheduler_type`.
         warmup_epochs (`int`): epochs at `warmup_rate` before the cosine. Default 1.
         warmup_rate (`float`): default 1e-5.
         template (`str`): prompt with one `{}`; learned context takes the place of its first words.
-        augment (`bool`): random resized crop and flip, reproducible from `seed`, epoch and picture.
-        crop_scale (`float`): smallest share of the picture's area in a crop. Default 0.08.
-        skip_unreadable (`bool`): leave out pictures that cannot be read, and say how many. Default: an error.
+        augment (`bool`): random resized crop and flip, reproducible from `seed`, epoch and image.
+        crop_scale (`float`): smallest share of the image's area in a crop. Default 0.08.
+        skip_unreadable (`bool`): leave out images that cannot be read, and say how many. Default: an error.
         gaussian_mean (`float`, *optional*): epoch with the highest weight in the average of prompts (PromptSRC).
         gaussian_std (`float`, *optional*): standard deviation in epochs of these weights.
         text_weight, image_weight (`float`): PromptSRC's regulariser. Default 25 and 10.
@@ -52,29 +52,29 @@ class PromptLearningTrainingArguments(TrainingArguments):
     )
     augment: bool = field(
         default=True,
-        metadata={"help": "Random resized crop and flip, reproducible from the seed, the epoch and the picture."},
+        metadata={"help": "Random resized crop and flip, reproducible from the seed, the epoch and the image."},
     )
     crop_scale: float = field(
-        default=0.08, metadata={"help": "Smallest share of a picture's area that a random crop keeps."}
+        default=0.08, metadata={"help": "Smallest share of an image's area that a random crop keeps."}
     )
     skip_unreadable: bool = field(
         default=False,
-        metadata={"help": "Leave out pictures that cannot be read, naming and counting them; else they are an error."},
+        metadata={"help": "Leave out images that cannot be read, naming and counting them; else they are an error."},
     )
     dataloader_drop_last: bool = field(
         default=True,
-        metadata={"help": "Drop an incomplete last training batch, so that every picture has the same weight."},
+        metadata={"help": "Drop an incomplete last training batch, so that every image has the same weight."},
     )
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: pictures are columns."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})
 
     # training
     learning_rate: float = field(default=0.002, metadata={"help": "Full learning rate, after the warm-up."})
-    num_train_epochs: float = field(default=50, metadata={"help": "Passes over the pictures."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Pictures per process and step."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Pictures per process in evaluation."})
+    num_train_epochs: float = field(default=50, metadata={"help": "Passes over the images."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Images per process and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images per process in evaluation."})
     optim: str = field(default="sgd", metadata={"help": "Optimizer; the papers use sgd."})
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd; other optimizers ignore it."})
     weight_decay: float = field(default=5e-4, metadata={"help": "L2 term on every prompt parameter, biases too."})
@@ -109,7 +109,7 @@ class PromptLearningTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the picture column")
+            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the image column")
         if self.template.count("{}") != 1:
             raise ClipAlignError(f"template {self.template!r} must hold exactly one '{{}}' for the class name")
         if not 0 < self.crop_scale <= 1:

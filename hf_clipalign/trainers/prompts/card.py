@@ -78,20 +78,20 @@ def _describe(trainer: Any, folder: Path, evaluations: list[CardEvaluation], com
 def _description(trainer: Any) -> str:
     teacher = getattr(trainer, "teacher", None)
     if teacher is None:
-        return "The prompt was learned from labelled pictures."
+        return "The prompt was learned from labelled images."
     unknown = ", class names unknown" if _is_agnostic(trainer) else ""
     return f"The prompt was distilled without labels from `{_shown(teacher.model)}` (KDPL{unknown})."
 
 
 def _data(trainer: Any) -> dict[str, Any]:
-    """The pictures and the classes."""
+    """The images and the classes."""
     source = getattr(trainer.train_dataset, "source", None)
     classes = f"{len(trainer.class_names):,}"
     if _is_agnostic(trainer):
         classes += f" concepts of a dictionary, {getattr(trainer.args, 'k_max', 0):,} kept per step"
     if source is None:
         return {"data": "tensors", "classes": classes}
-    data = f"{len(source):,} pictures of {Path(source.name).name}"
+    data = f"{len(source):,} images of {Path(source.name).name}"
     return {"data": data, "fingerprint of the data": source.fingerprint(), "classes": classes}
 
 

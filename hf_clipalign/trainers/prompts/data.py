@@ -1,4 +1,4 @@
-"""Pictures as the trainers take them: read, augmented, processed for the student and for the teacher."""
+"""Images as the trainers take them: read, augmented, processed for the student and for the teacher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, from_dataset
 from hf_clipalign.data.splits.subsets import take
-from hf_clipalign.trainers.augmentation import PicturesByEpoch, crop_and_resize, random_view, view_generator
+from hf_clipalign.trainers.augmentation import ImagesByEpoch, crop_and_resize, random_view, view_generator
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +21,16 @@ TEACHER_PREFIX = "teacher_"
 _SHOWN = 3
 
 
-class PromptImages(PicturesByEpoch):
-    """A source of pictures as a data set of model inputs.
+class PromptImages(ImagesByEpoch):
+    """A source of images as a data set of model inputs.
 
-    The student and the teacher see the same view of a picture, each at its own size and with its own normalisation.
+    The student and the teacher see the same view of an image, each at its own size and with its own normalisation.
 
     Args:
-        source (`ImageSource` or `datasets.Dataset`): the pictures.
+        source (`ImageSource` or `datasets.Dataset`): the images.
         processor (`ProcessorMixin` or image processor): the student's.
         image_size (`int`): side of the student's input, in pixels.
-        teacher_processor (`ProcessorMixin` or image processor, *optional*): the teacher's; its pictures are then given
+        teacher_processor (`ProcessorMixin` or image processor, *optional*): the teacher's; its images are then given
             as `teacher_pixel_values`.
         teacher_image_size (`int`, *optional*): side of the teacher's input.
         augment (`bool`): random resized crop and flip. Default False: the processors' own resize and crop.
@@ -38,7 +38,7 @@ class PromptImages(PicturesByEpoch):
         seed (`int`): of the augmentation. Default 0.
 
     Raises:
-        `ClipAlignError`: the pictures are none, or not in a form that can be read.
+        `ClipAlignError`: the images are none, or not in a form that can be read.
     """
 
     def __init__(
@@ -68,20 +68,20 @@ class PromptImages(PicturesByEpoch):
 
     @property
     def has_labels(self) -> bool:
-        """Whether every picture has a class."""
+        """Whether every image has a class."""
         return self.source.labels is not None
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = int(index)
-        picture = self.source.read(index)
+        image = self.source.read(index)
         item: dict[str, Any] = {"index": index}
         if self.source.labels is not None:
             item["labels"] = int(self.source.labels[index])
-        views = [picture] * len(self.sides)
+        views = [image] * len(self.sides)
         if self.augment:
             generator = view_generator(self.seed, int(self._epoch), index)
-            box, flip = random_view(picture.size, generator, self.crop_scale)
-            views = [crop_and_resize(picture, box, flip, side) for _, _, side in self.sides]
+            box, flip = random_view(image.size, generator, self.crop_scale)
+            views = [crop_and_resize(image, box, flip, side) for _, _, side in self.sides]
         for (prefix, processor, _), view in zip(self.sides, views, strict=True):
             item[f"{prefix}pixel_values"] = pixel_values(processor, [view])[0]
         return item
@@ -97,17 +97,17 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-def pixel_values(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
-    """Pictures as the model takes them, `[N, 3, H, W]`."""
-    arrays = [np.asarray(picture) for picture in pictures]
+def pixel_values(image_processor: Any, images: Sequence[Any]) -> Tensor:
+    """Images as the model takes them, `[N, 3, H, W]`."""
+    arrays = [np.asarray(image) for image in images]
     return image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
 
 
 def drop_unreadable(source: ImageSource) -> ImageSource:
-    """The source without the pictures that cannot be read; they are counted and named in a warning.
+    """The source without the images that cannot be read; they are counted and named in a warning.
 
     Raises:
-        `ClipAlignError`: no picture can be read.
+        `ClipAlignError`: no image can be read.
     """
     failures: dict[int, str] = {}
     for row in range(len(source)):
@@ -119,9 +119,9 @@ def drop_unreadable(source: ImageSource) -> ImageSource:
         return source
     reasons = "; ".join(list(failures.values())[:_SHOWN])
     if len(failures) == len(source):
-        raise ClipAlignError(f"none of the {len(source)} pictures of {source.name} can be read: {reasons}")
+        raise ClipAlignError(f"none of the {len(source)} images of {source.name} can be read: {reasons}")
     more = "" if len(failures) <= _SHOWN else f"; and {len(failures) - _SHOWN} more"
-    logger.warning("skipping %d of %d pictures of %s: %s%s", len(failures), len(source), source.name, reasons, more)
+    logger.warning("skipping %d of %d images of %s: %s%s", len(failures), len(source), source.name, reasons, more)
     return take(source, [row for row in range(len(source)) if row not in failures])
 
 

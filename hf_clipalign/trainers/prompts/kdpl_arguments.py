@@ -50,7 +50,7 @@ class KDPLTrainingArguments(PromptLearningTrainingArguments):
         super().__post_init__()
         if self.cache_image_features and self.augment:
             raise ClipAlignError(
-                "teacher image features cannot be cached while pictures are augmented: pass augment=False, "
+                "teacher image features cannot be cached while images are augmented: pass augment=False, "
                 "or cache_image_features=False"
             )
         if self.cache_image_features is None:

@@ -13,9 +13,9 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import fill
 from hf_clipalign.data.texts.dictionary import check_names, load_dictionary
 from hf_clipalign.losses import kdpl_loss, top_classes
-from hf_clipalign.trainers.prompts.kdpl_arguments import KDPLTrainingArguments
-from hf_clipalign.trainers.prompts.data import PromptImages
 from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArguments
+from hf_clipalign.trainers.prompts.data import PromptImages
+from hf_clipalign.trainers.prompts.kdpl_arguments import KDPLTrainingArguments
 from hf_clipalign.trainers.prompts.trainer import PromptLearningTrainer
 from hf_clipalign.trainers.teacher import Teacher
 
@@ -180,12 +180,12 @@ class KDPLTrainer(PromptLearningTrainer):
         if self._teacher_images is not None:
             return self._teacher_images[batch["index"].to(self._teacher_images.device)]
         if "teacher_pixel_values" not in batch:
-            raise ClipAlignError("the training data gives no teacher_pixel_values: pass pictures, or add them")
+            raise ClipAlignError("the training data gives no teacher_pixel_values: pass images, or add them")
         with self.compute_loss_context_manager():
             return self.teacher.image_features(batch.pop("teacher_pixel_values").to(self.args.device))
 
     def _keep_teacher_images(self) -> None:
-        """Takes the teacher's image features of the whole data set, and leaves its pictures out from then on."""
+        """Takes the teacher's image features of the whole data set, and leaves its images out from then on."""
         images = self.train_dataset
         if not self._cache_images or self._teacher_images is not None or not isinstance(images, PromptImages):
             return

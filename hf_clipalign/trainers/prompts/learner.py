@@ -101,10 +101,10 @@ class PromptLearner(nn.Module):
         class_indices: Tensor | None = None,
         with_frozen: bool = False,
     ) -> dict[str, Tensor]:
-        """Logits of pictures against the classes of a set, in float32.
+        """Logits of images against the classes of a set, in float32.
 
         Args:
-            pixel_values (`Tensor [N, 3, H, W]`): pictures.
+            pixel_values (`Tensor [N, 3, H, W]`): images.
             class_set (`str`): which classes. Default: those that are trained on.
             class_indices (`LongTensor [K]`, *optional*): some of them only.
             with_frozen (`bool`): also the image features without prompts. Default False.

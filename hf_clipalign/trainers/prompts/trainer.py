@@ -1,4 +1,4 @@
-"""Learns prompts from labelled pictures; the base of the trainers that learn them otherwise."""
+"""Learns prompts from labelled images; the base of the trainers that learn them otherwise."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from transformers.training_args import OptimizerNames
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
-from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup, holds_pictures
+from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup, holds_images
+from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArguments
 from hf_clipalign.trainers.prompts.average import PromptAverage
 from hf_clipalign.trainers.prompts.card import write_prompt_card
 from hf_clipalign.trainers.prompts.data import PromptImages, collate, drop_unreadable
 from hf_clipalign.trainers.prompts.learner import TRAIN, PromptLearner
-from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArguments
 from hf_clipalign.trainers.prompts.learning_rate import published_rates, published_scheduler
 
 _ADAPTER_FILE = "adapter_model.safetensors"
 
 
 class PromptLearningTrainer(AlignmentTrainer):
-    """Trains a prompt adapter with cross-entropy on labelled pictures.
+    """Trains a prompt adapter with cross-entropy on labelled images.
 
     Args:
         model (`PeftModel`): a CLIP with an adapter of this package, for example `get_peft_model(clip, CoOpConfig())`.
         args (`PromptLearningTrainingArguments`): settings. Default: CoOp's published ones.
-        processing_class (`ProcessorMixin`): the student's processor (tokenizer and pictures).
-        train_dataset (`ImageSource`, `datasets.Dataset` or `torch.utils.data.Dataset`): pictures. A torch data set
+        processing_class (`ProcessorMixin`): the student's processor (tokenizer and images).
+        train_dataset (`ImageSource`, `datasets.Dataset` or `torch.utils.data.Dataset`): images. A torch data set
             gives dicts with `pixel_values` (and `labels`, and `teacher_pixel_values` where a teacher needs them).
-        eval_dataset (the same, or a dict of them): labelled pictures; each is classified among its own class names.
+        eval_dataset (the same, or a dict of them): labelled images; each is classified among its own class names.
         class_names (`Sequence[str]`, *optional*): names that the labels stand for. Default: those of `train_dataset`.
         **kwargs: passed to `transformers.Trainer` (`callbacks`, `compute_metrics`, `optimizers`, …).
 
     Raises:
-        `ClipAlignError`: no labels, no class names, duplicates, a prompt that is too long, too few pictures.
+        `ClipAlignError`: no labels, no class names, duplicates, a prompt that is too long, too few images.
 
     Example:
         ```python
@@ -125,8 +125,8 @@ class PromptLearningTrainer(AlignmentTrainer):
     # Data
 
     def _images(self, dataset: Any, args: PromptLearningTrainingArguments, training: bool) -> Any:
-        """Model inputs of pictures; a torch data set that gives them already is returned as it is."""
-        if not holds_pictures(dataset, "pixel_values"):
+        """Model inputs of images; a torch data set that gives them already is returned as it is."""
+        if not holds_images(dataset, "pixel_values"):
             return dataset
         source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset)
         return PromptImages(
@@ -251,17 +251,17 @@ class PromptLearningTrainer(AlignmentTrainer):
     # Evaluation
 
     def accuracy(self, dataset: Any, class_names: Sequence[str] | None = None) -> float:
-        """Share of labelled pictures that are classified right.
+        """Share of labelled images that are classified right.
 
         Args:
-            dataset (`ImageSource` or `datasets.Dataset`): the pictures.
+            dataset (`ImageSource` or `datasets.Dataset`): the images.
             class_names (`Sequence[str]`, *optional*): the classes to choose from. Default: those of the data set.
 
         Returns:
             `float`: in [0, 1].
 
         Raises:
-            `ClipAlignError`: the pictures have no labels.
+            `ClipAlignError`: the images have no labels.
         """
         images = self._images(dataset, self.args, training=False)
         if isinstance(images, PromptImages) and not images.has_labels:
@@ -371,7 +371,7 @@ class _Classes:
 
 
 def accuracy_metric(prediction: Any) -> dict[str, float]:
-    """Share of pictures whose highest logit is the right class."""
+    """Share of images whose highest logit is the right class."""
     logits, labels = prediction.predictions, prediction.label_ids
     return {"accuracy": float((np.asarray(logits).argmax(axis=1) == np.asarray(labels)).mean())}
 
@@ -379,12 +379,12 @@ def accuracy_metric(prediction: Any) -> dict[str, float]:
 def _check_training_images(
     images: Any, args: PromptLearningTrainingArguments, n_classes: int, needs_labels: bool
 ) -> None:
-    check_one_batch(len(images), "pictures", args)
+    check_one_batch(len(images), "images", args)
     if not needs_labels or not isinstance(images, PromptImages):
         return
     if not images.has_labels:
         raise ClipAlignError(
-            f"{images.source.name}: the pictures have no labels. Label them, or learn from a teacher: KDPLTrainer"
+            f"{images.source.name}: the images have no labels. Label them, or learn from a teacher: KDPLTrainer"
         )
     labels = np.asarray(images.source.labels)
     if labels.min() < 0 or labels.max() >= n_classes:

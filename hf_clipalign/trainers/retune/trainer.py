@@ -27,8 +27,6 @@ from hf_clipalign.metrics import multilabel_metrics
 from hf_clipalign.trainers.base import check_one_gpu
 from hf_clipalign.trainers.retune.arguments import RETuneTrainingArguments
 from hf_clipalign.trainers.retune.card import push_retune, write_prompts, write_retune_files
-from hf_clipalign.trainers.retune.learner import RETuneLearner
-from hf_clipalign.trainers.retune.state import OPTIMIZER_FILE, RETuneState
 from hf_clipalign.trainers.retune.data import (
     Shuffled,
     TaskEmbeddings,
@@ -40,6 +38,8 @@ from hf_clipalign.trainers.retune.data import (
     task_fingerprint,
     task_settings,
 )
+from hf_clipalign.trainers.retune.learner import RETuneLearner
+from hf_clipalign.trainers.retune.state import OPTIMIZER_FILE, RETuneState
 from hf_clipalign.trainers.retune.updates import SmallUpdates, moments_of, restore_moments
 
 _ADAPTER_FILE = "adapter_model.safetensors"

@@ -39,7 +39,7 @@ def png16(values: np.ndarray, colour_type: int = 2) -> bytes:
 
 
 @pytest.fixture
-def picture() -> Image.Image:
+def image() -> Image.Image:
     x = np.arange(12, dtype=np.uint8)
     return Image.fromarray(
         np.stack(np.broadcast_arrays(20 * x[None, :], 25 * x[:9, None], 100), axis=-1).astype(np.uint8)
@@ -51,9 +51,9 @@ def same(image: Image.Image, expected, tolerance: int = 0) -> bool:
     return int(np.abs(np.asarray(image).astype(int) - np.asarray(expected).astype(int)).max()) <= tolerance
 
 
-def test_every_kind_of_source_gives_the_same_picture(picture, tmp_path):
+def test_every_kind_of_source_gives_the_same_image(image, tmp_path):
     path = tmp_path / "a.png"
-    picture.save(path)
+    image.save(path)
     data = path.read_bytes()
     sources = [
         path,
@@ -63,12 +63,12 @@ def test_every_kind_of_source_gives_the_same_picture(picture, tmp_path):
         {"bytes": data, "path": None},
         {"bytes": None, "path": str(path)},
     ]
-    for source in [*sources, picture, np.asarray(picture), Image.open(path)]:
-        assert same(read_image(source), picture)
+    for source in [*sources, image, np.asarray(image), Image.open(path)]:
+        assert same(read_image(source), image)
 
 
-def test_result_is_a_plain_picture_and_the_input_is_left_alone(picture, tmp_path):
-    picture.save(tmp_path / "a.jpg", exif=Image.Exif(), icc_profile=b"x" * 200)
+def test_result_is_a_plain_image_and_the_input_is_left_alone(image, tmp_path):
+    image.save(tmp_path / "a.jpg", exif=Image.Exif(), icc_profile=b"x" * 200)
     result = read_image(tmp_path / "a.jpg")
     assert type(result) is Image.Image
     assert result.info == {}
@@ -76,14 +76,14 @@ def test_result_is_a_plain_picture_and_the_input_is_left_alone(picture, tmp_path
     rgba = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
     read_image(rgba)
     assert rgba.mode == "RGBA"
-    read_image(picture).putpixel((0, 0), (1, 2, 3))
-    assert picture.getpixel((0, 0)) == (0, 0, 100)
+    read_image(image).putpixel((0, 0), (1, 2, 3))
+    assert image.getpixel((0, 0)) == (0, 0, 100)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF", "PPM", "WEBP"])
-def test_formats(picture, kind):
+def test_formats(image, kind):
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-    source = picture.quantize(200) if kind == "GIF" else picture
+    source = image.quantize(200) if kind == "GIF" else image
     assert same(read_image(encode(source, kind, **options)), source.convert("RGB"))
 
 
@@ -110,9 +110,9 @@ def test_exif_rotation(kind, orientation):
     assert same(result, upright, tolerance=30 if kind == "JPEG" else 0)
 
 
-def test_broken_exif_does_not_matter(picture):
-    data = encode(picture, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
-    assert read_image(data).size == picture.size
+def test_broken_exif_does_not_matter(image):
+    data = encode(image, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
+    assert read_image(data).size == image.size
 
 
 def test_transparency_is_put_on_the_background():
@@ -139,16 +139,16 @@ def test_palette_transparency():
     assert same(read_image(encode(palette, "PNG")), [[(255, 0, 0), (0, 255, 0), (0, 0, 255)]])
 
 
-def test_colour_key_transparency(picture):
-    key = picture.getpixel((3, 4))
-    result = read_image(encode(picture, "PNG", transparency=key))
+def test_colour_key_transparency(image):
+    key = image.getpixel((3, 4))
+    result = read_image(encode(image, "PNG", transparency=key))
     assert result.getpixel((3, 4)) == WHITE
-    assert result.getpixel((4, 4)) == picture.getpixel((4, 4))
+    assert result.getpixel((4, 4)) == image.getpixel((4, 4))
     grey = Image.fromarray(np.array([[0, 7]], dtype=np.uint8))
     assert same(read_image(encode(grey, "PNG", transparency=0)), [[WHITE, (7, 7, 7)]])
 
 
-def test_cmyk_and_the_inverted_cmyk_of_adobe(picture):
+def test_cmyk_and_the_inverted_cmyk_of_adobe(image):
     flat = Image.new("RGB", (16, 16), (200, 40, 90))
     data = encode(flat.convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data  # PIL writes, and reads, the inverted form
@@ -190,7 +190,7 @@ def test_16_bit_colour_png():
         ([0.0, np.inf, 1000.0], [0, 0, 255]),
     ],
 )
-def test_float_pictures(values, expected):
+def test_float_images(values, expected):
     image = Image.fromarray(np.array([values], dtype=np.float32))
     for source in (image, encode(image, "TIFF")):
         assert np.asarray(read_image(source))[0, :, 0].tolist() == expected
@@ -203,7 +203,7 @@ def test_signed_integers_are_stretched():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(width=32), min_size=1, max_size=8))
-def test_any_float_picture_keeps_its_order(values):
+def test_any_float_image_keeps_its_order(values):
     array = np.array([values], dtype=np.float32)
     grey = np.asarray(read_image(Image.fromarray(array)))[0, :, 0]
     finite = np.isfinite(array[0])
@@ -219,16 +219,16 @@ def test_animations_give_the_first_frame(kind):
     assert same(read_image(data), frames[0])
 
 
-def test_other_formats_and_multi_picture_jpegs(picture):
+def test_other_formats_and_multi_image_jpegs(image):
     flat = Image.new("RGB", (16, 16), (200, 40, 90))
-    assert same(read_image(encode(flat, "MPO", save_all=True, append_images=[picture])), flat, tolerance=3)
+    assert same(read_image(encode(flat, "MPO", save_all=True, append_images=[image])), flat, tolerance=3)
     for kind in ("AVIF", "JPEG2000"):
         if kind in Image.SAVE:
             assert same(read_image(encode(flat, kind)), flat, tolerance=4)
 
 
-def test_threads_agree(picture):
-    sources = [encode(picture, "PNG"), encode(picture.convert("P"), "GIF"), b"junk"] * 20
+def test_threads_agree(image):
+    sources = [encode(image, "PNG"), encode(image.convert("P"), "GIF"), b"junk"] * 20
 
     def read(source):
         try:
@@ -268,7 +268,7 @@ def test_arrays():
         np.uint8(3).reshape(()),
     ],
 )
-def test_arrays_that_are_no_pictures(array):
+def test_arrays_that_are_no_images(array):
     with pytest.raises(ClipAlignError, match="upload 7"):
         read_image(array, name="upload 7")
 
@@ -314,8 +314,8 @@ def test_jpeg_that_does_not_fit_even_at_an_eighth():
         read_image(encode(Image.new("RGB", (64, 48)), "JPEG"), max_pixels=47)
 
 
-def test_max_pixels_can_be_raised(picture):
-    data = encode(picture, "PNG")
+def test_max_pixels_can_be_raised(image):
+    data = encode(image, "PNG")
     with pytest.raises(ClipAlignError, match="raise max_pixels"):
         read_image(data, max_pixels=107)
     assert read_image(data, max_pixels=108).size == (12, 9)
@@ -348,13 +348,13 @@ def test_damaged_files_raise_nothing_else(kind, data):
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"P", "not a picture|damaged"),
-        (b"hello, this is text", "not a picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not a picture"),
+        (b"P", "not an image|damaged"),
+        (b"hello, this is text", "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not an image"),
     ],
 )
-def test_files_that_are_no_pictures(content, message, tmp_path):
+def test_files_that_are_no_images(content, message, tmp_path):
     (tmp_path / "odd.jpg").write_bytes(content)
     with pytest.raises(ClipAlignError, match=f"odd.jpg.*({message})"):
         read_image(tmp_path / "odd.jpg")

@@ -84,7 +84,7 @@ def test_sub_folders_are_classes(folder):
     assert source.labels.dtype == np.int64
     assert source.texts is None
     assert [colour_of(source, i) for i in range(3)] == [COLOURS["green"], COLOURS["blue"], COLOURS["red"]]
-    assert "4 pictures, 3 classes" in repr(source)
+    assert "4 images, 3 classes" in repr(source)
 
 
 def test_flat_folder_and_other_files(tmp_path):
@@ -128,7 +128,7 @@ def test_file_names_that_are_not_utf8(tmp_path):
 
 def test_bad_folders(folder, tmp_path, monkeypatch):
     (tmp_path / "none").mkdir()
-    with pytest.raises(ClipAlignError, match=r"no pictures .*\.jpg, .*\.webp"):
+    with pytest.raises(ClipAlignError, match=r"no images .*\.jpg, .*\.webp"):
         image_folder(tmp_path / "none")
     with pytest.raises(ClipAlignError, match="recursive=False"):
         image_folder(folder, recursive=False)
@@ -156,7 +156,7 @@ def test_folder_fingerprint_follows_the_content(folder, tmp_path):
     assert len({first, touched, image_folder(folder).fingerprint()}) == 3
 
 
-def test_a_bad_picture_is_named(folder):
+def test_a_bad_image_is_named(folder):
     (folder / "zebra" / "2.png").write_bytes(b"")
     with pytest.raises(ClipAlignError, match=r"zebra/2\.png: the file is empty"):
         image_folder(folder).read(3)
@@ -234,9 +234,9 @@ def test_bad_datasets(dataset):
 @pytest.fixture
 def table(tmp_path):
     for colour in COLOURS:
-        save(tmp_path / "t" / "pictures" / f"{colour}.png", colour)
+        save(tmp_path / "t" / "images" / f"{colour}.png", colour)
     frame = pd.DataFrame(
-        {"image": [f"pictures/{c}.png" for c in COLOURS], "kind": ["warm", "None", "cold"], "number": [7, 1, 7]}
+        {"image": [f"images/{c}.png" for c in COLOURS], "kind": ["warm", "None", "cold"], "number": [7, 1, 7]}
     )
     frame.to_csv(tmp_path / "t" / "table.csv", index=False)
     frame.to_csv(tmp_path / "t" / "table.tsv", index=False, sep="\t")
@@ -247,7 +247,7 @@ def table(tmp_path):
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
 def test_tables(table, ending):
     source = from_table(table.with_suffix(ending), label_column="kind")
-    assert source.ids == ["pictures/red.png", "pictures/green.png", "pictures/blue.png"]
+    assert source.ids == ["images/red.png", "images/green.png", "images/blue.png"]
     assert source.class_names == ["None", "cold", "warm"]
     assert source.labels.tolist() == [2, 0, 1]
     assert colour_of(source, 2) == COLOURS["blue"]
@@ -257,20 +257,20 @@ def test_tables(table, ending):
 
 
 def test_table_from_excel_with_a_byte_order_mark(table):
-    table.write_text("image;x\n".replace(";", ",") + "pictures/red.png,1\n", encoding="utf-8-sig")
+    table.write_text("image;x\n".replace(";", ",") + "images/red.png,1\n", encoding="utf-8-sig")
     assert colour_of(from_table(table), 0) == COLOURS["red"]
 
 
 def test_frame_and_root(table, monkeypatch):
     frame = pd.DataFrame({"file_name": ["red.png", "blue.png"]}, index=[5, 9])
-    source = from_table(frame, root=table.parent / "pictures")
+    source = from_table(frame, root=table.parent / "images")
     assert source.ids == ["red.png", "blue.png"]
     assert colour_of(source, 1) == COLOURS["blue"]
-    monkeypatch.chdir(table.parent / "pictures")
+    monkeypatch.chdir(table.parent / "images")
     assert colour_of(from_table(frame), 1) == COLOURS["blue"]
 
 
-def test_pictures_inside_the_table(tmp_path):
+def test_images_inside_the_table(tmp_path):
     frame = pd.DataFrame(
         {"image": [png(c) for c in COLOURS], "s": [{"bytes": png(c), "path": "x.png"} for c in COLOURS]}
     )
@@ -282,10 +282,10 @@ def test_pictures_inside_the_table(tmp_path):
             assert colour_of(source, 1) == COLOURS["green"]
 
 
-def test_captions_of_one_picture_are_joined(table):
-    table.write_text("image,caption\npictures/red.png,one\npictures/blue.png,two\npictures/red.png,three\n")
+def test_captions_of_one_image_are_joined(table):
+    table.write_text("image,caption\nimages/red.png,one\nimages/blue.png,two\nimages/red.png,three\n")
     source = from_table(table, text_column="caption")
-    assert source.ids == ["pictures/red.png", "pictures/blue.png"]
+    assert source.ids == ["images/red.png", "images/blue.png"]
     assert source.texts == [["one", "three"], ["two"]]
     assert from_table(table).ids == ["0", "1", "2"]
 
@@ -296,21 +296,21 @@ def test_lists_of_captions(table):
     assert from_table(table.with_suffix(".parquet"), text_column="captions").texts == [["a", "b"], [], []]
 
 
-def test_table_fingerprint_follows_pictures_and_columns(table):
+def test_table_fingerprint_follows_images_and_columns(table):
     first = from_table(table).fingerprint()
     assert from_table(table).fingerprint() == first
     os.utime(table, (1, 1))
     assert from_table(table).fingerprint() == first
     labelled = from_table(table, label_column="kind").fingerprint()
-    os.utime(table.parent / "pictures" / "red.png", (1, 1))
+    os.utime(table.parent / "images" / "red.png", (1, 1))
     assert len({first, labelled, from_table(table).fingerprint()}) == 3
 
 
-@pytest.mark.parametrize("path", ["../secret.png", "pictures/../../secret.png", "/etc/passwd"])
+@pytest.mark.parametrize("path", ["../secret.png", "images/../../secret.png", "/etc/passwd"])
 @pytest.mark.parametrize("with_root", [False, True])
 def test_paths_stay_in_their_folder(table, path, with_root):
     save(table.parent.parent / "secret.png")
-    table.write_text(f"image\npictures/red.png\n{path}\n")
+    table.write_text(f"image\nimages/red.png\n{path}\n")
     if path.startswith("/") and not with_root:
         assert from_table(table).items[1] == path
         return
@@ -368,7 +368,7 @@ def test_missing_labels_in_frames(missing):
         from_table(frame, label_column="label")
 
 
-# Whatever holds pictures
+# Whatever holds images
 
 
 def test_open_source_dispatches(folder, dataset, table, tmp_path):
@@ -401,8 +401,8 @@ def test_home_folder(folder, monkeypatch):
 def test_hub_ids(dataset, monkeypatch):
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or dataset)
-    assert len(open_source("someone/pictures", split="test", config_name="small")) == 3
-    assert asked == [(("someone/pictures", "small"), {"split": "test"})]
+    assert len(open_source("someone/images", split="test", config_name="small")) == 3
+    assert asked == [(("someone/images", "small"), {"split": "test"})]
 
 
 @pytest.mark.parametrize(
@@ -417,15 +417,15 @@ def test_paths_that_do_not_exist_are_not_asked_from_the_hub(name, monkeypatch):
 def test_offline_and_not_cached(tmp_path):
     code = (
         "from hf_clipalign.data import open_source\nfrom hf_clipalign import ClipAlignError\n"
-        "try: open_source('someone/pictures', split='test')\nexcept ClipAlignError as error: print(error)"
+        "try: open_source('someone/images', split='test')\nexcept ClipAlignError as error: print(error)"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("someone/pictures: no such file or folder, and not loadable from the Hub")
+    assert result.stdout.startswith("someone/images: no such file or folder, and not loadable from the Hub")
     assert "while online" in result.stdout
 
 
-def test_things_that_hold_no_pictures():
+def test_things_that_hold_no_images():
     with pytest.raises(ClipAlignError, match="cannot open a list"):
         open_source(["a.png"])
 

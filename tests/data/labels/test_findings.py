@@ -161,7 +161,7 @@ def test_mimic_as_it_comes(tmp_path: Path) -> None:
     assert found.patients == ["p10000032"] * 3 + ["p11000001"]
     np.testing.assert_array_equal(found.values, [[1, np.nan], [1, np.nan], [np.nan, -1], [0, 1]])
     assert len(read_mimic_cxr(*files, TWO, split="train")) == 3
-    with pytest.raises(ClipAlignError, match="no picture of a study"):
+    with pytest.raises(ClipAlignError, match="no image of a study"):
         read_mimic_cxr(*files, TWO, split="validate")
     with pytest.raises(ClipAlignError, match="'ViewPosition'"):
         read_mimic_cxr(*files, TWO, views=["PA"])
@@ -181,7 +181,7 @@ def test_mimic_as_it_comes(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mimic_rows_that_name_no_picture_or_two_studies(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_mimic_rows_that_name_no_image_or_two_studies(tmp_path: Path, old: str, new: str, message: str) -> None:
     texts = [text.replace(old, new) for text in (MIMIC_LABELS, MIMIC_SPLIT)]
     files = written(tmp_path, "chexpert.csv", texts[0]), written(tmp_path, "split.csv", texts[1])
     with pytest.raises(ClipAlignError, match=message):
@@ -283,7 +283,7 @@ def test_findings_are_a_list_of_names(tmp_path: Path) -> None:
         read_mimic_cxr(path, path, "Edema")
 
 
-def test_pictures_of_the_rows(tmp_path: Path) -> None:
+def test_images_of_the_rows(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), "red").save(tmp_path / "1.png")
     source = labels([[1], [0]]).source(tmp_path)
     assert source.ids == ["0.png", "1.png"]

@@ -31,7 +31,7 @@ def source(labels: Any = LABELS, names: list[str] | None = NAMES) -> ImageSource
     )
 
 
-def test_known_classes_come_first_and_half_of_their_pictures_is_labelled() -> None:
+def test_known_classes_come_first_and_half_of_their_images_is_labelled() -> None:
     split = GCDSplit.from_source(source(), ["fox", "bee"])
     assert split.class_names == ["fox", "bee"]
     assert split.novel_names == ["ant", "cat", "dog", "emu"]
@@ -54,7 +54,7 @@ def test_the_labelled_half_is_that_of_the_reference_implementations() -> None:
     assert sorted(np.flatnonzero(split.labelled)) == sorted(expected)
 
 
-def test_the_seed_draws_pictures_and_the_class_seed_draws_classes() -> None:
+def test_the_seed_draws_images_and_the_class_seed_draws_classes() -> None:
     one, two = (GCDSplit.from_source(source(), 3, seed=seed) for seed in (0, 1))
     assert not np.array_equal(one.labelled, two.labelled)
     drawn = {tuple(GCDSplit.from_source(source(), 0.5, class_seed=seed).class_names) for seed in range(6)}
@@ -68,8 +68,8 @@ def test_shares_within_classes() -> None:
 
 
 def test_a_dataset_with_a_label_column() -> None:
-    pictures = [Image.new("RGB", (2, 2))] * 12
-    data = datasets.Dataset.from_dict({"image": pictures, "kind": ["a", "b", "c"] * 4}).cast_column(
+    images = [Image.new("RGB", (2, 2))] * 12
+    data = datasets.Dataset.from_dict({"image": images, "kind": ["a", "b", "c"] * 4}).cast_column(
         "image", datasets.Image()
     )
     split = GCDSplit.from_source(data, ["c"], label_column="kind")
@@ -78,8 +78,8 @@ def test_a_dataset_with_a_label_column() -> None:
 
 
 def dataset(**columns: list[Any]) -> datasets.Dataset:
-    pictures = [Image.new("RGB", (2, 2))] * len(next(iter(columns.values())))
-    return datasets.Dataset.from_dict({"image": pictures, **columns}).cast_column("image", datasets.Image())
+    images = [Image.new("RGB", (2, 2))] * len(next(iter(columns.values())))
+    return datasets.Dataset.from_dict({"image": images, **columns}).cast_column("image", datasets.Image())
 
 
 def test_a_plain_column_called_label_is_enough() -> None:
@@ -129,7 +129,7 @@ def test_a_known_name_is_the_class_that_is_called_exactly_so(names: list[str], k
         (lambda: GCDSplit.from_source(source(), 6), "none to discover"),
         (lambda: GCDSplit.from_source(source(), 0.01), "none known"),
         (lambda: GCDSplit.from_source(source(), 2, labelled_fraction=1.0), "labelled_fraction"),
-        (lambda: GCDSplit.from_source(source(np.minimum(LABELS, 4)), 2), "'fox' has no picture"),
+        (lambda: GCDSplit.from_source(source(np.minimum(LABELS, 4)), 2), "'fox' has no image"),
         (lambda: GCDSplit.from_source(source([0, 0, 0, 0, 1, 2, 3, 4, 5]), 2, per_class=True), r"'bee' \(0\)"),
         (lambda: GCDSplit.from_source(source([0, 0, 1, 2, 3, 4, 5]), 1), r"'ant' \(1\) have fewer"),
     ],
@@ -200,11 +200,11 @@ def test_a_partly_labelled_folder(tmp_path: Path) -> None:
     [
         ({"cat": 2, "dog": 2}, "no sub-folder 'unlabelled'; its sub-folders are 'cat', 'dog'"),
         ({"cat": 1, "dog": 2, "unlabelled": 9}, r"'cat' \(1\) have fewer"),
-        ({"cat": 2, "dog": 0, "unlabelled": 4}, "'dog' has no picture"),
-        ({"unlabelled": 4}, "no class has labelled pictures"),
-        ({"cat": 2, "unlabelled": 0}, "'unlabelled' has no picture"),
+        ({"cat": 2, "dog": 0, "unlabelled": 4}, "'dog' has no image"),
+        ({"unlabelled": 4}, "no class has labelled images"),
+        ({"cat": 2, "unlabelled": 0}, "'unlabelled' has no image"),
         ({"cat": 2, "unlabelled": 4, ".": 2}, r"'0.png', '1.png' in no sub-folder: move .* into 'unlabelled'"),
-        ({"cat": 2, "unlabelled": 4}, "7 classes cannot be found in 6 pictures"),
+        ({"cat": 2, "unlabelled": 4}, "7 classes cannot be found in 6 images"),
     ],
 )
 def test_bad_folders(tmp_path: Path, counts: dict[str, int], message: str) -> None:

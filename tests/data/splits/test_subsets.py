@@ -38,7 +38,7 @@ def test_seed_decides_and_classes_are_drawn_independently() -> None:
     assert of_class_0 == [row for row in without_others if LABELS[row] == 0]
 
 
-def test_parts_keep_pictures_labels_and_names_together() -> None:
+def test_parts_keep_images_labels_and_names_together() -> None:
     part = keep_classes(source(), [2, 0])
     assert part.class_names == ["cat", "ant"]
     assert part.ids == ["0", "2", "3", "5", "6", "8", "9", "11"]
@@ -74,7 +74,7 @@ def test_bad_requests() -> None:
         few_shot(source(labels=None), 1)
     with pytest.raises(ClipAlignError, match="give 1 or more"):
         few_shot(source(), 0)
-    with pytest.raises(ClipAlignError, match="no picture is left"):
+    with pytest.raises(ClipAlignError, match="no image is left"):
         keep_classes(source(), [])
     with pytest.raises(ClipAlignError, match="2 or more classes, there is 1"):
         base_and_novel(source(labels=np.zeros(12, dtype=int), names=["ant"]))

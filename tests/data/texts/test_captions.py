@@ -92,7 +92,7 @@ def test_named_columns(tmp_path):
     [
         ("a.csv", "image,caption\nx.jpg,one\ny.jpg,\n", "line 3 has an empty caption"),
         ("a.csv", "image,caption\nx.jpg\n", "line 2 has an empty caption"),
-        ("a.csv", "image,caption\n,one\n", "line 2 names no picture"),
+        ("a.csv", "image,caption\n,one\n", "line 2 names no image"),
         ("a.csv", "image,caption\n", "holds no captions"),
         ("a.csv", "", "the columns are none"),
         ("a.csv", "image,words\nx.jpg,one\n", "pass text_column; the columns are 'image', 'words'"),
@@ -125,7 +125,7 @@ def test_missing_files_and_columns(tmp_path):
         load_captions(tmp_path / "a.csv", text_column="c")
 
 
-def test_captions_meet_their_pictures(tmp_path):
+def test_captions_meet_their_images(tmp_path):
     for name in ("b/one.png", "a/two.png", "a/three.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
@@ -144,9 +144,9 @@ def test_captions_meet_their_pictures(tmp_path):
     assert pickle.loads(pickle.dumps(paired)).fingerprint() == paired.fingerprint()
 
 
-def test_captions_that_do_not_fit_the_pictures():
+def test_captions_that_do_not_fit_the_images():
     source = ImageSource([b""] * 2, ids=["0.png", "1.png"], name="photos")
-    with pytest.raises(ClipAlignError, match="photos: 2 pictures, but 3 captions"):
+    with pytest.raises(ClipAlignError, match="photos: 2 images, but 3 captions"):
         with_captions(source, ["a", "b", "c"])
-    with pytest.raises(ClipAlignError, match=r"1 of 2 pictures have no caption, the first is '1\.png'"):
+    with pytest.raises(ClipAlignError, match=r"1 of 2 images have no caption, the first is '1\.png'"):
         with_captions(source, Captions(["a"], np.array([0]), ["0.png"]))

@@ -35,7 +35,7 @@ def align(family):
     return IsoCLIPModel.from_clip_pretrained(ALL_MAKERS[family](), image_band=IMAGE_BAND, text_band=TEXT_BAND)
 
 
-def pictures():
+def images():
     generator = np.random.default_rng(0)
     return [Image.fromarray(generator.integers(0, 255, (40, 30, 3), dtype=np.uint8)) for _ in range(4)]
 
@@ -51,7 +51,7 @@ def cosines(features):
 @torch.no_grad()
 def expected(model, family, modality):
     if modality == "image":
-        batch = dict(tiny_processor(family).image_processor(images=pictures(), return_tensors="pt"))
+        batch = dict(tiny_processor(family).image_processor(images=images(), return_tensors="pt"))
     else:
         batch = tokenize(model.encoder, tokenizer_of(family), TEXTS)
     return getattr(model, f"get_{modality}_features")(**batch).pooler_output
@@ -66,8 +66,8 @@ def sentence_embeddings(tmp_path_factory):
         family, modality, compact, dtype = case
         folder = root / "-".join(map(str, case))
         export_sentence_transformers(align(family), folder, tiny_processor(family), modality, compact, dtype)
-    for index, picture in enumerate(pictures()):
-        picture.save(root / f"{index}.png")
+    for index, image in enumerate(images()):
+        image.save(root / f"{index}.png")
     code = f"""
         import sys; sys.modules["hf_clipalign"] = None
         import torch
@@ -169,7 +169,7 @@ def run_onnx(model, family, modality, path, n):
         ("chinese_clip", "image"),
         ("vision_text", "image"),
         *[
-            pytest.param(family, "image", marks=pytest.mark.slow)  # CLIP's picture tower again
+            pytest.param(family, "image", marks=pytest.mark.slow)  # CLIP's image tower again
             for family in ("metaclip_2", "altclip", "vision_text_clip", "clipseg")
         ],
         ("clip", "text"),
@@ -211,7 +211,7 @@ def test_onnx_compact_half_precision_and_unit_length(tmp_path):
     assert model.clip.dtype == torch.float32
 
 
-def test_onnx_refuses_flexible_picture_shapes(tmp_path):
+def test_onnx_refuses_flexible_image_shapes(tmp_path):
     with pytest.raises(ClipAlignError, match=r"Siglip2Model resizes its position table .*model_type siglip"):
         export_onnx(align("siglip2"), tmp_path / "tower.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from hf_clipalign.data import ImageSource, Mini, from_dataset, load_mini, take, 
 from hf_clipalign.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 from tests.processes import report_what_is_left
 
-N_PICTURES = 36
+N_IMAGES = 36
 
 
 @functools.cache
@@ -30,10 +30,10 @@ def mini() -> Mini:
 @functools.cache
 def pairs() -> ImageSource:
     """36 emoji in several styles; each has its name and up to three keywords as captions, of uneven numbers."""
-    emoji = mini().emoji_subset(split="train").select(range(N_PICTURES))
+    emoji = mini().emoji_subset(split="train").select(range(N_IMAGES))
     source = from_dataset(emoji, label_column="name")
     keywords, names = emoji["keywords"][:], emoji["name"][:]
-    captions = [[f"an emoji of {names[row]}", *keywords[row][: row % 4]] for row in range(N_PICTURES)]
+    captions = [[f"an emoji of {names[row]}", *keywords[row][: row % 4]] for row in range(N_IMAGES)]
     return with_captions(source, captions)
 
 

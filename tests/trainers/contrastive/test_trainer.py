@@ -20,7 +20,7 @@ from hf_clipalign.hub import check_card
 from hf_clipalign.losses import contrastive_loss, info_nce_loss, sigmoid_loss
 from hf_clipalign.trainers import ContrastiveTrainer, ContrastiveTrainingArguments, ImageTextPairs
 from tests.tiny_models import ALL_MAKERS, tiny_processor
-from tests.trainers.contrastive.runs import N_PICTURES, build, few, losses, mini, pairs, student, weights
+from tests.trainers.contrastive.runs import N_IMAGES, build, few, losses, mini, pairs, student, weights
 
 PROJECTORS = {"model.visual_projection.weight", "model.text_projection.weight"}
 
@@ -86,10 +86,10 @@ def test_all_captions_sigmoid_and_image_term_are_the_losses_of_the_package(tmp_p
     torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_pictures_of_a_label_share_their_captions(tmp_path: Path) -> None:
-    trainer = build(tmp_path, positives="label", per_device_train_batch_size=N_PICTURES)
+def test_images_of_a_label_share_their_captions(tmp_path: Path) -> None:
+    trainer = build(tmp_path, positives="label", per_device_train_batch_size=N_IMAGES)
     batch = one_batch(trainer)
-    assert len(batch["image_groups"].unique()) == len(set(pairs().labels.tolist())) < N_PICTURES
+    assert len(batch["image_groups"].unique()) == len(set(pairs().labels.tolist())) < N_IMAGES
     model = student().eval()
     with torch.no_grad():
         images = model.get_image_features(**batch["images"]).pooler_output
@@ -188,7 +188,7 @@ def test_resumed_is_uninterrupted(loss: str, tmp_path: Path) -> None:
         ({"loss": "info_nce" if loss == "sigmoid" else "sigmoid"}, f"loss '{loss}', this one has"),
         ({"trainable": "projectors"}, "trainable 'all', this one has 'projectors'"),
         ({"temperature_mode": "fixed"}, "temperature_mode 'clamped', this one has 'fixed'"),
-        ({"train_dataset": few(24)}, "pictures 36, this one has 24"),
+        ({"train_dataset": few(24)}, "images 36, this one has 24"),
     ):
         with pytest.raises(ClipAlignError, match=rf"checkpoint-4 is of a run with {words}"):
             build(tmp_path, **(settings | change)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
@@ -278,7 +278,7 @@ def test_evaluation_searches_the_whole_set(tmp_path: Path) -> None:
     assert {"eval_first_loss", "eval_all_text_to_image_map"} <= set(scores)
 
 
-def test_views_and_captions_depend_on_seed_epoch_and_picture_only(tmp_path: Path) -> None:
+def test_views_and_captions_depend_on_seed_epoch_and_image_only(tmp_path: Path) -> None:
     trainer = build(tmp_path, augment=True, image_term_weight=1.0)
     data = trainer.train_dataset
     pixels: dict[str, torch.Tensor] = {}
@@ -299,8 +299,8 @@ def test_views_and_captions_depend_on_seed_epoch_and_picture_only(tmp_path: Path
 
 
 def test_own_augmentation_makes_the_views(tmp_path: Path) -> None:
-    def dark(picture: Any, generator: np.random.Generator) -> Any:
-        return picture.point(lambda value: value * generator.uniform(0.1, 0.5))
+    def dark(image: Any, generator: np.random.Generator) -> Any:
+        return image.point(lambda value: value * generator.uniform(0.1, 0.5))
 
     plain = build(tmp_path).train_dataset[0]["images"]["pixel_values"]
     item = build(tmp_path, augmentation=dark, image_term_weight=1.0).train_dataset[0]
@@ -385,14 +385,14 @@ def test_every_family(family: str, loss: str, tmp_path: Path) -> None:
         ({"crop_scale": 0.0}, "crop_scale is 0.0"),
         ({"flip": True}, "flip is a part of the augmentation"),
         ({"gradient_checkpointing": True}, "set cache_chunk_size"),
-        ({"image_term_weight": 1.0}, "two random views of a picture: set augment=True"),
+        ({"image_term_weight": 1.0}, "two random views of an image: set augment=True"),
         ({"per_device_train_batch_size": 1}, "a batch of one pair has no negatives"),
         ({"per_device_train_batch_size": 40}, "36 pairs do not fill one batch of 40"),
         ({"temperature": None, "max_logit_scale": 50.0}, "the checkpoint's scale 100 is above max_logit_scale 50"),
         ({"trainable": "given", "model": "frozen"}, "nothing in the model is trainable"),
-        ({"train_dataset": "without captions"}, "the pictures have no captions"),
-        ({"train_dataset": "blank caption"}, r"1 of 3 pictures have no caption or a blank one \(1\)"),
-        ({"train_dataset": "data set"}, "the pictures have no captions. Name their column with text_column"),
+        ({"train_dataset": "without captions"}, "the images have no captions"),
+        ({"train_dataset": "blank caption"}, r"1 of 3 images have no caption or a blank one \(1\)"),
+        ({"train_dataset": "data set"}, "the images have no captions. Name their column with text_column"),
         ({"train_dataset": "no labels", "positives": "label"}, "no labels, but positives is 'label'"),
     ],
 )

@@ -32,7 +32,7 @@ def mini() -> Mini:
 
 @functools.cache
 def split() -> GCDSplit:
-    """About 80 pictures of four classes, two of them known."""
+    """About 80 images of four classes, two of them known."""
     emoji = mini().emoji_subset(styles="noto")
     source = from_dataset(emoji, label_column="subgroup")
     names = list(source.class_names or ())
@@ -86,7 +86,7 @@ def trained(model: SpectralGCDModel) -> dict[str, Tensor]:
 
 
 class Draws:
-    """Records which pictures each step of this process sees."""
+    """Records which images each step of this process sees."""
 
     def __init__(self, trainer: SpectralGCDTrainer):
         self.seen: list[list[int]] = []

@@ -175,11 +175,11 @@ def test_without_distillation_no_teacher_is_needed(tmp_path: Path) -> None:
     assert "forward_kl" not in trainer.state.log_history[0]
 
 
-def test_the_teacher_sees_the_plain_pictures(tmp_path: Path) -> None:
+def test_the_teacher_sees_the_plain_images(tmp_path: Path) -> None:
     trainer = build(tmp_path)
     index = torch.tensor([5, 2, 5])
-    pictures = [split().source.read(row) for row in index.tolist()]
-    inputs = mini().teacher_processor(images=pictures, return_tensors="pt")
+    images = [split().source.read(row) for row in index.tolist()]
+    inputs = mini().teacher_processor(images=images, return_tensors="pt")
     with torch.no_grad():
         images = mini().teacher.get_image_features(**inputs).pooler_output
         words = mini().teacher_processor(
@@ -207,8 +207,8 @@ def test_a_saved_model_predicts_the_same(tmp_path: Path) -> None:
     trainer.save_model()
     trainer.create_model_card()
     loaded = SpectralGCDModel.from_pretrained(tmp_path)
-    pictures = [split().source.read(row) for row in range(4)]
-    for ours, theirs in zip(trainer.gcd_model.predict(pictures), loaded.predict(pictures), strict=True):
+    images = [split().source.read(row) for row in range(4)]
+    for ours, theirs in zip(trainer.gcd_model.predict(images), loaded.predict(images), strict=True):
         assert dataclasses.replace(ours, probability=0, concepts=[]) == dataclasses.replace(
             theirs, probability=0, concepts=[]
         )
@@ -239,7 +239,7 @@ def test_a_cache_of_something_else_is_an_error_that_says_what(tmp_path: Path) ->
     other = GCDSplit.from_source(split().source, 2).source
     other = dataclasses.replace(split(), source=other).source
     cases: list[tuple[Any, Any, Any, str]] = [
-        (student, CONCEPTS, TEMPLATE, "another teacher .* and another picture processing"),
+        (student, CONCEPTS, TEMPLATE, "another teacher .* and another image processing"),
         (teacher, CONCEPTS[:-1], TEMPLATE, "other concepts or another template"),
         (teacher, CONCEPTS, "a photo of a {} .", "other concepts or another template"),
     ]
@@ -258,7 +258,7 @@ def test_the_cache_holds_features_and_what_they_belong_to(tmp_path: Path) -> Non
     tensors = load_file(file)
     assert tensors["images"].shape == (len(split()), 128)
     save_file(tensors, file)
-    with pytest.raises(ClipAlignError, match="other pictures"):
+    with pytest.raises(ClipAlignError, match="other images"):
         teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file)
 
 
@@ -276,12 +276,12 @@ def test_a_cache_with_bad_features_is_damaged(name: str, spoil: Callable[[Tensor
         teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file)
 
 
-def test_all_pictures_that_cannot_be_read_are_told_at_once(tmp_path: Path) -> None:
+def test_all_images_that_cannot_be_read_are_told_at_once(tmp_path: Path) -> None:
     for row in range(6):
         file = tmp_path / f"{row}.png"
-        split().source.read(row).save(file) if row < 2 else file.write_bytes(b"no picture")
+        split().source.read(row).save(file) if row < 2 else file.write_bytes(b"no image")
     teacher = Teacher(mini().teacher, mini().teacher_processor)
-    with pytest.raises(ClipAlignError, match=r"4 of 6 pictures .* leave them out\. .*2.png.*; and 1 more"):
+    with pytest.raises(ClipAlignError, match=r"4 of 6 images .* leave them out\. .*2.png.*; and 1 more"):
         teacher_concepts(teacher, open_source(tmp_path), CONCEPTS, TEMPLATE, progress=False)
 
 
@@ -301,7 +301,7 @@ def test_bad_input(tmp_path: Path) -> None:
     cases: list[tuple[Any, str]] = [
         (lambda: build(tmp_path, train_dataset=others), "class_names=split.class_names"),
         (lambda: build(tmp_path, train_dataset=split().source), "make a GCDSplit"),
-        (lambda: build(tmp_path, flexible), "fixed picture size"),
+        (lambda: build(tmp_path, flexible), "fixed image size"),
         (lambda: build(tmp_path, many), "1002 classes cannot be found"),
         (lambda: build(tmp_path, per_device_train_batch_size=512), "do not fill one batch"),
         (lambda: build(tmp_path, teacher=None, teacher_processor=None).train(), "nothing to distil from"),
@@ -313,7 +313,7 @@ def test_bad_input(tmp_path: Path) -> None:
         (lambda: build(tmp_path, teacher_cache=str(tmp_path)).train(), "is a folder: name a file in it"),
         (lambda: build(tmp_path, teacher=TeacherConcepts(nan, nan[:10], 1.0)), "teacher's image features .* are NaN"),
         (lambda: build(tmp_path, mini().student), "make a SpectralGCDModel of it"),
-        (lambda: flexible.predict(pixel_values=torch.zeros(1, 3, 32, 32)), "takes pictures of any shape"),
+        (lambda: flexible.predict(pixel_values=torch.zeros(1, 3, 32, 32)), "takes images of any shape"),
     ]
     for call, message in cases:
         with pytest.raises(ClipAlignError, match=message):

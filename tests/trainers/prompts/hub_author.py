@@ -7,7 +7,7 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-from tests.trainers.prompts.runs import build, pictures
+from tests.trainers.prompts.runs import build, images
 
 
 def main(folder: str, repo_id: str) -> None:
@@ -17,7 +17,7 @@ def main(folder: str, repo_id: str) -> None:
     trainer.train()
     trainer.create_model_card(command="python train.py")
     trainer.push_to_hub()
-    pixels = torch.stack([trainer._images(pictures(), trainer.args, False)[row]["pixel_values"] for row in range(4)])
+    pixels = torch.stack([trainer._images(images(), trainer.args, False)[row]["pixel_values"] for row in range(4)])
     with torch.no_grad(), trainer._classes_of(None):
         logits = trainer.learner.eval()(pixels)["logits"]
     save_file({"pixels": pixels, "logits": logits.contiguous()}, f"{folder}/expected.safetensors")

@@ -25,7 +25,7 @@ from hf_clipalign.trainers import (
 from hf_clipalign.tuners import CoCoOpConfig, CoOpConfig, MaPLeConfig, PromptSRCConfig, VPTConfig
 from tests.processes import report_what_is_left
 
-N_CLASSES, N_PICTURES = 12, 36
+N_CLASSES, N_IMAGES = 12, 36
 MODES = ("supervised", "kdpl", "agnostic")
 CONFIGS = {
     "coop": functools.partial(CoOpConfig, n_ctx=3, ctx_init="an emoji of"),
@@ -43,7 +43,7 @@ def mini() -> Mini:
 
 
 @functools.cache
-def pictures() -> ImageSource:
+def images() -> ImageSource:
     """Twelve emoji in three styles each."""
     emoji = mini().emoji_subset(split="train")
     source = from_dataset(emoji, label_column="name")
@@ -73,7 +73,7 @@ def build(mode: str, folder: Any, method: str = "coop", model: Any = None, **set
         "use_cpu": True,
     }
     own = ("train_dataset", "eval_dataset", "class_names", "teacher", "teacher_processor", "dictionary", "callbacks")
-    passed: dict[str, Any] = {"train_dataset": pictures(), **{n: settings.pop(n) for n in own if n in settings}}
+    passed: dict[str, Any] = {"train_dataset": images(), **{n: settings.pop(n) for n in own if n in settings}}
     arguments |= settings
     model = model or student(method)
     if mode == "supervised":
@@ -108,7 +108,7 @@ def run(mode: str, batch: int, folder: Any) -> tuple[Any, dict[str, Any]]:
         "losses": losses(trainer),
         "prompts": {name: value.flatten().tolist() for name, value in prompts(trainer).items()},
         "processes": trainer.args.world_size,
-        "accuracy": trainer.accuracy(pictures()),
+        "accuracy": trainer.accuracy(images()),
     }
 
 

@@ -14,11 +14,11 @@ from transformers import TrainingArguments
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import ImageSource, take
 from hf_clipalign.trainers import KDPLTrainingArguments, PromptLearningTrainingArguments
-from tests.trainers.prompts.runs import CONFIGS, build, losses, mini, pictures, student
+from tests.trainers.prompts.runs import CONFIGS, build, images, losses, mini, student
 
 
 def unlabelled() -> ImageSource:
-    source = take(pictures(), range(24))
+    source = take(images(), range(24))
     source.labels, source.class_names = None, None
     return source
 
@@ -41,7 +41,7 @@ def unlabelled() -> ImageSource:
         ("agnostic", {"k_max": 201}, "k_max is 201, but the dictionary has 200 concepts"),
         ("agnostic", {"dictionary": ["cat", "CAT"]}, r"dictionary: duplicates"),
         ("kdpl", {"dictionary": ["cat", "dog"]}, "class_agnostic is False"),
-        ("supervised", {"per_device_train_batch_size": 64}, "36 pictures do not fill one batch of 64"),
+        ("supervised", {"per_device_train_batch_size": 64}, "36 images do not fill one batch of 64"),
         (
             "supervised",
             {
@@ -50,7 +50,7 @@ def unlabelled() -> ImageSource:
                 "load_best_model_at_end": True,
                 "eval_strategy": "epoch",
                 "save_strategy": "epoch",
-                "eval_dataset": pictures,
+                "eval_dataset": images,
             },
             "exclude each other",
         ),
@@ -70,7 +70,7 @@ def test_refused_at_construction(mode: str, settings: dict[str, Any], message: s
         ({"crop_scale": 0.0}, "crop_scale is 0.0"),
         ({"gaussian_mean": 3.0}, "go together"),
         ({"gaussian_mean": 3.0, "gaussian_std": 0.0}, "gaussian_std is 0.0"),
-        ({"cache_image_features": True}, "cannot be cached while pictures are augmented"),
+        ({"cache_image_features": True}, "cannot be cached while images are augmented"),
         ({"dictionary": "words.txt"}, "only with class_agnostic=True"),
         ({"k_max": 1}, "k_max is 1"),
         ({"num_train_epochs": 2.5}, "whole epochs, not 2.5"),
@@ -82,7 +82,7 @@ def test_contradictory_settings(settings: dict[str, Any], message: str, tmp_path
         KDPLTrainingArguments(output_dir=str(tmp_path), **settings)
 
 
-def test_accuracy_of_unlabelled_pictures(tmp_path: Path) -> None:
+def test_accuracy_of_unlabelled_images(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match="no labels, so there is no accuracy"):
         build("kdpl", tmp_path).accuracy(unlabelled())
 
@@ -103,23 +103,23 @@ def test_bare_model_and_frozen_adapter(tmp_path: Path) -> None:
 
 
 def broken() -> ImageSource:
-    source = take(pictures(), range(36))
+    source = take(images(), range(36))
     items = [source.items[row] for row in range(36)]
-    items[5] = items[20] = b"not a picture"
+    items[5] = items[20] = b"not an image"
     return ImageSource(items, ids=source.ids, labels=source.labels, class_names=source.class_names, name="shop")
 
 
-def test_unreadable_picture_stops_with_its_name(tmp_path: Path) -> None:
+def test_unreadable_image_stops_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match=r"shop, row"):
         build("supervised", tmp_path, train_dataset=broken()).train()
 
 
-def test_unreadable_pictures_are_skipped_when_asked(tmp_path: Path, caplog) -> None:
+def test_unreadable_images_are_skipped_when_asked(tmp_path: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         trainer = build(
             "supervised", tmp_path, train_dataset=broken(), skip_unreadable=True, per_device_train_batch_size=17
         )
-    assert "skipping 2 of 36 pictures of shop" in caplog.text
+    assert "skipping 2 of 36 images of shop" in caplog.text
     assert len(trainer.train_dataset) == 34
     assert np.array_equal(trainer.train_dataset.source.labels, np.delete(broken().labels, [5, 20]))
     trainer.train()
@@ -129,7 +129,7 @@ def test_unreadable_pictures_are_skipped_when_asked(tmp_path: Path, caplog) -> N
 def test_nothing_readable(tmp_path: Path) -> None:
     source = broken()
     source.items = [b"x"] * 36
-    with pytest.raises(ClipAlignError, match="none of the 36 pictures of shop can be read"):
+    with pytest.raises(ClipAlignError, match="none of the 36 images of shop can be read"):
         build("supervised", tmp_path, train_dataset=source, skip_unreadable=True)
 
 

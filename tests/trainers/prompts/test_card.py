@@ -13,7 +13,7 @@ from hf_clipalign.evaluation import ResultTable
 from hf_clipalign.hub import check_card
 from hf_clipalign.papers import paper
 from hf_clipalign.trainers.prompts.presets import METHODS
-from tests.trainers.prompts.runs import build, pictures
+from tests.trainers.prompts.runs import build, images
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_facts_of_the_run(trainer: Any, tmp_path: Path) -> None:
     text, data = written(trainer, tmp_path, results=table(), command="python train.py --seed 1", row="CoOp + KDPL")
     rows = {
         "classes": 12,
-        "fingerprint of the data": pictures().fingerprint(),
+        "fingerprint of the data": images().fingerprint(),
         "teacher": 'teacher, 3.0 M parameters, prompt "an emoji of {}."',
         "trained numbers": 384,
         "prompt template": "an emoji of {}.",
@@ -94,5 +94,5 @@ def test_labels_cite_the_method_alone(tmp_path: Path, method: str) -> None:
     assert paper(method).bibtex in text
     assert "2407.03056" not in text
     assert "kdpl" not in data.tags
-    assert "learned from labelled pictures" in text
+    assert "learned from labelled images" in text
     assert ("first tokens" in text) == (method != "vpt")

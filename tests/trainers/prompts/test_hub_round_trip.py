@@ -11,7 +11,7 @@ import pytest
 
 from hf_clipalign.hub import check_card
 from tests.hub.local_hub import OWNER, serve
-from tests.trainers.prompts.runs import pictures
+from tests.trainers.prompts.runs import images
 
 HERE = Path(__file__).parent
 
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 @pytest.mark.slow
 def test_pushed_prompt_gives_the_same_logits_elsewhere(tmp_path: Path) -> None:
     repo_id = f"{OWNER}/emoji-prompt"
-    (tmp_path / "names.txt").write_text("\n".join(pictures().class_names), encoding="utf-8")
+    (tmp_path / "names.txt").write_text("\n".join(images().class_names), encoding="utf-8")
     with serve() as (hub, address):
         environment = {
             **os.environ,
@@ -28,7 +28,7 @@ def test_pushed_prompt_gives_the_same_logits_elsewhere(tmp_path: Path) -> None:
             "HF_HOME": str(tmp_path / "home"),
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
-            "PYTHONPATH": str(HERE.parents[1]),
+            "PYTHONPATH": str(HERE.parents[2]),
         }
 
         def run(script: str, *arguments: str) -> str:

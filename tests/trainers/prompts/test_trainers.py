@@ -20,11 +20,11 @@ from tests.trainers.prompts.runs import (
     CONFIGS,
     MODES,
     N_CLASSES,
-    N_PICTURES,
+    N_IMAGES,
     build,
+    images,
     losses,
     mini,
-    pictures,
     prompts,
     student,
 )
@@ -64,7 +64,7 @@ def stock_logits(which: str, pixels: torch.Tensor, names: list[str]) -> torch.Te
 def test_first_supervised_loss_is_the_stock_models_cross_entropy(tmp_path: Path) -> None:
     trainer = build("supervised", tmp_path)
     batch = one_batch(trainer)
-    logits = stock_logits("student", batch["pixel_values"], pictures().class_names)
+    logits = stock_logits("student", batch["pixel_values"], images().class_names)
     expected = F.cross_entropy(logits, batch["labels"])
     torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected, atol=1e-4, rtol=1e-4)
 
@@ -75,8 +75,8 @@ def test_first_kdpl_loss_uses_the_students_scale_for_both(tmp_path: Path) -> Non
         mini().student.logit_scale.data = scale - 1.0  # so that the two models differ in it
         trainer = build("kdpl", tmp_path)
         batch = one_batch(trainer)
-        student_logits = stock_logits("student", batch["pixel_values"], pictures().class_names)
-        teacher_logits = stock_logits("teacher", batch["teacher_pixel_values"], pictures().class_names)
+        student_logits = stock_logits("student", batch["pixel_values"], images().class_names)
+        teacher_logits = stock_logits("teacher", batch["teacher_pixel_values"], images().class_names)
         teacher_logits = teacher_logits * (mini().student.logit_scale - mini().teacher.logit_scale).exp()
         expected = kdpl_loss(student_logits, teacher_logits.detach())["loss"]
         torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected, atol=1e-4, rtol=1e-3)
@@ -97,10 +97,10 @@ def test_first_agnostic_loss_is_over_the_chosen_concepts(tmp_path: Path) -> None
 
 def test_labels_are_not_read_by_kdpl(tmp_path: Path) -> None:
     results = []
-    for labels in (pictures().labels, None, pictures().labels[::-1].copy()):
-        source = keep_classes(pictures(), range(N_CLASSES))
+    for labels in (images().labels, None, images().labels[::-1].copy()):
+        source = keep_classes(images(), range(N_CLASSES))
         source.labels = labels
-        trainer = build("kdpl", tmp_path, train_dataset=source, class_names=pictures().class_names, num_train_epochs=1)
+        trainer = build("kdpl", tmp_path, train_dataset=source, class_names=images().class_names, num_train_epochs=1)
         trainer.train()
         results.append(losses(trainer))
     assert results[0] == results[1] == results[2]
@@ -155,8 +155,8 @@ def test_saved_prompt_is_an_ordinary_adapter(tmp_path: Path) -> None:
     base = AutoModel.from_pretrained(mini().student_path)
     loaded = PeftModel.from_pretrained(base, tmp_path).eval()
     inputs = mini().student_processor(
-        text=fill("an emoji of {}.", pictures().class_names),
-        images=[pictures().read(row) for row in range(4)],
+        text=fill("an emoji of {}.", images().class_names),
+        images=[images().read(row) for row in range(4)],
         return_tensors="pt",
         padding=True,
     )
@@ -182,22 +182,22 @@ def test_average_is_of_the_epochs_ends(tmp_path: Path) -> None:
     torch.testing.assert_close(value, sum(parts), atol=1e-6, rtol=1e-5)
 
 
-def test_accuracy_among_other_classes_counts_every_picture(tmp_path: Path) -> None:
-    trainer = build("kdpl", tmp_path, train_dataset=keep_classes(pictures(), range(8)))
-    unseen = keep_classes(pictures(), range(5, 12))
+def test_accuracy_among_other_classes_counts_every_image(tmp_path: Path) -> None:
+    trainer = build("kdpl", tmp_path, train_dataset=keep_classes(images(), range(8)))
+    unseen = keep_classes(images(), range(5, 12))
     pixels = torch.stack([trainer._images(unseen, trainer.args, False)[row]["pixel_values"] for row in range(21)])
     predicted = stock_logits("student", pixels, unseen.class_names).argmax(1).numpy()
     assert trainer.accuracy(unseen) == pytest.approx((predicted == unseen.labels).mean())
-    scores = trainer.evaluate({"seen": keep_classes(pictures(), range(8)), "unseen": unseen})
+    scores = trainer.evaluate({"seen": keep_classes(images(), range(8)), "unseen": unseen})
     assert scores["eval_unseen_accuracy"] == pytest.approx((predicted == unseen.labels).mean())
     assert 0 < scores["eval_seen_loss"] < 5
 
 
 def test_accuracy_follows_the_prompts(tmp_path: Path) -> None:
     trainer = build("supervised", tmp_path, augment=False, num_train_epochs=6, learning_rate=0.05)
-    before = trainer.evaluate(pictures())
+    before = trainer.evaluate(images())
     trainer.train()
-    after = trainer.evaluate(pictures())
+    after = trainer.evaluate(images())
     assert after["eval_loss"] < 0.8 * before["eval_loss"]
 
 
@@ -220,8 +220,8 @@ def test_views_do_not_depend_on_workers(tmp_path: Path) -> None:
 
 def test_ready_made_tensors_can_be_trained_on(tmp_path: Path) -> None:
     images = build("kdpl", tmp_path, augment=False, cache_image_features=False).train_dataset
-    items = [images[row] for row in range(N_PICTURES)]
-    trainer = build("kdpl", tmp_path, train_dataset=items, class_names=pictures().class_names)
+    items = [images[row] for row in range(N_IMAGES)]
+    trainer = build("kdpl", tmp_path, train_dataset=items, class_names=images().class_names)
     trainer.train()
     reference = build("kdpl", tmp_path, augment=False, cache_image_features=False)
     reference.train()

@@ -22,7 +22,7 @@ from tests.tiny_models import tiny_clip, tiny_tokenizer
 
 FINDINGS = ["cat", "dog", "bird"]
 PROMPTS = FindingPrompts.from_templates(
-    FINDINGS, ["a {}", "a photo of a {}"], ["no {}", "the picture of the old house {}"]
+    FINDINGS, ["a {}", "a photo of a {}"], ["no {}", "the image of the old house {}"]
 )
 
 
