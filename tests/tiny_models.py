@@ -36,7 +36,7 @@ from transformers import (
 Make = TypeVar("Make", bound=Callable[..., Any])
 FAMILIES = ("clip", "metaclip_2", "siglip", "siglip2")
 WORDS = (
-    *("a", "an", "the", "photo", "image", "painting", "of", "in", "on", "with", "and", "good", "bad", "type"),
+    *("a", "an", "the", "photo", "picture", "painting", "of", "in", "on", "with", "and", "good", "bad", "type"),
     *("texture", "red", "green", "blue", "small", "big", "old", "cat", "dog", "bird", "fish", "horse", "car", "bus"),
     *("boat", "train", "plane", "tree", "flower", "house", "bridge", "apple", "guitar", "frog", "owl", "fox", "lion"),
 )

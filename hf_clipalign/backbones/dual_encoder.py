@@ -163,7 +163,7 @@ class DualEncoder(ABC):
 
     @property
     def n_patches(self) -> int:
-        """Number P of patch tokens of a picture of the model's own size."""
+        """Number P of patch tokens of an image of the model's own size."""
         vision = self.config.vision_config
         return (vision.image_size // vision.patch_size) ** 2
 

@@ -15,7 +15,9 @@ import torch
 from hf_clipalign import ClipAlignError
 from hf_clipalign.trainers import PromptLearningTrainingArguments
 from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, whole_checkpoints
-from tests.trainers import contrastive_runs, gcd_runs, prompt_runs
+from tests.trainers.contrastive import runs as contrastive_runs
+from tests.trainers.gcd import runs as gcd_runs
+from tests.trainers.prompts import runs as prompt_runs
 
 TRAINERS: dict[str, Callable[..., Any]] = {
     "contrastive": contrastive_runs.build,

@@ -219,8 +219,8 @@ def test_views_do_not_depend_on_workers(tmp_path: Path) -> None:
 
 
 def test_ready_made_tensors_can_be_trained_on(tmp_path: Path) -> None:
-    images = build("kdpl", tmp_path, augment=False, cache_image_features=False).train_dataset
-    items = [images[row] for row in range(N_IMAGES)]
+    dataset = build("kdpl", tmp_path, augment=False, cache_image_features=False).train_dataset
+    items = [dataset[row] for row in range(N_IMAGES)]
     trainer = build("kdpl", tmp_path, train_dataset=items, class_names=images().class_names)
     trainer.train()
     reference = build("kdpl", tmp_path, augment=False, cache_image_features=False)
