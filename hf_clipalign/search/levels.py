@@ -1,0 +1,171 @@
+"""Compressed embeddings that find candidates, which are then compared exactly: bytes and sign bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_clipalign._numbers import check_integer
+from hf_clipalign.search.exact import Neighbours, merge, rescored
+from hf_clipalign.search.rows import Rows, as_rows, block_ranges
+
+_SCALE = 127
+_BYTES_BLOCK = 16 * 2**20
+_HALF = 1 << 16
+_BITS_BLOCK = 1 << 16
+
+
+class ByteLevel:
+    """int8 embeddings, each with the scale of its largest coordinate.
+
+    A quarter of float32 and four bytes a row. The query stays in float32.
+
+    Args:
+        codes (`np.ndarray [N, k]`): int8.
+        scales (`np.ndarray [N]`): float32.
+    """
+
+    name = "int8"
+    oversampling = 2
+
+    def __init__(self, codes: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
+        self.codes, self.scales = codes, scales
+
+    @classmethod
+    def build(cls, embeddings: Any) -> ByteLevel:
+        """Compresses embeddings `[N, k]`, block by block."""
+        rows = as_rows(embeddings)
+        codes, scales = np.empty((len(rows), rows.width), np.int8), np.empty(len(rows), np.float32)
+        for start, stop in block_ranges(rows):
+            block = rows.read(start, stop)
+            largest = np.maximum(np.abs(block).max(1), np.finfo(np.float32).tiny)
+            codes[start:stop] = np.rint(block * (_SCALE / largest)[:, None])
+            scales[start:stop] = largest / _SCALE
+        return cls(codes, scales)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory or on the disk."""
+        return self.codes.nbytes + self.scales.nbytes
+
+    def candidates(
+        self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.int64]:
+        """The n rows of each query with the highest compressed scores, `[Q, n]`, -1 for none."""
+        best = _nothing(len(queries))
+        size = max(1, _BYTES_BLOCK // (4 * self.codes.shape[1]))
+        for start in range(0, len(self), size):
+            block = self.codes[start : start + size].astype(np.float32)
+            scores = (queries @ block.T) * self.scales[start : start + size]
+            best = _merged(best, start, scores, n, allowed)
+        return best.rows
+
+
+class BitLevel:
+    """Sign bits of embeddings, for a float query: a thirty-second of float32.
+
+    The score of a row is the sum of the query's coordinates with the row's signs. For every sixteen bits the 65,536
+    possible sums are computed once a query; a row then costs one look-up for sixteen coordinates.
+
+    Args:
+        codes (`np.ndarray [ceil(k / 16), N]`): uint16, the bits of coordinates 16 j to 16 j + 15 in row j.
+        width (`int`): k.
+    """
+
+    name = "bits"
+    oversampling = 20
+
+    def __init__(self, codes: NDArray[np.uint16], width: int) -> None:
+        self.codes, self.width = codes, width
+
+    @classmethod
+    def build(cls, embeddings: Any) -> BitLevel:
+        """Compresses embeddings `[N, k]`, block by block."""
+        rows = as_rows(embeddings)
+        n_words = -(-rows.width // 16)
+        codes = np.empty((n_words, len(rows)), np.uint16)
+        for start, stop in block_ranges(rows):
+            signs = np.zeros((stop - start, 16 * n_words), bool)
+            signs[:, : rows.width] = rows.read(start, stop) > 0
+            codes[:, start:stop] = np.packbits(signs, axis=1, bitorder="little").view("<u2").T
+        return cls(codes, rows.width)
+
+    def __len__(self) -> int:
+        return self.codes.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory or on the disk."""
+        return self.codes.nbytes
+
+    def candidates(
+        self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.int64]:
+        """The n rows of each query with the highest compressed scores, `[Q, n]`, -1 for none."""
+        found = np.full((len(queries), min(n, len(self))), -1, np.int64)
+        for number, query in enumerate(queries):
+            tables = self._tables(query)
+            best = _nothing(1)
+            for start in range(0, len(self), _BITS_BLOCK):
+                codes = self.codes[:, start : start + _BITS_BLOCK]
+                scores = np.zeros((1, codes.shape[1]), np.float32)
+                for table, words in zip(tables, codes, strict=True):
+                    scores[0] += table[words]
+                best = _merged(best, start, scores, n, allowed)
+            found[number, : best.rows.shape[1]] = best.rows[0]
+        return found
+
+    def _tables(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Sums of sixteen coordinates for all their signs, `[ceil(k / 16), 65536]`."""
+        padded = np.zeros(16 * len(self.codes), np.float32)
+        padded[: self.width] = query
+        bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
+        halves = padded.reshape(-1, 2, 8) @ (2 * bits - 1).T.astype(np.float32)
+        return (halves[:, 1, :, None] + halves[:, 0, None, :]).reshape(len(self.codes), _HALF)
+
+
+Level = ByteLevel | BitLevel
+
+
+def approximate_neighbours(
+    level: Level,
+    embeddings: Rows,
+    queries: NDArray[np.float32],
+    top_k: int,
+    *,
+    oversampling: int | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+) -> Neighbours:
+    """The best of `oversampling * top_k` candidates of a compressed level, by their exact scores.
+
+    Args:
+        level (`ByteLevel` or `BitLevel`): compressed from the same embeddings.
+        embeddings (`Rows` `[N, k]`): unit embeddings; only the candidates are read.
+        queries (`np.ndarray [Q, k]`): float32, of unit length.
+        top_k (`int`): how many.
+        oversampling (`int`, *optional*): candidates for each result. Defaults to the level's own.
+        allowed (`np.ndarray [N]`, *optional*): of bool: which rows may be found. Defaults to all.
+
+    Returns:
+        `Neighbours`.
+    """
+    factor = level.oversampling if oversampling is None else check_integer("oversampling", oversampling)
+    top_k = min(top_k, len(level))
+    return rescored(embeddings, queries, level.candidates(queries, factor * top_k, allowed), top_k)
+
+
+def _nothing(n_queries: int) -> Neighbours:
+    return Neighbours(np.empty((n_queries, 0), np.int64), np.empty((n_queries, 0), np.float32))
+
+
+def _merged(
+    best: Neighbours, start: int, scores: NDArray[np.float32], n: int, allowed: NDArray[np.bool_] | None
+) -> Neighbours:
+    if allowed is not None:
+        scores[:, ~allowed[start : start + scores.shape[1]]] = -np.inf
+    return merge(best, np.arange(start, start + scores.shape[1]), scores, n)
