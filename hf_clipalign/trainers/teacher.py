@@ -21,7 +21,7 @@ from hf_clipalign._files import atomic_file
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, load_model, load_processor, weights_hash
 from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource
-from hf_clipalign.trainers.prompts.data import collate
+from hf_clipalign.trainers.images import collate
 
 logger = logging.getLogger(__name__)
 

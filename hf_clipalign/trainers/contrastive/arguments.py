@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-import torch
-from transformers import TrainingArguments
+from typing import Any
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._numbers import check_integer, check_number
+from hf_clipalign.trainers.arguments import AlignmentTrainingArguments
 
 _CHOICES = {
     "loss": ("info_nce", "sigmoid"),
@@ -21,8 +19,8 @@ _CHOICES = {
 
 
 @dataclass
-class ContrastiveTrainingArguments(TrainingArguments):
-    """Settings of `ContrastiveTrainer`: those of `transformers.TrainingArguments`, and the ones below.
+class ContrastiveTrainingArguments(AlignmentTrainingArguments):
+    """Settings of `ContrastiveTrainer`: those of `AlignmentTrainingArguments`, and the ones below.
 
     Set differently from transformers: AdamW with beta2 0.98, eps 1e-6 and weight decay 0.1 on matrices only, a cosine
     schedule, gradient norm 1, no incomplete last batch (as CLIP was trained), a checkpoint after every epoch (the last
@@ -50,8 +48,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
         crop_scale (`float`): smallest share of the image's area in a crop. Default 0.5.
         flip (`bool`): also mirror half of the images. Default False: "left" and "right" are words.
     """
-
-    _paper: ClassVar[str] = "https://arxiv.org/abs/2103.00020"
 
     # loss
     loss: str = field(default="info_nce", metadata={"help": "info_nce (softmax, CLIP) or sigmoid (SigLIP)."})
@@ -97,13 +93,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
         default=0.5, metadata={"help": "Smallest share of an image's area that a random crop keeps."}
     )
     flip: bool = field(default=False, metadata={"help": "Mirror half of the augmented images."})
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Drop an incomplete last batch, so that all pairs meet as many negatives."}
-    )
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})
 
     # training
     learning_rate: float = field(default=1e-5, metadata={"help": "Highest learning rate."})
@@ -111,11 +100,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
     adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
     adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: epoch, steps or no."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; None keeps all."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,8 +138,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
             )
 
     def _check_data(self) -> None:
-        if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the image column")
         check_number("crop_scale", self.crop_scale, "a share above 0 and up to 1", above=0, most=1)
         if self.flip and not self.augment:
             raise ClipAlignError("flip is a part of the augmentation: set augment=True, or drop flip")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
-from transformers import SchedulerType, TrainingArguments
+from transformers import SchedulerType
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import gcd_preset
+from hf_clipalign.trainers.arguments import AlignmentTrainingArguments
 
 _TEMPERATURES = ("student", "teacher", "warmup_teacher", "contrastive", "supervised_contrastive")
 _NOT_NEGATIVE = (
@@ -24,8 +24,8 @@ _NOT_NEGATIVE = (
 
 
 @dataclass
-class SpectralGCDTrainingArguments(TrainingArguments):
-    """Settings of `SpectralGCDTrainer`: those of `transformers.TrainingArguments`, and the ones below.
+class SpectralGCDTrainingArguments(AlignmentTrainingArguments):
+    """Settings of `SpectralGCDTrainer`: those of `AlignmentTrainingArguments`, and the ones below.
 
     The defaults are the published settings (for CUB; `preset` gives those of the other data sets). Set differently
     from transformers: SGD with momentum 0.9 and weight decay 5e-5 on every trained parameter, no gradient clipping,
@@ -57,8 +57,6 @@ class SpectralGCDTrainingArguments(TrainingArguments):
         supervised_contrastive_temperature (`float`): of SupCon. Default 0.07.
     """
 
-    _paper: ClassVar[str] = "https://arxiv.org/abs/2602.17395"
-
     # data
     crop_share: float = field(
         default=0.875, metadata={"help": "Side of the random crop as a share of the image's shorter side."}
@@ -67,13 +65,6 @@ class SpectralGCDTrainingArguments(TrainingArguments):
     teacher_cache: str | None = field(
         default=None, metadata={"help": "Safetensors file where the teacher's features are kept between runs."}
     )
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Must stay True: all processes need batches of the same size."}
-    )
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})
 
     # model
     train_blocks: int = field(default=1, metadata={"help": "Last blocks of the image tower that are trained."})
@@ -95,11 +86,6 @@ class SpectralGCDTrainingArguments(TrainingArguments):
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd; other optimizers ignore it."})
     weight_decay: float = field(default=5e-5, metadata={"help": "L2 term on every trained parameter, biases too."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 is none, as published."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: epoch, steps or no."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; None keeps all."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
-    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Every trained parameter takes part in every step."}
     )
@@ -119,8 +105,6 @@ class SpectralGCDTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the image columns")
         if not self.dataloader_drop_last:
             raise ClipAlignError("dataloader_drop_last must be True: the losses compare all images of a full batch")
         if self.lr_scheduler_type != SchedulerType.LINEAR or self.warmup_steps:

@@ -9,8 +9,8 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from hf_clipalign.data import GCDSplit
-from hf_clipalign.trainers.augmentation import ImagesByEpoch, crop_and_resize
-from hf_clipalign.trainers.prompts.data import pixel_values
+from hf_clipalign.trainers.augmentation import crop_and_resize
+from hf_clipalign.trainers.images import ImagesByEpoch, pixel_values
 
 Draw = tuple[int, int]
 """An image and the number of its draw within the epoch: an image that is drawn twice has other views."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
-
-import torch
-from transformers import TrainingArguments
+from typing import Any, TypeVar
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.trainers.arguments import AlignmentTrainingArguments
 from hf_clipalign.trainers.prompts.presets import training_preset
 
 _Arguments = TypeVar("_Arguments", bound="PromptLearningTrainingArguments")
 
 
 @dataclass
-class PromptLearningTrainingArguments(TrainingArguments):
-    """Settings of `PromptLearningTrainer`: those of `transformers.TrainingArguments`, and the ones below.
+class PromptLearningTrainingArguments(AlignmentTrainingArguments):
+    """Settings of `PromptLearningTrainer`: those of `AlignmentTrainingArguments`, and the ones below.
 
     The defaults are CoOp's published settings; `preset` gives those of the other methods. Set differently from
     transformers: SGD with momentum 0.9 and weight decay 5e-4 on every prompt parameter, no gradient clipping, no
@@ -43,8 +41,6 @@ class PromptLearningTrainingArguments(TrainingArguments):
             close to. Default: the 60 of CLIP; class-agnostic, `template` alone.
     """
 
-    _paper: ClassVar[str] = "https://arxiv.org/abs/2109.01134"
-
     # data
     template: str = field(
         default="a photo of a {}.",
@@ -61,14 +57,6 @@ class PromptLearningTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Leave out images that cannot be read, naming and counting them; else they are an error."},
     )
-    dataloader_drop_last: bool = field(
-        default=True,
-        metadata={"help": "Drop an incomplete last training batch, so that every image has the same weight."},
-    )
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})
 
     # training
     learning_rate: float = field(default=0.002, metadata={"help": "Full learning rate, after the warm-up."})
@@ -84,11 +72,6 @@ class PromptLearningTrainingArguments(TrainingArguments):
     )
     warmup_epochs: int = field(default=1, metadata={"help": "Epochs at the warm-up rate (published schedule)."})
     warmup_rate: float = field(default=1e-5, metadata={"help": "Rate of the warm-up epochs (published schedule)."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: epoch, steps or no."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; None keeps all."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
-    )
 
     # PromptSRC
     gaussian_mean: float | None = field(
@@ -108,8 +91,6 @@ class PromptLearningTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the image column")
         if self.template.count("{}") != 1:
             raise ClipAlignError(f"template {self.template!r} must hold exactly one '{{}}' for the class name")
         if not 0 < self.crop_scale <= 1:
