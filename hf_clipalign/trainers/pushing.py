@@ -53,7 +53,7 @@ def push_trained(
         (folder / CARD_FILE).unlink(missing_ok=True)  # the card comes from info, with the licence of the base model
         info = replace(card_info(trainer, folder), load_from=repo_id)
         info = info if base_model is None else replace(info, base_model=base_model)
-        publish_base_model(folder, base_model)
+        publish_names(folder, base_model)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -76,13 +76,24 @@ def push_checkpoint(trainer: AlignmentTrainer, checkpoint: Path, path_in_repo: s
     )
 
 
-def publish_base_model(folder: Path, base_model: str | None = None) -> None:
-    """Lets the adapters below a folder name a base model of the Hub, or none: no folder of this machine."""
-    for file in folder.rglob(_CONFIG_FILE):
+def publish_names(folder: Path, base_model: str | None = None) -> None:
+    """Lets configurations below a folder name models of the Hub, or none: no folder of this machine."""
+    for file in folder.rglob("*config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
-        name = base_model or config.get("base_model_name_or_path")
-        config["base_model_name_or_path"] = name if on_hub(name) else None
-        file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        if base_model is not None and file.name == _CONFIG_FILE:
+            config["base_model_name_or_path"] = base_model
+        file.write_text(json.dumps(_public(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_public(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: (part if on_hub(part) else None) if name.endswith("name_or_path") else _public(part)
+        for name, part in value.items()
+    }
 
 
 def _upload(folder: Path, repo_id: str, **push_kwargs: Any) -> Any:
