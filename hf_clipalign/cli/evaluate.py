@@ -179,7 +179,7 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
         split_by_class,
         split_by_query,
     )
-    from hf_clipalign.evaluation.band_search import JudgedPairs
+    from hf_clipalign.evaluation.tasks import JudgedPairs
     from hf_clipalign.isoclip import decompose
     from hf_clipalign.metrics import pair_similarities
 

@@ -188,12 +188,12 @@ def test_a_mistake_gets_one_clear_line(clipalign, arguments, message, tmp_path):
 
 def test_compare_puts_inversion_beside_the_heads(clipalign, photos, tmp_path):
     printed, _ = clipalign(
-        "compare", "--data", photos, "--methods", "baseline,isoclip,text-pca,oti", "--band", "1,8", "--steps", "4",
+        "compare", "--data", photos, "--methods", "raw,isoclip,text-pca,oti", "--band", "1,8", "--steps", "4",
         "--evaluate-at", "0,4",
     )  # fmt: skip
     results = json.loads((tmp_path / "comparison" / "results.json").read_text())
     scores = results["comparison"]["scores"]
-    assert [score["head"] for score in scores] == ["baseline", "isoclip", "text-pca", "oti"]
+    assert [score["head"] for score in scores] == ["raw", "isoclip", "text-pca", "oti"]
     assert set(results["map_after_steps"]) == {"0", "4"}
     assert results["map_after_steps"]["4"] == pytest.approx(scores[3]["metrics"]["map"])
     assert scores[3]["ms_per_query"] > scores[0]["ms_per_query"] > 0
@@ -206,16 +206,16 @@ def test_compare_puts_inversion_beside_the_heads(clipalign, photos, tmp_path):
 def test_compare_classifies_within_one_modality_as_the_control(clipalign, photos, tmp_path):
     clipalign("compare", "--data", photos, "--task", "zero-shot", "--steps", "3")
     scores = json.loads((tmp_path / "comparison" / "results.json").read_text())["scores"]
-    assert [row["method"] for row in scores] == ["baseline", "oti", "ovi"]
+    assert [row["method"] for row in scores] == ["raw", "oti", "ovi"]
 
 
 def test_compare_texts(clipalign, tmp_path):
     lines = [f"{image}.png,{text} {word}" for image, word in enumerate(("cat", "dog")) for text in ("a", "the", "red")]
     (tmp_path / "captions.csv").write_text("image,caption\n" + "\n".join(lines) + "\n")
-    arguments = ["--data", "captions.csv", "--task", "text-text", "--methods", "baseline,ovi", "--steps", "3"]
+    arguments = ["--data", "captions.csv", "--task", "text-text", "--methods", "raw,ovi", "--steps", "3"]
     clipalign("compare", *arguments)
     scores = json.loads((tmp_path / "comparison" / "results.json").read_text())["comparison"]["scores"]
-    assert [score["head"] for score in scores] == ["baseline", "ovi"]
+    assert [score["head"] for score in scores] == ["raw", "ovi"]
 
 
 def test_compare_explains_bad_options(clipalign, photos):

@@ -21,7 +21,7 @@ def call(*arguments):
     [
         (("--steps", "0"), "steps is 0"),
         (("--methods", "zzz"), "unknown method 'zzz'"),
-        (("--methods", "baseline,ovi"), "ovi does not invert images"),
+        (("--methods", "raw,ovi"), "ovi does not invert images"),
         (("--methods", "isoclip", "--band", "x"), "'x' is no band"),
         (("--methods", "isoclip", "--band", "100,28"), "removes all 128"),
         (("--methods", "isoclip", "--band", "none"), "needs a band"),
@@ -54,7 +54,7 @@ def test_mistakes_are_told_before_any_image_is_read(options, message, tmp_path, 
 def test_the_numbers_say_how_many_steps_there_were(tmp_path):
     rows = [f"{animal}.png,{article} {animal}" for animal in ("cat", "dog", "owl", "fox") for article in ("a", "the")]
     (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *rows]))
-    arguments = ("--data", tmp_path / "captions.csv", "--task", "text-text", "--methods", "baseline,ovi,isoclip")
+    arguments = ("--data", tmp_path / "captions.csv", "--task", "text-text", "--methods", "raw,ovi,isoclip")
     printed = call(*arguments, "--steps", "2", "--out", tmp_path / "out")
     assert "was chosen on one half of the classes (4 queries)" in " ".join(printed.split())
     assert "4 queries of captions.csv" in printed
