@@ -13,14 +13,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_folder
-<<<<<<< HEAD
 from hf_clipalign._hooks import push
 from hf_clipalign._publishing import not_of_a_model, save_whole
-from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder, load_model, load_processor
-=======
-from hf_clipalign._publishing import push_aligned, save_whole
-from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder, load_model, load_pretrained
->>>>>>> backbones
+from hf_clipalign.backbones import (
+    DualEncoder,
+    Projector,
+    as_dual_encoder,
+    load_model,
+    load_pretrained,
+    load_processor,
+)
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.isoclip.bands import Band, known_bands, known_checkpoints
 from hf_clipalign.isoclip.configuration import IsoCLIPConfig
