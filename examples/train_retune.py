@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from peft import get_peft_model
 from rich.console import Console
-from rich.table import Table
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
@@ -209,12 +208,7 @@ def run_scenario(
 def show(result: IncrementalResult, bounds: dict[str, Any]) -> None:
     """Prints the matrix with its bounds."""
     report = result.table("auroc", bounds)
-    table = Table(title=f"{result.scenario}: AUROC after every task, %", caption=report.caption)
-    for index, column in enumerate(report.columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    for row in report.rows:
-        table.add_row(*row)
-    Console().print(table)
+    Console().print(report.to_rich(f"{result.scenario}: AUROC after every task, %"))
 
 
 def main(argv: list[str] | None = None) -> list[IncrementalResult]:

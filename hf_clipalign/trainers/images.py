@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, from_dataset
+from hf_clipalign.data.images.processing import process_images
 from hf_clipalign.data.splits.subsets import take
 from hf_clipalign.trainers.augmentation import crop_and_resize, random_view, view_generator
 
@@ -140,8 +140,9 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 def pixel_values(image_processor: Any, images: Sequence[Any]) -> Tensor:
     """Images as the model takes them, `[N, 3, H, W]`."""
-    arrays = [np.asarray(image) for image in images]
-    return image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+    inputs = process_images(image_processor, images)
+    assert inputs is not None
+    return inputs["pixel_values"]
 
 
 def drop_unreadable(source: ImageSource) -> ImageSource:
