@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import (
     GCDSplit,
@@ -45,7 +44,7 @@ from hf_clipalign.data import (
 from hf_clipalign.evaluation import ReportTable, ResultTable, class_gallery, kmeans_classes, write_report
 from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.gcd import SpectralFilterResult, SpectralGCDModel, estimate_n_classes, spectral_filter
-from hf_clipalign.hub import CardEvaluation
+from hf_clipalign.hub import CardEvaluation, describe_run
 from hf_clipalign.metrics import clustering_accuracy
 from hf_clipalign.trainers import (
     SpectralGCDTrainer,

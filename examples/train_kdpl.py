@@ -26,7 +26,6 @@ from rich.console import Console
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import load_model, load_processor
 from hf_clipalign.data import (
     ImageSource,
@@ -39,6 +38,7 @@ from hf_clipalign.data import (
     open_source,
 )
 from hf_clipalign.evaluation import ResultTable, zero_shot_accuracy
+from hf_clipalign.hub import describe_run
 from hf_clipalign.trainers import (
     METHODS,
     KDPLTrainer,

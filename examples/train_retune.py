@@ -29,7 +29,6 @@ from rich.console import Console
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import load_model, load_processor
 from hf_clipalign.data import (
     FindingLabels,
@@ -45,6 +44,7 @@ from hf_clipalign.data import (
 )
 from hf_clipalign.evaluation import IncrementalResult, write_incremental_report
 from hf_clipalign.features import LabelledEmbeddings, extract_to_store
+from hf_clipalign.hub import describe_run
 from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
 from hf_clipalign.tuners import RETuneConfig
 

@@ -47,7 +47,6 @@ KNOWN: dict[str, set[str]] = {
         "examples.build_dictionary -> hf_clipalign._files",
         "examples.count_classes -> hf_clipalign._files",
         "examples.render_model_cards -> hf_clipalign._files",
-        "hf_clipalign.trainers.retune.arguments -> hf_clipalign.data._common",
     },
     "circle": {
         "hf_clipalign._publishing <-> hf_clipalign.hub.push <-> hf_clipalign.isoclip.modeling",
@@ -57,7 +56,6 @@ KNOWN: dict[str, set[str]] = {
     "long": {
         "hf_clipalign.data.labels.findings",
         "hf_clipalign.gcd.modeling",
-        "hf_clipalign.trainers.retune.trainer",
     },
     "crowded": {
         "hf_clipalign/backbones",

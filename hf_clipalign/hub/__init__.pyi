@@ -6,6 +6,7 @@ from .export.faiss import build_faiss_index as build_faiss_index
 from .export.onnx import export_onnx as export_onnx
 from .export.sentence_transformers import export_sentence_transformers as export_sentence_transformers
 from .folders import describe_folder as describe_folder
+from .markdown import describe_run as describe_run
 from .push import push_adapter as push_adapter
 from .push import push_folder as push_folder
 from .push import push_isoclip as push_isoclip

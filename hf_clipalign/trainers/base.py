@@ -75,12 +75,12 @@ class AlignmentTrainer(Trainer):
         """Trains. See `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint (`bool` or `str`, *optional*): a checkpoint, or True: the newest whole one.
+            resume_from_checkpoint (`bool` or `str`, *optional*): a checkpoint, or True: the newest complete one.
             *args: as in transformers.
             **kwargs: as in transformers.
 
         Raises:
-            `ClipAlignError`: there is no whole checkpoint.
+            `ClipAlignError`: there is an incomplete checkpoint.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         self._before_training()
@@ -191,7 +191,7 @@ class AlignmentTrainer(Trainer):
             (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes a checkpoint; one of the same step that is written over is not whole meanwhile."""
+        """Writes a checkpoint; one of the same step that is written over is incomplete meanwhile."""
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)

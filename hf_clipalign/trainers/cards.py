@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hf_clipalign
 from hf_clipalign._files import atomic_file
@@ -13,20 +13,17 @@ from hf_clipalign.evaluation import ReportTable, ResultTable
 from hf_clipalign.hub.cards import CardEvaluation, ModelCardInfo, build_card
 from hf_clipalign.hub.scores import table_evaluation
 
-if TYPE_CHECKING:
-    from hf_clipalign.trainers.base import AlignmentTrainer
-
 CARD_FILE = "README.md"
 _LIBRARIES = ("torch", "transformers", "peft")
 
 
-def write_card(trainer: AlignmentTrainer, folder: Path) -> None:
+def write_card(trainer: Any, folder: Path) -> None:
     """Writes `README.md` beside a trained model."""
     with atomic_file(folder / CARD_FILE) as staging:
         staging.write_text(str(build_card(card_info(trainer, folder))), encoding="utf-8")
 
 
-def card_info(trainer: AlignmentTrainer, folder: Path) -> ModelCardInfo:
+def card_info(trainer: Any, folder: Path) -> ModelCardInfo:
     """All that the card says: facts of the run and of the class, `card_facts` of the trainer over them."""
     model, args = trainer.trained_model, trainer.args
     own = trainer.card_facts()
@@ -53,7 +50,7 @@ def shown_model(model: Any) -> str:
     return public_name(getattr(model.config, "_name_or_path", None)) or type(model).__name__
 
 
-def _settings(trainer: AlignmentTrainer) -> dict[str, Any]:
+def _settings(trainer: Any) -> dict[str, Any]:
     """The data and the settings that every run has."""
     args, state = trainer.args, trainer.state
     source = getattr(trainer.train_dataset, "source", None)

@@ -8,24 +8,20 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import HfApi
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.hub.cards import on_hub
 from hf_clipalign.hub.push import push_folder
 from hf_clipalign.trainers.cards import CARD_FILE, card_info
-
-if TYPE_CHECKING:
-    from hf_clipalign.trainers.base import AlignmentTrainer
 
 _CONFIG_FILE = "adapter_config.json"
 _LOCAL_FILES = ["training_args.json", f"*{_CONFIG_FILE}"]
 
 
 def push_trained(
-    trainer: AlignmentTrainer,
+    trainer: Any,
     repo_id: str | None,
     base_model: str | None,
     blocking: bool,
@@ -53,7 +49,8 @@ def push_trained(
         (folder / CARD_FILE).unlink(missing_ok=True)  # the card comes from info, with the licence of the base model
         info = replace(card_info(trainer, folder), load_from=repo_id)
         info = info if base_model is None else replace(info, base_model=base_model)
-        publish_names(folder, base_model)
+        if base_model is not None:
+            _set_base_model(folder / _CONFIG_FILE, base_model)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -61,7 +58,7 @@ def push_trained(
     return upload() if blocking else HfApi().run_as_future(upload)
 
 
-def push_checkpoint(trainer: AlignmentTrainer, checkpoint: Path, path_in_repo: str, message: str) -> Any:
+def push_checkpoint(trainer: Any, checkpoint: Path, path_in_repo: str, message: str) -> Any:
     """Uploads a checkpoint in the background, without the settings, which name folders of this machine."""
     args = trainer.args
     return HfApi().upload_folder(
@@ -76,24 +73,10 @@ def push_checkpoint(trainer: AlignmentTrainer, checkpoint: Path, path_in_repo: s
     )
 
 
-def publish_names(folder: Path, base_model: str | None = None) -> None:
-    """Lets configurations below a folder name models of the Hub, or none: no folder of this machine."""
-    for file in folder.rglob("*config.json"):
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if base_model is not None and file.name == _CONFIG_FILE:
-            config["base_model_name_or_path"] = base_model
-        file.write_text(json.dumps(_public(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _public(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_public(part) for part in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: (part if on_hub(part) else None) if name.endswith("name_or_path") else _public(part)
-        for name, part in value.items()
-    }
+def _set_base_model(file: Path, base_model: str) -> None:
+    if file.is_file():
+        config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_model}
+        file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _upload(folder: Path, repo_id: str, **push_kwargs: Any) -> Any:

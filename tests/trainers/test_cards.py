@@ -12,6 +12,7 @@ import pytest
 from hf_clipalign import ClipAlignError
 from hf_clipalign.evaluation import ReportTable, ResultTable
 from hf_clipalign.hub import CardEvaluation, ModelCardInfo, check_card
+from hf_clipalign.hub.published import published
 from hf_clipalign.papers import paper
 from hf_clipalign.trainers import pushing
 from hf_clipalign.trainers.cards import card_info
@@ -82,7 +83,10 @@ def test_a_push_takes_what_the_trainer_writes_and_tells_no_local_base(
 
     def push_folder(staged: Path, repo_id: str, info: ModelCardInfo, **settings: Any) -> str:
         pushed.update(repo_id=repo_id, info=info, settings=settings, folder=staged)
-        pushed["files"] = {path.name: path.read_bytes() for path in Path(staged).rglob("*") if path.is_file()}
+        files = {path.name: published(path.name, path) for path in Path(staged).rglob("*") if path.is_file()}
+        pushed["files"] = {
+            name: part if isinstance(part, bytes) else part.read_bytes() for name, part in files.items()
+        }
         return "done"
 
     monkeypatch.setattr(pushing, "push_folder", push_folder)

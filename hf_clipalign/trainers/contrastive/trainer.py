@@ -302,7 +302,7 @@ class ContrastiveTrainer(AlignmentTrainer):
         if differing:
             name, old, new = differing[0]
             raise ClipAlignError(
-                f"{folder} is of a run with {name} {old!r}, this one has {new!r}: go on with the same, or train from "
+                f"{folder} is of a run with {name} {old!r}, this one has {new!r}: resume with the same, or train from "
                 "the start"
             )
 

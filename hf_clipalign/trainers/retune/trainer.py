@@ -157,7 +157,7 @@ class RETuneTrainer(AlignmentTrainer):
         """Learns the tasks. What the output folder has learned before is built on.
 
         Args:
-            resume_from_checkpoint (`bool`, *optional*): go on with a run that was stopped: tasks that are done are
+            resume_from_checkpoint (`bool`, *optional*): resume a run that was stopped: tasks that are done are
                 passed over. Default: a task that is done already is an error, unless `relearn` is set.
             *args, **kwargs: ignored: those of `transformers.Trainer.train`.
 
