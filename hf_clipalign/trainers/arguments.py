@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,7 @@ class AlignmentTrainingArguments(TrainingArguments):
         save_strategy (`str`, *optional*, defaults to `"epoch"`): when to save a checkpoint.
         save_total_limit (`int`, *optional*, defaults to 2): checkpoints to keep; None keeps all.
         logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): hide NaN losses in logs.
+        disable_tqdm (`bool`, *optional*): no progress bars. Defaults to True where they would go into a file.
 
     Raises:
         `ClipAlignError`: `remove_unused_columns=True`.
@@ -38,6 +40,8 @@ class AlignmentTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.disable_tqdm is None and not sys.stderr.isatty():
+            self.disable_tqdm = True
         super().__post_init__()
         if self.remove_unused_columns:
             raise ClipAlignError("remove_unused_columns must be False: the trainer needs the columns with the images")

@@ -24,7 +24,7 @@ def random_view(
     Args:
         size (`tuple[int, int]`): width and height of the image.
         generator (`np.random.Generator`): see `view_generator`.
-        scale (`float`): smallest share of the area that is kept; the largest is 1. Default 0.08.
+        scale (`float`, *optional*, defaults to `0.08`): smallest share of the area that is kept; the largest is 1.
 
     Returns:
         The box (left, top, right, bottom), its sides in a ratio from 3:4 to 4:3, and whether to flip it.

@@ -50,8 +50,8 @@ def checkpoint_to_resume(choice: Any, output_dir: str | Path | None) -> str | No
     if str(choice).lower() != "true":  # the command line gives True as text
         if not is_whole(Path(choice)):
             raise ClipAlignError(
-                f"{os.fspath(choice)!r} is an incomplete checkpoint: no readable {TRAINER_STATE_NAME}, which is written "
-                "last. Name another, or take the newest complete one with resume_from_checkpoint=True."
+                f"{os.fspath(choice)!r} is an incomplete checkpoint: no readable {TRAINER_STATE_NAME}, which is "
+                "written last. Name another, or take the newest complete one with resume_from_checkpoint=True."
             )
         return os.fspath(choice)
     whole = whole_checkpoints(output_dir)

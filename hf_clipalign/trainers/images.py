@@ -57,8 +57,8 @@ class PromptImages(ImagesByEpoch):
             as `teacher_pixel_values`.
         teacher_image_size (`int`, *optional*): side of the teacher's input.
         augment (`bool`): random resized crop and flip. Default False: the processors' own resize and crop.
-        crop_scale (`float`): smallest share of the area in a crop. Default 0.08.
-        seed (`int`): of the augmentation. Default 0.
+        crop_scale (`float`, *optional*, defaults to `0.08`): smallest share of the area in a crop.
+        seed (`int`, *optional*, defaults to `0`): of the augmentation.
 
     Raises:
         `ClipAlignError`: the images are none, or not in a form that can be read.

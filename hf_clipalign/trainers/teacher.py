@@ -92,7 +92,7 @@ class Teacher:
         Args:
             images (`PromptImages`): the source's images with `teacher_pixel_values`, not augmented.
             source (`ImageSource`): the same images; its fingerprint is part of the key.
-            num_workers (`int`): processes that read images. Default 0.
+            num_workers (`int`, *optional*, defaults to `0`): processes that read images.
         """
 
         def compute() -> Tensor:

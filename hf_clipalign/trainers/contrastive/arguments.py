@@ -37,7 +37,7 @@ class ContrastiveTrainingArguments(AlignmentTrainingArguments):
             "given" (what has `requires_grad`). Default: "given" for a PEFT model, of which only the adapter is saved,
             else "all".
         image_term_weight (`float`): weight of the SimCLR term: `info_nce_loss` between two views of each image.
-        image_term_temperature (`float`): its own temperature. Default 0.1.
+        image_term_temperature (`float`, *optional*, defaults to `0.1`): its own temperature.
         cache_chunk_size (`int`, *optional*): images and texts in one pass of a tower; activations are kept for one
             chunk only and made again for the gradient, so that the batch can be as big as its inputs fit.
         positives (`str`): "image" (captions of the same image) or "label" (of any image of the same class).
@@ -45,7 +45,7 @@ class ContrastiveTrainingArguments(AlignmentTrainingArguments):
         truncate_captions (`bool`): cut captions over the model's length, as CLIP was trained; False: an error.
         text_column (`str`, *optional*): the captions in a `datasets.Dataset`.
         augment (`bool`): random crop (and flip), reproducible from `seed`, epoch and image.
-        crop_scale (`float`): smallest share of the image's area in a crop. Default 0.5.
+        crop_scale (`float`, *optional*, defaults to `0.5`): smallest share of the image's area in a crop.
         flip (`bool`): also mirror half of the images. Default False: "left" and "right" are words.
     """
 

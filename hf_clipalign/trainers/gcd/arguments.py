@@ -34,27 +34,27 @@ class SpectralGCDTrainingArguments(AlignmentTrainingArguments):
     Args:
         crop_share (`float`): side of the random square crop as a share of the image's shorter side. Default 0.875;
             1 keeps a square image whole, for icons that fill their images.
-        flip (`bool`): mirror half of the views. Default True.
+        flip (`bool`, *optional*, defaults to `True`): mirror half of the views.
         teacher_cache (`str`, *optional*): safetensors file of the teacher's features, made if it does not exist. A
             file of another teacher, other images or other concepts is an error.
         center_concepts (`bool`): subtract from the head's input the mean that the untrained student has over all plain
             images. Default False, as published. Cosines of a CLIP with its concepts are nearly the same for all
             images; without their mean, the head learns in far fewer steps.
-        train_blocks (`int`): last blocks of the image tower that are trained. Default 1.
-        learning_rate (`float`): rate of the head. Default 0.1.
-        backbone_learning_rate (`float`): rate of the image tower's blocks. Default 0.005.
-        rate_floor (`float`): the cosine ends at this share of the rates. Default 1e-3.
-        num_train_epochs (`float`): default 200.
-        per_device_train_batch_size (`int`): images (two views each) per process. Default 128.
-        supervised_weight (`float`): λ, the share of the supervised terms. Default 0.35.
-        mean_entropy_weight (`float`): ε, the weight of the mean-entropy term. Default 2.
+        train_blocks (`int`, *optional*, defaults to `1`): last blocks of the image tower that are trained.
+        learning_rate (`float`, *optional*, defaults to `0.1`): rate of the head.
+        backbone_learning_rate (`float`, *optional*, defaults to `0.005`): rate of the image tower's blocks.
+        rate_floor (`float`, *optional*, defaults to `1e-3`): the cosine ends at this share of the rates.
+        num_train_epochs (`float`, *optional*, defaults to `200`): passes over the images.
+        per_device_train_batch_size (`int`, *optional*, defaults to `128`): images (two views each) per process.
+        supervised_weight (`float`, *optional*, defaults to `0.35`): λ, the share of the supervised terms.
+        mean_entropy_weight (`float`, *optional*, defaults to `2`): ε, the weight of the mean-entropy term.
         distillation_weight (`float`): weight of the distances to the teacher. Default 1; 0 goes without a teacher.
-        student_temperature (`float`): of the class cosines. Default 0.1.
-        teacher_temperature (`float`): of the self-distillation's targets. Default 0.04.
-        warmup_teacher_temperature (`float`): the same in the first epoch. Default 0.07.
-        warmup_teacher_epochs (`int`): epochs on the way from one to the other. Default 30.
+        student_temperature (`float`, *optional*, defaults to `0.1`): of the class cosines.
+        teacher_temperature (`float`, *optional*, defaults to `0.04`): of the self-distillation's targets.
+        warmup_teacher_temperature (`float`, *optional*, defaults to `0.07`): the same in the first epoch.
+        warmup_teacher_epochs (`int`, *optional*, defaults to `30`): epochs on the way from one to the other.
         contrastive_temperature (`float`): of InfoNCE. Default 1, as the reference has it.
-        supervised_contrastive_temperature (`float`): of SupCon. Default 0.07.
+        supervised_contrastive_temperature (`float`, *optional*, defaults to `0.07`): of SupCon.
     """
 
     # data

@@ -76,10 +76,10 @@ def teacher_concepts(
         source (`ImageSource`): the images, not augmented.
         concepts (`Sequence[str]`): the concepts.
         template (`str`): their prompt, with one `{}`.
-        temperature (`float`): divides the cosines. Default 0.01.
+        temperature (`float`, *optional*, defaults to `0.01`): divides the cosines.
         cache (`str` or `Path`, *optional*): safetensors file to read, or to write if it does not exist.
         num_workers (`int`, *optional*): processes that read images. Default: by the number of images.
-        progress (`bool`): show a progress bar. Default True.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Raises:
         `ClipAlignError`: the file is of another teacher, other images or other concepts, or damaged, or a folder;

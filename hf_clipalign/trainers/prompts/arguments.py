@@ -22,17 +22,17 @@ class PromptLearningTrainingArguments(AlignmentTrainingArguments):
     (`published_rates`).
 
     Args:
-        learning_rate (`float`): full rate. Default 0.002.
-        num_train_epochs (`float`): default 50.
-        per_device_train_batch_size (`int`): images per process. Default 32.
-        weight_decay (`float`): L2 term, also on biases. Default 5e-4.
-        momentum (`float`): of SGD. Default 0.9.
+        learning_rate (`float`, *optional*, defaults to `0.002`): full rate.
+        num_train_epochs (`float`, *optional*, defaults to `50`): passes over the images.
+        per_device_train_batch_size (`int`, *optional*, defaults to `32`): images per process.
+        weight_decay (`float`, *optional*, defaults to `5e-4`): L2 term, also on biases.
+        momentum (`float`, *optional*, defaults to `0.9`): of SGD.
         published_schedule (`bool`): the papers' learning rates by epoch; False gives `lr_scheduler_type`.
-        warmup_epochs (`int`): epochs at `warmup_rate` before the cosine. Default 1.
-        warmup_rate (`float`): default 1e-5.
+        warmup_epochs (`int`, *optional*, defaults to `1`): epochs at `warmup_rate` before the cosine.
+        warmup_rate (`float`, *optional*, defaults to `1e-5`): rate of these epochs.
         template (`str`): prompt with one `{}`; learned context takes the place of its first words.
         augment (`bool`): random resized crop and flip, reproducible from `seed`, epoch and image.
-        crop_scale (`float`): smallest share of the image's area in a crop. Default 0.08.
+        crop_scale (`float`, *optional*, defaults to `0.08`): smallest share of the image's area in a crop.
         skip_unreadable (`bool`): leave out images that cannot be read, and say how many. Default: an error.
         gaussian_mean (`float`, *optional*): epoch with the highest weight in the average of prompts (PromptSRC).
         gaussian_std (`float`, *optional*): standard deviation in epochs of these weights.

@@ -22,10 +22,10 @@ class RETuneTrainingArguments(AlignmentTrainingArguments):
     batch, seed 27, no schedule, and the optimizer's moments carried from task to task.
 
     Args:
-        learning_rate (`float`): default 1e-4.
-        num_train_epochs (`float`): passes over the data of each task. Default 10.
-        per_device_train_batch_size (`int`): embeddings per process. Default 6144.
-        seed (`int`): of the order of the data, with the number of the task. Default 27.
+        learning_rate (`float`, *optional*, defaults to `1e-4`): rate of Adam.
+        num_train_epochs (`float`, *optional*, defaults to `10`): passes over the data of each task.
+        per_device_train_batch_size (`int`, *optional*, defaults to `6144`): embeddings per process.
+        seed (`int`, *optional*, defaults to `27`): of the order of the data, with the number of the task.
         uncertain (`str`): what becomes of labels −1: `ignore` (default), `zeros`, `ones`, or a JSON object that says
             it by finding.
         missing (`str`): what becomes of empty labels, likewise. Default `ignore`.
@@ -34,7 +34,7 @@ class RETuneTrainingArguments(AlignmentTrainingArguments):
         relearn (`bool`): learn tasks again that the output folder says are done. Default False: an error.
         reset_threshold (`float`, *optional*): undo small updates after every epoch (`undo_small_updates`); the
             authors' code has 0.01 for it, switched off in the released settings. Default None: off.
-        reset_step (`float`): added to the threshold after every epoch of a task. Default 0.001.
+        reset_step (`float`, *optional*, defaults to `0.001`): added to the threshold after every epoch of a task.
     """
 
     # data

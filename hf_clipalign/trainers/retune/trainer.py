@@ -189,7 +189,7 @@ class RETuneTrainer(AlignmentTrainer):
         Args:
             embeds (`Tensor [N, d]`): of the shared space, not of unit length.
             findings (`Sequence[str]`, *optional*): which. Default: all that have prompts.
-            adapted (`bool`): through the adapter; False is the zero-shot bound. Default True.
+            adapted (`bool`, *optional*, defaults to `True`): through the adapter; False is the zero-shot bound.
 
         Returns:
             `(Tensor [N, F], BoolTensor [N, F])`: on the CPU.
@@ -208,7 +208,7 @@ class RETuneTrainer(AlignmentTrainer):
 
         Args:
             data (`LabelledEmbeddings`): the test data.
-            adapted (`bool`): through the adapter; False is the zero-shot bound. Default True.
+            adapted (`bool`, *optional*, defaults to `True`): through the adapter; False is the zero-shot bound.
         """
         names = data.labels.findings
         scores, predictions = self.scores(data.embeds, names, adapted)

@@ -28,7 +28,13 @@ from hf_clipalign.hub import check_card, push_folder
 from hf_clipalign.hub.retune_folder import NOT_FOR_DIAGNOSIS, PUSHED
 from hf_clipalign.losses import masked_bce_loss, retune_logits
 from hf_clipalign.trainers import RETuneState, RETuneTrainer, RETuneTrainingArguments
-from hf_clipalign.trainers.retune.data import Shuffled, targets
+from hf_clipalign.trainers.retune.data import (
+    Shuffled,
+    check_same_task,
+    targets,
+    task_fingerprint,
+    task_settings,
+)
 from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig, adapt_image, adapt_text
 from tests.hub.local_hub import OWNER, serve
 from tests.processes import launch, run_script
@@ -270,6 +276,44 @@ def test_learning_twice_is_refused_unless_asked(tmp_path: Path) -> None:
     again = build(tmp_path, relearn=True, tasks=other[:1])
     again.train()
     assert [entry["name"] for entry in again.state_folder.tasks] == [*FINDINGS, "cat (again, task 3)"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"reset_step": 0.5},
+        {"reset_threshold": 0.1},
+        {"optim": "sgd"},
+        {"lr_scheduler_type": "cosine"},
+        {"warmup_steps": 3},
+        {"weight_decay": 0.1},
+        {"adam_beta1": 0.5},
+        {"adam_beta2": 0.5},
+        {"adam_epsilon": 1e-3},
+        {"max_grad_norm": 1.0},
+        {"dataloader_drop_last": True},
+        {"uncertain": "ones"},
+        {"seed": 5},
+    ],
+)
+def test_every_setting_that_changes_the_result_is_compared(tmp_path: Path, changed: dict[str, Any]) -> None:
+    before = RETuneTrainingArguments(str(tmp_path), use_cpu=True)
+    task = IncrementalTask("cat", np.arange(40), ("cat",))
+    data = embeddings()
+    entry = {"data": task_fingerprint(data, task, before), "settings": json.loads(json.dumps(task_settings(before)))}
+    check_same_task(entry, data, task, before, "run")
+    after = RETuneTrainingArguments(str(tmp_path), use_cpu=True, **changed)
+    (name,) = changed
+    with pytest.raises(ClipAlignError, match=f"'cat' was learned in 'run' with {name}="):
+        check_same_task(entry, data, task, after, "run")
+
+
+def test_settings_without_influence_may_differ(tmp_path: Path) -> None:
+    settings = [
+        task_settings(RETuneTrainingArguments(str(tmp_path / name), use_cpu=True, **changed))
+        for name, changed in {"a": {}, "b": {"logging_steps": 3, "hub_model_id": "me/x", "relearn": True}}.items()
+    ]
+    assert settings[0] == settings[1]
 
 
 def test_another_model_adapter_or_prompt_is_refused(tmp_path: Path) -> None:
