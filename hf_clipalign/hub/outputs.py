@@ -79,7 +79,7 @@ def written_folder(
         yield staging
         if held and not overwrite and not _from_one_model(staging, out):
             raise ClipAlignError(
-                f"{str(out)!r} holds {_WORDS[kind]} made from another model: give another folder, or {option} to "
+                f"{str(out)!r} holds {_WORDS[kind]} made from another model, or from its other tower: give another folder, or {option} to "
                 "lose that."
             )
 
