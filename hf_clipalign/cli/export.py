@@ -70,8 +70,7 @@ def export(
     if to == "onnx":
         console.print(_onnx(job, path, overwrite))
         return
-    sources = [model, *([] if features is None else [features])]
-    with written_folder(path, to, *sources, overwrite=overwrite, option="--overwrite") as folder:
+    with written_folder(path, to, model, features or "", overwrite=overwrite, option="--overwrite") as folder:
         words = _WRITERS[to](job, folder)
     console.print(words.format(path=path, quoted=repr(str(path))))
 

@@ -200,7 +200,7 @@ def _same_weights(new: Path, old: Path) -> bool:
 def _tensors(folder: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
-    found = {}
+    found: dict[str, Any] = {}
     for file in sorted(folder.glob("*.safetensors")):
         opened = safe_open(str(file), framework="pt")
         found |= dict.fromkeys(opened.keys(), opened)

@@ -273,7 +273,7 @@ class IsoCLIPModel(PreTrainedModel):
         Raises:
             `ClipAlignError`: that modality was not aligned.
         """
-        bands = {side: list(self._band(side)) for side in _SIDES if modality in (side, "both")}
+        bands: dict[str, list[int]] = {side: list(self._band(side)) for side in _SIDES if modality in (side, "both")}
         return {
             "method": "isoclip",
             "format": form,

@@ -91,11 +91,7 @@ def test_something_else_is_not_replaced(trim, tmp_path, prepare, message, caplog
     with caplog.at_level(logging.WARNING, "hf_clipalign"):
         trim(out, "--overwrite")
     assert any("is replaced" in line and min(path.name for path in before) in line for line in caplog.messages)
-    assert (
-        not {path.name for path in before} - {"config.json"}
-        & {"diary.txt", "features.json"}
-        & set(path.name for path in out.iterdir())
-    )
+    assert not {"diary.txt", "features.json"} & {path.name for path in out.iterdir()}
     assert (out / "spectrum.png").is_file()
 
 
@@ -105,7 +101,7 @@ def test_a_result_of_another_model_is_not_replaced(trim, tmp_path, kind):
         tmp_path / "out", *kind, model=other_model(tmp_path / "other", "vision_model.encoder.layers.0.mlp.fc1.weight")
     )
     before = snapshot(tmp_path / "out")
-    with pytest.raises(ClipAlignError, match="made from another model, .*: give another folder, or --overwrite"):
+    with pytest.raises(ClipAlignError, match=r"made from another model, .*: give another folder, or --overwrite"):
         trim(tmp_path / "out", *kind)
     assert snapshot(tmp_path / "out") == before
     trim(tmp_path / "out", *kind, "--overwrite")
@@ -134,7 +130,7 @@ def test_what_is_read_is_never_replaced(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for out in (model, model.parent, "deep/clip", "deep/../deep/clip/", tmp_path):
         for command in (("trim",), ("export", "--to", "stock"), ("export", "--to", "sentence-transformers")):
-            with pytest.raises(ClipAlignError, match="give another folder|give a new folder"):
+            with pytest.raises(ClipAlignError, match=r"give another folder|give a new folder"):
                 clipalign(*command, "--model", model, "--image-band", "3,4", "--out", out, "--overwrite")
     assert snapshot(model) == before
 
