@@ -79,8 +79,8 @@ def written_folder(
         yield staging
         if held and not overwrite and not _from_one_model(staging, out):
             raise ClipAlignError(
-                f"{str(out)!r} holds {_WORDS[kind]} made from another model, or from its other tower: give another folder, or {option} to "
-                "lose that."
+                f"{str(out)!r} holds {_WORDS[kind]} made from another model, or from its other tower: give another "
+                f"folder, or {option} to lose that."
             )
 
 

@@ -15,7 +15,14 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_folder
 from hf_clipalign._hooks import push
 from hf_clipalign._publishing import not_of_a_model, save_whole
-from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder, load_model, load_processor
+from hf_clipalign.backbones import (
+    DualEncoder,
+    Projector,
+    as_dual_encoder,
+    load_model,
+    load_pretrained,
+    load_processor,
+)
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.isoclip.bands import Band, known_bands, known_checkpoints
 from hf_clipalign.isoclip.configuration import IsoCLIPConfig
@@ -101,6 +108,15 @@ class IsoCLIPModel(PreTrainedModel):
         if text_band:
             _fill_head(model.text_projection, trim_projectors(image.matrix, text.matrix, *text_band, spectrum)[1])
         return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Loads an aligned model as transformers does. Arguments as there.
+
+        Raises:
+            `ClipAlignError`: the folder is damaged or is no aligned model; weights are missing, NaN or infinite.
+        """
+        return load_pretrained(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def _around(cls, config: IsoCLIPConfig, base: nn.Module) -> IsoCLIPModel:

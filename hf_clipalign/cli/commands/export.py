@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import ModelOption, console, load, parse_band
-from hf_clipalign.cli.push import OverwriteOption
+from hf_clipalign._suggestions import unknown_name
+from hf_clipalign.cli.commands.push import OverwriteOption
+from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, parse_band
 
 
 def export(
-    model: ModelOption,
+    model: ModelOption = None,
     to: Annotated[
         str,
         typer.Option(
@@ -28,14 +30,11 @@ def export(
     ] = None,
     modality: Annotated[str, typer.Option(help="image or text; sentence-transformers also: both.")] = "image",
     compact: Annotated[
-        bool, typer.Option("--compact", help="Fewer numbers per embedding, exactly the same cosines.")
+        bool, typer.Option("--compact", help="Embeddings of a smaller dimension, exactly the same cosines.")
     ] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    image_band: Annotated[
-        str | None,
-        typer.Option(help="K_TOP,K_BOTTOM for images. Default: those of an aligned model, else the published band."),
-    ] = None,
-    text_band: Annotated[str | None, typer.Option(help="The same for texts.")] = None,
+    image_band: ImageBandOption = None,
+    text_band: TextBandOption = None,
     features: Annotated[
         Path | None, typer.Option(help="faiss: the folder that `clipalign embed` wrote with this model.")
     ] = None,
@@ -43,36 +42,38 @@ def export(
 ) -> None:
     """Export an aligned tower for serving without this package.
 
-    MODEL is an aligned model written by [bold]clipalign trim[/], or any base model with a known or given band. The
+    The model is an aligned one written by [bold]clipalign trim[/], or any base model with a known or given band. The
     result compares images with images, or texts with texts; never an image with a text.
 
     Examples:
 
     [bold]clipalign export --model clip-b32-isoclip --to onnx --compact --out clip-b32.onnx[/]
 
-    [bold]clipalign export --model mini-teacher --image-band 1,48 --to sentence-transformers --out teacher-st[/]
+    [bold]clipalign export --model mini:teacher --image-band 1,48 --to sentence-transformers --out teacher-st[/]
 
     [bold]clipalign export --model clip-b32-isoclip --to faiss --features photos-b32 --out photos-index[/]
     """
     from hf_clipalign.hub import written_folder
 
     if to not in _FORMATS:
-        raise ClipAlignError(f"unknown format {to!r}: choose from {', '.join(_FORMATS)}.")
+        raise unknown_name("format", to, _FORMATS)
     allowed = ("image", "text", "both") if to == "sentence-transformers" else ("image", "text")
     if modality not in allowed:
-        raise ClipAlignError(f"unknown modality {modality!r} for {to}: choose from {', '.join(allowed)}.")
+        raise unknown_name("modality", modality, allowed, f" for {to}")
     if (features is None) == (to == "faiss"):
         raise ClipAlignError("--to faiss and --features FOLDER belong together: an index is made of embedded images.")
-    loaded, processor = load(model)
-    aligned = _aligned(loaded, parse_band(image_band), parse_band(text_band))
+    bands = parse_band(image_band), parse_band(text_band)
+    source = chosen_model(model)
+    loaded, processor = load(source)
+    aligned = _aligned(loaded, *bands)
     path = out or Path(f"{modality}.onnx" if to == "onnx" else f"{to}-{modality}")
     job = _Export(aligned, processor, modality, compact, dtype, features)
     if to == "onnx":
-        console.print(_onnx(job, path, overwrite))
+        console.print(_onnx(job, path, overwrite), soft_wrap=True)
         return
-    with written_folder(path, to, model, features or "", overwrite=overwrite, option="--overwrite") as folder:
+    with written_folder(path, to, source, features or "", overwrite=overwrite, option="--overwrite") as folder:
         words = _WRITERS[to](job, folder)
-    console.print(words.format(path=path, quoted=repr(str(path))))
+    console.print(words.format(path=path, quoted=repr(str(path))), soft_wrap=True)
 
 
 @dataclass(frozen=True)
