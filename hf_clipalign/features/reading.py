@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +15,13 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, ImageStream, read_image
 from hf_clipalign.data.images.streams import StreamRecord
 from hf_clipalign.features.ranks import local_world_size
+from hf_clipalign.features.rows import HASH_BYTES
 
 _FEW_IMAGES = 256
 _MOST_WORKERS = 8
+_MOST_BYTES = 2**28  # larger files are read piece by piece, and have no hash
+NO_HASH = bytes(HASH_BYTES)
+"""Of an image whose content is not known before it is decoded."""
 
 
 class ImageJob(NamedTuple):
@@ -33,8 +39,10 @@ class ImageBatch(NamedTuple):
         shard (`int`): the shard of the job.
         n_rows (`int`): how many rows were asked for.
         rows, ids, labels: position, name and class of the images that could be read.
-        inputs (`dict`, *optional*): what the image tower takes, None if no image could be read.
-        failures (`list[tuple[str, str]]`): name and reason of the others.
+        content (`list[bytes]`): hash of the undecoded image of each, zeros where it has none.
+        known (`list[bool]`): which of them are not decoded, as their features are known.
+        inputs (`dict`, *optional*): what the image tower takes for the others, None if there are none.
+        failures (`list[tuple[str, str]]`): name and reason of those that could not be read.
     """
 
     shard: int
@@ -42,6 +50,8 @@ class ImageBatch(NamedTuple):
     rows: list[int]
     ids: list[str]
     labels: list[int] | None
+    content: list[bytes]
+    known: list[bool]
     inputs: dict[str, Any] | None
     failures: list[tuple[str, str]]
 
@@ -52,10 +62,19 @@ def image_batches(
     jobs: Iterable[ImageJob],
     num_workers: int,
     pin_memory: bool = False,
+    known: Collection[bytes] = (),
 ) -> Iterator[ImageBatch]:
-    """Does the jobs in their order; streams are read here, in the main process, decoded in the workers."""
+    """Does the jobs in their order; streams are read here, in the main process, decoded in the workers.
+
+    Args:
+        source, processor: the images, and what makes them inputs of the tower.
+        jobs (`Iterable[ImageJob]`): what to read.
+        num_workers (`int`): processes that read.
+        pin_memory (`bool`): for copies to an accelerator. Default False.
+        known (`Collection[bytes]`): hashes of images that need not be decoded.
+    """
     yield from DataLoader(
-        _ImageReader(source, processor),
+        _ImageReader(source, processor, known),
         batch_size=None,
         sampler=jobs,
         num_workers=num_workers,
@@ -74,18 +93,24 @@ def default_workers(n_images: int | None) -> int:
 class _ImageReader(Dataset):
     """What a worker does. Failures travel back as text."""
 
-    def __init__(self, source: ImageSource | ImageStream, processor: Any) -> None:
+    def __init__(self, source: ImageSource | ImageStream, processor: Any, known: Collection[bytes]) -> None:
         self.source = source if isinstance(source, ImageSource) else None
         self.name = source.name
+        self.known = known
         self.image_processor = getattr(processor, "image_processor", processor)
 
     def __getitem__(self, job: ImageJob) -> ImageBatch:
         records = self._records(job)
-        images, kept, failures = [], [], []
+        images, kept, content, failures = [], [], [], []
         for place, record in enumerate(records):
             try:
-                images.append(self._read(job.rows[place], record))
+                item, name = self._undecoded(record)
+                raw = _file_content(item)
+                hashed = content_hash(item if raw is None else raw)
+                if hashed not in self.known:
+                    images.append(read_image(item, name=name) if raw is None else _decoded(raw, item, name))
                 kept.append(place)
+                content.append(hashed)
             except ClipAlignError as error:
                 failures.append((record.id, str(error)))
         labels = None if records[0].label is None else [int(records[place].label) for place in kept]  # type: ignore[arg-type]
@@ -95,6 +120,8 @@ class _ImageReader(Dataset):
             rows=[job.rows[place] for place in kept],
             ids=[records[place].id for place in kept],
             labels=labels,
+            content=content,
+            known=[hashed in self.known for hashed in content],
             inputs=self._inputs(images) if images else None,
             failures=failures,
         )
@@ -104,17 +131,59 @@ class _ImageReader(Dataset):
             return job.records
         assert self.source is not None
         ids, labels = self.source.ids, self.source.labels
-        return [StreamRecord(ids[row], None, None if labels is None else int(labels[row])) for row in job.rows]
+        items = self.source.items
+        return [StreamRecord(ids[row], items[row], None if labels is None else int(labels[row])) for row in job.rows]
 
-    def _read(self, row: int, record: StreamRecord) -> Any:
-        if self.source is not None:
-            return self.source.read(row)
-        return read_image(record.item, name=f"{self.name}, row {record.id}")
+    def _undecoded(self, record: StreamRecord) -> tuple[Any, str | None]:
+        """What `read_image` takes, and what errors call it."""
+        from_path = self.source is not None and isinstance(record.item, str)
+        return record.item, None if from_path else f"{self.name}, row {record.id}"
 
     def _inputs(self, images: list[Any]) -> dict[str, Any]:
         # arrays with a stated layout: an image one pixel wide or high has no layout that could be guessed
         arrays = [np.asarray(image) for image in images]
         return dict(self.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt"))
+
+
+def content_hash(content: Any) -> bytes:
+    """BLAKE2b of encoded bytes or of an array; zeros for anything else."""
+    if isinstance(content, dict):
+        content = content.get("bytes")
+    if isinstance(content, np.ndarray) and content.dtype != object:
+        return _digest(f"{content.dtype} {content.shape}", np.ascontiguousarray(content).tobytes())
+    return _digest("bytes", bytes(content)) if isinstance(content, (bytes, bytearray, memoryview)) else NO_HASH
+
+
+def text_hash(text: str) -> bytes:
+    """BLAKE2b of a text."""
+    return _digest("text", text.encode("utf-8", "surrogatepass"))
+
+
+def _digest(form: str, content: bytes) -> bytes:
+    digest = hashlib.blake2b(f"{form}: ".encode(), digest_size=HASH_BYTES)
+    digest.update(content)
+    return digest.digest()
+
+
+def _file_content(item: Any) -> bytes | None:
+    """The bytes of a file of moderate size; None if the item is none, or it is for `read_image` to say why not."""
+    path = item.get("path") if isinstance(item, dict) and item.get("bytes") is None else item
+    if not isinstance(path, (str, os.PathLike)):
+        return None
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+            return None
+        with open(path, "rb") as stream:
+            return stream.read()
+    except (OSError, ValueError):
+        return None
+
+
+def _decoded(raw: bytes, item: Any, name: str | None) -> Any:
+    """The image of a file's bytes, which are the ones that were hashed; errors call it as if it were read by path."""
+    path = str(item["path"] if isinstance(item, dict) else item)
+    return read_image(raw, name=path if name is None else f"{name} ({path})")
 
 
 def _unchanged(batch: Any) -> Any:
