@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._files import explained_read
 from hf_clipalign._json import parse_json
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.data import FindingLabels
@@ -242,7 +243,9 @@ def _read_embeddings(path: Path) -> tuple[Tensor, list[str] | None, str | None]:
         raise ClipAlignError(
             f"{path}: embeddings must be a .safetensors, .parquet or .arrow file, or a feature store."
         )
-    if not path.is_file():
+    with explained_read(path):
+        is_there = path.is_file()
+    if not is_there:
         raise ClipAlignError(
             f"{path}: no such file; make embeddings with `clipalign embed` or LabelledEmbeddings.save."
         )

@@ -92,7 +92,7 @@ class FeatureStore:
         """Class numbers of all rows, int64 `[N]`."""
         if not self.manifest["labels"]:
             return None
-        return np.concatenate([np.array(rows.labels) for rows in all_rows(self._store)])
+        return np.concatenate([rows.labels.numpy().copy() for rows in all_rows(self._store) if rows.labels is not None])
 
     @cached_property
     def skipped(self) -> list[tuple[str, str]]:

@@ -316,8 +316,11 @@ def test_a_streamed_data_set(model, images, tmp_path):
     assert store.ids == [name[-6:-4] for name in folder.ids]
     assert (store.labels.tolist(), store.class_names) == (folder.labels.tolist(), ["cat", "dog"])
     assert extract(model, streamed, tmp_path / "rows").ids[-1] == "9"
+    before = store.values()
     again = extract(model, open_stream(streamed, id_column="name", fingerprint="v2"), tmp_path / "out")
-    assert torch.equal(again.values(), store.values())
+    assert torch.equal(again.values(), before)
+    with pytest.raises(ClipAlignError, match="another run has replaced it since it was opened"):
+        store.values()
 
 
 def test_texts(model, tmp_path):

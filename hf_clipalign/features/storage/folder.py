@@ -277,7 +277,9 @@ class ShardFolder:
         names = os.listdir(self.path)
         if file.name in names or self.kind.manifest_file not in names:
             raise
-        return "it is missing"
+        now = ShardFolder.open(self.path, self.kind)
+        replaced = self.complete and now is not None and now.key != self.key
+        return "another run has replaced it since it was opened" if replaced else "it is missing"
 
 
 def shard_files(path: Path, kind: Kind) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,8 @@ def read_file(
         try:
             shard = open_shard(path)
         except FileNotFoundError:
+            if path.parent.is_dir() and path.name in os.listdir(path.parent):
+                raise  # the disk is to blame
             return None
         if (found := shard.about.get("kind")) != kind.name:
             raise ForeignFile(f"it is of the kind {found!r}")
@@ -125,7 +128,7 @@ def read_file(
         raise ForeignFile("its format is another one")
     check_place(shard, kind.name, kind.key(stored), 0)
     if found := differences(kind, stored, _completed(kind, stored, plain(description))):
-        raise OtherContent("; ".join(found.values()))
+        raise OtherContent(" and ".join(found.values()))
     kind.check_columns(shard.tensors)
     for name, count in (rows or {}).items():
         if len(shard.tensors[name]) != count:
