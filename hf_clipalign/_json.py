@@ -58,7 +58,9 @@ def _refuse(name: str) -> Any:
 def _check_depth(value: Any, depth: int) -> None:
     level = [value]
     for _ in range(depth + 1):
-        nested = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        nested = (
+            item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))
+        )
         level = [item for items in nested for item in items]
         if not level:
             return

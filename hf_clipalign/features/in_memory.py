@@ -16,9 +16,9 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.data import ImageSource
-from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_store, remove_strays
 from hf_clipalign.features.reading import ImageJob, default_workers, image_batches
 from hf_clipalign.features.rows import FEATURES, LAYOUT, Rows, all_rows, finish_rows, open_features, write_rows
+from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_store, remove_strays
 
 
 @dataclass

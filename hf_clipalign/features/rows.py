@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -97,6 +96,8 @@ def read_rows(folder: ShardFolder, index: int) -> Rows:
     """
     shard = folder.read(index)
     try:
+        if (width := shard.tensors["values"].shape[1]) != folder.manifest["width"]:
+            raise DamagedShard(f"its features have {width} dimensions instead of {folder.manifest['width']}")
         return rows_of(shard)
     except DamagedShard as damage:
         raise folder.damage(folder.file(index).name, str(damage)) from None
@@ -132,14 +133,15 @@ def open_features(path: str | Path) -> ShardFolder:
     """
     folder = ShardFolder.open(Path(path), FEATURES)
     if folder is None:
-        raise ClipAlignError(
-            f"{str(path)!r} holds no features: make them with `clipalign embed IMAGES --out {path}`."
-        )
+        raise ClipAlignError(f"{str(path)!r} holds no features: make them with `clipalign embed IMAGES --out {path}`.")
     if not folder.complete:
         raise ClipAlignError(
             f"the features in {str(path)!r} are unfinished: run the same `clipalign embed` again to resume."
         )
     folder.check_sizes()
+    for name in FEATURES.counts:
+        if folder.manifest.get(f"n_{name}") != (total := sum(entry[name] for entry in folder.shards)):
+            raise folder.damage(FEATURES.manifest_file, f"its n_{name} is not {total}, the sum over its shards")
     return folder
 
 

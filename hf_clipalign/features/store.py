@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.features.description import describe_model
-from hf_clipalign.features.storage.folder import ShardFolder
 from hf_clipalign.features.in_memory import Features, gathered
-from hf_clipalign.features.rows import Rows, all_rows, open_features
+from hf_clipalign.features.rows import Rows, all_rows, open_features, read_rows
+from hf_clipalign.features.storage.folder import ShardFolder
 
 if TYPE_CHECKING:
     import datasets
@@ -92,7 +92,9 @@ class FeatureStore:
         """Class numbers of all rows, int64 `[N]`."""
         if not self.manifest["labels"]:
             return None
-        return np.concatenate([rows.labels.numpy().copy() for rows in all_rows(self._store) if rows.labels is not None])
+        return np.concatenate(
+            [rows.labels.numpy().copy() for rows in all_rows(self._store) if rows.labels is not None]
+        )
 
     @cached_property
     def skipped(self) -> list[tuple[str, str]]:
@@ -113,8 +115,8 @@ class FeatureStore:
         for number in np.unique(shard_of):
             places = np.flatnonzero(shard_of == number)
             start = self._ends[number] - self._store.shards[number]["rows"]
-            tensors = self._store.read(int(number)).tensors
-            values[torch.from_numpy(places)] = tensors["values"][torch.from_numpy(index[places] - start)]
+            stored = read_rows(self._store, int(number)).values
+            values[torch.from_numpy(places)] = stored[torch.from_numpy(index[places] - start)]
         return values
 
     def blocks(self) -> Iterator[Features]:

@@ -109,9 +109,15 @@ def plain(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, kind: Kind, manifest: Mapping[str, Any]) -> None:
-    """Writes a manifest atomically."""
+    """Writes a manifest atomically, with a checksum of its own."""
     with atomic_file(folder / kind.manifest_file) as staging:
-        staging.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        staging.write_text(json.dumps(sealed(manifest), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with the checksum of all that it says."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
 
 
 def read_manifest(folder: Path, kind: Kind) -> dict[str, Any] | None:
@@ -148,6 +154,8 @@ def _file_name(value: Any) -> bool:
 
 
 def _consistent(manifest: dict[str, Any]) -> dict[str, Any]:
+    if not is_earlier(manifest) and sealed(manifest) != manifest:
+        raise BadJson("its content has changed")
     if manifest.get("complete") and "shards" not in manifest:
         raise BadJson("it is complete but lists no shards")
     return manifest

@@ -65,11 +65,22 @@ class Shard:
 
 def write_shard(path: Path, kind: str, key: str, index: int, tensors: Mapping[str, Tensor], meta: Any) -> None:
     """Writes a shard atomically; the same content always gives the same bytes."""
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = own_copies(tensors)
     about = json.loads(json.dumps({"kind": kind, "key": key, "shard": index, "meta": meta}))
     about["sha256"] = _seal(content, about)
     with atomic_file(path) as staging:
         save_file(content, staging, {METADATA: json.dumps(about)})
+
+
+def own_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, contiguous, none in the memory of another."""
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    seen: set[int] = set()
+    for name, tensor in content.items():
+        place = tensor.untyped_storage().data_ptr()
+        content[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return content
 
 
 def open_shard(path: Path) -> Shard:

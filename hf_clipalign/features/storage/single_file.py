@@ -20,6 +20,7 @@ from hf_clipalign.features.storage.shards import (
     check_place,
     check_seal,
     open_shard,
+    own_copies,
     write_shard,
 )
 
@@ -92,7 +93,7 @@ def write_file(
         `ClipAlignError`: the disk refuses.
     """
     described = plain({"format": FORMAT, **description})
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = own_copies(tensors)
     busy = f"another run is writing {str(path)!r}: try again when it has ended."
     with exclusive_lock(path.parent / f".{kind.name}.lock", busy, patience=_PATIENCE):
         for stray in path.parent.iterdir():

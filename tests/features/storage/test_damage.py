@@ -53,7 +53,7 @@ def places(data):
     """Bytes to spoil: of the metadata, of the first tensor's entry, and of the content's beginning, middle and end."""
     length = int.from_bytes(data[:8], "little")
     header = data[: 8 + length]
-    inside = [header.index(word) for word in (rb'key\": \"', rb'sha256\": \"', rb'\"meta\"', b"data_offsets")]
+    inside = [header.index(word) for word in (rb"key\": \"", rb"sha256\": \"", rb"\"meta\"", b"data_offsets")]
     return [*(place + 12 for place in inside), 8 + length, (8 + length + len(data)) // 2, len(data) - 1]
 
 
