@@ -187,9 +187,9 @@ def entry(description: Mapping[str, Any], path: str) -> Any:
 def _told(kind: Kind, path: str, old: Any, new: Any, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     title = kind.titles.get(path, path)
     if isinstance(old, dict) and isinstance(new, dict):
-        names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-        parts = [f"{name}: {_short(old.get(name))} there, {_short(new.get(name))} here" for name in names[:3]]
-        return f"{title} ({', '.join(parts)}{', …' if len(names) > 3 else ''})"
+        changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        parts = [f"{name}: {_short(old.get(name))} there, {_short(new.get(name))} here" for name in changed[:3]]
+        return f"{title} ({', '.join(parts)}{', …' if len(changed) > 3 else ''})"
     name = f"{path.rpartition('.')[0]}.name"
     names = entry(stored, name), entry(wanted, name)
     if path in kind.titles and path.rpartition(".")[2] in ("weights", "fingerprint"):
