@@ -9,12 +9,13 @@ import json
 import logging
 import os
 import socket
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from hf_clipalign._json import BadJson, natural, parse_json
+from hf_clipalign._json import BadJson
+from hf_clipalign._schema import checked_json, natural
+from hf_clipalign._staging import staging_path
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +58,12 @@ def _own(path: Path) -> dict[str, Any]:
 
 def _create(path: Path) -> bool:
     """Links a finished file to the name, so that nobody reads half of it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    staging = staging_path(path)
     try:
-        with os.fdopen(handle, "w") as stream:
-            json.dump(_own(path), stream)
-        return _link(Path(name), path)
+        staging.write_text(json.dumps(_own(path)), encoding="utf-8")
+        return _link(staging, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        staging.unlink(missing_ok=True)
 
 
 def _link(source: Path, path: Path) -> bool:
@@ -83,7 +83,7 @@ def _link(source: Path, path: Path) -> bool:
 def _read(path: Path) -> dict[str, Any] | None:
     """What a lock file says, empty if that cannot be understood, None if there is none."""
     try:
-        return parse_json(path.read_bytes(), _SCHEMA, size=2**16)
+        return checked_json(path.read_bytes(), _SCHEMA, size=2**16)
     except FileNotFoundError:
         return None
     except BadJson:

@@ -25,7 +25,7 @@ from hf_clipalign.features.ranks import Ranks
 from hf_clipalign.features.reading import ImageBatch, ImageJob, default_workers, image_batches, text_hash
 from hf_clipalign.features.reuse import KnownRows, change, hashes_as_tensor, may_reuse
 from hf_clipalign.features.rows import FEATURES, LAYOUT, Rows, finish_rows, write_rows
-from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_store, remove_strays
+from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_store
 from hf_clipalign.features.storage.manifest import differences, is_earlier
 from hf_clipalign.features.store import FeatureStore
 
@@ -175,7 +175,6 @@ def _in_dtype(encoder: DualEncoder, dtype: torch.dtype) -> DualEncoder:
 
 def _begin(folder: Path, wanted: dict[str, Any], overwrite: bool) -> _Plan:
     """Sees what the folder holds, and leaves the manifest of an unfinished run in it, unless it holds a whole one."""
-    remove_strays(folder, FEATURES)
     if overwrite:
         remove_store(folder, FEATURES)
     stored = ShardFolder.open(folder, FEATURES)

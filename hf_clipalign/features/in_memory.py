@@ -18,7 +18,7 @@ from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.data import ImageSource
 from hf_clipalign.features.reading import ImageJob, default_workers, image_batches
 from hf_clipalign.features.rows import FEATURES, LAYOUT, Rows, all_rows, finish_rows, open_features, write_rows
-from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_store, remove_strays
+from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_store
 
 
 @dataclass
@@ -79,7 +79,6 @@ class Features:
         labels = None if self.labels is None else torch.as_tensor(self.labels)
         rows = Rows(self.values, torch.arange(len(self)), self.ids, labels, self.skipped)
         with folder_lock(path, FEATURES):
-            remove_strays(path, FEATURES)
             remove_store(path, FEATURES)
             store = ShardFolder.create(path, FEATURES, description)
             write_rows(store, 0, rows)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import explained_read
-from hf_clipalign._json import parse_json
+from hf_clipalign._schema import checked_json
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.data import FindingLabels
 from hf_clipalign.features.extraction import extract_to_store
@@ -281,7 +281,7 @@ def _read_foreign(path: Path, file: Any) -> tuple[Tensor, list[str] | None, str 
     if _EMBEDS not in file.keys():  # noqa: SIM118 (no dictionary)
         raise ClipAlignError(f"{path}: holds no tensor {_EMBEDS!r}, only {', '.join(file.keys()) or 'nothing'}.")
     metadata, embeds = file.metadata() or {}, file.get_tensor(_EMBEDS)
-    ids = parse_json(metadata[_IDS].encode(), [str]) if _IDS in metadata else None
+    ids = checked_json(metadata[_IDS].encode(), [str]) if _IDS in metadata else None
     if ids is not None and len(ids) != len(embeds):
         raise ClipAlignError(f"{path}: {len(ids)} ids for {len(embeds)} embeddings.")
     return embeds, ids, metadata.get("model")

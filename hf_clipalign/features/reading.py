@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import multiprocessing
 import os
+import signal
 import stat
+import sys
+import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._quoting import printable
 from hf_clipalign.data import ImageSource, ImageStream, read_image
+from hf_clipalign.data.images.processing import process_images, reduce_image
 from hf_clipalign.data.images.streams import StreamRecord
 from hf_clipalign.features.ranks import local_world_size
 from hf_clipalign.features.rows import HASH_BYTES
 
 _FEW_IMAGES = 256
 _MOST_WORKERS = 8
+_PR_SET_PDEATHSIG = 1
 _MOST_BYTES = 2**28  # larger files are read piece by piece, and have no hash
 NO_HASH = bytes(HASH_BYTES)
 """Of an image whose content is not known before it is decoded."""
@@ -72,15 +82,53 @@ def image_batches(
         num_workers (`int`): processes that read.
         pin_memory (`bool`): for copies to an accelerator. Default False.
         known (`Collection[bytes]`): hashes of images that need not be decoded.
+
+    Raises:
+        [`ClipAlignError`]: if a worker process was ended from outside.
     """
-    yield from DataLoader(
+    loader = DataLoader(
         _ImageReader(source, processor, known),
         batch_size=None,
         sampler=jobs,
         num_workers=num_workers,
         collate_fn=_unchanged,
         pin_memory=pin_memory,
+        worker_init_fn=_begin_worker if num_workers else None,
     )
+    with _no_errors_from_signals():
+        batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ClipAlignError(
+                f"a process that reads images of {source.name} was ended from outside, most often for lack of memory: "
+                "run the same again to resume, with fewer of them (num_workers, --workers)"
+            ) from error
+        yield batch
+
+
+@contextmanager
+def _no_errors_from_signals() -> Iterator[None]:
+    """Has a dead worker found where its batch is waited for, and not at any line that runs when the signal comes."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if is_main and hasattr(signal, "SIGCHLD") else None
+    yield
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _begin_worker(_: int) -> None:
+    """A worker ends at once when it is told to, and, on Linux, when the process that it works for is no more."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if (parent := multiprocessing.parent_process()) is not None and os.getppid() != parent.pid:
+            os.kill(os.getpid(), signal.SIGKILL)  # it ended before this process could ask for the signal
 
 
 def default_workers(n_images: int | None) -> int:
@@ -95,24 +143,15 @@ class _ImageReader(Dataset):
 
     def __init__(self, source: ImageSource | ImageStream, processor: Any, known: Collection[bytes]) -> None:
         self.source = source if isinstance(source, ImageSource) else None
-        self.name = source.name
         self.known = known
+        self.name = source.name
         self.image_processor = getattr(processor, "image_processor", processor)
 
     def __getitem__(self, job: ImageJob) -> ImageBatch:
         records = self._records(job)
-        images, kept, content, failures = [], [], [], []
-        for place, record in enumerate(records):
-            try:
-                item, name = self._undecoded(record)
-                raw = _file_content(item)
-                hashed = content_hash(item if raw is None else raw)
-                if hashed not in self.known:
-                    images.append(read_image(item, name=name) if raw is None else _decoded(raw, item, name))
-                kept.append(place)
-                content.append(hashed)
-            except ClipAlignError as error:
-                failures.append((record.id, str(error)))
+        kept: dict[int, bytes] = {}
+        failures: list[tuple[str, str]] = []
+        inputs = process_images(self.image_processor, self._images(job, records, kept, failures))
         labels = None if records[0].label is None else [int(records[place].label) for place in kept]  # type: ignore[arg-type]
         return ImageBatch(
             shard=job.shard,
@@ -120,29 +159,50 @@ class _ImageReader(Dataset):
             rows=[job.rows[place] for place in kept],
             ids=[records[place].id for place in kept],
             labels=labels,
-            content=content,
-            known=[hashed in self.known for hashed in content],
-            inputs=self._inputs(images) if images else None,
+            content=list(kept.values()),
+            known=[hashed in self.known for hashed in kept.values()],
+            inputs=inputs,
             failures=failures,
         )
+
+    def _images(
+        self, job: ImageJob, records: list[StreamRecord], kept: dict[int, bytes], failures: list[tuple[str, str]]
+    ) -> Iterator[Image.Image]:
+        """The images that can be read and are not known, one at a time, each as small as the processor lets it be.
+
+        Places and hashes of all that have features go to `kept`.
+        """
+        for place, record in enumerate(records):
+            try:
+                item = record.item if self.source is None else self.source.items[job.rows[place]]
+                raw = _file_content(item)
+                hashed = content_hash(item if raw is None else raw)
+                image = None if hashed in self.known else self._reduced(item, record.id, raw)
+            except ClipAlignError as error:
+                failures.append((record.id, str(error)))
+                continue
+            kept[place] = hashed
+            if image is not None:
+                yield image
+
+    def _reduced(self, item: Any, row_id: str, raw: bytes | None) -> Image.Image:
+        """The image of an item, or of the bytes of its file, which are the ones that were hashed."""
+        name = f"{self.name}, row {row_id}"
+        if self.source is not None and isinstance(item, str):
+            name = item
+        if raw is None:
+            image = read_image(item, name=name)
+        else:
+            path = str(item["path"] if isinstance(item, dict) else item)
+            image = read_image(raw, name=printable(path if name == path else f"{name} ({path})"))
+        return reduce_image(image, self.image_processor)
 
     def _records(self, job: ImageJob) -> list[StreamRecord]:
         if job.records is not None:
             return job.records
         assert self.source is not None
         ids, labels = self.source.ids, self.source.labels
-        items = self.source.items
-        return [StreamRecord(ids[row], items[row], None if labels is None else int(labels[row])) for row in job.rows]
-
-    def _undecoded(self, record: StreamRecord) -> tuple[Any, str | None]:
-        """What `read_image` takes, and what errors call it."""
-        from_path = self.source is not None and isinstance(record.item, str)
-        return record.item, None if from_path else f"{self.name}, row {record.id}"
-
-    def _inputs(self, images: list[Any]) -> dict[str, Any]:
-        # arrays with a stated layout: an image one pixel wide or high has no layout that could be guessed
-        arrays = [np.asarray(image) for image in images]
-        return dict(self.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt"))
+        return [StreamRecord(ids[row], None, None if labels is None else int(labels[row])) for row in job.rows]
 
 
 def content_hash(content: Any) -> bytes:
@@ -178,12 +238,6 @@ def _file_content(item: Any) -> bytes | None:
             return stream.read()
     except (OSError, ValueError):
         return None
-
-
-def _decoded(raw: bytes, item: Any, name: str | None) -> Any:
-    """The image of a file's bytes, which are the ones that were hashed; errors call it as if it were read by path."""
-    path = str(item["path"] if isinstance(item, dict) else item)
-    return read_image(raw, name=path if name is None else f"{name} ({path})")
 
 
 def _unchanged(batch: Any) -> Any:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._json import natural
 from hf_clipalign._numbers import check_integer
+from hf_clipalign._schema import natural
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
-from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_strays
+from hf_clipalign.features.storage.folder import ShardFolder, folder_lock
 from hf_clipalign.features.storage.manifest import Column, Kind, differences, is_earlier
 from hf_clipalign.features.storage.shards import Shard
 from hf_clipalign.inversion.image import ovi
@@ -126,7 +126,6 @@ def invert_to_store(
         return folder
     first = None if folder.exists() else output_of(todo[0])  # settings that cannot be used leave nothing behind
     with folder_lock(folder, INVERSIONS, f"-{rank}-of-{world_size}"):
-        remove_strays(folder, INVERSIONS, mine.__contains__)
         if _opened(folder, description) is None:
             shards.begin()
         for index in todo:

@@ -1,5 +1,6 @@
 """A folder of images that changed: only what is new goes through the tower, and the store is that of a new folder."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import TextSource, image_folder
-from hf_clipalign.features import FeatureStore, extract_to_store
+from hf_clipalign.features import FeatureStore, extract_to_store, extraction
+from hf_clipalign.features.description import describe_model
+from hf_clipalign.features.storage.shards import file_hash
 from tests.features.cheap_encoder import CheapEncoder, cheap_processor
 from tests.features.storage.kinds import content
 from tests.tiny_models import tiny_clip, tiny_image_processor, tiny_tokenizer
@@ -205,8 +209,6 @@ def test_other_sources_models_and_processors_are_refused_with_what_differs(encod
 
 def test_texts_that_are_unchanged_are_reused(tmp_path, monkeypatch, caplog):
     asked = []
-    from hf_clipalign.features import extraction
-
     encode = extraction.encode_texts
     monkeypatch.setattr(
         extraction, "encode_texts", lambda e, texts, *rest: asked.append(texts) or encode(e, texts, *rest)
@@ -233,8 +235,6 @@ def test_a_store_of_format_1_is_read_and_its_update_refused_by_name(images, tmp_
     made = embed(encoder, images, tmp_path / "new")
     out.mkdir()
     entries = []
-    from hf_clipalign.features.storage.shards import file_hash
-
     for index, entry in enumerate(made.manifest["shards"]):
         shard = made._store.read(index)
         tensors = {name: tensor.clone() for name, tensor in shard.tensors.items() if name != "content"}

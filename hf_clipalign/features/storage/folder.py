@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import exclusive_lock, explained_read
+from hf_clipalign._staging import remove_stale
 from hf_clipalign.features.storage.manifest import FORMAT, Kind, is_earlier, plain, read_manifest, write_manifest
 from hf_clipalign.features.storage.shards import (
     DamagedShard,
@@ -296,28 +297,14 @@ def remove_store(path: Path, kind: Kind) -> None:
         file.unlink(missing_ok=True)
 
 
-def remove_strays(path: Path, kind: Kind, mine: Callable[[int], bool] | None = None) -> None:
-    """Removes the unfinished files of a killed run. Only while the folder is held.
-
-    Args:
-        path (`Path`): the folder.
-        kind (`Kind`): what it holds.
-        mine (`Callable[[int], bool]`, *optional*): which shards' files, where several processes share the folder
-            without talking; the manifest's go with shard 0. Default: all.
-    """
-    pattern = re.compile(rf"\.{kind.name}(-(\d{{5,}})[-0-9a-f]*\.safetensors-|\.json-).*")
-    for name in os.listdir(path) if path.is_dir() else []:
-        if (match := pattern.fullmatch(name)) and (mine is None or mine(int(match[2] or 0))):
-            (path / name).unlink(missing_ok=True)
-
-
 @contextmanager
 def folder_lock(path: Path, kind: Kind, suffix: str = "") -> Iterator[None]:
-    """Holds a folder for writing, until the block or the process ends.
+    """Holds a folder for writing, until the block or the process ends; what killed runs left half-written is removed.
 
     Raises:
         `ClipAlignError`: another process is writing there, or the folder cannot be written to.
     """
     message = f"another run is writing {kind.noun} to {str(path)!r}: wait for it, or use another folder."
     with exclusive_lock(path / f".{kind.name}{suffix}.lock", message):
+        remove_stale(path)
         yield

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file, explained_read
-from hf_clipalign._json import BadJson, natural, parse_json
+from hf_clipalign._json import BadJson
+from hf_clipalign._schema import checked_json, natural
 from hf_clipalign.features.storage.shards import DamagedShard
 
 FORMAT = 2
@@ -133,13 +134,13 @@ def read_manifest(folder: Path, kind: Kind) -> dict[str, Any] | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
     try:
-        version = parse_json(text, {"format": natural})["format"]
+        version = checked_json(text, {"format": natural})["format"]
         if version in (_EARLIER, FORMAT):
             shard = {"file": _file_name, "bytes": natural, "sha256": str, **dict.fromkeys(kind.counts, natural)}
-            return _consistent(parse_json(text, {**kind.description, "shards?": [shard], "complete?": bool}))
+            return _consistent(checked_json(text, {**kind.description, "shards?": [shard], "complete?": bool}))
     except BadJson as error:
         raise ClipAlignError(
-            f"{str(file)!r} is damaged, so that the {kind.noun} in {str(folder)!r} cannot be used: {error}. "
+            f"{str(file)!r} is damaged, so that the {kind.noun} in {str(folder)!r} cannot be used: it {error}. "
             f"{kind.restart}."
         ) from None
     raise ClipAlignError(
@@ -155,9 +156,9 @@ def _file_name(value: Any) -> bool:
 
 def _consistent(manifest: dict[str, Any]) -> dict[str, Any]:
     if not is_earlier(manifest) and sealed(manifest) != manifest:
-        raise BadJson("its content has changed")
+        raise BadJson("is not as it was written")
     if manifest.get("complete") and "shards" not in manifest:
-        raise BadJson("it is complete but lists no shards")
+        raise BadJson("is complete but lists no shards")
     return manifest
 
 

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_clipalign._files import atomic_file
-from hf_clipalign._json import BadJson, natural, parse_json
+from hf_clipalign._json import BadJson
+from hf_clipalign._schema import checked_json, natural
 
 METADATA = "hf_clipalign"
 """Name of the one entry of the metadata."""
@@ -99,12 +100,12 @@ def open_shard(path: Path) -> Shard:
     if size < 8 or length > size - 8 or length > _MOST_HEADER:
         raise problem(f"it has {size:,} bytes, too few for its header")
     try:
-        header = parse_json(text, {"__metadata__": {METADATA: str}})
-        about = parse_json(header.pop("__metadata__")[METADATA].encode(), (_ABOUT, _EARLIER))
-        parse_json(json.dumps(list(header.values())).encode(), [_ENTRY])
+        header = checked_json(text, {"__metadata__": {METADATA: str}})
+        about = checked_json(header.pop("__metadata__")[METADATA].encode(), (_ABOUT, _EARLIER))
+        checked_json(json.dumps(list(header.values())).encode(), [_ENTRY])
         expected = 8 + length + _check_layout(header)
     except (BadJson, UnicodeError) as error:
-        raise problem(f"its header is unreadable: {error}") from None
+        raise problem(f"its header {error}") from None
     if size != expected:
         raise DamagedShard(f"it has {size:,} bytes, its header says {expected:,}")
     data = _mapped(path, size)
@@ -164,7 +165,7 @@ def _check_layout(header: dict[str, Any]) -> int:
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, count = _DTYPES.get(entry["dtype"]), math.prod(entry["shape"])
         if dtype is None or entry["data_offsets"] != [end, end + count * dtype.itemsize]:
-            raise BadJson(f"the entry of {name[:40]!r} does not fit")
+            raise BadJson(f"has an entry of {name[:40]!r} that does not fit")
         end += count * dtype.itemsize
     return end
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import exclusive_lock, explained_read
+from hf_clipalign._staging import remove_stale
 from hf_clipalign.features.storage.manifest import FORMAT, Kind, differences, plain
 from hf_clipalign.features.storage.shards import (
     DamagedShard,
@@ -96,9 +97,7 @@ def write_file(
     content = own_copies(tensors)
     busy = f"another run is writing {str(path)!r}: try again when it has ended."
     with exclusive_lock(path.parent / f".{kind.name}.lock", busy, patience=_PATIENCE):
-        for stray in path.parent.iterdir():
-            if stray.name.startswith(f".{path.name}-") and stray.name.endswith(path.suffix):
-                stray.unlink(missing_ok=True)
+        remove_stale(path.parent)
         write_shard(path, kind.name, kind.key(described), 0, content, {"description": described})
     return content
 

@@ -28,8 +28,8 @@ class StoreKind:
     """One kind of store.
 
     Args:
-        make (`Callable[[Path, int], Tensor]`): fills a folder, or uses what is there, and gives the content; the number
-            says of which run.
+        make (`Callable[[Path, int], Tensor]`): fills a folder, or uses what is there, and gives the content; the
+            number says of which run.
         read (`Callable[[Path, int], Tensor]`): the content, without making anything.
         remade (`bool`): whether `make` mends damage.
     """

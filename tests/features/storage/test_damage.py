@@ -7,12 +7,15 @@ import errno
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign._staging import staging_path
 from tests.features.storage.kinds import KINDS, content, shards
 
 
@@ -158,11 +161,13 @@ def test_what_the_disk_refuses_is_told_and_deletes_nothing(runs, code, door, mon
 
 def test_strays_of_killed_runs_are_removed(runs):
     kind, (folder, _), (value, _) = runs
-    for file in list(folder.iterdir()):
-        if file.name.endswith((".safetensors", ".json")):
-            (folder / f".{file.name}-x1y2z3{file.suffix}").write_bytes(b"half")
-            if file.suffix == ".safetensors":
-                file.unlink()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for file in [file for file in folder.iterdir() if file.suffix in (".safetensors", ".json")]:
+        name = staging_path(file, file.suffix).name.replace(f"~{os.getpid()}~", f"~{gone.pid}~")
+        (folder / name).write_bytes(b"half")
+        if file.suffix == ".safetensors":
+            file.unlink()
     (folder / ".notes-x.safetensors").write_bytes(b"somebody's")
     assert torch.equal(kind.make(folder, 1), value)
     assert sorted(file.name for file in folder.glob(".*") if file.suffix != ".lock") == [".notes-x.safetensors"]

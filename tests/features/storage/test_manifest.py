@@ -5,7 +5,8 @@ import json
 import pytest
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._json import BadJson, natural, parse_json
+from hf_clipalign._json import BadJson
+from hf_clipalign._schema import checked_json, natural
 from hf_clipalign.features import FeatureStore
 from hf_clipalign.features.rows import FEATURES
 from hf_clipalign.features.storage import manifest as manifests
@@ -17,33 +18,33 @@ SCHEMA = {"name": (str, None), "sizes": [natural], "inner?": {"on": bool}}
 
 def test_a_value_that_fits_comes_back():
     value = {"name": None, "sizes": [0, 3], "inner": {"on": True}, "more": 1.5}
-    assert parse_json(json.dumps(value).encode(), SCHEMA) == value
+    assert checked_json(json.dumps(value).encode(), SCHEMA) == value
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"[1", "not JSON"),
-        (b"\xff", "not JSON"),
-        (b'{"a": NaN}', "NaN is not a value of JSON"),
+        (b"[1", "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        (b'{"a": NaN}', "NaN is no value of JSON"),
         (b"[" * 100_000, "deeper than 32"),
         (b"[" * 40 + b"]" * 40, "deeper than 32"),
         (b'{"a":' * 2000 + b"1" + b"}" * 2000, "deeper than 32"),
-        (b"[]", r"it is \[\], not an object"),
-        (b'{"sizes": []}', "there is no 'name'"),
+        (b"[]", r"all of it is \[\], not an object"),
+        (b'{"sizes": []}', "has no 'name'"),
         (b'{"name": 1, "sizes": []}', "name is 1, not a text or null"),
         (b'{"name": "x", "sizes": [1, -1]}', r"sizes\[1\] is -1, not an integer of 0 or more"),
         (b'{"name": "x", "sizes": [true]}', r"sizes\[0\] is true, not an integer"),
-        (b'{"name": "x", "sizes": [1e400]}', r"sizes\[0\] is Infinity|not JSON"),
+        (b'{"name": "x", "sizes": [1e400]}', r"sizes\[0\] is Infinity|not valid"),
         (b'{"name": "x", "sizes": [], "inner": {"on": 1}}', "inner.on is 1, not true or false"),
-        (b'{"name": "x", "sizes": [' + b"9" * 5000 + b"]}", "not JSON|not an integer"),
+        (b'{"name": "x", "sizes": [' + b"9" * 5000 + b"]}", "not valid JSON|not an integer"),
         (b'"' + b"x" * 2000 + b'"', "over the limit of 1,000"),
     ],
 )
 def test_what_is_wrong_is_one_line(text, words):
     size = 1000 if b"xxxx" in text else 2**28
     with pytest.raises(BadJson, match=words) as caught:
-        parse_json(text, SCHEMA, size=size)
+        checked_json(text, SCHEMA, size=size)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
 
@@ -78,7 +79,7 @@ def test_a_manifest_of_wrong_types_is_refused_in_one_line(tmp_path, make, read, 
         changed(tmp_path, name, CHANGES[change])
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     for call in (read, lambda folder: make(folder, 1)):
-        with pytest.raises(ClipAlignError, match=rf"{name}' is damaged.*(, not |no 'format'|deeper)") as caught:
+        with pytest.raises(ClipAlignError, match=rf"{name}' is damaged.*(, not |has no 'format'|deeper)") as caught:
             call(tmp_path)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 500
@@ -134,7 +135,7 @@ def test_counts_that_do_not_add_up_are_refused(tmp_path):
 
 def test_a_huge_manifest_is_not_parsed(tmp_path, monkeypatch):
     make_features(tmp_path, 1)
-    monkeypatch.setattr(manifests, "parse_json", lambda text, *args: parse_json(text, size=100))
+    monkeypatch.setattr(manifests, "checked_json", lambda text, *args: checked_json(text, size=100))
     with pytest.raises(ClipAlignError, match="over the limit of 100"):
         FeatureStore.open(tmp_path)
 

@@ -88,7 +88,7 @@ from hf_clipalign import _files
 from hf_clipalign.features.rows import FEATURES, Rows, finish_rows, write_rows
 from hf_clipalign.features.storage.folder import ShardFolder
 
-_files._flush = lambda path: None
+_files.flush = lambda path: None
 description = {"modality": "image", "width": 2, "model": {"name": "m", "weights": None}, "class_names": None,
     "data": {"name": "d", "fingerprint": "f"}, "shard_size": 1, "batch_size": 1}
 datasets.Dataset.from_dict({"id": ["a"]})
