@@ -13,8 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from hf_clipalign._json import BadJson
-from hf_clipalign._schema import checked_json, natural
+from hf_clipalign._json import BadJson, checked_json, natural
 from hf_clipalign._staging import staging_path
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import explained_read
-from hf_clipalign._schema import checked_json
+from hf_clipalign._json import checked_json
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.data import FindingLabels
 from hf_clipalign.features.extraction import extract_to_store

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file, explained_read
-from hf_clipalign._json import BadJson
-from hf_clipalign._schema import checked_json, natural
+from hf_clipalign._json import BadJson, checked_json, natural
 from hf_clipalign.features.storage.shards import DamagedShard
 
 FORMAT = 2
