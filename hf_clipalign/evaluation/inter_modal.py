@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._sequences import as_list
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.evaluation.band_search import LabelledRetrieval
@@ -214,7 +216,7 @@ def check_comparison(
         `ClipAlignError`: an unknown method, one that the task cannot have, or an option that it refuses.
     """
     own = _INVERSION_OF[modality]
-    for method in methods:
+    for method in as_texts(methods, "methods"):
         if method not in METHODS:
             raise ClipAlignError(f"unknown method {method!r}: choose from {', '.join(METHODS)}.")
         if method in _INVERSION_OF.values() and method != own:
@@ -278,7 +280,8 @@ def _invert(
     seed: int,
     options: dict[str, Any],
 ) -> InversionOutput:
-    shared: dict[str, Any] = {"ids": ids, "generator": torch.Generator().manual_seed(seed), **options}
+    names = None if ids is None else as_list(ids, "query_ids")
+    shared: dict[str, Any] = {"ids": names, "generator": torch.Generator().manual_seed(seed), **options}
     if method == "oti":
         return oti(encoder, targets, processor=processor, **shared)
     return ovi(encoder, targets, **shared)

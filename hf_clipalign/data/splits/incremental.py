@@ -10,7 +10,8 @@ import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._quoting import quoted, short
-from hf_clipalign.data.labels.findings import FindingLabels, checked_findings
+from hf_clipalign.data.labels.finding_names import checked_findings
+from hf_clipalign.data.labels.findings import FindingLabels
 
 
 @dataclass(frozen=True)

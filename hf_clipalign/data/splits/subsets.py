@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._sequences import as_list
 from hf_clipalign.data.images.opening import ImageSource
+from hf_clipalign.data.labels.columns import class_labels
 
 
 def few_shot(source: ImageSource, k: int, seed: int = 0) -> ImageSource:
@@ -49,7 +51,9 @@ def few_shot_rows(labels: Any, k: int, seed: int = 0) -> list[int]:
     """
     if k < 1:
         raise ClipAlignError(f"{k} images per class cannot be drawn; give 1 or more")
-    labels = np.asarray(labels)
+    labels, _ = class_labels(labels, None, "labels")
+    if len(unknown := np.flatnonzero(labels < 0)):
+        raise ClipAlignError(f"labels: {labels[unknown[0]]} in row {unknown[0]} (from 0) is no class; number from 0")
     rows: list[int] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -63,16 +67,25 @@ def take(source: ImageSource, rows: Iterable[int]) -> ImageSource:
 
     Args:
         source ([`ImageSource`]): The images.
-        rows (iterable of `int`): Positions from 0.
+        rows (iterable of `int`, or mask `[N]` of `bool`): Positions from 0.
 
     Raises:
         [`ClipAlignError`]: if there is no row.
     """
-    chosen = [int(row) for row in rows]
+    chosen = _chosen(rows, source)
     if not chosen:
         raise ClipAlignError(f"{source.name}: no image is left; check the classes or rows that were asked for")
     labels = None if source.labels is None else np.asarray(source.labels)[chosen]
     return _part(source, chosen, labels, source.class_names)
+
+
+def _chosen(rows: Iterable[int], source: ImageSource) -> list[int]:
+    chosen = as_list(rows, "rows")
+    if chosen and all(isinstance(row, (bool, np.bool_)) for row in chosen):
+        if len(chosen) != len(source):
+            raise ClipAlignError(f"{source.name}: a mask of {len(chosen)} entries for {len(source)} images")
+        return np.flatnonzero(chosen).tolist()
+    return [int(row) for row in chosen]
 
 
 def keep_classes(source: ImageSource, classes: Sequence[int]) -> ImageSource:

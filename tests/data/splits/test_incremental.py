@@ -85,7 +85,7 @@ def test_bad_input() -> None:
         (np.array([0.5, 1.0]), ("A",), "float64"),
         (np.ones((2, 2), int), ("A",), r"\(2, 2\)"),
         ([0, 1], (), "there are no findings"),
-        ([0, 1], "A", r"give \['A'\]"),
+        ([0, 1], "A", r"such as \['A'\]"),
         ([0, 1], ("A", "A"), "differ"),
     ],
 )
