@@ -112,7 +112,7 @@ def test_sequences_of_other_lengths_are_refused() -> None:
         ImageSource(["x"], ids=["0"], texts=["a", "b"])
     with pytest.raises(ClipAlignError, match="1 texts but 2 ids"):
         TextSource(["x"], ids=["0", "1"])
-    with pytest.raises(ClipAlignError, match="entry 1 .from 0. is 7, not a text"):
+    with pytest.raises(ClipAlignError, match=r"entry 1 .from 0. is 7, not a text"):
         TextSource(["x", 7])
 
 

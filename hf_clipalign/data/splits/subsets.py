@@ -32,7 +32,9 @@ def few_shot(source: ImageSource, k: int, seed: int = 0) -> ImageSource:
     Example:
 
     ```python
-    >>> train = few_shot(open_source("oxford_pets"), k=16, seed=1)
+    >>> from hf_clipalign.data import few_shot, open_source
+    >>> few_shot(open_source("photos"), k=2, seed=1)
+    ImageSource('photos', 6 images, 3 classes)
     ```
     """
     return take(source, few_shot_rows(_labels(source), k, seed))
@@ -48,6 +50,14 @@ def few_shot_rows(labels: Any, k: int, seed: int = 0) -> list[int]:
 
     Returns:
         `list[int]`: rows in ascending order.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import few_shot_rows
+    >>> len(few_shot_rows([0, 0, 0, 1, 1, 1], k=2))
+    4
+    ```
     """
     if k < 1:
         raise ClipAlignError(f"{k} images per class cannot be drawn; give 1 or more")
@@ -71,6 +81,14 @@ def take(source: ImageSource, rows: Iterable[int]) -> ImageSource:
 
     Raises:
         [`ClipAlignError`]: if there is no row.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import open_source, take
+    >>> take(open_source("photos"), [11, 0]).ids
+    ['owl/4.png', 'cat/1.png']
+    ```
     """
     chosen = _chosen(rows, source)
     if not chosen:
@@ -97,6 +115,14 @@ def keep_classes(source: ImageSource, classes: Sequence[int]) -> ImageSource:
 
     Raises:
         [`ClipAlignError`]: if there are no labels, or none of the classes has an image.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import keep_classes, open_source
+    >>> keep_classes(open_source("photos"), [2, 0]).class_names
+    ['owl', 'cat']
+    ```
     """
     number = {int(label): new for new, label in enumerate(classes)}
     labels = _labels(source)
@@ -118,6 +144,15 @@ def base_and_novel(source: ImageSource) -> tuple[ImageSource, ImageSource]:
 
     Raises:
         [`ClipAlignError`]: if there are no labels, or fewer than two classes.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import base_and_novel, open_source
+    >>> base, novel = base_and_novel(open_source("photos"))
+    >>> base.class_names, novel.class_names
+    (['cat', 'dog'], ['owl'])
+    ```
     """
     n_classes = int(_labels(source).max()) + 1 if source.class_names is None else len(source.class_names)
     if n_classes < 2:
