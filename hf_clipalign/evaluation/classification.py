@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import as_dual_encoder, tokenize
 from hf_clipalign.data import clean_class_name, fill
 from hf_clipalign.evaluation.heads import Head
@@ -64,7 +65,7 @@ def zero_shot_weights(
         `ClipAlignError`: a template without exactly one `{}`, or a prompt over the context length.
     """
     encoder = as_dual_encoder(model)
-    names = [clean_class_name(name) for name in class_names]
+    names = [clean_class_name(name) for name in as_texts(class_names, "class_names")]
     total = torch.zeros(len(names), encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)
     for template in [templates] if isinstance(templates, str) else templates:
         prompts = fill(template, names)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._sequences import as_list
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.evaluation.tasks import RetrievalTask, score_retrieval
@@ -205,11 +206,12 @@ def _compare(
     seed: int,
 ) -> RetrievalComparison:
     """The comparison from the metrics of every method on every task; the first method is the baseline."""
+    named = {name: as_list(ids, "query_ids") for name, ids in (query_ids or {}).items()}
     groups = np.concatenate([np.asarray(task.query_labels).astype(str) for task in tasks.values()])
     first = next(iter(results.values()))
     baseline = _queries(first, "map")
     missing = [
-        query_ids[name][int(row)] if query_ids else f"{name} query {row}"
+        named[name][int(row)] if named else f"{name} query {row}"
         for name, result in first.items()
         for row in np.flatnonzero(np.isnan(result["per_query"]["map"]))
     ]

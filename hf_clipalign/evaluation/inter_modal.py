@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._sequences import as_list
 from hf_clipalign._suggestions import unknown_name
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.evaluation.classification import zero_shot_weights
@@ -220,7 +222,7 @@ def check_comparison(
     Raises:
         `ClipAlignError`: an unknown method, one that the task cannot have, or an option that it refuses.
     """
-    own, methods = _INVERSION_OF[modality], current_names(methods)
+    own, methods = _INVERSION_OF[modality], current_names(as_texts(methods, "methods"))
     for method in methods:
         if method not in METHODS:
             raise unknown_name("method", method, METHODS)
@@ -287,7 +289,8 @@ def _invert(
     seed: int,
     options: dict[str, Any],
 ) -> InversionOutput:
-    shared: dict[str, Any] = {"ids": ids, "generator": torch.Generator().manual_seed(seed), **options}
+    names = None if ids is None else as_list(ids, "query_ids")
+    shared: dict[str, Any] = {"ids": names, "generator": torch.Generator().manual_seed(seed), **options}
     if method == "oti":
         return oti(encoder, targets, processor=processor, **shared)
     return ovi(encoder, targets, **shared)

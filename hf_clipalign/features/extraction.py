@@ -140,7 +140,7 @@ def _as_source(source: Any) -> Source:
         return source
     if isinstance(source, Captions):
         return TextSource(source.texts, labels=source.labels, name="captions")
-    if isinstance(source, (list, tuple)) and all(isinstance(text, str) for text in source):
+    if isinstance(source, (list, tuple)) or hasattr(source, "to_list"):  # a column of pandas or polars
         return TextSource(source)
     if type(source).__name__ == "IterableDataset":
         return open_stream(source)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
 from hf_clipalign.backbones.dual_encoder import Modality
-from hf_clipalign.data import ImageSource
+from hf_clipalign.data import ImageSource, TextSource
 from hf_clipalign.features.reading import ImageJob, default_workers, image_batches
 from hf_clipalign.features.rows import FEATURES, LAYOUT, Rows, all_rows, finish_rows, open_features, write_rows
 from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_store
@@ -202,17 +202,15 @@ def extract_text_features(
         `ClipAlignError`: no texts, labels of another length, or a text over the context length.
     """
     encoder = as_dual_encoder(model)
-    if not len(texts):
-        raise ClipAlignError("there are no texts to take features of.")
-    if labels is not None and len(labels) != len(texts):
-        raise ClipAlignError(f"{len(texts)} texts but {len(labels)} labels: give one label for each text.")
-    with tqdm(total=len(texts), desc="texts", unit="text", disable=not progress) as bar:
-        values = encode_texts(encoder, texts, tokenizer, batch_size, truncate, bar)
+    source = TextSource(texts, labels=labels)
+    with tqdm(total=len(source), desc="texts", unit="text", disable=not progress) as bar:
+        values = encode_texts(encoder, source.texts, tokenizer, batch_size, truncate, bar)
     return Features(
         values=values,
         modality="text",
-        ids=[str(row) for row in range(len(texts))],
-        labels=None if labels is None else np.asarray(labels),
+        ids=[str(row) for row in range(len(source))],
+        labels=source.labels,
+        class_names=source.class_names,
         model=encoder.config._name_or_path or None,
     )
 

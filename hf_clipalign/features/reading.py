@@ -97,19 +97,17 @@ def image_batches(
     )
     with _no_errors_from_signals():
         batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ClipAlignError(
-                f"a process that reads images of {source.name} was ended from outside, most often for lack of memory: "
-                "run the same again to resume, with fewer of them (num_workers, --workers)"
-            ) from error
-        yield batch
+    try:
+        yield from batches
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise ClipAlignError(
+            f"a process that reads images of {source.name} was ended from outside, most often for lack of memory: "
+            "run the same again to resume, with fewer of them (num_workers, --workers)"
+        ) from error
+    finally:
+        getattr(batches, "_shutdown_workers", lambda: None)()  # the traceback of an error would keep them
 
 
 @contextmanager
