@@ -88,7 +88,7 @@ class EqualRows:
 
     def __init__(self, rows: Tensor):
         candidates = _with_equal_sums(rows)
-        found = (rows[candidates] + 0.0).cpu().contiguous()  # -0.0 + 0.0 is 0.0
+        found = _without_negative_zeros(rows[candidates]).cpu().contiguous()
         keys = found.view(torch.uint8).numpy().view(f"V{found.shape[1] * found.element_size()}")[:, 0]
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
         first_of = torch.from_numpy(first[inverse.reshape(-1)]).to(rows.device)
@@ -126,6 +126,32 @@ def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return mapped if mapped is rows else EqualRows(rows).tie(mapped)
 
 
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """The places of the k highest scores of every row, best first; equal ones in the order of their places.
+
+    Args:
+        scores (`Tensor [Q, N]`): compared in float32.
+        k (`int`): at most N.
+
+    Returns:
+        `LongTensor [Q, k]`.
+
+    Example:
+        ```python
+        >>> top_k(torch.tensor([[0.5, 0.9, 0.5, 0.5]]), 3)
+        tensor([[1, 0, 2]])
+        ```
+    """
+    bits = _without_negative_zeros(scores.float()).view(torch.int32)
+    ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()  # integers in the order of the floats
+    places = torch.arange(scores.shape[1], device=scores.device)
+    return ((ascending << 32) - places).topk(k, dim=1).indices
+
+
+def _without_negative_zeros(rows: Tensor) -> Tensor:
+    return rows + 0.0 if rows.is_floating_point() else rows
+
+
 def _with_equal_sums(rows: Tensor) -> Tensor:
     """Numbers of the rows whose bits, added up as integers, are those of another row, too: equal rows are among them.
 
@@ -134,6 +160,7 @@ def _with_equal_sums(rows: Tensor) -> Tensor:
     if rows.element_size() not in _INTEGERS or not rows.shape[1]:
         return torch.arange(len(rows), device=rows.device)
     kind = _INTEGERS[rows.element_size()]
-    sums = torch.cat([(part + 0.0).view(kind).sum(dim=1) for part in rows.detach().split(_ROWS_PER_SUM)])
+    parts = rows.detach().split(_ROWS_PER_SUM)
+    sums = torch.cat([_without_negative_zeros(part).view(kind).sum(dim=1) for part in parts])
     _, inverse, counts = sums.unique(return_inverse=True, return_counts=True)
     return (counts[inverse] > 1).nonzero().flatten()

@@ -13,7 +13,9 @@ from rich.table import Table
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.evaluation.band_search import RetrievalTask, score_retrieval
+from hf_clipalign._sequences import as_array
+from hf_clipalign._tensors import EqualRows, top_k
+from hf_clipalign.evaluation.band_search import JudgedPairs, RetrievalTask, score_retrieval
 from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap
 
@@ -211,7 +213,7 @@ def _compare(
     seed: int,
 ) -> RetrievalComparison:
     """The comparison from the metrics of every method on every task; the first method is the baseline."""
-    groups = np.concatenate([np.asarray(task.query_labels).astype(str) for task in tasks.values()])
+    groups = np.concatenate([_units(name, task) for name, task in tasks.items()])
     first = next(iter(results.values()))
     baseline = _queries(first, "map")
     missing = [
@@ -233,10 +235,10 @@ def _compare(
 
 
 def top_matches(head: Head, query: Tensor, gallery: Tensor, k: int = 8, block_size: int = 1024) -> np.ndarray:
-    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers."""
+    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers; ties by row."""
     query, gallery = head.embed(query, gallery)
-    k = min(k, len(gallery))
-    best = [(block @ gallery.T).topk(k, dim=1).indices for block in query.split(block_size)]
+    k, equal = min(k, len(gallery)), EqualRows(gallery)
+    best = [top_k(equal.tie(block @ gallery.T, dim=1), k) for block in query.split(block_size)]
     return torch.cat(best).cpu().numpy()
 
 
@@ -277,6 +279,12 @@ def _head_scores(
         per_task={name: result["map"] for name, result in results.items()},
         ms_per_query=ms_per_query,
     )
+
+
+def _units(name: str, task: RetrievalTask) -> np.ndarray:
+    """What is resampled: classes, which tasks may share, or single queries where pairs are judged."""
+    labels = as_array(task.query_labels, "query_labels").astype(str)
+    return np.char.add(f"{name}/", labels) if isinstance(task, JudgedPairs) else labels
 
 
 def _signed(gain: float, interval: Interval) -> str:

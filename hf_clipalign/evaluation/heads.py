@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._tensors import map_rows
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.features.in_memory import project_image_features
 from hf_clipalign.isoclip.bands import Band
@@ -49,7 +50,10 @@ class Head:
         return F.normalize(query, dim=-1), F.normalize(gallery, dim=-1)
 
     def project(self, features: Tensor) -> Tensor:
-        """The map alone, `[N, k]`."""
+        """The map alone, `[N, k]`; equal features have equal results."""
+        return map_rows(self._map, features)
+
+    def _map(self, features: Tensor) -> Tensor:
         if self.before is not None:
             features = self.before(features)
         return features if self.matrix is None else features @ self.matrix.T.to(features)
