@@ -134,7 +134,7 @@ def _nearest_class_mean(run: EvaluationRun) -> None:
 def _zero_shot(run: EvaluationRun) -> None:
     from torch.nn.functional import normalize
 
-    from hf_clipalign._tensors import similarities
+    from hf_clipalign._rows import similarities
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import ReportTable, Section, zero_shot_weights
     from hf_clipalign.features import project_image_features

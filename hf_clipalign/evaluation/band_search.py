@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import EqualRows
+from hf_clipalign._rows import EqualRows
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.isoclip.bands import Band
 from hf_clipalign.isoclip.spectrum import decompose

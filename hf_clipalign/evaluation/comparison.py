@@ -13,8 +13,8 @@ from rich.table import Table
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import EqualRows, top_k
 from hf_clipalign._sequences import as_array
-from hf_clipalign._tensors import EqualRows, top_k
 from hf_clipalign.evaluation.band_search import JudgedPairs, RetrievalTask, score_retrieval
 from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap

@@ -9,10 +9,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import map_rows
+from hf_clipalign._rows import map_rows, unit_rows
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.features.in_memory import project_image_features
 from hf_clipalign.isoclip.bands import Band
@@ -47,7 +46,7 @@ class Head:
             gallery_mean = gallery.mean(0)
             query = query - (query.mean(0) if self.centering == "each" else gallery_mean)
             gallery = gallery - gallery_mean
-        return F.normalize(query, dim=-1), F.normalize(gallery, dim=-1)
+        return unit_rows(query, query.dtype), unit_rows(gallery, gallery.dtype)
 
     def project(self, features: Tensor) -> Tensor:
         """The map alone, `[N, k]`; equal features have equal results."""

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
-from hf_clipalign._tensors import similarities
+from hf_clipalign._rows import similarities
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource, fill

@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import EqualRows, in_float32_range, unit_rows
 from hf_clipalign._sequences import as_array, as_list
-from hf_clipalign._tensors import EqualRows
 from hf_clipalign.metrics._inputs import (
     as_floats,
     as_labels,
     as_matrix,
     check_ks,
     encode_labels,
-    in_float32_range,
-    unit_rows,
 )
 from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import similarities
+from hf_clipalign._rows import similarities
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.evaluation import (
     Head,

@@ -128,7 +128,10 @@ def test_undefined_scores_are_named_and_a_past_without_them_is_not():
     [
         (lambda: multilabel_metrics([[1, 0]], [[0.5]]), "must both be"),
         (lambda: multilabel_metrics([[2.0]], [[0.5]]), "labels must be 1, 0, or NaN"),
-        (lambda: multilabel_metrics([[1.0], [0.0]], [[0.5], [NAN]]), "first in row 1"),
+        (
+            lambda: multilabel_metrics([[1.0], [0.0]], [[0.5], [NAN]]),
+            r"1 of 2 rows \(1\)",
+        ),
         (lambda: multilabel_metrics([[1.0]], [[0.5]], finding_names=["a", "b"]), "1 different names"),
         (lambda: multilabel_metrics([[1.0]], [[0.5]], threshold=[0.1, 0.2]), "threshold"),
         (lambda: multilabel_metrics([[1.0]], [[0.5]], predictions=[[1, 0]]), "predictions"),
