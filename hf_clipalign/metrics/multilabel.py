@@ -109,6 +109,10 @@ def multilabel_intervals(
     Raises:
         ClipAlignError: As [`multilabel_metrics`], a level outside (0, 1), no whole number of resamples, or groups
             that are no labels.
+
+    Example:
+        >>> multilabel_intervals([[1], [0], [1], [0]], [[0.9], [0.2], [0.8], [0.1]])["macro_auroc"]
+        (1.0, 1.0)
     """
     if not 0 < level < 1 or not isinstance(n_resamples, (int, np.integer)) or n_resamples < 1:
         raise ClipAlignError(

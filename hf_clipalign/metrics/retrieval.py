@@ -119,6 +119,10 @@ def retrieval_metrics_from_similarities(
 
     Raises:
         ClipAlignError: As for [`retrieval_metrics`].
+
+    Example:
+        >>> retrieval_metrics_from_similarities([[0.9, 0.2, 0.4]], ["cat"], ["cat", "cat", "dog"])["r_precision"]
+        0.5
     """
     table = in_float32_range(as_matrix(similarities, "similarities"))
     device = table.device if device is None else torch.device(device)
