@@ -27,7 +27,7 @@ from hf_clipalign.evaluation import (
     top_matches,
     write_report,
 )
-from hf_clipalign.evaluation.band_search import score_retrieval
+from hf_clipalign.evaluation.tasks import score_retrieval
 from hf_clipalign.features import Features
 from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap, retrieval_metrics
 
@@ -144,7 +144,7 @@ def test_nearest_class_mean_of_every_head():
     rows = nearest_class_mean_scores(HEADS, train, test)
     assert [row["head"] for row in rows] == ["raw", "half", "same"]
     assert rows[0]["top1"] == rows[2]["top1"] == 1.0
-    assert rows[1]["numbers"] == 4
+    assert rows[1]["dimension"] == 4
     with pytest.raises(ClipAlignError, match="no image of class 5"):
         nearest_class_mean_scores(HEADS, features(5), test)
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import check_finite
 from hf_clipalign._files import atomic_folder
-from hf_clipalign._tensors import parse_dtype
+from hf_clipalign._tensors import check_finite, parse_dtype
 from hf_clipalign.backbones import Projector
 from hf_clipalign.features import Features
 from hf_clipalign.hub.export.common import EXPORT_DTYPES
