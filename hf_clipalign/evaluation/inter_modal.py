@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import similarities, top_k
 from hf_clipalign._sequences import as_list
 from hf_clipalign._suggestions import unknown_name
 from hf_clipalign._texts import as_texts
@@ -171,13 +172,13 @@ def zero_shot_controls(
         elif method == "ovi":
             names = images.class_names
             right = _invert(encoder, "ovi", classes, processor, names, seed, options["ovi"]).features.cpu()
-        return F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).T
+        return similarities(F.normalize(left, dim=-1), F.normalize(right, dim=-1))
 
     rows = []
     for method in methods:
         scores, milliseconds = _timed(logits, method)
         accuracy = top_k_accuracy(scores, images.labels, ks=tuple(k for k in (1, 5) if k <= len(classes)))
-        balanced = mean_per_class_accuracy(scores.argmax(1), images.labels)
+        balanced = mean_per_class_accuracy(scores, images.labels)
         per_image = milliseconds / len(images)
         rows.append({"method": method, **accuracy, "mean_per_class": balanced, "ms_per_image": per_image})
     return rows
@@ -308,7 +309,7 @@ def _curve(inverted: InversionOutput | None, gallery: Tensor, task: LabelledRetr
 
 
 def _nearest(query: Tensor, gallery: Tensor) -> Tensor:
-    return (query @ gallery.T).topk(min(_FOUND, len(gallery)), dim=1).indices
+    return top_k(similarities(query, gallery), min(_FOUND, len(gallery)))
 
 
 def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_folder
-from hf_clipalign._tensors import parse_dtype
+from hf_clipalign._tensors import check_finite, parse_dtype
 from hf_clipalign.backbones import Projector
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.features import Features, FeatureStore
@@ -116,8 +116,7 @@ def _unit_vectors(features: Tensor, projector: Projector | None) -> np.ndarray:
         raise ClipAlignError(f"an index needs features [N, width] with N of at least 1, got {tuple(features.shape)}.")
     if projector is not None:
         features = _project(features, projector)
-    if not torch.isfinite(features).all():
-        raise ClipAlignError("a feature is NaN or infinite: check the images and the checkpoint.")
+    check_finite(features, "features")
     return np.ascontiguousarray(F.normalize(features, dim=-1).numpy())
 
 
