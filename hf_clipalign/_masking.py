@@ -117,16 +117,8 @@ def mask_secrets(text: str) -> str:
     Args:
         text (`str`): any text.
     """
-    return mask_tokens(_NAMED_SECRET.sub(_hidden_value, _BEARER.sub(rf"\1 {HIDDEN}", text)))
-
-
-def mask_tokens(text: str) -> str:
-    """A text without tokens, by their shape and their place in an address alone: for files that others read as code.
-
-    Args:
-        text (`str`): any text.
-    """
-    return _TOKENS.sub(HIDDEN, _CREDENTIALS.sub(rf"\1{HIDDEN}@", text))
+    text = _CREDENTIALS.sub(rf"\1{HIDDEN}@", _BEARER.sub(rf"\1 {HIDDEN}", text))
+    return _TOKENS.sub(HIDDEN, _NAMED_SECRET.sub(_hidden_value, text))
 
 
 def describe_run(command: str | Sequence[str], environment: Mapping[str, str] | None = None) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 from hf_clipalign.backbones.text import tokenize
 
@@ -225,7 +226,8 @@ def encode_texts(
     Returns:
         `Tensor [N, d]`: the features in the order of the texts.
     """
-    if not len(texts):
+    texts = as_texts(texts, "texts")
+    if not texts:
         return torch.empty(0, encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)
     if not encoder.causal_text and strategy in ("auto", "full"):
         return _encode_as_tokenized(encoder, tokenizer, texts, normalize, truncate)

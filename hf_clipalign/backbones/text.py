@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 
 _SHOWN_CHARACTERS = 60
@@ -32,6 +33,7 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
     Raises:
         `ClipAlignError`: a text is longer than the backbone's context, or there is no tokenizer.
     """
+    texts = as_texts(texts, "texts")
     own = _open_clip_tokenizer(tokenizer)
     if own is not None:
         return _open_clip_tokens(encoder, own, texts, truncate)
@@ -43,7 +45,7 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
     if not truncate:
         _check_lengths(encoder, tokenizer, texts)
     batch = tokenizer(
-        list(texts),
+        texts,
         padding="max_length" if encoder.full_length_text else "longest",
         truncation=True,
         max_length=encoder.max_text_length,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._masking import describe_run
+from hf_clipalign._masking import describe_run, without_paths
 from hf_clipalign._processes import leave_at_exit
 from hf_clipalign.data import ImageSource
 from hf_clipalign.trainers.cards import write_card
@@ -188,7 +189,8 @@ class AlignmentTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         self._write_model(folder, is_checkpoint(folder))
         if is_checkpoint(folder):
-            (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+            settings = without_paths(json.loads(self.args.to_json_string()))
+            (folder / "training_args.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes a checkpoint; one of the same step that is written over is incomplete meanwhile."""
