@@ -39,7 +39,6 @@ MOST_LINES, MOST_MODULES = 400, 14
 # what still breaks a rule; a line that no longer does has to go
 KNOWN: dict[str, set[str]] = {
     "upwards": {
-        "hf_clipalign._publishing -> hub",
         "hf_clipalign._registration -> gcd",
         "hf_clipalign._registration -> isoclip",
     },
@@ -49,7 +48,6 @@ KNOWN: dict[str, set[str]] = {
         "examples.render_model_cards -> hf_clipalign._files",
     },
     "circle": {
-        "hf_clipalign._publishing <-> hf_clipalign.hub.push <-> hf_clipalign.isoclip.modeling",
         "hf_clipalign.tuners <-> hf_clipalign.tuners._registration",
     },
     "long": {
