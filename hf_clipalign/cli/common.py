@@ -30,6 +30,14 @@ def warn(word: str, text: str) -> None:
     console.print(Text.assemble((word, "yellow"), f" {text}"))
 
 
+BaseModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID", help="MODEL is a copy of this published model: take its bands. Default: found out by its names."
+    ),
+]
+
+
 def parse_band(text: str | None) -> tuple[int, int] | None:
     """`"150,50"` as `(150, 50)`."""
     if text is None:

@@ -10,6 +10,7 @@ import typer
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.common import (
+    BaseModelOption,
     DeviceOption,
     ImageColumnOption,
     LabelColumnOption,
@@ -53,6 +54,7 @@ def evaluate(
             "none: no IsoCLIP; or K_TOP,K_BOTTOM."
         ),
     ] = "auto",
+    base_model: BaseModelOption = None,
     template: Annotated[str, typer.Option(help="Prompt for class names (zero-shot, text-pca).")] = "a photo of a {}.",
     image_column: ImageColumnOption = None,
     label_column: LabelColumnOption = None,
@@ -78,7 +80,7 @@ def evaluate(
         raise ClipAlignError(f"unknown task {task!r}: choose from {', '.join(_TASKS)}.")
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
     names = None if heads is None else [name.strip() for name in heads.split(",")]
-    run = EvaluationRun(data, second, model, band, names, template, seed, columns, device)
+    run = EvaluationRun(data, second, model, band, names, template, seed, columns, device, base_model=base_model)
     run.model, run.processor = load(model, device)
     run.results = {"model": model, "data": data, "task": task, "second": second, "seed": seed}
     _TASKS[task](run)
@@ -201,6 +203,7 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
         query_ids = None
     else:
         band, query_ids = fixed_band(run, modality), {"data": ids}
+        encoder = as_dual_encoder(run.model)
     heads = _heads(run, modality, band, class_names)
     comparison = compare_heads(heads, {"data": task}, query_ids=query_ids, seed=run.seed)
     console.print(comparison.table(f"{modality}-{modality} retrieval, {run.model_name}"))

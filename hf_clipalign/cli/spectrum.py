@@ -29,12 +29,17 @@ def spectrum(
     from hf_clipalign._files import atomic_file
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import plot_spectrum
-    from hf_clipalign.isoclip import decompose
+    from hf_clipalign.isoclip import decompose, known_bands
 
     loaded, _ = load(model, with_processor=False)
     encoder = as_dual_encoder(loaded)
+    given = {"image": parse_band(image_band), "text": parse_band(text_band)}
+    published = None if all(given.values()) else known_bands(encoder)
+    if published is not None and not any(given.values()):
+        encoder = encoder.with_layout(published.layout)
     parts = decompose(encoder.image_projector.matrix, encoder.text_projector.matrix)
-    bands, sources = _bands(model, parts.S, {"image": parse_band(image_band), "text": parse_band(text_band)})
+    in_this_layout = published is not None and published.layout == encoder.layout
+    bands, sources = _bands(published if in_this_layout else None, parts.S, given)
     figure = plot_spectrum(parts.S, bands)
     with atomic_file(out) as staging:
         figure.savefig(staging, dpi=130)
@@ -47,11 +52,10 @@ def spectrum(
     console.print(f"plot: {out}")
 
 
-def _bands(model: str, values: Any, given: dict[str, Any]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    from hf_clipalign.isoclip import known_bands, suggest_band
+def _bands(published: Any, values: Any, given: dict[str, Any]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    from hf_clipalign.isoclip import suggest_band
     from hf_clipalign.isoclip.spectrum import band_slice
 
-    published = known_bands(model)
     bands, sources = {}, {}
     for modality, band in given.items():
         known = getattr(published, modality, None)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import ModelOption, console, load, parse_band
+from hf_clipalign.cli.common import BaseModelOption, ModelOption, console, load, parse_band
 from hf_clipalign.cli.push import PrivateOption, RevisionOption
 
 
@@ -19,6 +19,7 @@ def trim(
         str | None, typer.Option(help="K_TOP,K_BOTTOM for images. Default: the published band of a known checkpoint.")
     ] = None,
     text_band: Annotated[str | None, typer.Option(help="The same for texts.")] = None,
+    base_model: BaseModelOption = None,
     stock: Annotated[
         str | None,
         typer.Option(
@@ -48,14 +49,17 @@ def trim(
     [bold]clipalign trim --model mini-teacher --image-band 1,48 --stock image --compact --out teacher-image[/]
     """
     from hf_clipalign.hub.push import SPECTRUM_FILE, push_isoclip, push_stock, save_spectrum
-    from hf_clipalign.isoclip import IsoCLIPModel
+    from hf_clipalign.isoclip import IsoCLIPModel, known_bands, unknown_band_message
 
     if push_to_hub is None and (private or revision is not None):
         raise ClipAlignError("--private and --revision need --push-to-hub OWNER/NAME.")
     if compact and stock is None:
         raise ClipAlignError("--compact needs --stock image or --stock text: only one tower can have a smaller space.")
     loaded, processor = load(model)
-    aligned = IsoCLIPModel.from_clip_pretrained(loaded, parse_band(image_band), parse_band(text_band))
+    bands = parse_band(image_band), parse_band(text_band)
+    if bands == (None, None) and not hasattr(loaded, "aligned_backbone") and known_bands(loaded, base_model) is None:
+        raise ClipAlignError(unknown_band_message(model, spelling="cli"))
+    aligned = IsoCLIPModel.from_clip_pretrained(loaded, *bands, base_model=base_model)
     if stock is None:
         aligned.save_pretrained(out)
         processor.save_pretrained(out)

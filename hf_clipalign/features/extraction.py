@@ -20,7 +20,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tensors import parse_dtype
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.data import Captions, ImageSource, ImageStream, StreamRecord, TextSource, open_source, open_stream
-from hf_clipalign.features.in_memory import encode_texts, image_block
+from hf_clipalign.features.in_memory import image_block, text_block
 from hf_clipalign.features.key import (
     LAYOUT,
     describe_image_processor,
@@ -328,7 +328,7 @@ class _Run:
         with self._bar(sum(len(rows) for _, rows in mine), "text") as bar:
             for index, rows in mine:
                 texts = source.texts[rows.start : rows.stop]
-                values = encode_texts(self.encoder, texts, self.processor, self.batch_size, self.truncate, bar)
+                values = text_block(self.encoder, texts, self.processor, self.batch_size, self.truncate, bar)
                 ids = [str(row) for row in rows] if source.ids is None else source.ids[rows.start : rows.stop]
                 labels = None if source.labels is None else np.asarray(source.labels[rows.start : rows.stop])
                 yield index, Shard(values.numpy(), np.arange(rows.start, rows.stop), list(ids), labels)

@@ -173,7 +173,7 @@ def extract_text_features(
     if labels is not None and len(labels) != len(texts):
         raise ClipAlignError(f"{len(texts)} texts but {len(labels)} labels: give one label for each text.")
     with tqdm(total=len(texts), desc="texts", unit="text", disable=not progress) as bar:
-        values = encode_texts(encoder, texts, tokenizer, batch_size, truncate, bar)
+        values = text_block(encoder, texts, tokenizer, batch_size, truncate, bar)
     return Features(
         values=values,
         modality="text",
@@ -194,7 +194,7 @@ def image_block(encoder: DualEncoder, inputs: dict[str, Any]) -> Tensor:
 
 
 @torch.no_grad()
-def encode_texts(
+def text_block(
     encoder: DualEncoder, texts: Sequence[str], tokenizer: Any, batch_size: int, truncate: bool, bar: tqdm
 ) -> Tensor:
     """Features before the projector `[N, w]`; sorted by length inside, so that little padding is computed."""

@@ -38,13 +38,13 @@ def text_embeddings(model: Any, tokenizer: Any, prompts: Sequence[str], cache: s
     """
     encoder = as_dual_encoder(model)
     if cache is None:
-        return encode_texts(encoder, tokenizer, prompts).float().cpu()
+        return encode_texts(encoder, prompts, tokenizer).float().cpu()
     content = [describe_model(encoder, None)["weights"], describe_tokenizer(tokenizer, False), list(prompts)]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     kept = _read(Path(cache), key)
     if kept is not None:
         return kept
-    embeddings = encode_texts(encoder, tokenizer, prompts).float().cpu()
+    embeddings = encode_texts(encoder, prompts, tokenizer).float().cpu()
     with atomic_file(cache) as staging:
         save_file({"embeddings": embeddings.contiguous()}, staging, metadata={"key": key})
     return embeddings

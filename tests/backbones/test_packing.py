@@ -134,10 +134,10 @@ def test_bfloat16() -> None:
 def test_encode_texts_equals_the_model() -> None:
     model = tiny_clip()
     texts = [f"a photo of a {name}." for name in NAMES]
-    found = encode_texts(as_dual_encoder(model), tiny_tokenizer(), texts)
+    found = encode_texts(model, texts, tiny_tokenizer())
     expected = torch.nn.functional.normalize(model.get_text_features(prompts("clip")).pooler_output, dim=-1)
     assert torch.allclose(found, expected, atol=1e-5)
-    assert encode_texts(as_dual_encoder(model), tiny_tokenizer(), []).shape == (0, 24)
+    assert encode_texts(model, [], tiny_tokenizer()).shape == (0, 24)
 
 
 def test_flash_attention_is_cut_and_never_packed() -> None:
