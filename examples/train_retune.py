@@ -17,7 +17,6 @@ Stopped runs go on with `--resume`. The defaults are the published settings. Res
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,10 +26,10 @@ from typing import Any
 import numpy as np
 from peft import get_peft_model
 from rich.console import Console
-from rich.table import Table
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import load_model, load_processor
 from hf_clipalign.data import (
     FindingLabels,
@@ -209,12 +208,7 @@ def run_scenario(
 def show(result: IncrementalResult, bounds: dict[str, Any]) -> None:
     """Prints the matrix with its bounds."""
     report = result.table("auroc", bounds)
-    table = Table(title=f"{result.scenario}: AUROC after every task, %", caption=report.caption)
-    for index, column in enumerate(report.columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    for row in report.rows:
-        table.add_row(*row)
-    Console().print(table)
+    Console().print(report.to_rich(f"{result.scenario}: AUROC after every task, %"))
 
 
 def main(argv: list[str] | None = None) -> list[IncrementalResult]:
@@ -222,7 +216,7 @@ def main(argv: list[str] | None = None) -> list[IncrementalResult]:
     example, training = parse(argv)
     folder = Path(training.output_dir or "retune")
     problem = own_problem(example) if has_own_data(example) else mini_problem(folder)
-    command = shlex.join(["python", "examples/train_retune.py", *argv])
+    command = describe_run(["python", "examples/train_retune.py", *argv])
     upper = run_scenario("joint", problem, example, training, command)
     bounds = {"joint training": {**_last(upper), **upper.means[-1]}}
     results = [run_scenario(name, problem, example, training, command) for name in example.scenarios]

@@ -12,7 +12,12 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 
 _TO_LIST = ("tolist", "to_list", "to_pylist")
-_KINDS_OF_OBJECTS = ((str, np.str_), (bool, np.bool_), (int, np.int64), (float, np.float64))
+_KINDS_OF_OBJECTS: dict[type, tuple[type, ...]] = {
+    str: (np.str_,),
+    bool: (np.bool_,),
+    int: (np.int64, np.int32),
+    float: (int, bool, np.float64, np.float32, np.int64, np.int32),
+}
 
 
 def as_list(values: Any, name: str) -> list[Any]:
@@ -42,12 +47,13 @@ def as_list(values: Any, name: str) -> list[Any]:
     return list(values)
 
 
-def as_array(values: Any, name: str) -> NDArray[Any]:
+def as_array(values: Any, name: str, *, missing_is_nan: bool = False) -> NDArray[Any]:
     """Numbers or strings as an array by position: native byte order, contiguous, no objects where it can be helped.
 
     Args:
         values (`Iterable`): as in `as_list`, or nested lists, or a table (pandas, polars) for a matrix.
         name (`str`): of the argument, for errors.
+        missing_is_nan (`bool`, *optional*, defaults to `False`): None and NA among numbers become NaN.
 
     Returns:
         `NDArray`: of integers, floats, booleans or strings; of objects where entries are of several kinds. Half
@@ -67,7 +73,7 @@ def as_array(values: Any, name: str) -> NDArray[Any]:
         _refuse_other_kinds(values, name)
     array = _numpy(values, name)
     if array.dtype.kind in "OT":
-        array = _without_objects(array, name)
+        array = _without_objects(array, name, missing_is_nan)
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
 
 
@@ -112,16 +118,20 @@ def _from_list(rows: list[Any]) -> NDArray[Any]:
     return array
 
 
-def _without_objects(array: NDArray[Any], name: str) -> NDArray[Any]:
+def _without_objects(array: NDArray[Any], name: str, missing_is_nan: bool) -> NDArray[Any]:
     entries = array.ravel().tolist()
-    kinds = {type(entry) for entry in entries}
-    for kind, dtype in _KINDS_OF_OBJECTS:
-        allowed = (int, float) if kind is float else (kind,)
-        if entries and all(issubclass(found, allowed) and (kind is bool or found is not bool) for found in kinds):
-            return np.array(entries, dtype=dtype).reshape(array.shape)
-    missing = [row for row, entry in enumerate(entries) if _is_missing(entry)]
-    if missing:
+    missing = [place for place, entry in enumerate(entries) if _is_missing(entry)]
+    if missing_is_nan:
+        entries = [float("nan") if _is_missing(entry) else entry for entry in entries]
+    elif missing:
         raise ClipAlignError(f"{name} has no value at place {missing[0]}: fill it in, or leave the row out.")
+    kinds = {type(entry) for entry in entries}
+    for kind, others in _KINDS_OF_OBJECTS.items():
+        if kinds and kinds <= {kind, *others}:
+            try:
+                return np.array(entries, dtype=kind).reshape(array.shape)
+            except OverflowError as error:
+                raise ClipAlignError(f"{name} holds an integer of more than 64 bits.") from error
     return array
 
 

@@ -105,6 +105,6 @@ def test_numbers_keep_their_kind() -> None:
 
 
 def test_rows_of_several_lengths_are_refused_in_one_line() -> None:
-    with pytest.raises(ClipAlignError, match="^x must be numbers or strings") as caught:
+    with pytest.raises(ClipAlignError, match=r"^x must be numbers or strings") as caught:
         as_array([[1, 2], [3]], "x")
     assert "\n" not in str(caught.value)

@@ -4,68 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
+from hf_clipalign.evaluation.tasks import JudgedPairs, LabelledRetrieval, RetrievalTask, score_retrieval
 from hf_clipalign.isoclip.bands import Band
 from hf_clipalign.isoclip.spectrum import decompose
-from hf_clipalign.metrics import retrieval_metrics, retrieval_metrics_from_qrels
 
 _K_TOP_SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
 _K_BOTTOM_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2)
 _FEW = (0, 1, 2, 4)
 _LARGEST_SHARE_REMOVED = 0.85
-
-
-class LabelledRetrieval(NamedTuple):
-    """One retrieval task on features before the projector.
-
-    Attributes:
-        query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
-        query_labels, gallery_labels: Q and G labels; equal labels are relevant to each other.
-        exclude_self (`bool`): query i is gallery item i and is no match for itself. Default False.
-    """
-
-    query: Tensor
-    gallery: Tensor
-    query_labels: Any
-    gallery_labels: Any
-    exclude_self: bool = False
-
-
-class JudgedPairs(NamedTuple):
-    """One retrieval task whose relevance is judged pair by pair; see `retrieval_metrics_from_qrels`.
-
-    Attributes:
-        query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
-        relevant, grades: for each query the positions of its relevant items and how relevant they are.
-        excluded (`np.ndarray [Q]`): position that is no match for the query, -1 for none.
-    """
-
-    query: Tensor
-    gallery: Tensor
-    relevant: Sequence[Any]
-    grades: Sequence[Any]
-    excluded: Any
-
-    @property
-    def query_labels(self) -> Any:
-        """Every query stands for itself."""
-        return np.arange(len(self.query))
-
-
-RetrievalTask = LabelledRetrieval | JudgedPairs
-
-
-def score_retrieval(task: RetrievalTask, query: Tensor, gallery: Tensor, **options: Any) -> dict[str, Any]:
-    """The metrics of a task for other features of the same items, `[Q, k]` and `[G, k]`."""
-    if isinstance(task, JudgedPairs):
-        return retrieval_metrics_from_qrels(query, gallery, task.relevant, task.grades, task.excluded, **options)
-    return retrieval_metrics(query, gallery, task.query_labels, task.gallery_labels, task.exclude_self, **options)
 
 
 @dataclass(frozen=True)
@@ -160,6 +111,6 @@ def _check_tasks(tasks: list[RetrievalTask], width: int) -> None:
         for name, features in (("query", task.query), ("gallery", task.gallery)):
             if features.shape[1] != width:
                 raise ClipAlignError(
-                    f"the {name} features have {features.shape[1]} numbers, but this backbone has {width} before its "
-                    "projector: give features before the projector."
+                    f"the {name} features have {features.shape[1]} dimensions, but this backbone has {width} before "
+                    "its projector: give features before the projector."
                 )

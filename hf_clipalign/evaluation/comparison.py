@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.evaluation.band_search import RetrievalTask, score_retrieval
+from hf_clipalign._tables import NumberTable
 from hf_clipalign.evaluation.heads import Head
+from hf_clipalign.evaluation.tasks import RetrievalTask, score_retrieval
 from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap
 
 _SHOWN = ("map", "ndcg_at_10", "map_at_r", "r_precision", "recall_at_1", "recall_at_5", "recall_at_10")
@@ -29,7 +28,7 @@ class HeadScores:
 
     Attributes:
         head (`str`): its name.
-        width (`int`): numbers per embedding.
+        width (`int`): dimension of the embeddings.
         metrics (`dict`): means over all queries of all tasks.
         map_interval (`(low, high)`): 95 % bootstrap interval of the mAP.
         gain (`float`), gain_interval (`(low, high)`): mAP minus the first head's, with its paired interval.
@@ -73,7 +72,7 @@ class RetrievalComparison:
         """Headings of `rows`."""
         titles = [metric_title(name) for name in self._shown()]
         timed = ["ms per query"] if self._timed() else []
-        return ["head", "numbers", *titles, "mAP, 95 % interval", f"mAP − {self.scores[0].head}", *timed]
+        return ["head", "dimension", *titles, "mAP, 95 % interval", f"mAP − {self.scores[0].head}", *timed]
 
     def rows(self) -> list[list[str]]:
         """The table as text, scores in percent."""
@@ -89,16 +88,11 @@ class RetrievalComparison:
             for score in self.scores
         ]
 
-    def table(self, title: str = "") -> Table:
+    def table(self, title: str = "") -> NumberTable:
         """The table for a terminal, without the interval of the mAP itself."""
-        table = Table(title=title or None, caption=self.caption(), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         left_out = self.columns().index("mAP, 95 % interval")
-        for index, column in enumerate(self.columns()):
-            if index != left_out:
-                table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-        for row in self.rows():
-            table.add_row(*row[:left_out], *row[left_out + 1 :])
-        return table
+        columns, *rows = ([*row[:left_out], *row[left_out + 1 :]] for row in (self.columns(), *self.rows()))
+        return NumberTable(columns, rows, title, self.caption())
 
     def _timed(self) -> bool:
         return all(score.ms_per_query is not None for score in self.scores)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._suggestions import unknown_name
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.features.in_memory import project_image_features
 from hf_clipalign.isoclip.bands import Band
@@ -55,7 +56,7 @@ class Head:
         return features if self.matrix is None else features @ self.matrix.T.to(features)
 
     def width(self, features: Tensor) -> int:
-        """Numbers per embedding."""
+        """Dimension of the embeddings."""
         return features.shape[1] if self.matrix is None else self.matrix.shape[0]
 
 
@@ -94,7 +95,7 @@ def comparison_heads(
         return list(available.values())
     for name in names:
         if name not in HEAD_NAMES:
-            raise ClipAlignError(f"unknown head {name!r}: choose from {', '.join(HEAD_NAMES)}.")
+            raise unknown_name("head", name, HEAD_NAMES)
         if name not in available:
             raise ClipAlignError(f"the head {name!r} needs {_NEEDS[name]}.")
     return [available[name] for name in names]

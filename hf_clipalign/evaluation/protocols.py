@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
+from hf_clipalign._tables import NumberTable
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource, fill
@@ -151,15 +151,9 @@ class ResultTable:
         """Rows as text: the method and one cell per test, in percent."""
         return [[method, *(self._cell(method, test) for test in self.tests)] for method in self.scores]
 
-    def to_rich(self) -> Table:
+    def to_rich(self) -> NumberTable:
         """A table for the terminal."""
-        table = Table(title=self._heading(), caption=self.note or None)
-        table.add_column("method")
-        for test in self.tests:
-            table.add_column(test, justify="right")
-        for row in self.cells():
-            table.add_row(*row)
-        return table
+        return NumberTable(["method", *self.tests], self.cells(), self._heading(), self.note)
 
     def to_markdown(self) -> str:
         """Heading, table and note as Markdown."""

@@ -1,20 +1,72 @@
-"""From features to tasks: what is compared with what, and on which classes a choice is made."""
+"""Tasks: what is compared with what, and on which classes a choice is made."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import JudgedRetrieval
-from hf_clipalign.evaluation.band_search import JudgedPairs, LabelledRetrieval
 from hf_clipalign.evaluation.classification import nearest_class_mean_logits
 from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.features.in_memory import Features
-from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
+from hf_clipalign.metrics import (
+    mean_per_class_accuracy,
+    retrieval_metrics,
+    retrieval_metrics_from_qrels,
+    top_k_accuracy,
+)
+
+
+class LabelledRetrieval(NamedTuple):
+    """One retrieval task on features before the projector.
+
+    Attributes:
+        query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
+        query_labels, gallery_labels: Q and G labels; equal labels are relevant to each other.
+        exclude_self (`bool`): query i is gallery item i and is no match for itself. Default False.
+    """
+
+    query: Tensor
+    gallery: Tensor
+    query_labels: Any
+    gallery_labels: Any
+    exclude_self: bool = False
+
+
+class JudgedPairs(NamedTuple):
+    """One retrieval task whose relevance is judged pair by pair; see `retrieval_metrics_from_qrels`.
+
+    Attributes:
+        query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
+        relevant, grades: for each query the positions of its relevant items and how relevant they are.
+        excluded (`np.ndarray [Q]`): position that is no match for the query, -1 for none.
+    """
+
+    query: Tensor
+    gallery: Tensor
+    relevant: Sequence[Any]
+    grades: Sequence[Any]
+    excluded: Any
+
+    @property
+    def query_labels(self) -> Any:
+        """Every query stands for itself."""
+        return np.arange(len(self.query))
+
+
+RetrievalTask = LabelledRetrieval | JudgedPairs
+
+
+def score_retrieval(task: RetrievalTask, query: Tensor, gallery: Tensor, **options: Any) -> dict[str, Any]:
+    """The metrics of a task for other features of the same items, `[Q, k]` and `[G, k]`."""
+    if isinstance(task, JudgedPairs):
+        return retrieval_metrics_from_qrels(query, gallery, task.relevant, task.grades, task.excluded, **options)
+    return retrieval_metrics(query, gallery, task.query_labels, task.gallery_labels, task.exclude_self, **options)
 
 
 def retrieval_task(query: Features, gallery: Features | None = None) -> LabelledRetrieval:
@@ -126,7 +178,7 @@ def nearest_class_mean_scores(heads: Sequence[Head], train: Features, test: Feat
         logits = nearest_class_mean_logits(head, train.values, train_labels, test.values, len(names))
         balanced = mean_per_class_accuracy(logits.argmax(1), labels)
         scores = top_k_accuracy(logits, labels, ks=tuple(k for k in (1, 5) if k <= len(names)))
-        rows.append({"head": head.name, "numbers": head.width(test.values), **scores, "mean_per_class": balanced})
+        rows.append({"head": head.name, "dimension": head.width(test.values), **scores, "mean_per_class": balanced})
     return rows
 
 

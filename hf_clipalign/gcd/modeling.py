@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils.generic import ModelOutput
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._hooks import push
 from hf_clipalign._numbers import check_integer
-from hf_clipalign._publishing import push_model, save_whole
+from hf_clipalign._publishing import save_whole
 from hf_clipalign.backbones import (
     DualEncoder,
     as_dual_encoder,
@@ -352,7 +353,7 @@ class SpectralGCDModel(PreTrainedModel):
         return predict_classes(self, images, pixel_values, n_concepts, batch_size, temperature)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
-        """Saves configuration, weights and the image processor. Arguments as in transformers."""
+        """Saves configuration, weights and the image processor, as a whole. Arguments as in transformers."""
         save_whole(self, self._save_with_processor, save_directory, **kwargs)
 
     def _save_with_processor(self, folder: Path, **kwargs: Any) -> None:
@@ -365,10 +366,10 @@ class SpectralGCDModel(PreTrainedModel):
 
         Args:
             repo_id (`str`): `owner/name`, made if it does not exist.
-            **kwargs: `private`, `revision`, `commit_message`, `token`, `overwrite_card`, `info`, `evaluations`, as
-                `hf_clipalign.hub.push_folder`.
+            **kwargs: `private`, `revision`, `commit_message`, `token`, `overwrite_card`, `info`, `evaluations`,
+                `include`, as `hf_clipalign.hub.push_folder`.
         """
-        return push_model(self, repo_id, **kwargs)
+        return push("model", self, repo_id, **kwargs)
 
 
 AutoConfig.register(SpectralGCDConfig.model_type, SpectralGCDConfig, exist_ok=True)

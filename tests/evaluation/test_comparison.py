@@ -142,7 +142,7 @@ def test_nearest_class_mean_of_every_head():
     rows = nearest_class_mean_scores(HEADS, train, test)
     assert [row["head"] for row in rows] == ["raw", "half", "same"]
     assert rows[0]["top1"] == rows[2]["top1"] == 1.0
-    assert rows[1]["numbers"] == 4
+    assert rows[1]["dimension"] == 4
     with pytest.raises(ClipAlignError, match="no image of class 5"):
         nearest_class_mean_scores(HEADS, features(5), test)
 

@@ -18,9 +18,9 @@ from transformers import AutoModel
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import Mini, load_mini
-from hf_clipalign.gcd.prediction import image_inputs
 from hf_clipalign.gcd import SpectralGCDConfig, SpectralGCDModel, concept_contributions, top_concepts
 from hf_clipalign.gcd.explanation import ProfileSums, concept_labels
+from hf_clipalign.gcd.prediction import image_inputs
 from hf_clipalign.hub import build_card, check_card, describe_folder
 from tests.tiny_models import tiny_chinese_clip, tiny_image_processor, tiny_model, tiny_tokenizer
 

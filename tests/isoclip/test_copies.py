@@ -13,7 +13,7 @@ import torch
 from hf_clipalign import ClipAlignError, IsoCLIPModel
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.siglip import SiglipEncoder
-from hf_clipalign.cli.trim import trim
+from hf_clipalign.cli.commands.trim import trim
 from hf_clipalign.isoclip import KnownBands, Sizes, bands, known_bands, trim_projectors
 from tests.tiny_models import save_tiny, tiny_clip, tiny_siglip, tiny_siglip2
 

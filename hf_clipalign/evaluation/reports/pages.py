@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from hf_clipalign._files import atomic_file
+from hf_clipalign._tables import NumberTable
 
 _THUMBNAIL = 64
 
@@ -23,6 +24,10 @@ class ReportTable:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+
+    def to_rich(self, title: str = "") -> NumberTable:
+        """The table for a terminal."""
+        return NumberTable(self.columns, self.rows, title, self.caption)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from hf_clipalign.metrics import histogram_iou
 
 _BAND_COLOURS = {"top": "#d1495b", "middle": "#2e7d4f", "bottom": "#8d99ae"}
+_NARROWEST = 1e-3
 _POSITIVE, _NEGATIVE = "#2e7d4f", "#d1495b"
 
 
@@ -52,8 +53,7 @@ def plot_similarities(pairs: Mapping[str, tuple[Any, Any]], bins: int = 80) -> F
     figure = Figure(figsize=(4.4 * columns, 2.8 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, (positive, negative)) in zip(panels, pairs.items(), strict=False):
-        low = min(np.min(positive), np.min(negative))
-        edges = np.linspace(low, 1.0, bins + 1)
+        edges = _cosine_edges(positive, negative, bins)
         axes.hist(negative, edges, density=True, alpha=0.6, color=_NEGATIVE, label="other")
         axes.hist(positive, edges, density=True, alpha=0.6, color=_POSITIVE, label="same")
         axes.set_title(f"{name}: overlap {histogram_iou(positive, negative):.2f}", fontsize=10)
@@ -177,6 +177,12 @@ def plot_task_matrix(
     axes.set_yticks(range(len(tasks)), [f"after {task}" for task in tasks], parse_math=False)
     figure.colorbar(image, ax=axes, label=f"{metric}, %")
     return figure
+
+
+def _cosine_edges(positive: Any, negative: Any, bins: int) -> np.ndarray:
+    """Edges `[bins + 1]` from the smallest cosine to 1, never closer than the rounding of equal items is wide."""
+    low, high = min(np.min(positive), np.min(negative)), max(1.0, np.max(positive), np.max(negative))
+    return np.linspace(min(low, high - _NARROWEST), high, bins + 1)
 
 
 def _draw_spectrum(axes: Any, values: np.ndarray, k_top: int, k_bottom: int) -> None:

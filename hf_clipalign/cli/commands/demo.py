@@ -9,27 +9,29 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from hf_clipalign.cli.common import console
+from hf_clipalign._suggestions import unknown_name
+from hf_clipalign.cli.options import console, folder_option, next_step
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for index.html and results.json.")] = Path("demo-report"),
+    out: Annotated[Path, folder_option("Folder for index.html and results.json.")] = Path("demo-report"),
     model: Annotated[str, typer.Option(help="student, teacher or both.")] = "both",
 ) -> None:
     """Search emoji of one drawing style with emoji of another, before and after trimming. No network, no data needed.
 
     The band is chosen on known emoji and every head is scored on emoji whose concepts the models never saw. What does
     not help is shown as not helping.
+
+    Example: [bold]clipalign demo --model student[/]
     """
     from transformers.utils import logging
 
-    from hf_clipalign._errors import ClipAlignError
     from hf_clipalign._files import atomic_file
     from hf_clipalign.evaluation import write_report
     from hf_clipalign.evaluation.mini_study import MODELS, run_mini_study
 
     if model not in (*MODELS, "both"):
-        raise ClipAlignError(f"unknown model {model!r}: choose student, teacher or both.")
+        raise unknown_name("model", model, (*MODELS, "both"))
     logging.disable_progress_bar()
     sections: list[Any] = []
     results: dict[str, Any] = {}
@@ -44,7 +46,9 @@ def demo(
         staging.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
     page = write_report(out / "index.html", "What trimming a projector does to image search", sections, _LEAD)
     numbers = out / "results.json"
-    console.print(Text.assemble("\nLook at ", (str(page), "bold"), f" in a browser; the numbers are in {numbers}."))
+    line = Text.assemble("\nOpen ", (str(page), "bold"), f" in a browser; the numbers are in {numbers}.")
+    console.print(line, soft_wrap=True)
+    next_step("clipalign", "evaluate", "DATA", "--model", "openai/clip-vit-base-patch32")
 
 
 _LEAD = (

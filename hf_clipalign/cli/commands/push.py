@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_clipalign.cli.common import console
+from hf_clipalign.cli.options import console, repo_option
 
 PrivateOption = Annotated[
     bool, typer.Option("--private", help="Into a private repository: a public one of that name is refused.")
@@ -20,7 +20,12 @@ OverwriteCardOption = Annotated[
 
 def push(
     folder: Annotated[Path, typer.Argument(help="Aligned model, stock checkpoint or PEFT adapter.")],
-    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, OWNER/NAME; made if it does not exist.")],
+    repo_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="OWNER/NAME", help="Repository on the Hub; made if it does not exist.", callback=repo_option
+        ),
+    ],
     private: PrivateOption = False,
     revision: RevisionOption = None,
     overwrite_card: OverwriteCardOption = False,
@@ -39,8 +44,10 @@ def push(
 
     [bold]clipalign push isoclip me/photos-isoclip --results evaluation/results.json[/]
     """
+    from hf_clipalign.cli.data import check_path
     from hf_clipalign.hub import describe_folder, push_folder, read_evaluations
 
+    check_path(str(folder))
     evaluations = [] if results is None else read_evaluations(results, describe_folder(folder, repo_id))
     commit = push_folder(
         folder,

@@ -8,17 +8,26 @@ from typing import Annotated
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import BaseModelOption, ModelOption, console, load, parse_band
-from hf_clipalign.cli.push import PrivateOption, RevisionOption
+from hf_clipalign.cli.commands.push import PrivateOption, RevisionOption
+from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.options import (
+    BaseModelOption,
+    ImageBandOption,
+    ModelOption,
+    TextBandOption,
+    console,
+    folder_option,
+    next_step,
+    parse_band,
+    repo_option,
+)
 
 
 def trim(
-    model: ModelOption,
-    out: Annotated[Path, typer.Option(help="Folder for the aligned model (IsoCLIPModel).")] = Path("isoclip"),
-    image_band: Annotated[
-        str | None, typer.Option(help="K_TOP,K_BOTTOM for images. Default: the published band of a known checkpoint.")
-    ] = None,
-    text_band: Annotated[str | None, typer.Option(help="The same for texts.")] = None,
+    model: ModelOption = None,
+    out: Annotated[Path, folder_option("Folder for the aligned model (IsoCLIPModel).")] = Path("isoclip"),
+    image_band: ImageBandOption = None,
+    text_band: TextBandOption = None,
     base_model: BaseModelOption = None,
     stock: Annotated[
         str | None,
@@ -28,10 +37,11 @@ def trim(
         ),
     ] = None,
     compact: Annotated[
-        bool, typer.Option("--compact", help="With --stock: fewer numbers per embedding, exactly the same cosines.")
+        bool, typer.Option("--compact", help="With --stock: embeddings of a smaller dimension, the same cosines.")
     ] = False,
     push_to_hub: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Push it to this repository on the Hub, too.")
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Push it to this repository on the Hub, too.", callback=repo_option),
     ] = None,
     private: PrivateOption = False,
     revision: RevisionOption = None,
@@ -46,7 +56,7 @@ def trim(
 
     [bold]clipalign trim --model openai/clip-vit-base-patch32 --push-to-hub me/clip-b32-isoclip --private[/]
 
-    [bold]clipalign trim --model mini-teacher --image-band 1,48 --stock image --compact --out teacher-image[/]
+    [bold]clipalign trim --model mini:teacher --image-band 1,48 --stock image --compact --out teacher-image[/]
     """
     from hf_clipalign.hub.push import SPECTRUM_FILE, push_isoclip, push_stock, save_spectrum
     from hf_clipalign.isoclip import IsoCLIPModel, known_bands, unknown_band_message
@@ -55,19 +65,23 @@ def trim(
         raise ClipAlignError("--private and --revision need --push-to-hub OWNER/NAME.")
     if compact and stock is None:
         raise ClipAlignError("--compact needs --stock image or --stock text: only one tower can have a smaller space.")
-    loaded, processor = load(model)
     bands = parse_band(image_band), parse_band(text_band)
+    name = chosen_model(model)
+    loaded, processor = load(name)
     if bands == (None, None) and not hasattr(loaded, "aligned_backbone") and known_bands(loaded, base_model) is None:
-        raise ClipAlignError(unknown_band_message(model, spelling="cli"))
+        raise ClipAlignError(unknown_band_message(name, spelling="cli"))
     aligned = IsoCLIPModel.from_clip_pretrained(loaded, *bands, base_model=base_model)
     if stock is None:
         aligned.save_pretrained(out)
         processor.save_pretrained(out)
-        console.print(f"aligned model: {out}  (load it with IsoCLIPModel.from_pretrained)")
+        console.print(f"aligned model: {out}  (load it with IsoCLIPModel.from_pretrained)", soft_wrap=True)
     else:
         aligned.save_stock(out, modality=stock, compact=compact, processor=processor)  # type: ignore[arg-type]
         kind = "Vision" if stock == "image" else "Text"
-        console.print(f"stock checkpoint: {out}  (load it with the {kind}ModelWithProjection class of transformers)")
+        console.print(
+            f"stock checkpoint: {out}  (load it with the {kind}ModelWithProjection class of transformers)",
+            soft_wrap=True,
+        )
     save_spectrum(aligned, out / SPECTRUM_FILE)
     for modality in ("image", "text"):
         band = getattr(aligned.config, f"{modality}_band")
@@ -79,3 +93,5 @@ def trim(
         else:
             commit = push_stock(aligned, push_to_hub, stock, compact, **options)
         console.print(f"pushed: {commit}", soft_wrap=True)
+    else:
+        next_step("clipalign", "push", out, "OWNER/NAME")

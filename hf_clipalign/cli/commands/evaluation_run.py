@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import console, parse_band, warn
+from hf_clipalign.cli.data import check_labelled, open_data
+from hf_clipalign.cli.options import console, parse_band, warn
+
+_FEWEST_CLASSES = 4
 
 
 @dataclass
@@ -32,30 +34,60 @@ class EvaluationRun:
     processor: Any = None
     results: dict[str, Any] = field(default_factory=dict)
     sections: list[Any] = field(default_factory=list)
+    opened: dict[str, Any] = field(default_factory=dict)
+
+    def open_images(self, with_names: bool = False, halved: bool = False) -> None:
+        """Opens the data and the second data; what cannot be scored is refused before a model is loaded.
+
+        Args:
+            with_names (`bool`, *optional*, defaults to `False`): Whether class names are needed.
+            halved (`bool`, *optional*, defaults to `False`): Whether a band is chosen on one half of the classes.
+
+        Raises:
+            [`ClipAlignError`]: no labels, no class names, or too few classes.
+        """
+        for name in filter(None, (self.data, self.second)):
+            self.opened[name] = open_data(name, **self.columns)
+            check_labelled(name, self.opened[name], with_names)
+        n_classes = len(np.unique(np.asarray(self.opened[self.data].labels)))
+        if halved and n_classes < _FEWEST_CLASSES:
+            raise ClipAlignError(
+                f"{self.data!r} has {n_classes} {'class' if n_classes == 1 else 'classes'}, too few to choose a band "
+                "on one half and report on the other: give --image-band K_TOP,K_BOTTOM or none."
+            )
+
+
+def own_band(task: str, modality: str, image_band: str | None, text_band: str | None, band: str | None) -> str:
+    """The band option of the task's modality, `auto` by default; `band` is the earlier name of both."""
+    given = {"image": image_band, "text": text_band}
+    other = "text" if modality == "image" else "image"
+    if given[other] is not None:
+        raise ClipAlignError(f"--{other}-band is not for --task {task}: use --{modality}-band.")
+    return given[modality] or band or "auto"
 
 
 def image_features(run: EvaluationRun, data: str) -> Any:
-    """Features of images, from a store or from the images; what is skipped is told and kept for the results."""
+    """Features of images, from a store or from the images; what is skipped is named and kept for the results."""
     from hf_clipalign.backbones import as_dual_encoder
-    from hf_clipalign.data import open_source
     from hf_clipalign.features import FeatureStore, extract_image_features
 
-    if (Path(data) / "features.json").is_file():
-        store = FeatureStore.open(data)
-        store.check_model(as_dual_encoder(run.model))
-        features = store.to_features()
+    source = run.opened[data]
+    if isinstance(source, FeatureStore):
+        source.check_model(as_dual_encoder(run.model))
+        features = source.to_features()
     else:
-        source = open_source(data, **run.columns)  # type: ignore[arg-type]
         features = extract_image_features(run.model, source, run.processor)
     if features.skipped:
         names = ", ".join(name for name, _ in features.skipped[:5])
-        warn(f"{len(features.skipped)} images could not be read and are left out:", names)
+        count = len(features.skipped)
+        what = "1 image could not be read and is" if count == 1 else f"{count} images could not be read and are"
+        warn(f"{what} left out:", names + ("…" if count > 5 else ""))
     run.results.setdefault("skipped", []).extend(features.skipped)
     return features
 
 
 def fixed_band(run: EvaluationRun, modality: str) -> tuple[int, int] | None:
-    """The band that `--band` names; None for `none` and `auto`.
+    """The band that the option names; None for `none` and `auto`.
 
     A published band brings its projector layout: `run.model` becomes the view in that layout.
     """
@@ -69,8 +101,9 @@ def fixed_band(run: EvaluationRun, modality: str) -> tuple[int, int] | None:
     known = known_bands(run.model, run.base_model)
     band = getattr(known, modality, None)
     if known is None or band is None:
+        option = f"--{modality}-band"
         raise ClipAlignError(
-            f"no {modality} band is published for {run.model_name!r}: use --band auto or K_TOP,K_BOTTOM, "
+            f"no {modality} band is published for {run.model_name!r}: use {option} auto or {option} K_TOP,K_BOTTOM, "
             "or --base-model ID if it is a copy of a published one."
         )
     encoder = as_dual_encoder(run.model)
@@ -78,16 +111,6 @@ def fixed_band(run: EvaluationRun, modality: str) -> tuple[int, int] | None:
         run.model = encoder.with_layout(known.layout)
         warn("projector layout:", f"{known.layout}, with which the published band was chosen")
     return band
-
-
-def rich_table(columns: list[str], rows: list[list[str]], caption: str) -> Table:
-    """A table for the terminal, numbers to the right."""
-    table = Table(caption=caption)
-    for column in columns:
-        table.add_column(column, justify="left" if column == "head" else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def write_results(run: EvaluationRun, out: Path, title: str) -> None:
@@ -99,7 +122,7 @@ def write_results(run: EvaluationRun, out: Path, title: str) -> None:
         staging.write_text(json.dumps(run.results, indent=1, ensure_ascii=False, default=_plain), encoding="utf-8")
     lead = f"Model {run.model_name}, data {run.data}."
     page = write_report(out / "index.html", title, run.sections, lead)
-    console.print(f"page: {page}   numbers: {out / 'results.json'}")
+    console.print(f"page: {page}   numbers: {out / 'results.json'}", soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:

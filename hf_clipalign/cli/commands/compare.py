@@ -9,48 +9,48 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import (
+from hf_clipalign._suggestions import unknown_name
+from hf_clipalign.cli.commands.evaluation_run import (
+    EvaluationRun,
+    fixed_band,
+    image_features,
+    own_band,
+    write_results,
+)
+from hf_clipalign.cli.data import check_path
+from hf_clipalign.cli.models import chosen_model, load, template_for
+from hf_clipalign.cli.options import (
+    DATA_HELP,
     DeviceOption,
     ImageColumnOption,
     LabelColumnOption,
     ModelOption,
     SplitOption,
+    TemplateOption,
     console,
-    load,
+    folder_option,
+    next_step,
 )
-from hf_clipalign.cli.evaluation_run import EvaluationRun, fixed_band, image_features, rich_table, write_results
 
 _DEFAULT_METHODS = {
-    "image-image": "baseline,isoclip,text-pca,oti",
-    "text-text": "baseline,isoclip,ovi",
-    "zero-shot": "baseline,oti,ovi",
+    "image-image": "raw,isoclip,text-pca,oti",
+    "text-text": "raw,isoclip,ovi",
+    "zero-shot": "raw,oti,ovi",
 }
 _DEFAULT_STEPS = {"oti": 150, "ovi": 1000}
 _TEXT_PCA_CONCEPTS = 2000
 
-DataOption = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        "--dataset",
-        help="Folder (class = sub-folder), table, Hub id, features folder of `clipalign embed`; text-text: a "
-        "caption file.",
-    ),
-]
 MethodsOption = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated, the first is the reference: baseline, pre-projection, centred, isoclip, text-pca, "
+        help="Comma-separated, the first is the reference: raw, pre-projection, centred, isoclip, text-pca, "
         "oti (images), ovi (texts). Default: what fits the task."
     ),
 ]
-BandOption = Annotated[
-    str,
-    typer.Option(
-        help="For isoclip: auto (chosen on half of the classes, all methods reported on the other half), known, "
-        "or K_TOP,K_BOTTOM."
-    ),
-]
+_BAND_HELP = (
+    "For isoclip: auto (chosen on half of the classes, all methods reported on the other half), known, or "
+    "K_TOP,K_BOTTOM. Default: auto."
+)
 EvaluateAtOption = Annotated[
     str | None, typer.Option(help="Steps whose mAP is shown as a curve, for example 10,25,50,100.")
 ]
@@ -60,58 +60,80 @@ ToleranceOption = Annotated[
 
 
 def compare(
-    data: DataOption,
-    model: ModelOption = "mini-student",
+    data: Annotated[str, typer.Argument(help=DATA_HELP + " text-text: a caption file.")],
+    model: ModelOption = None,
     task: Annotated[str, typer.Option(help="image-image, text-text or zero-shot.")] = "image-image",
     methods: MethodsOption = None,
     gallery: Annotated[str | None, typer.Option(help="image-image: search here instead of in the data.")] = None,
-    band: BandOption = "auto",
+    image_band: Annotated[str | None, typer.Option(metavar="BAND", help=_BAND_HELP)] = None,
+    text_band: Annotated[str | None, typer.Option(metavar="BAND", help="The same for --task text-text.")] = None,
+    band: Annotated[str | None, typer.Option("--band", hidden=True)] = None,
     steps: Annotated[int | None, typer.Option(help="Of the inversion. Default: 150 for oti, 1000 for ovi.")] = None,
     n_tokens: Annotated[int, typer.Option(help="Pseudo-tokens (oti) or pseudo-patches (ovi) per item.")] = 1,
     oti_template: Annotated[str, typer.Option(help="Prompt around the pseudo-tokens.")] = "a photo of {}",
     evaluate_at: EvaluateAtOption = None,
     tolerance: ToleranceOption = None,
     batch_size: Annotated[int, typer.Option(help="Items inverted together; it decides about rounding.")] = 64,
-    template: Annotated[str, typer.Option(help="Prompt for class names (zero-shot, text-pca).")] = "a photo of a {}.",
+    template: TemplateOption = None,
     image_column: ImageColumnOption = None,
     label_column: LabelColumnOption = None,
     split: SplitOption = None,
     seed: Annotated[int, typer.Option(help="Of the split into halves, the inversion and the bootstrap.", min=0)] = 0,
-    device: DeviceOption = "cpu",
-    out: Annotated[Path, typer.Option(help="Folder for index.html and results.json.")] = Path("comparison"),
+    device: DeviceOption = "auto",
+    out: Annotated[Path, folder_option("Folder for index.html and results.json.")] = Path("comparison"),
 ) -> None:
-    """Compare baseline, trimmed heads and inversions on one task: scores and milliseconds per query in one table.
+    """Compare plain and trimmed heads and inversions on one task: scores and milliseconds per query in one table.
 
     OTI and OVI move every query to the other modality by optimisation (Cross the Gap): they need no training, but
     hundreds of passes for each query. The task zero-shot is the control: there inversion is expected to hurt.
 
     Examples:
 
-    [bold]clipalign compare --data photos/ --methods baseline,isoclip,text-pca,oti --evaluate-at 10,25,50,100[/]
+    [bold]clipalign compare photos/ --model my-clip/ --evaluate-at 10,25,50,100[/]
 
-    [bold]clipalign compare --data captions.csv --task text-text[/]
+    [bold]clipalign compare captions.csv --task text-text --model my-clip/[/]
 
-    [bold]clipalign compare --data photos/ --task zero-shot --steps 100[/]
+    [bold]clipalign compare mini:emoji --task zero-shot --steps 100[/]
     """
     from hf_clipalign.data import fill
 
     if task not in _DEFAULT_METHODS:
-        raise ClipAlignError(f"unknown task {task!r}: choose from {', '.join(_DEFAULT_METHODS)}.")
+        raise unknown_name("task", task, _DEFAULT_METHODS)
     if gallery is not None and task != "image-image":
         raise ClipAlignError(f"--gallery is for --task image-image, not {task}: drop it.")
     if evaluate_at is not None and task == "zero-shot":
         raise ClipAlignError("--evaluate-at is for retrieval, not --task zero-shot: drop it, or set --steps.")
-    fill(template, [])
-    names = [name.strip() for name in (methods or _DEFAULT_METHODS[task]).split(",")]
+    chosen_band = own_band(task, "text" if task == "text-text" else "image", image_band, text_band, band)
+    name = chosen_model(model, data)
+    prompt = template_for(template, name)
+    fill(prompt, [])
+    names = _methods(methods, task)
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
-    run = EvaluationRun(data, gallery, model, band, names, template, seed, columns, device)
+    run = EvaluationRun(data, gallery, name, chosen_band, names, prompt, seed, columns, device)
     inversion: dict[str, Any] = {"n_tokens": n_tokens, "tolerance": tolerance, "batch_size": batch_size}
     inversion |= _by_task(task, steps, oti_template, evaluate_at)
-    run.model, run.processor = load(model, device)
-    run.results = {"model": model, "data": data, "task": task, "gallery": gallery, "seed": seed}
+    _open(run, task)
+    run.model, run.processor = load(name, device)
+    run.results = {"model": name, "data": data, "task": task, "gallery": gallery, "seed": seed}
     run.results["inversion"] = inversion
     (_zero_shot if task == "zero-shot" else _retrieval)(run, task, inversion)
     write_results(run, out, "clipalign compare")
+    next_step("clipalign", "evaluate", data, "--model", name, *(() if task == "image-image" else ("--task", task)))
+
+
+def _methods(given: str | None, task: str) -> list[str]:
+    from hf_clipalign.evaluation.inter_modal import current_names
+
+    return current_names([name.strip() for name in (given or _DEFAULT_METHODS[task]).split(",")])
+
+
+def _open(run: EvaluationRun, task: str) -> None:
+    """Opens the data; what has no labels is refused before the model is loaded."""
+    if task == "text-text":
+        check_path(run.data)
+        return
+    halved = task == "image-image" and run.band == "auto" and "isoclip" in (run.heads or [])
+    run.open_images(with_names=task == "zero-shot", halved=halved)
 
 
 def _retrieval(run: EvaluationRun, task_name: str, inversion: dict[str, Any]) -> None:
@@ -151,15 +173,15 @@ def _report(run: EvaluationRun, task_name: str, result: Any, text: list[str]) ->
     }
     figures = []
     if result.curve:
-        baseline = comparison.scores[0].metrics["map"]
+        plain = comparison.scores[0].metrics["map"]
         console.print("mAP after steps: " + ", ".join(f"{step}: {100 * v:.1f}" for step, v in result.curve.items()))
-        figures = [("mAP over the steps of the inversion", plot_snapshots({"inversion": result.curve}, baseline))]
+        figures = [("mAP over the steps of the inversion", plot_snapshots({"inversion": result.curve}, plain))]
     table = ReportTable(comparison.columns(), comparison.rows(), comparison.caption())
     run.sections.append(Section(f"{task_name} retrieval", text=text, tables=[table], figures=figures))
 
 
 def _given_band(run: EvaluationRun, modality: Any) -> tuple[int, int] | None:
-    """The band of `--band`, checked against the model; None for `auto`."""
+    """The given band, checked against the model; None for `auto`."""
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import comparison_heads
 
@@ -201,13 +223,12 @@ def _zero_shot(run: EvaluationRun, task_name: str, inversion: dict[str, Any]) ->
         for row in rows
     ]
     caption = (
-        f"percent; {len(images)} images. baseline: image against prompt; oti: inverted image against prompt; ovi: "
+        f"percent; {len(images)} images. raw: image against prompt; oti: inverted image against prompt; ovi: "
         "image against inverted prompt. The last two are within one modality."
     )
-    console.print(rich_table(columns, text, caption))
-    run.sections.append(
-        Section(f"{task_name} classification".capitalize(), tables=[ReportTable(columns, text, caption)])
-    )
+    table = ReportTable(columns, text, caption)
+    console.print(table.to_rich())
+    run.sections.append(Section(f"{task_name} classification".capitalize(), tables=[table]))
 
 
 def _task(run: EvaluationRun, modality: str) -> tuple[Any, list[str], list[str] | None, float]:
@@ -250,7 +271,7 @@ def _texts(run: EvaluationRun, class_names: list[str] | None) -> Any:
 
 
 def _by_task(task: str, steps: int | None, oti_template: str, evaluate_at: str | None) -> dict[str, Any]:
-    """The options of the inversion that are called otherwise where both inversions run."""
+    """The options of the inversion whose names differ where both inversions run."""
     wanted = {name: default if steps is None else steps for name, default in _DEFAULT_STEPS.items()}
     if task == "zero-shot":
         return {"oti_template": oti_template, "oti_steps": wanted["oti"], "ovi_steps": wanted["ovi"]}
@@ -262,4 +283,4 @@ def _steps(text: str | None) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError as error:
-        raise ClipAlignError(f"{text!r} are no steps: write numbers like 10,25,50.") from error
+        raise ClipAlignError(f"--evaluate-at {text!r} are no steps: write numbers like 10,25,50.") from error

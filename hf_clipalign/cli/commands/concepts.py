@@ -10,24 +10,23 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import (
-    BUILT_IN_MODELS,
+from hf_clipalign.cli.data import open_data
+from hf_clipalign.cli.models import chosen_device, chosen_model, load, template_for
+from hf_clipalign.cli.options import (
+    DATA_HELP,
     DeviceOption,
     ImageColumnOption,
     ModelOption,
     SplitOption,
     console,
-    load,
+    folder_option,
+    next_step,
     warn,
 )
 
 _TEMPLATE = "a photo of a {} ."
-_BUILT_IN_TEMPLATE = "an emoji of {}"
 _SHOWN_CONCEPTS = 12
 
-ImagesOption = Annotated[
-    str, typer.Option("--images", help="A folder, a CSV/TSV/parquet table, a Hub id, or a features folder.")
-]
 DictionaryOption = Annotated[
     str | None,
     typer.Option(help="Text, CSV or TSV file with one concept a line. Default: 20,000 names from WordNet."),
@@ -37,19 +36,19 @@ AlsoOption = Annotated[
 ]
 TemplateOption = Annotated[
     str | None,
-    typer.Option(help=f"Prompt. Default: {_TEMPLATE!r}; for the built-in models {_BUILT_IN_TEMPLATE!r}."),
+    typer.Option(help=f"Prompt. Default: {_TEMPLATE!r}; for the built-in models 'an emoji of {{}}'."),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace features of another model or other images in OUT.")
 ]
 OutOption = Annotated[
-    Path, typer.Option(help="Folder for concepts.png, images.png, concepts.json, concepts.csv, features.")
+    Path, folder_option("Folder for concepts.png, images.png, concepts.json, concepts.csv, features.")
 ]
 
 
 def concepts(
-    images: ImagesOption,
-    model: ModelOption = "mini-teacher",
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    model: ModelOption = None,
     dictionary: DictionaryOption = None,
     column: Annotated[str | None, typer.Option(help="The dictionary's column with names.")] = None,
     also: AlsoOption = None,
@@ -62,10 +61,10 @@ def concepts(
     split: SplitOption = None,
     batch_size: Annotated[int, typer.Option(help="Images per pass.", min=1)] = 64,
     overwrite: OverwriteOption = False,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     out: OutOption = Path("concepts"),
 ) -> None:
-    """Ask a folder of images what is in it: the concepts that tell the images apart, without any label.
+    """Find out what is in a folder of images: the concepts that tell the images apart, without any label.
 
     Every image is compared with every concept of a dictionary; the concepts that explain how the images differ are
     kept (the filtering stage of SpectralGCD). Features are kept in OUT, so that another dictionary, prompt or
@@ -73,9 +72,9 @@ def concepts(
 
     Examples:
 
-    [bold]clipalign concepts --images photos/ --model openai/clip-vit-large-patch14[/]
+    [bold]clipalign concepts photos/ --model openai/clip-vit-large-patch14[/]
 
-    [bold]clipalign concepts --images shop/ --model my-clip/ --dictionary products.csv --also "gift card,voucher"[/]
+    [bold]clipalign concepts shop/ --model my-clip/ --dictionary products.csv --also "gift card,voucher"[/]
     """
     from hf_clipalign.data import fill
     from hf_clipalign.features import text_embeddings
@@ -84,27 +83,30 @@ def concepts(
 
     settings: dict[str, Any] = {"temperature": temperature, "beta_e": beta_e, "beta_c": beta_c}
     check_filter_settings(**settings)
-    _check_out(images, out)
+    model = chosen_model(model, data)
+    _check_out(data, out)
     names = _names(dictionary, column, also)
-    template = template or (_BUILT_IN_TEMPLATE if model in BUILT_IN_MODELS else _TEMPLATE)
+    template = template_for(template, model, _TEMPLATE)
     prompts = fill(template, names)
+    opened = open_data(data, image_column, split=split)
     loaded, processor = load(model, device)
-    columns = {"image_column": image_column, "split": split}
-    store, source = _features(loaded, processor, images, model, out, overwrite, batch_size, columns)
+    store, source = _features(loaded, processor, opened, model, out, overwrite, batch_size)
     with console.status(f"encoding {len(prompts):,} prompts"):
-        texts = text_embeddings(loaded, processor, prompts, out / "texts.safetensors").to(device)
+        texts = text_embeddings(loaded, processor, prompts, out / "texts.safetensors").to(chosen_device(device))
     progress = len(names) * len(store) > 10**8
     result = spectral_filter(_projected(loaded, store), texts, names, **settings, progress=progress)
-    made = {"model": model, "images": images, "dictionary": dictionary, "template": template, "skipped": store.skipped}
+    made = {"model": model, "images": data, "dictionary": dictionary, "template": template, "skipped": store.skipped}
     _report(result, made, top, out)
     if source is not None:
-        console.print(f"images of the first concepts: {_show(result, loaded, store, source, texts, out)}")
+        shown = _show(result, loaded, store, source, texts, out)
+        console.print(f"images of the first concepts: {shown}", soft_wrap=True)
+    next_step("clipalign", "concepts", data, "--model", model, "--dictionary", out / "concepts.csv", "--out", "again")
 
 
-def _check_out(images: str, out: Path) -> None:
-    if Path(images).is_dir() and out.resolve().is_relative_to(Path(images).resolve()):
+def _check_out(data: str, out: Path) -> None:
+    if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise ClipAlignError(
-            f"{str(out)!r} lies in {images!r}: the figures in it would be taken for images; name another folder "
+            f"{str(out)!r} lies in {data!r}: the figures in it would be taken for images; name another folder "
             "with --out"
         )
 
@@ -125,32 +127,22 @@ def _report(result: Any, made: dict[str, Any], top: int, out: Path) -> None:
     with atomic_file(out / "concepts.json") as staging:
         staging.write_text(json.dumps(made | result.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     result.save(out / "concepts.csv")
-    console.print(f"image: {result.save(out / 'concepts.png')}   numbers: {out / 'concepts.json'}")
+    console.print(f"figure: {result.save(out / 'concepts.png')}   numbers: {out / 'concepts.json'}", soft_wrap=True)
 
 
 def _features(
-    loaded: Any,
-    processor: Any,
-    images: str,
-    model_name: str,
-    out: Path,
-    overwrite: bool,
-    batch_size: int,
-    columns: dict[str, str | None],
+    loaded: Any, processor: Any, opened: Any, model_name: str, out: Path, overwrite: bool, batch_size: int
 ) -> tuple[Any, Any]:
     """The images' features, made once and kept in OUT, and the images; a features folder has none."""
     from hf_clipalign.backbones import as_dual_encoder
-    from hf_clipalign.data import open_source
     from hf_clipalign.features import FeatureStore, extract_to_store
 
-    if (Path(images) / "features.json").is_file():
-        store = FeatureStore.open(images)
-        store.check_model(as_dual_encoder(loaded))
-        return store, None
-    source = open_source(images, **columns)  # type: ignore[arg-type]
+    if isinstance(opened, FeatureStore):
+        opened.check_model(as_dual_encoder(loaded))
+        return opened, None
     store = extract_to_store(
         loaded,
-        source,
+        opened,
         processor,
         out / "features",
         batch_size=batch_size,
@@ -161,7 +153,7 @@ def _features(
         warn("left out", f"{name}: {reason}")
     if len(store.skipped) > 5:
         warn(f"and {len(store.skipped) - 5} more", "that could not be read")
-    return store, source
+    return store, opened
 
 
 def _show(result: Any, loaded: Any, store: Any, source: Any, texts: Any, out: Path) -> Path:

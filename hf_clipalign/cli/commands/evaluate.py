@@ -9,28 +9,42 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import (
+from hf_clipalign._suggestions import unknown_name
+from hf_clipalign.cli.commands.evaluation_run import (
+    EvaluationRun,
+    fixed_band,
+    image_features,
+    own_band,
+    write_results,
+)
+from hf_clipalign.cli.data import check_path
+from hf_clipalign.cli.models import chosen_model, load, template_for
+from hf_clipalign.cli.options import (
+    DATA_HELP,
     BaseModelOption,
     DeviceOption,
     ImageColumnOption,
     LabelColumnOption,
     ModelOption,
     SplitOption,
+    TemplateOption,
     console,
-    load,
+    folder_option,
+    next_step,
 )
-from hf_clipalign.cli.evaluation_run import EvaluationRun, fixed_band, image_features, rich_table, write_results
+
+_BAND_HELP = (
+    "{}: auto (chosen on half of the classes, reported on the other half), known (the published one), none (no "
+    "IsoCLIP), or K_TOP,K_BOTTOM. Default: auto."
+)
 
 
 def evaluate(
     data: Annotated[
         str,
-        typer.Argument(
-            help="Folder (class = sub-folder), table, Hub id, features folder of `clipalign embed`; text-text: a "
-            "caption file, or a folder with queries, corpus and qrels."
-        ),
+        typer.Argument(help=DATA_HELP + " text-text: a caption file, or a folder with queries, corpus and qrels."),
     ],
-    model: ModelOption = "mini-student",
+    model: ModelOption = None,
     task: Annotated[str, typer.Option(help="image-image, text-text, ncm or zero-shot.")] = "image-image",
     second: Annotated[
         str | None,
@@ -47,44 +61,85 @@ def evaluate(
             "isoclip-compact, text-pca. Default: all that apply."
         ),
     ] = None,
-    band: Annotated[
-        str,
-        typer.Option(
-            help="auto: choose on half of the classes and report on the other half; known: the published band; "
-            "none: no IsoCLIP; or K_TOP,K_BOTTOM."
-        ),
-    ] = "auto",
+    image_band: Annotated[str | None, typer.Option(metavar="BAND", help=_BAND_HELP.format("Image tasks"))] = None,
+    text_band: Annotated[str | None, typer.Option(metavar="BAND", help="The same for --task text-text.")] = None,
     base_model: BaseModelOption = None,
-    template: Annotated[str, typer.Option(help="Prompt for class names (zero-shot, text-pca).")] = "a photo of a {}.",
+    band: Annotated[str | None, typer.Option("--band", hidden=True)] = None,
+    template: TemplateOption = None,
     image_column: ImageColumnOption = None,
     label_column: LabelColumnOption = None,
     split: SplitOption = None,
     seed: Annotated[int, typer.Option(help="Of the split into halves and of the bootstrap.", min=0)] = 0,
-    device: DeviceOption = "cpu",
-    out: Annotated[Path, typer.Option(help="Folder for index.html and results.json.")] = Path("evaluation"),
+    device: DeviceOption = "auto",
+    out: Annotated[Path, folder_option("Folder for index.html and results.json.")] = Path("evaluation"),
 ) -> None:
     """Score heads side by side: a table here, results.json and index.html in a folder.
 
-    The images are read once; every head and every band is scored from the same features. With [bold]--band auto[/]
-    the band is chosen on one half of the classes and every head is reported on the other half.
+    The images are read once; every head and every band is scored from the same features. Unless a band is given, it
+    is chosen on one half of the classes and every head is reported on the other half.
 
     Examples:
 
     [bold]clipalign evaluate photos/ --model openai/clip-vit-base-patch32[/]
 
-    [bold]clipalign evaluate test/ --task ncm --train train/ --band 150,50[/]
+    [bold]clipalign evaluate test/ --task ncm --train train/ --image-band 150,50 --model my-clip/[/]
 
-    [bold]clipalign evaluate captions.csv --task text-text[/]
+    [bold]clipalign evaluate captions.csv --task text-text --model my-clip/[/]
+
+    [bold]clipalign evaluate mini:emoji[/]
     """
     if task not in _TASKS:
-        raise ClipAlignError(f"unknown task {task!r}: choose from {', '.join(_TASKS)}.")
+        raise unknown_name("task", task, _TASKS)
+    modality = "text" if task == "text-text" else "image"
+    chosen_band = own_band(task, modality, image_band, text_band, band)
+    name = chosen_model(model, data)
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
     names = None if heads is None else [name.strip() for name in heads.split(",")]
-    run = EvaluationRun(data, second, model, band, names, template, seed, columns, device, base_model=base_model)
-    run.model, run.processor = load(model, device)
-    run.results = {"model": model, "data": data, "task": task, "second": second, "seed": seed}
+    run = EvaluationRun(data, second, name, chosen_band, names, template_for(template, name), seed, columns, device)
+    run.base_model = base_model
+    _check(run, task)
+    run.model, run.processor = load(name, device)
+    run.results = {"model": name, "data": data, "task": task, "second": second, "seed": seed}
     _TASKS[task](run)
     write_results(run, out, "clipalign evaluate")
+    _next(run, task, modality)
+
+
+def _check(run: EvaluationRun, task: str) -> None:
+    """Opens the data, and refuses what would only fail after the features are there."""
+    from hf_clipalign.evaluation import HEAD_NAMES
+
+    for head in run.heads or []:
+        if head not in HEAD_NAMES:
+            raise unknown_name("head", head, HEAD_NAMES)
+    if run.band not in ("auto", "known", "none"):
+        fixed_band(run, "image")
+    if task == "text-text":
+        check_path(run.data)
+        return
+    if task == "ncm" and run.second is None:
+        raise ClipAlignError("ncm needs labelled training data: add --train DATA.")
+    if task == "ncm" and run.band == "auto":
+        raise ClipAlignError(
+            "ncm takes a given band: --image-band K_TOP,K_BOTTOM, known or none (choose it with --task image-image)."
+        )
+    run.open_images(with_names=task == "zero-shot", halved=task == "image-image" and run.band == "auto")
+
+
+def _next(run: EvaluationRun, task: str, modality: str) -> None:
+    """The command that follows: trim where IsoCLIP is clearly better, else another comparison."""
+    model = ("--model", run.model_name)
+    if "comparison" not in run.results:
+        next_step("clipalign", "evaluate", run.data, *model)
+        return
+    scores = {score["head"]: score for score in run.results["comparison"]["scores"]}
+    band = run.results["band"]
+    if band and scores.get("isoclip", {}).get("gain_interval", (0, 0))[0] > 0:
+        next_step("clipalign", "trim", *model, f"--{modality}-band", f"{band[0]},{band[1]}", "--out", "isoclip")
+        return
+    if "isoclip" in scores:
+        console.print(f"isoclip is not clearly better than {next(iter(scores))} here.")
+    next_step("clipalign", "compare", run.data, *model, "--task", task)
 
 
 def _image_image(run: EvaluationRun) -> None:
@@ -116,21 +171,17 @@ def _text_text(run: EvaluationRun) -> None:
 def _nearest_class_mean(run: EvaluationRun) -> None:
     from hf_clipalign.evaluation import ReportTable, Section, nearest_class_mean_scores
 
-    if run.second is None:
-        raise ClipAlignError("ncm needs labelled training data: add --train DATA.")
-    if run.band == "auto":
-        raise ClipAlignError(
-            "ncm takes a given band: --band K_TOP,K_BOTTOM, known or none (choose it on image-image)."
-        )
+    assert run.second is not None
     train, test = image_features(run, run.second), image_features(run, run.data)
     heads = _heads(run, "image", fixed_band(run, "image"), train.class_names)
     rows = nearest_class_mean_scores([head for head in heads if head.centering == "none"], train, test)
     run.results["scores"] = rows
-    columns = ["head", "numbers", *[name for name in rows[0] if name not in ("head", "numbers")]]
-    text = [[row["head"], str(row["numbers"]), *(f"{100 * row[name]:.1f}" for name in columns[2:])] for row in rows]
+    columns = ["head", "dimension", *[name for name in rows[0] if name not in ("head", "dimension")]]
+    text = [[row["head"], str(row["dimension"]), *(f"{100 * row[name]:.1f}" for name in columns[2:])] for row in rows]
     caption = f"percent; nearest class mean of {len(train)} images, {len(test)} tested"
-    console.print(rich_table(columns, text, caption))
-    run.sections.append(Section("Nearest class mean", tables=[ReportTable(columns, text, caption)]))
+    table = ReportTable(columns, text, caption)
+    console.print(table.to_rich())
+    run.sections.append(Section("Nearest class mean", tables=[table]))
 
 
 def _zero_shot(run: EvaluationRun) -> None:
@@ -142,8 +193,6 @@ def _zero_shot(run: EvaluationRun) -> None:
     from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
 
     features = image_features(run, run.data)
-    if features.class_names is None or features.labels is None:
-        raise ClipAlignError("zero-shot needs class names: a folder with one sub-folder per class, or a label column.")
     encoder = as_dual_encoder(run.model)
     weights = zero_shot_weights(encoder, run.processor, features.class_names, run.template).cpu().float()
     embeds = normalize(project_image_features(encoder, features.values), dim=-1)
@@ -155,9 +204,10 @@ def _zero_shot(run: EvaluationRun) -> None:
         f"percent; {len(features)} images, {len(weights)} classes, prompt {run.template!r}. Image-text similarity "
         "keeps the original projectors: trimming is for image-image and text-text similarity only."
     )
-    columns, row = list(scores), [f"{100 * value:.1f}" for value in scores.values()]
-    console.print(rich_table(columns, [row], caption))
-    run.sections.append(Section("Zero-shot classification", tables=[ReportTable(columns, [row], caption)]))
+    row = ["raw", *(f"{100 * value:.1f}" for value in scores.values())]
+    table = ReportTable(["head", *scores], [row], caption)
+    console.print(table.to_rich())
+    run.sections.append(Section("Zero-shot classification", tables=[table]))
 
 
 _TASKS: dict[str, Callable[[EvaluationRun], None]] = {
@@ -181,7 +231,7 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
         split_by_class,
         split_by_query,
     )
-    from hf_clipalign.evaluation.band_search import JudgedPairs
+    from hf_clipalign.evaluation.tasks import JudgedPairs
     from hf_clipalign.isoclip import decompose
     from hf_clipalign.metrics import pair_similarities
 

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.common import ModelOption, console, load, parse_band
+from hf_clipalign._suggestions import unknown_name
+from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, parse_band
 
 
 def export(
-    model: ModelOption,
+    model: ModelOption = None,
     to: Annotated[
         str,
         typer.Option(
@@ -25,35 +26,33 @@ def export(
     ] = None,
     modality: Annotated[str, typer.Option(help="image or text; sentence-transformers also: both.")] = "image",
     compact: Annotated[
-        bool, typer.Option("--compact", help="Fewer numbers per embedding, exactly the same cosines.")
+        bool, typer.Option("--compact", help="Embeddings of a smaller dimension, exactly the same cosines.")
     ] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    image_band: Annotated[
-        str | None,
-        typer.Option(help="K_TOP,K_BOTTOM for images. Default: those of an aligned model, else the published band."),
-    ] = None,
-    text_band: Annotated[str | None, typer.Option(help="The same for texts.")] = None,
+    image_band: ImageBandOption = None,
+    text_band: TextBandOption = None,
 ) -> None:
     """Export an aligned tower for serving without this package.
 
-    MODEL is an aligned model written by [bold]clipalign trim[/], or any base model with a known or given band. The
+    The model is an aligned one written by [bold]clipalign trim[/], or any base model with a known or given band. The
     result compares images with images, or texts with texts; never an image with a text.
 
     Examples:
 
     [bold]clipalign export --model clip-b32-isoclip --to onnx --compact --out clip-b32.onnx[/]
 
-    [bold]clipalign export --model mini-teacher --image-band 1,48 --to sentence-transformers --out teacher-st[/]
+    [bold]clipalign export --model mini:teacher --image-band 1,48 --to sentence-transformers --out teacher-st[/]
     """
     if to not in _WRITERS:
-        raise ClipAlignError(f"unknown format {to!r}: choose from {', '.join(_WRITERS)}.")
+        raise unknown_name("format", to, _WRITERS)
     allowed = ("image", "text", "both") if to == "sentence-transformers" else ("image", "text")
     if modality not in allowed:
-        raise ClipAlignError(f"unknown modality {modality!r} for {to}: choose from {', '.join(allowed)}.")
-    loaded, processor = load(model)
-    aligned = _aligned(loaded, parse_band(image_band), parse_band(text_band))
+        raise unknown_name("modality", modality, allowed, f" for {to}")
+    bands = parse_band(image_band), parse_band(text_band)
+    loaded, processor = load(chosen_model(model))
+    aligned = _aligned(loaded, *bands)
     path = out or Path(f"{modality}.onnx" if to == "onnx" else f"{to}-{modality}")
-    console.print(_WRITERS[to](aligned, path, processor, modality, compact, dtype))
+    console.print(_WRITERS[to](aligned, path, processor, modality, compact, dtype), soft_wrap=True)
 
 
 def _aligned(loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[int, int] | None) -> Any:
