@@ -161,7 +161,7 @@ def test_many_texts_of_a_bidirectional_tower_are_read_in_blocks() -> None:
 
 
 def test_long_texts_are_cut_only_if_asked_for() -> None:
-    with pytest.raises(ClipAlignError, match="text 1 .* tokens, but the model reads 77"):
+    with pytest.raises(ClipAlignError, match=r"text 1 .* tokens, but the model reads 77"):
         encode_texts(tiny_clip(), ["a cat", "cat " * 90], tiny_tokenizer())
     assert encode_texts(tiny_clip(), ["a cat", "cat " * 90], tiny_tokenizer(), truncate=True).shape == (2, 24)
 
