@@ -39,3 +39,12 @@ def test_there_are_examples():
     finder = doctest.DocTestFinder(parser=FencedExamples())
     examples = [test for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples]
     assert len(examples) > 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"{room.__name__}.{name}" for room in (hf_clipalign.losses, hf_clipalign.metrics) for name in room.__all__],
+)
+def test_every_public_name_has_an_example(name):
+    room, _, own = name.rpartition(".")
+    assert "Example:" in getattr(importlib.import_module(room), own).__doc__

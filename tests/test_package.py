@@ -49,7 +49,6 @@ KNOWN: dict[str, set[str]] = {
     },
     "circle": {
         "hf_clipalign._publishing <-> hf_clipalign.hub.push <-> hf_clipalign.isoclip.modeling",
-        "hf_clipalign.features.in_memory <-> hf_clipalign.features.store",
     },
     "long": {
         "hf_clipalign.data.labels.findings",

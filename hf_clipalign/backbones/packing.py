@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_list
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 from hf_clipalign.backbones.registry import as_dual_encoder
 from hf_clipalign.backbones.text import tokenize
@@ -239,7 +239,7 @@ def encode_texts(
         torch.Size([2, 128])
         ```
     """
-    encoder, texts = as_dual_encoder(model), as_list(texts, "texts")
+    encoder, texts = as_dual_encoder(model), as_texts(texts, "texts")
     if not texts:
         return torch.empty(0, encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)
     if not encoder.causal_text and strategy in ("auto", "full"):

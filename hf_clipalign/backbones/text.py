@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_list
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 
 _SHOWN_CHARACTERS = 60
@@ -45,7 +45,8 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
         ['attention_mask', 'input_ids']
         ```
     """
-    texts, own = as_list(texts, "texts"), _open_clip_tokenizer(tokenizer)
+    texts = as_texts(texts, "texts")
+    own = _open_clip_tokenizer(tokenizer)
     if own is not None:
         return _open_clip_tokens(encoder, own, texts, truncate)
     given, tokenizer = tokenizer, getattr(tokenizer, "tokenizer", tokenizer)

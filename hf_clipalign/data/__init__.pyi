@@ -15,11 +15,11 @@ from .images.reader import read_image as read_image
 from .images.streams import ImageStream as ImageStream
 from .images.streams import StreamRecord as StreamRecord
 from .images.streams import open_stream as open_stream
-from .labels.findings import CHEXPERT_COMPETITION as CHEXPERT_COMPETITION
+from .labels.chexpert import read_chexpert as read_chexpert
+from .labels.finding_names import CHEXPERT_COMPETITION as CHEXPERT_COMPETITION
+from .labels.finding_prompts import FindingPrompts as FindingPrompts
 from .labels.findings import FindingLabels as FindingLabels
-from .labels.findings import FindingPrompts as FindingPrompts
-from .labels.findings import read_chexpert as read_chexpert
-from .labels.findings import read_mimic_cxr as read_mimic_cxr
+from .labels.mimic_cxr import read_mimic_cxr as read_mimic_cxr
 from .mini import Concepts as Concepts
 from .mini import Mini as Mini
 from .mini import load_mini as load_mini

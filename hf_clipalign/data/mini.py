@@ -25,6 +25,14 @@ class Concepts(NamedTuple):
     Args:
         known (`list[str]`): Names whose images were in training.
         novel (`list[str]`): Names whose images were kept out of training, in whole families (303 of them).
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import load_mini
+    >>> len(load_mini().concepts.known), len(load_mini().concepts.novel)
+    (1603, 303)
+    ```
     """
 
     known: list[str]
@@ -92,6 +100,14 @@ class Mini:
 
     Raises:
         [`ClipAlignError`]: if the files are missing.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import Mini
+    >>> Mini()
+    Mini(emoji=5,406, icons=4,937, share_alike=False)
+    ```
     """
 
     def __init__(self, share_alike: bool = False) -> None:

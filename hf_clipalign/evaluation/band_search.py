@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import EqualRows
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.evaluation.tasks import JudgedPairs, LabelledRetrieval, RetrievalTask, score_retrieval
 from hf_clipalign.isoclip.bands import Band
@@ -73,13 +74,14 @@ def search_band(
     directions = (spectrum.U if modality == "image" else spectrum.V).float()
     mapped = projector @ directions
     rotated = [(task.query @ directions.to(task.query), task.gallery @ directions.to(task.gallery)) for task in tasks]
+    copies = [EqualRows(task.gallery) for task in tasks]
 
     def score(band: Band) -> float:
         kept = slice(band[0], len(spectrum.S) - band[1])
         weight = mapped[:, kept].T
         return sum(
-            _score(task, query[:, kept] @ weight.to(query), gallery[:, kept] @ weight.to(gallery), metric)
-            for task, (query, gallery) in zip(tasks, rotated, strict=True)
+            _score(task, query[:, kept] @ weight.to(query), equal.tie(gallery[:, kept] @ weight.to(gallery)), metric)
+            for task, (query, gallery), equal in zip(tasks, rotated, copies, strict=True)
         ) / len(tasks)
 
     grid = {band: score(band) for band in _bands(len(spectrum.S), k_top, k_bottom)}

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import EqualRows, top_k
+from hf_clipalign._sequences import as_array, as_list
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.evaluation.heads import Head
-from hf_clipalign.evaluation.tasks import RetrievalTask, score_retrieval
+from hf_clipalign.evaluation.tasks import JudgedPairs, RetrievalTask, score_retrieval
 from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap
 
 _SHOWN = ("map", "ndcg_at_10", "map_at_r", "r_precision", "recall_at_1", "recall_at_5", "recall_at_10")
@@ -205,11 +207,12 @@ def _compare(
     seed: int,
 ) -> RetrievalComparison:
     """The comparison from the metrics of every method on every task; the first method is the baseline."""
-    groups = np.concatenate([np.asarray(task.query_labels).astype(str) for task in tasks.values()])
+    named = {name: as_list(ids, "query_ids") for name, ids in (query_ids or {}).items()}
+    groups = np.concatenate([_units(name, task) for name, task in tasks.items()])
     first = next(iter(results.values()))
     baseline = _queries(first, "map")
     missing = [
-        query_ids[name][int(row)] if query_ids else f"{name} query {row}"
+        named[name][int(row)] if named else f"{name} query {row}"
         for name, result in first.items()
         for row in np.flatnonzero(np.isnan(result["per_query"]["map"]))
     ]
@@ -227,10 +230,10 @@ def _compare(
 
 
 def top_matches(head: Head, query: Tensor, gallery: Tensor, k: int = 8, block_size: int = 1024) -> np.ndarray:
-    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers."""
+    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers; ties by row."""
     query, gallery = head.embed(query, gallery)
-    k = min(k, len(gallery))
-    best = [(block @ gallery.T).topk(k, dim=1).indices for block in query.split(block_size)]
+    k, equal = min(k, len(gallery)), EqualRows(gallery)
+    best = [top_k(equal.tie(block @ gallery.T, dim=1), k) for block in query.split(block_size)]
     return torch.cat(best).cpu().numpy()
 
 
@@ -271,6 +274,12 @@ def _head_scores(
         per_task={name: result["map"] for name, result in results.items()},
         ms_per_query=ms_per_query,
     )
+
+
+def _units(name: str, task: RetrievalTask) -> np.ndarray:
+    """What is resampled: classes, which tasks may share, or single queries where pairs are judged."""
+    labels = as_array(task.query_labels, "query_labels").astype(str)
+    return np.char.add(f"{name}/", labels) if isinstance(task, JudgedPairs) else labels
 
 
 def _signed(gain: float, interval: Interval) -> str:

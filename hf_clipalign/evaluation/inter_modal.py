@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import similarities, top_k
+from hf_clipalign._sequences import as_list
 from hf_clipalign._suggestions import unknown_name
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.evaluation.classification import zero_shot_weights
@@ -169,13 +172,13 @@ def zero_shot_controls(
         elif method == "ovi":
             names = images.class_names
             right = _invert(encoder, "ovi", classes, processor, names, seed, options["ovi"]).features.cpu()
-        return F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).T
+        return similarities(F.normalize(left, dim=-1), F.normalize(right, dim=-1))
 
     rows = []
     for method in methods:
         scores, milliseconds = _timed(logits, method)
         accuracy = top_k_accuracy(scores, images.labels, ks=tuple(k for k in (1, 5) if k <= len(classes)))
-        balanced = mean_per_class_accuracy(scores.argmax(1), images.labels)
+        balanced = mean_per_class_accuracy(scores, images.labels)
         per_image = milliseconds / len(images)
         rows.append({"method": method, **accuracy, "mean_per_class": balanced, "ms_per_image": per_image})
     return rows
@@ -220,7 +223,7 @@ def check_comparison(
     Raises:
         `ClipAlignError`: an unknown method, one that the task cannot have, or an option that it refuses.
     """
-    own, methods = _INVERSION_OF[modality], current_names(methods)
+    own, methods = _INVERSION_OF[modality], current_names(as_texts(methods, "methods"))
     for method in methods:
         if method not in METHODS:
             raise unknown_name("method", method, METHODS)
@@ -287,7 +290,8 @@ def _invert(
     seed: int,
     options: dict[str, Any],
 ) -> InversionOutput:
-    shared: dict[str, Any] = {"ids": ids, "generator": torch.Generator().manual_seed(seed), **options}
+    names = None if ids is None else as_list(ids, "query_ids")
+    shared: dict[str, Any] = {"ids": names, "generator": torch.Generator().manual_seed(seed), **options}
     if method == "oti":
         return oti(encoder, targets, processor=processor, **shared)
     return ovi(encoder, targets, **shared)
@@ -305,7 +309,7 @@ def _curve(inverted: InversionOutput | None, gallery: Tensor, task: LabelledRetr
 
 
 def _nearest(query: Tensor, gallery: Tensor) -> Tensor:
-    return (query @ gallery.T).topk(min(_FOUND, len(gallery)), dim=1).indices
+    return top_k(similarities(query, gallery), min(_FOUND, len(gallery)))
 
 
 def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:

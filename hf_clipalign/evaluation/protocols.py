@@ -15,12 +15,13 @@ import torch
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_file
+from hf_clipalign._rows import similarities
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.data.splits.subsets import base_and_novel
-from hf_clipalign.metrics import harmonic_mean
+from hf_clipalign.metrics import harmonic_mean, top_k_accuracy
 
 Accuracy = Callable[[ImageSource], float]
 """Gives the share of a source's images that are classified right among its `class_names`, in [0, 1]."""
@@ -80,7 +81,7 @@ def zero_shot_accuracy(
     with torch.no_grad():
         texts = encode_texts(encoder, fill(template, names), processor).float().cpu()
         images = features.values @ encoder.image_projector.matrix.float().cpu().T
-    return float(((images @ texts.T).argmax(dim=1).numpy() == features.labels).mean())
+    return top_k_accuracy(similarities(images, texts), features.labels, ks=(1,))["top1"]
 
 
 def source_class_names(source: ImageSource) -> list[str]:

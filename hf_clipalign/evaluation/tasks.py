@@ -176,7 +176,7 @@ def nearest_class_mean_scores(heads: Sequence[Head], train: Features, test: Feat
     rows = []
     for head in heads:
         logits = nearest_class_mean_logits(head, train.values, train_labels, test.values, len(names))
-        balanced = mean_per_class_accuracy(logits.argmax(1), labels)
+        balanced = mean_per_class_accuracy(logits, labels)
         scores = top_k_accuracy(logits, labels, ks=tuple(k for k in (1, 5) if k <= len(names)))
         rows.append({"head": head.name, "dimension": head.width(test.values), **scores, "mean_per_class": balanced})
     return rows

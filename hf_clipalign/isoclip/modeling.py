@@ -299,18 +299,23 @@ class IsoCLIPModel(PreTrainedModel):
             if processor is not None:
                 processor.save_pretrained(staging)
 
-    def export_facts(self, form: str, modality: Modality, compact: bool) -> dict[str, Any]:
-        """What an exported tower says about itself, as JSON can hold it.
+    def export_facts(self, form: str, modality: str, compact: bool) -> dict[str, Any]:
+        """What an export says about itself, as JSON can hold it.
 
         Args:
             form (`str`): the form of the export, for example `"stock"`.
-            modality (`"image"` or `"text"`), compact (`bool`): as `save_stock`.
+            modality (`"image"`, `"text"` or `"both"`): what it embeds.
+            compact (`bool`): as `save_stock`.
+
+        Raises:
+            `ClipAlignError`: that modality was not aligned.
         """
+        bands: dict[str, list[int]] = {side: list(self._band(side)) for side in _SIDES if modality in (side, "both")}
         return {
             "method": "isoclip",
             "format": form,
             "modality": modality,
-            "band": list(self._band(modality)),
+            "band": bands if modality == "both" else bands[modality],
             "compact": compact,
             "similarity": "cosine",
             "base_model_name_or_path": self.config.base_model_name_or_path,
@@ -361,6 +366,8 @@ class IsoCLIPModel(PreTrainedModel):
         )
         return aligned.to_tuple() if return_dict is False else aligned
 
+
+_SIDES: tuple[Modality, ...] = ("image", "text")
 
 _HOW_TO_CHOOSE = (
     "Choose one with hf_clipalign.evaluation.search_band on labelled images, look at the spectrum with "

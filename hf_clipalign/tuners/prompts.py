@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_list
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 from hf_clipalign.backbones.text import check_end_token
@@ -41,7 +41,7 @@ def build_prompts(model: Any, tokenizer: Any, class_names: Sequence[str], templa
         `ClipAlignError`: no class names; a template without exactly one `{}`; a prompt over the model's length.
     """
     encoder, tokenizer = as_dual_encoder(model), getattr(tokenizer, "tokenizer", tokenizer)
-    class_names = as_list(class_names, "class_names")
+    class_names = as_texts(class_names, "class_names")
     names = [name.replace("_", " ") for name in class_names]
     if not names:
         raise ClipAlignError("no class names: give at least one.")

@@ -187,6 +187,7 @@ def _nearest_class_mean(run: EvaluationRun) -> None:
 def _zero_shot(run: EvaluationRun) -> None:
     from torch.nn.functional import normalize
 
+    from hf_clipalign._rows import similarities
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import ReportTable, Section, zero_shot_weights
     from hf_clipalign.features import project_image_features
@@ -196,9 +197,9 @@ def _zero_shot(run: EvaluationRun) -> None:
     encoder = as_dual_encoder(run.model)
     weights = zero_shot_weights(encoder, run.processor, features.class_names, run.template).cpu().float()
     embeds = normalize(project_image_features(encoder, features.values), dim=-1)
-    logits = embeds @ weights.T
+    logits = similarities(embeds, weights)
     scores = top_k_accuracy(logits, features.labels, ks=tuple(k for k in (1, 5) if k <= len(weights)))
-    scores["mean_per_class"] = mean_per_class_accuracy(logits.argmax(1), features.labels)
+    scores["mean_per_class"] = mean_per_class_accuracy(logits, features.labels)
     run.results["scores"] = scores
     caption = (
         f"percent; {len(features)} images, {len(weights)} classes, prompt {run.template!r}. Image-text similarity "

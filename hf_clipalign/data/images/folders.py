@@ -47,7 +47,7 @@ def image_folder(path: str | os.PathLike[str], recursive: bool = True) -> ImageS
     >>> from hf_clipalign.data import image_folder
     >>> source = image_folder("photos")
     >>> source.ids[0], source.class_names
-    ('cat/1.png', ['cat', 'dog'])
+    ('cat/1.png', ['cat', 'dog', 'owl'])
     ```
     """
     root = Path(path).expanduser()

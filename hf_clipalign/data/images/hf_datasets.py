@@ -41,6 +41,14 @@ def from_dataset(
     Raises:
         [`ClipAlignError`]: if a column is missing or ambiguous, a label is missing, or the data set is empty, a dict
             of splits or a stream.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import from_dataset, load_mini
+    >>> from_dataset(load_mini().emoji, text_column="name").texts[0]
+    ['grinning face']
+    ```
     """
     import datasets
 

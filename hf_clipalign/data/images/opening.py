@@ -56,10 +56,10 @@ def open_source(
 
     ```python
     >>> from hf_clipalign.data import open_source
-    >>> open_source("photos/")
-    ImageSource('photos', 120 images, 3 classes)
-    >>> open_source("uoft-cs/cifar10", split="test[:100]")
-    ImageSource('data set cifar10', 100 images, 10 classes)
+    >>> open_source("photos")
+    ImageSource('photos', 12 images, 3 classes)
+    >>> open_source("table.csv", label_column="kind")
+    ImageSource('table.csv', 3 images, 2 classes)
     ```
     """
     columns = {"image_column": image_column, "label_column": label_column, "text_column": text_column}

@@ -65,8 +65,8 @@ def read_image(
 
     ```python
     >>> from hf_clipalign.data import read_image
-    >>> read_image("shop/shoe.png")
-    <PIL.Image.Image image mode=RGB size=640x480>
+    >>> read_image("photos/cat/1.png").size
+    (64, 48)
     ```
     """
     if isinstance(source, dict):

@@ -60,6 +60,15 @@ def from_table(
     Raises:
         [`ClipAlignError`]: if the table or a column is missing, the table is empty, a path leaves the folder by "..",
             a cell of the image or label column is empty, or rows of one image differ in their label.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import from_table
+    >>> source = from_table("table.csv", label_column="kind")
+    >>> source.labels, source.class_names
+    (array([0, 0, 1]), ['pet', 'wild'])
+    ```
     """
     name, base, columns, read, read_numbers = _open_table(path_or_frame)
     image_column = image_column or first_column(columns, _IMAGE_COLUMNS)

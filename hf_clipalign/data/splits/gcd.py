@@ -38,6 +38,14 @@ class GCDPreset:
         mean_entropy_weight (`float`): The weight ε of SpectralGCD's mean-entropy term for it.
         template (`str`): SpectralGCD's prompt of the concepts in training.
         listed (`bool`): Whether the known classes follow a published list (SSB, arXiv 2110.06207) and not their order.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import GCD_PRESETS
+    >>> GCD_PRESETS["cub"].n_known
+    100
+    ```
     """
 
     name: str
@@ -76,6 +84,15 @@ class GCDSplit:
         labelled (`np.ndarray [N]`, bool): Which images a method may see the label of.
         class_names (`list[str]`): Names of the known classes, 0 … K - 1.
         novel_names (`list[str]`): True names of the other classes, for evaluation only; empty if they are not known.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import GCDSplit
+    >>> split = GCDSplit.from_source("photos", known=["cat", "dog"])
+    >>> split
+    GCDSplit('photos', 12 images, 4 labelled, 2 known classes, 1 novel classes)
+    ```
     """
 
     source: ImageSource
@@ -163,14 +180,6 @@ class GCDSplit:
         Raises:
             [`ClipAlignError`]: if there are no labels, known names are missing, a class has no image or too few
                 labelled ones, nothing is left to discover, or a number cannot be used.
-
-        Example:
-
-        ```python
-        >>> split = GCDSplit.from_source("animals/", known=["cat", "dog", "horse"])
-        >>> split
-        GCDSplit('animals', 1200 images, 200 labelled, 3 known classes, 3 novel classes)
-        ```
         """
         check_integer("seed", seed, 0)
         check_number("labelled_fraction", labelled_fraction, "a share between 0 and 1", above=0, below=1)
@@ -286,6 +295,14 @@ def gcd_preset(name: str) -> GCDPreset:
 
     Raises:
         [`ClipAlignError`]: if there is none.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import gcd_preset
+    >>> gcd_preset("CIFAR-100").n_known
+    80
+    ```
     """
     key = "".join(character for character in name.casefold() if character.isalnum())
     found = {preset.replace("_", ""): preset for preset in GCD_PRESETS}.get(key)

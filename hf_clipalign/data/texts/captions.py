@@ -20,6 +20,7 @@ from hf_clipalign._sequences import as_list
 from hf_clipalign._texts import as_texts
 from hf_clipalign.data.images.source import ImageSource, check_lengths, digest
 from hf_clipalign.data.labels.columns import class_labels, first_column, read_texts
+from hf_clipalign.data.texts.delimited import csv_rows
 
 _IMAGE_COLUMNS = ("image", "image_name", "image_id", "file_name", "filename", "image_path", "filepath", "path", "id")
 _TEXT_COLUMNS = ("caption", "captions", "comment", "text", "texts", "sentence", "sentences", "raw", "sentences_raw")
@@ -36,6 +37,14 @@ class Captions:
         texts (`list[str]`): All captions, in the order of the file; `M` of them.
         labels (`numpy.ndarray` of int64 `[M]`): Position in `image_ids` of the image that each text describes.
         image_ids (`list[str]`): Names of the images, in the order of their first caption.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import Captions
+    >>> len(Captions(["a cat", "a red cat"], labels=[0, 0], image_ids=["cat.png"]))
+    2
+    ```
     """
 
     texts: list[str]
@@ -79,9 +88,9 @@ def load_captions(
 
     ```python
     >>> from hf_clipalign.data import load_captions
-    >>> captions = load_captions("captions_val2017.json")
-    >>> len(captions.texts), len(captions.image_ids)
-    (25014, 5000)
+    >>> captions = load_captions("captions.csv")
+    >>> captions.texts, captions.labels
+    (['a cat', 'a red cat', 'a dog'], array([0, 0, 1]))
     ```
     """
     file = Path(path).expanduser()
@@ -116,7 +125,10 @@ def with_captions(source: ImageSource, captions: Captions | Sequence[str | Seque
     Example:
 
     ```python
-    >>> photos = with_captions(image_folder("val2017"), load_captions("captions_val2017.json"))
+    >>> from hf_clipalign.data import load_captions, open_source, with_captions
+    >>> pairs = with_captions(open_source("pairs"), load_captions("captions.csv"))
+    >>> pairs.texts
+    [['a cat', 'a red cat'], ['a dog']]
     ```
     """
     if isinstance(captions, Captions):
@@ -178,19 +190,18 @@ def _read_delimited(file: Path, image_column: str | None, text_column: str | Non
         header = stream.readline()
         delimiter = next((d for d in ("\t", "|", ",") if d in header), ",")
         stream.seek(0)
-        rows = csv.reader(
-            stream, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-        )
+        quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+        rows = csv_rows(stream, str(file), delimiter=delimiter, quoting=quoting)
         if delimiter == "\t" and re.match(r"[^\t]+#\d+\t", header):
-            yield from ((f"line {rows.line_num}", r[0].rsplit("#", 1)[0], "\t".join(r[1:])) for r in rows if r)
+            yield from ((f"line {line}", r[0].rsplit("#", 1)[0], "\t".join(r[1:])) for line, r in rows if r)
             return
-        columns = [name.strip() for name in next(rows, [])]
+        columns = [name.strip() for name in next(rows, (1, []))[1]]
         image = columns.index(_pick(file, columns, image_column, _IMAGE_COLUMNS, "image_column"))
         text = columns.index(_pick(file, columns, text_column, _TEXT_COLUMNS, "text_column"))
-        for row in rows:
+        for line, row in rows:
             if row:
                 cells = [*row, *[""] * len(columns)]
-                yield f"line {rows.line_num}", cells[image].strip(), cells[text]
+                yield f"line {line}", cells[image].strip(), cells[text]
 
 
 def _read_json(file: Path, image_column: str | None, text_column: str | None) -> Iterator[_Record]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import os
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._quoting import short
 from hf_clipalign._sequences import as_list
+from hf_clipalign.data.texts.delimited import csv_rows
 from hf_clipalign.data.texts.templates import clean_class_name
 
 CONCEPTS = Path(__file__).resolve().parents[2] / "assets" / "concepts"
@@ -77,6 +77,14 @@ def check_names(names: Iterable[str], what: str = "class names", lines: Sequence
 
     Raises:
         [`ClipAlignError`]: none at all, a blank one, or duplicates.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import check_names
+    >>> check_names(["cat", "dog"])
+    ['cat', 'dog']
+    ```
     """
     names = as_list(names, what)
     place = "position" if lines is None else "line"
@@ -144,8 +152,7 @@ def _delimiter(file: Path) -> str | None:
 
 def _read_table(file: Path, lines: list[str], column: str | None) -> list[tuple[int, str]]:
     """Line number and name per row; the first row is a header if it holds the column, or one of the usual names."""
-    reader = csv.reader(lines, delimiter=str(_delimiter(file)))
-    rows = [(reader.line_num, row) for row in reader]
+    rows = list(csv_rows(lines, f"dictionary {short(str(file))}", delimiter=str(_delimiter(file))))
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     if column is not None and column.lower() not in header:
         raise ClipAlignError(

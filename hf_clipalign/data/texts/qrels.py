@@ -33,6 +33,15 @@ class JudgedRetrieval:
         grades (`list[numpy.ndarray]`): how relevant, float64, above 0; for binary judgements all 1.
         excluded (`numpy.ndarray` of int64 `[Q]`):
             Position in the corpus of the text with the query's own id, which is not to be found, -1 if there is none.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import load_qrels
+    >>> judged = load_qrels("retrieval")
+    >>> judged.queries.texts, judged.relevant
+    (['what purrs?'], [array([1])])
+    ```
     """
 
     queries: TextSource
@@ -72,9 +81,9 @@ def load_qrels(
     Example:
 
     ```python
-    >>> from datasets import load_dataset
-    >>> names = ("queries", "corpus", "qrels")
-    >>> judged = load_qrels(**{name: load_dataset("zeta-alpha-ai/NanoNQ", name, split="train") for name in names})
+    >>> from hf_clipalign.data import load_qrels
+    >>> load_qrels("retrieval").corpus.texts
+    ['a dog', 'a cat']
     ```
     """
     if source is not None:
@@ -90,7 +99,19 @@ def load_qrels(
 
 
 def is_qrels_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder looks like one that [`load_qrels`] reads."""
+    """Whether a folder looks like one that [`load_qrels`] reads.
+
+    Args:
+        path (`str` or `os.PathLike`): The folder.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import is_qrels_folder
+    >>> is_qrels_folder("retrieval"), is_qrels_folder("photos")
+    (True, False)
+    ```
+    """
     folder = Path(path).expanduser()
     return folder.is_dir() and all(any(folder.glob(f"{part}*")) for part in ("queries", "corpus", "qrels"))
 

@@ -18,6 +18,14 @@ class PromptTemplate:
         dataset (`str`): Name of the data set, as papers write it.
         template (`str`): Prompt with one `{}` for the class name.
         aliases (`tuple[str, ...]`, defaults to none): Further names, in any spelling.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import PROMPT_TEMPLATES
+    >>> PROMPT_TEMPLATES["Food101"].template
+    'a photo of {}, a type of food.'
+    ```
     """
 
     dataset: str
@@ -99,6 +107,14 @@ def clean_class_name(name: str) -> str:
 
     Returns:
         `str`: such as `"maine coon"`.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import clean_class_name
+    >>> clean_class_name("maine_coon")
+    'maine coon'
+    ```
     """
     return " ".join(name.replace("_", " ").split())
 
@@ -115,6 +131,14 @@ def fill(template: str, names: Iterable[str]) -> list[str]:
 
     Raises:
         [`ClipAlignError`]: if the template has no `{}` or several, or if `names` is a single string.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import fill
+    >>> fill("a photo of a {}.", ["cat", "maine_coon"])
+    ['a photo of a cat.', 'a photo of a maine coon.']
+    ```
     """
     if (count := template.count("{}")) != 1:
         raise ClipAlignError(f"template {short(template)} holds {count} times '{{}}'; it must hold exactly one")

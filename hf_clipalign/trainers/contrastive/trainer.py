@@ -24,7 +24,7 @@ from hf_clipalign.trainers.contrastive.arguments import ContrastiveTrainingArgum
 from hf_clipalign.trainers.contrastive.card import write_contrastive_card
 from hf_clipalign.trainers.contrastive.data import Augmentation, ImageTextPairs, RandomCrop, collate_pairs
 from hf_clipalign.trainers.contrastive.learner import ContrastiveLearner
-from hf_clipalign.trainers.gather import gather_rows
+from hf_clipalign.trainers.gather import gather_rows, gather_with_own, whole_loss
 
 _LOSS_FILE = "loss.safetensors"
 _RUN_FILE = "run.json"
@@ -37,10 +37,10 @@ class ContrastiveTrainer(AlignmentTrainer):
     """Fine-tunes a model with two towers on image–text pairs.
 
     The loss is `contrastive_loss` (symmetric InfoNCE) or `sigmoid_loss`, each over the images and texts of ALL
-    processes, plus, if asked for, `info_nce_loss` between two augmented views of the images (the term of SimCLR, in
-    the shared space without a head of its own; the first view is also the one that meets the text). Gradient
-    accumulation averages over micro-batches, each with its own negatives; for the negatives of a big batch set
-    `cache_chunk_size`.
+    processes, of which each computes the logits of its own rows; plus, if asked for, `info_nce_loss` between two
+    augmented views of the images (the term of SimCLR, in the shared space without a head of its own; the first view
+    is also the one that meets the text). Gradient accumulation averages over micro-batches, each with its own
+    negatives; for the negatives of a big batch set `cache_chunk_size`.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`): the model; all families of `as_dual_encoder` that save themselves.
@@ -169,35 +169,40 @@ class ContrastiveTrainer(AlignmentTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The contrastive loss of the batch of all processes; every process computes the whole of it."""
+        """The contrastive loss of the batch of all processes; each computes the rows of its own images and texts."""
         outputs = model(**self._model_inputs(inputs))
-        rows = {name: value for name, value in outputs.items() if name.endswith("_embeds")}
-        groups = {name: inputs[name] for name in ("image_groups", "text_groups")}
-        gathered = {name: gather_rows(value) for name, value in {**rows, **groups}.items()}
+        groups = {name: gather_with_own(inputs[name]) for name in ("image_groups", "text_groups")}
+        gathered = {name: gather_rows(value) for name, value in outputs.items() if name.endswith("_embeds")}
+        gathered |= {name: group.rows for name, group in groups.items()}
         if len(gathered["image_embeds"]) < 2:
             raise ClipAlignError("the batch holds one pair, which has no negatives: give two or more")
         scale = outputs["logit_scale"].item()
         if not 0 < scale < math.inf:
             raise self._diverged(f"the logit scale is {scale:g}")
-        losses = self._losses({**outputs, **gathered})
+        own = groups["image_groups"].own, groups["text_groups"].own
+        shares = self._losses({**outputs, **gathered}, own)
+        losses = {name: whole_loss(share) for name, share in shares.items()}
         self._keep_terms(losses)
         loss = losses["contrastive_loss"]
         if "image_loss" in losses:
             loss = loss + self.args.image_term_weight * losses["image_loss"]
         return (loss, outputs) if return_outputs else loss
 
-    def _losses(self, outputs: dict[str, Any]) -> dict[str, Tensor]:
-        """The terms by name, in float32 also where the towers run under autocast."""
-        positives = outputs["image_groups"][:, None] == outputs["text_groups"]
+    def _losses(
+        self, outputs: dict[str, Any], own: tuple[slice, slice] = (slice(None), slice(None))
+    ) -> dict[str, Tensor]:
+        """The terms by name for the own images and texts, in float32 also where the towers run under autocast."""
+        groups = outputs["image_groups"], outputs["text_groups"]
         pair = outputs["image_embeds"], outputs["text_embeds"], outputs["logit_scale"].float()
         with torch.autocast(self.args.device.type, enabled=False):
             if self.args.loss == "sigmoid":
-                losses = {"contrastive_loss": sigmoid_loss(*pair, outputs["logit_bias"].float(), positives=positives)}
+                bias = outputs["logit_bias"].float()
+                losses = {"contrastive_loss": sigmoid_loss(*pair, bias, groups=groups, own=own[0])}
             else:
-                losses = {"contrastive_loss": contrastive_loss(*pair, positives=positives)}
+                losses = {"contrastive_loss": contrastive_loss(*pair, groups=groups, own=own)}
             if "second_embeds" in outputs:
                 views = torch.cat([outputs["image_embeds"], outputs["second_embeds"]])
-                losses["image_loss"] = info_nce_loss(views, self.args.image_term_temperature)
+                losses["image_loss"] = info_nce_loss(views, self.args.image_term_temperature, own=own[0])
         return losses
 
     def after_step(self) -> None:

@@ -20,6 +20,7 @@ from transformers.training_args import OptimizerNames
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
+from hf_clipalign.metrics import top_k_accuracy
 from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup, holds_images
 from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArguments
 from hf_clipalign.trainers.prompts.average import PromptAverage
@@ -371,9 +372,8 @@ class _Classes:
 
 
 def accuracy_metric(prediction: Any) -> dict[str, float]:
-    """Share of images whose highest logit is the right class."""
-    logits, labels = prediction.predictions, prediction.label_ids
-    return {"accuracy": float((np.asarray(logits).argmax(axis=1) == np.asarray(labels)).mean())}
+    """Share of images whose highest logit is the right class, ties counted as in `top_k_accuracy`."""
+    return {"accuracy": top_k_accuracy(prediction.predictions, prediction.label_ids, ks=(1,))["top1"]}
 
 
 def _check_training_images(

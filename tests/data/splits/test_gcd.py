@@ -216,3 +216,11 @@ def test_bad_folders(tmp_path: Path, counts: dict[str, int], message: str) -> No
 def test_the_number_of_novel_classes_is_a_number(tmp_path: Path, n_novel: Any) -> None:
     with pytest.raises(ClipAlignError, match=f"n_novel is {n_novel!r}"):
         GCDSplit.from_folder(folder(tmp_path, {"cat": 2, "unlabelled": 4}), n_novel=n_novel)
+
+
+@pytest.mark.parametrize("n_known_images", [25, 31, 32])
+def test_of_an_odd_number_of_images_the_smaller_half_is_labelled_as_published(n_known_images) -> None:
+    labels = np.concatenate([np.arange(n_known_images) % 2, np.full(6, 2)])
+    split = GCDSplit.from_source(source(labels, ["a", "b", "c"]), 2)
+    drawn = np.random.RandomState(0).choice(n_known_images, size=n_known_images // 2, replace=False)
+    assert np.flatnonzero(split.labelled).tolist() == sorted(drawn.tolist())
