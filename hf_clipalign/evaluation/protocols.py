@@ -79,7 +79,7 @@ def zero_shot_accuracy(
     encoder = as_dual_encoder(model)
     features = extract_image_features(model, source, processor, batch_size=batch_size, strict=True, progress=False)
     with torch.no_grad():
-        texts = encode_texts(encoder, processor, fill(template, names)).float().cpu()
+        texts = encode_texts(encoder, fill(template, names), processor).float().cpu()
         images = features.values @ encoder.image_projector.matrix.float().cpu().T
     return top_k_accuracy(similarities(images, texts), features.labels, ks=(1,))["top1"]
 

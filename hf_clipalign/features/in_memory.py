@@ -204,7 +204,7 @@ def extract_text_features(
     encoder = as_dual_encoder(model)
     source = TextSource(texts, labels=labels)
     with tqdm(total=len(source), desc="texts", unit="text", disable=not progress) as bar:
-        values = encode_texts(encoder, source.texts, tokenizer, batch_size, truncate, bar)
+        values = text_block(encoder, source.texts, tokenizer, batch_size, truncate, bar)
     return Features(
         values=values,
         modality="text",
@@ -226,7 +226,7 @@ def image_block(encoder: DualEncoder, inputs: dict[str, Any]) -> Tensor:
 
 
 @torch.no_grad()
-def encode_texts(
+def text_block(
     encoder: DualEncoder, texts: Sequence[str], tokenizer: Any, batch_size: int, truncate: bool, bar: tqdm
 ) -> Tensor:
     """Features before the projector `[N, w]`; sorted by length inside, so that little padding is computed."""

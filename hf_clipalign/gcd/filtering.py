@@ -80,7 +80,7 @@ def spectral_filter(
 
     Example:
         ```python
-        >>> texts = encode_texts(encoder, processor, fill("a photo of a {} .", names))
+        >>> texts = encode_texts(encoder, fill("a photo of a {} .", names), processor)
         >>> result = spectral_filter(images, texts, names)
         >>> result.concepts[:3], result.n_components, result.n_retained
         (['dog', 'beach', 'bicycle'], 41, 388)

@@ -81,7 +81,7 @@ class Teacher:
 
         def compute() -> Tensor:
             logger.info("computing the teacher's features of %d prompts", len(prompts))
-            return encode_texts(self.encoder, self.processor, prompts).float()
+            return encode_texts(self.encoder, prompts, self.processor).float()
 
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         return self._cached("text", [*prompts, repr(tokenizer(list(prompts))["input_ids"])], compute)

@@ -21,6 +21,7 @@ from hf_clipalign.cli.data import check_path
 from hf_clipalign.cli.models import chosen_model, load, template_for
 from hf_clipalign.cli.options import (
     DATA_HELP,
+    BaseModelOption,
     DeviceOption,
     ImageColumnOption,
     LabelColumnOption,
@@ -62,6 +63,7 @@ def evaluate(
     ] = None,
     image_band: Annotated[str | None, typer.Option(metavar="BAND", help=_BAND_HELP.format("Image tasks"))] = None,
     text_band: Annotated[str | None, typer.Option(metavar="BAND", help="The same for --task text-text.")] = None,
+    base_model: BaseModelOption = None,
     band: Annotated[str | None, typer.Option("--band", hidden=True)] = None,
     template: TemplateOption = None,
     image_column: ImageColumnOption = None,
@@ -94,6 +96,7 @@ def evaluate(
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
     names = None if heads is None else [name.strip() for name in heads.split(",")]
     run = EvaluationRun(data, second, name, chosen_band, names, template_for(template, name), seed, columns, device)
+    run.base_model = base_model
     _check(run, task)
     run.model, run.processor = load(name, device)
     run.results = {"model": name, "data": data, "task": task, "second": second, "seed": seed}
@@ -251,6 +254,7 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
         query_ids = None
     else:
         band, query_ids = fixed_band(run, modality), {"data": ids}
+        encoder = as_dual_encoder(run.model)
     heads = _heads(run, modality, band, class_names)
     comparison = compare_heads(heads, {"data": task}, query_ids=query_ids, seed=run.seed)
     console.print(comparison.table(f"{modality}-{modality} retrieval, {run.model_name}"))

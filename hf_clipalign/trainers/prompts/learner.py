@@ -173,7 +173,7 @@ class PromptLearner(nn.Module):
         """Text features without prompts: per class the mean over templates, then unit length, `[C, d]`."""
         with self.model.disable_adapter():
             total = sum(
-                encode_texts(self.encoder, self.tokenizer, fill(template, class_names), normalize=False).float()
+                encode_texts(self.encoder, fill(template, class_names), self.tokenizer, normalize=False).float()
                 for template in templates
             )
         return F.normalize(torch.as_tensor(total), dim=-1)

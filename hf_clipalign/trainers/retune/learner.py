@@ -106,7 +106,7 @@ class RETuneLearner(nn.Module):
             if self.tokenizer is None:
                 raise ClipAlignError("prompts need a tokenizer: pass processing_class, the backbone's processor.")
             with self.model.disable_adapter():
-                return encode_texts(self.encoder, self.tokenizer, sentences, normalize=False).float()
+                return encode_texts(self.encoder, sentences, self.tokenizer, normalize=False).float()
         embeds = self.encode_prompts(sentences)
         expected = (len(sentences), self.adapter_config.embed_dim)
         if tuple(embeds.shape) != expected or not bool(embeds.isfinite().all()):

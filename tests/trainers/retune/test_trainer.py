@@ -83,7 +83,7 @@ def test_one_task_is_the_textbook_loop(tmp_path: Path, sides: str) -> None:
     with torch.no_grad(), model.disable_adapter():
         encoder = as_dual_encoder(model)
         texts = [
-            encode_texts(encoder, tiny_tokenizer("clip"), prompts["dog"], normalize=False)
+            encode_texts(encoder, prompts["dog"], tiny_tokenizer("clip"), normalize=False)
             for prompts in (PROMPTS.positive, PROMPTS.negative)
         ]
     labels = torch.tensor(data.labels.values[:, 1:2])
@@ -380,7 +380,7 @@ def test_on_an_embedding_space_as_on_the_model(tmp_path: Path) -> None:
         build(tmp_path / "none", base=EmbeddingSpace(24))
 
     def encode(texts: list[str]) -> torch.Tensor:
-        return encode_texts(as_dual_encoder(tiny_clip()), tiny_tokenizer("clip"), texts, normalize=False)
+        return encode_texts(tiny_clip(), texts, tiny_tokenizer("clip"), normalize=False)
 
     third = build(tmp_path / "third", base=EmbeddingSpace(24), processing_class=None, encode_prompts=encode)
     third.train()
