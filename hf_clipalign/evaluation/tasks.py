@@ -110,8 +110,8 @@ def split_by_class(task: LabelledRetrieval, seed: int = 0) -> tuple[LabelledRetr
     classes = np.unique(np.asarray(task.query_labels))
     if len(classes) < 4:
         raise ClipAlignError(
-            f"a band cannot be chosen and reported on {len(classes)} classes: give --band K_TOP,K_BOTTOM, "
-            "or data with at least four classes."
+            f"a band cannot be chosen and reported on {len(classes)} classes: give a band, or data with "
+            "at least four classes."
         )
     chosen = np.random.default_rng(seed).permutation(classes)[: len(classes) // 2]
     return _restrict(task, chosen), _restrict(task, np.setdiff1d(np.unique(np.asarray(task.gallery_labels)), chosen))
@@ -129,9 +129,7 @@ def split_by_query(task: JudgedPairs, seed: int = 0) -> tuple[JudgedPairs, Judge
         `ClipAlignError`: fewer than four queries.
     """
     if len(task.query) < 4:
-        raise ClipAlignError(
-            f"a band cannot be chosen and reported on {len(task.query)} queries: give --band K_TOP,K_BOTTOM."
-        )
+        raise ClipAlignError(f"a band cannot be chosen and reported on {len(task.query)} queries: give a band.")
     order = np.random.default_rng(seed).permutation(len(task.query))
     halves = (np.sort(half) for half in np.array_split(order, 2))
     first, second = (

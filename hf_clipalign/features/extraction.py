@@ -274,7 +274,7 @@ class _Run:
         return [(index, rows) for index, rows in enumerate(ranges) if self._is_mine(index)]
 
     def _bar(self, total: int | None, unit: str) -> tqdm:
-        return tqdm(total=total, desc=f"{unit}s", unit=unit, disable=not self.progress)
+        return tqdm(total=total, desc=f"{unit}s", unit=unit, disable=None if self.progress else True)
 
     def _image_shards(self, source: ImageSource | ImageStream) -> Iterator[tuple[int, Shard]]:
         if isinstance(source, ImageStream):

@@ -118,7 +118,7 @@ def extract_image_features(
     jobs = [ImageJob(0, range(start, min(start + batch_size, len(source)))) for start in starts]
     workers = default_workers(len(source)) if num_workers is None else num_workers
     blocks, rows, skipped = [], [], []
-    with tqdm(total=len(source), desc="images", unit="image", disable=not progress) as bar:
+    with tqdm(total=len(source), desc="images", unit="image", disable=None if progress else True) as bar:
         for batch in image_batches(source, processor, jobs, workers):
             if batch.failures and strict:
                 raise ClipAlignError(batch.failures[0][1])
@@ -172,7 +172,7 @@ def extract_text_features(
         raise ClipAlignError("there are no texts to take features of.")
     if labels is not None and len(labels) != len(texts):
         raise ClipAlignError(f"{len(texts)} texts but {len(labels)} labels: give one label for each text.")
-    with tqdm(total=len(texts), desc="texts", unit="text", disable=not progress) as bar:
+    with tqdm(total=len(texts), desc="texts", unit="text", disable=None if progress else True) as bar:
         values = encode_texts(encoder, texts, tokenizer, batch_size, truncate, bar)
     return Features(
         values=values,

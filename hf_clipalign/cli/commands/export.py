@@ -10,7 +10,7 @@ import typer
 
 from hf_clipalign._suggestions import unknown_name
 from hf_clipalign.cli.models import chosen_model, load
-from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, parse_band
+from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, next_step, parse_band
 
 
 def export(
@@ -53,6 +53,8 @@ def export(
     aligned = _aligned(loaded, *bands)
     path = out or Path(f"{modality}.onnx" if to == "onnx" else f"{to}-{modality}")
     console.print(_WRITERS[to](aligned, path, processor, modality, compact, dtype), soft_wrap=True)
+    if to != "onnx":
+        next_step("clipalign", "push", path, "OWNER/NAME")
 
 
 def _aligned(loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[int, int] | None) -> Any:

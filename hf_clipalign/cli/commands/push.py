@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_clipalign.cli.options import console, repo_option
+from hf_clipalign.cli.options import console, next_step, repo_option
 
 PrivateOption = Annotated[
     bool, typer.Option("--private", help="Into a private repository: a public one of that name is refused.")
@@ -19,7 +19,7 @@ OverwriteCardOption = Annotated[
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="Aligned model, stock checkpoint or PEFT adapter.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Aligned model, stock checkpoint or PEFT adapter.")],
     repo_id: Annotated[
         str,
         typer.Argument(
@@ -59,3 +59,4 @@ def push(
         evaluations=evaluations,
     )
     console.print(f"pushed: {commit}", soft_wrap=True)
+    next_step("clipalign", "evaluate", "DATA", "--model", repo_id)
