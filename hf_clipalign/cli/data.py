@@ -51,6 +51,7 @@ def open_data(
     from hf_clipalign.data import from_dataset, load_mini, open_source
     from hf_clipalign.features import FeatureStore
 
+    check_data(name)
     if is_built_in_data(name):
         return from_dataset(load_mini().emoji_subset(styles=_STYLES, novel=True), label_column=label_column or "name")
     if (Path(name) / "features.json").is_file():
