@@ -65,7 +65,7 @@ class RetrievalComparison:
     without_positive: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers and strings, for JSON."""
+        """Everything as plain values, for JSON."""
         return asdict(self)
 
     def columns(self) -> list[str]:
@@ -227,7 +227,7 @@ def _compare(
 
 
 def top_matches(head: Head, query: Tensor, gallery: Tensor, k: int = 8, block_size: int = 1024) -> np.ndarray:
-    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers."""
+    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row indices."""
     query, gallery = head.embed(query, gallery)
     k = min(k, len(gallery))
     best = [(block @ gallery.T).topk(k, dim=1).indices for block in query.split(block_size)]

@@ -69,7 +69,7 @@ def compare_methods(
     """Scores linear heads and inversions on the same features.
 
     An inversion moves the queries to the other modality; the gallery keeps its own embeddings. A query's native item
-    stays out of the gallery where the task says so.
+    is left out of the gallery where the task says so.
 
     Args:
         model (`nn.Module` or `DualEncoder`): the backbone.

@@ -123,7 +123,7 @@ def judged_task(queries: Features, corpus: Features, judged: JudgedRetrieval) ->
 
 
 def split_by_query(task: JudgedPairs, seed: int = 0) -> tuple[JudgedPairs, JudgedPairs]:
-    """Halves a judged task by queries; both halves search the whole gallery.
+    """Halves a judged task by queries; both halves search the full gallery.
 
     Raises:
         `ClipAlignError`: fewer than four queries.

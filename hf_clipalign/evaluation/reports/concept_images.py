@@ -18,13 +18,13 @@ def strongest_images(
 
     Args:
         blocks (iterable of `Tensor [n, d]`): image features in the shared space, in order.
-        text_features (`Tensor [C, d]`): of the whole dictionary.
+        text_features (`Tensor [C, d]`): of all concepts.
         concepts (array of int `[m]`): which concepts to look for.
         k (`int`): how many images for each. Default 6.
         temperature (`float`): of the distribution. Default 0.01.
 
     Returns:
-        `Tensor [m, min(k, N)]`: numbers of the images, best first.
+        `Tensor [m, min(k, N)]`: indices of the images, best first.
     """
     texts = normalize(text_features.float(), dim=1)
     chosen = torch.as_tensor(concepts, device=texts.device)
