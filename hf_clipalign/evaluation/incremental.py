@@ -46,6 +46,16 @@ class IncrementalResult:
             class at most.
         measured_on (`list[dict[str, list[str]]]`): for each task, by finding that was measured: the kind of score, and
             a mark of the test data.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.metrics import multilabel_metrics
+        >>> result = IncrementalResult("class-incremental", ["cough", "fever"])
+        >>> metrics = multilabel_metrics([[1, 0], [0, 1]], [[0.9, 0.2], [0.1, 0.8]], finding_names=result.findings)
+        >>> result.add("first", ["cough", "fever"], metrics)
+        >>> result.matrix("auroc").tolist()
+        [[1.0, 1.0]]
+        ```
     """
 
     scenario: str
@@ -245,6 +255,16 @@ def run_incremental(
 
     Returns:
         `IncrementalResult`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import IncrementalTask
+        >>> tasks = [IncrementalTask(name, np.arange(2), [name]) for name in ("cough", "fever")]
+        >>> scores = lambda: (np.array([[0.9, 0.2], [0.1, 0.8]]), np.array([[1, 0], [0, 1]]))
+        >>> result = run_incremental(tasks, lambda task: None, scores, [[1, 0], [0, 1]], ["cough", "fever"])
+        >>> result.tasks
+        ['cough', 'fever']
+        ```
     """
     result = IncrementalResult(scenario, list(findings))
     if zero_shot is not None:

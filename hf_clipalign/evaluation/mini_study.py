@@ -175,7 +175,7 @@ def _table_section(
             verdict + " “Better” and “worse” mean that the 95 % interval of the paired difference does not hold zero.",
             "raw: the model as it is. pre-projection: no projector. centred: the mean of the gallery is subtracted. "
             "centred-each: each side's own mean, for which all queries must be known together. isoclip-compact: the "
-            "cosines of isoclip in a smaller dimension. text-pca: the alternative method, on the names of known emoji.",
+            "cosines of isoclip in a smaller dimension. text-pca: another method, on the names of known emoji.",
         ],
         tables=[
             ReportTable(images.columns(), images.rows(), "Images: " + images.caption()),

@@ -34,6 +34,15 @@ def class_gallery(
 
     Raises:
         `ClipAlignError`: `n_images` below 1.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import GCDSplit
+        >>> split = GCDSplit.from_source(images, 6)
+        >>> sections = class_gallery(split, split.labels, images.class_names, [[("heart", 0.5)]] * 12, n_images=2)
+        >>> [section.title for section in sections]
+        ['Known classes', 'Novel classes']
+        ```
     """
     check_integer("n_images", n_images)
     rows = split.unlabelled_rows

@@ -25,6 +25,13 @@ def strongest_images(
 
     Returns:
         `Tensor [m, min(k, N)]`: indices of the images, best first.
+
+    Example:
+        ```python
+        >>> images = torch.eye(3)
+        >>> strongest_images([images], torch.eye(3), [2], k=1)
+        tensor([[2]])
+        ```
     """
     texts = normalize(text_features.float(), dim=1)
     chosen = torch.as_tensor(concepts, device=texts.device)
@@ -50,6 +57,13 @@ def plot_image_rows(rows: Mapping[str, Sequence[Any]]) -> Figure:
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> figure = plot_image_rows({"first": [images.read(0), images.read(1)]})
+        >>> len(figure.axes)
+        2
+        ```
     """
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(2.2 + 0.9 * columns, 0.9 * len(rows)), layout="constrained")
