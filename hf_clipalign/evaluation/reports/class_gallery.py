@@ -38,7 +38,7 @@ def class_gallery(
     Example:
         ```python
         >>> from hf_clipalign.data import GCDSplit
-        >>> split = GCDSplit.from_source(images, 6)
+        >>> split = GCDSplit.from_source(images, 6, labelled_fraction=1.0)
         >>> sections = class_gallery(split, split.labels, images.class_names, [[("heart", 0.5)]] * 12, n_images=2)
         >>> [section.title for section in sections]
         ['Known classes', 'Novel classes']
