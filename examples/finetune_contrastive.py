@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from torch.nn import functional as F
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import ImageSource, from_dataset, load_mini, open_source, take, with_captions
 from hf_clipalign.evaluation import ReportTable, compare_methods, retrieval_task, zero_shot_weights
@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
     argv = sys.argv[1:] if argv is None else argv
     example, training = parse(argv)
     train, test = mini_data() if example.dataset == MINI else own_data(example, training)
-    command = shlex.join(["python", "examples/finetune_contrastive.py", *argv])
+    command = describe_run(["python", "examples/finetune_contrastive.py", *argv])
     source = example.model or load_mini().student_path
     model = load_model(source).to(training.device)
     rows = {"before": measure(model, load_processor(source), test, example)}

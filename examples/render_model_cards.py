@@ -21,7 +21,7 @@ DATASET = {"dataset_name": "mini set, emoji of novel concepts", "dataset_type": 
 LICENCE = {
     "licence": "apache-2.0",
     "licence_note": "Apache-2.0, as the package. The image sets that were used for training are listed with their "
-    "licences in `hf_clipalign/assets/mini/licences.tsv`.",
+    "licences in the package's `licences.tsv`.",
 }
 LIMITS = (
     "Not a general CLIP: trained on emoji and icons on plain paper and the words of their names, not on photographs.",
@@ -46,10 +46,10 @@ def mini_card(name: str, results: dict[str, Any], size: str) -> ModelCardInfo:
         kind="clip",
         model_class="CLIPModel",
         name=f"mini-{name}",
-        load_from=f"hf_clipalign/assets/mini/{name}",
+        load_from=f"mini-{name}",
         description=f"A stock `CLIPModel` with {size}, trained from scratch on emoji and icons for the examples, "
-        "tests and the demo of hf_clipalign. It comes with the package: `load_mini()` of `hf_clipalign.data`; the "
-        "path below is the one in the source tree.",
+        "tests and the demo of hf_clipalign. It comes with the package: `load_mini()` of `hf_clipalign.data` gives "
+        f"it, and `load_mini().{name}_path` is the folder that `mini-{name}` stands for below.",
         evaluations=evaluations(results, "raw", ("image", "text")),
         limits=LIMITS,
         **LICENCE,
@@ -69,7 +69,6 @@ def isoclip_card(results: dict[str, Any]) -> ModelCardInfo:
         name="isoclip-mini-student",
         load_from="isoclip-mini-student",
         base_model="mini-student",
-        base_from="hf_clipalign/assets/mini/student",
         method="isoclip",
         image_band=image,
         text_band=text,
@@ -92,7 +91,6 @@ def stock_card(results: dict[str, Any]) -> ModelCardInfo:
         load_from="isoclip-mini-student-image",
         model_class="CLIPVisionModelWithProjection",
         base_model="mini-student",
-        base_from="hf_clipalign/assets/mini/student",
         method="isoclip",
         image_band=band,
         compact=True,

@@ -18,7 +18,6 @@ All flags of the Trainer work; the defaults are the published settings, and for 
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import (
     GCDSplit,
@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
     found, concepts, taught = filter_concepts(example, split, teacher, training.teacher_cache)
     del teacher  # all its work is done
     n_novel = count_novel(example, split, taught.images, show=training.process_index == 0)
-    command = shlex.join(["accelerate", "launch", "examples/train_gcd.py", *argv])
+    command = describe_run(["accelerate", "launch", "examples/train_gcd.py", *argv])
     table = ResultTable(f"Clustering accuracy of the unlabelled images of {example.dataset}", note=f"`{command}`.")
     if split.has_truth:
         features = {"student": student_features(student, processor, split), "teacher": taught.images}

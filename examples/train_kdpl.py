@@ -15,7 +15,6 @@ the defaults are the published settings of the method.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from rich.console import Console
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import load_model, load_processor
 from hf_clipalign.data import (
     ImageSource,
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
     example, training = parse(argv)
     task = mini_task(training.seed) if example.dataset == MINI else own_task(example, training.seed)
     models = student, processor, teacher, teacher_processor = load_models(example)
-    command = shlex.join(["accelerate", "launch", "examples/train_kdpl.py", *argv])
+    command = describe_run(["accelerate", "launch", "examples/train_kdpl.py", *argv])
     note = f"`{command}`."
     if example.dataset == MINI:
         note += " Seen classes: the images that were learned from, with labels the training accuracy."

@@ -17,7 +17,6 @@ On chest X-rays, from features that `clipalign embed` made (the images are not n
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from rich.console import Console
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import load_model, load_processor
 from hf_clipalign.data import (
     FindingLabels,
@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> list[IncrementalResult]:
     example, training = parse(argv)
     folder = Path(training.output_dir or "retune")
     problem = own_problem(example) if has_own_data(example) else mini_problem(folder)
-    command = shlex.join(["python", "examples/train_retune.py", *argv])
+    command = describe_run(["python", "examples/train_retune.py", *argv])
     upper = run_scenario("joint", problem, example, training, command)
     bounds = {"joint training": {**_last(upper), **upper.means[-1]}}
     results = [run_scenario(name, problem, example, training, command) for name in example.scenarios]

@@ -7,39 +7,57 @@ import errno
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._replacing import files_below, flush, flush_tree, replace_folder
+from hf_clipalign._staging import remove_stale, remove_stale_once, staging_path
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path`; when the block ends well, its files are moved to `path` one by one.
+def atomic_folder(path: str | Path, keep: bool | Callable[[str], bool] = True) -> Iterator[Path]:
+    """Gives a temporary folder beside `path`; when the block ends well, it becomes `path`, as a whole.
 
-    Files already in `path` stay unless a new one has the same name. When the block fails, `path` is as before.
+    A reader finds the old folder or the new one, also when the process is killed, and when the block fails, `path` is
+    as before. What killed processes left beside `path` is removed.
+
+    Args:
+        path (`str` or `Path`): the folder; links are followed.
+        keep (`bool` or `Callable[[str], bool]`): which files that `path` holds already stay beside the new ones: all,
+            none, or those whose relative path (with slashes) is accepted. Default True.
 
     Raises:
         `ClipAlignError`: `path` cannot be written to, or the disk is full.
     """
-    target = Path(path)
-    with explained_write(target):
+    target = Path(os.path.realpath(path))
+    with explained_write(path):
         if target.exists() and not target.is_dir():
-            raise ClipAlignError(f"cannot write to {str(target)!r}: a file of that name exists. Give a folder.")
+            raise ClipAlignError(f"cannot write to {str(path)!r}: a file of that name exists. Give a folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        remove_stale(target.parent)
+        staging = staging_path(target)
+        staging.mkdir()
     try:
-        with explained_write(target):
+        with explained_write(path):
             yield staging
-            for file in sorted(file for file in staging.rglob("*") if file.is_file()):
-                destination = target / file.relative_to(staging)
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, destination)
+            _publish_folder(staging, target, keep)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _publish_folder(staging: Path, target: Path, keep: bool | Callable[[str], bool]) -> None:
+    fresh = staging.stat().st_mode
+    for name in files_below(staging):
+        if not (staging / name).is_symlink():
+            os.chmod(staging / name, fresh & 0o666)
+    if target.is_dir():
+        os.chmod(staging, target.stat().st_mode & 0o7777)
+    flush_tree(staging)
+    replace_folder(staging, target, keep if callable(keep) else lambda name: keep)
+    flush(target.parent)
 
 
 @contextlib.contextmanager
@@ -52,14 +70,15 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     with explained_write(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}-", suffix=target.suffix, dir=target.parent)
-        os.close(handle)
-    staging = Path(name)
+        remove_stale_once(target.parent.absolute())
+        staging = staging_path(target, target.suffix)
+        os.close(os.open(staging, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+        mode = staging.stat().st_mode & 0o777
     try:
         with explained_write(target):
             yield staging
-            os.chmod(staging, 0o666 & ~_umask())
-            _flush(staging)
+            os.chmod(staging, mode)
+            flush(staging)
             os.replace(staging, target)
     finally:
         staging.unlink(missing_ok=True)
@@ -112,15 +131,6 @@ def _try_lock(handle: int) -> bool:
     return True
 
 
-def _flush(path: Path) -> None:
-    """Brings a file to the disk, so that a power cut after the renaming does not leave an empty one."""
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextlib.contextmanager
 def explained_write(target: str | Path) -> Iterator[None]:
     """Turns what the disk refuses inside the block into a `ClipAlignError` that names `target`."""
@@ -133,9 +143,3 @@ def explained_write(target: str | Path) -> Iterator[None]:
         full = getattr(error, "errno", None) in _NO_ROOM or any(os.strerror(code) in reason for code in _NO_ROOM)
         advice = "Make room, or choose another disk." if full else "Choose a folder that you may write to."
         raise ClipAlignError(f"cannot write to {str(target)!r}: {reason}. {advice}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,4 +1,4 @@
-"""Models of open_clip (extra `open_clip`): its own ViTs and ResNets, timm towers (EVA02, PE-Core, SigLIP), BERT texts.
+"""Models of open_clip (extra `open-clip`): its own ViTs and ResNets, timm towers (EVA02, PE-Core, SigLIP), BERT texts.
 
 open_clip itself is not imported here: the view looks at the model that it is given.
 """

@@ -5,12 +5,12 @@ from .benchmarks import IMAGENET_TEMPLATES as IMAGENET_TEMPLATES
 from .benchmarks import BenchmarkDataset as BenchmarkDataset
 from .benchmarks import benchmark_dataset as benchmark_dataset
 from .benchmarks import clean_class_names as clean_class_names
+from .images.file_kinds import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .images.opening import ImageSource as ImageSource
 from .images.opening import from_dataset as from_dataset
 from .images.opening import from_table as from_table
 from .images.opening import image_folder as image_folder
 from .images.opening import open_source as open_source
-from .images.reader import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .images.reader import read_image as read_image
 from .images.streams import ImageStream as ImageStream
 from .images.streams import StreamRecord as StreamRecord

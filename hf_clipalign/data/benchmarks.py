@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._quoting import short
 from hf_clipalign.data.texts.dictionary import check_names
 from hf_clipalign.data.texts.templates import PROMPT_TEMPLATES, clean_class_name, prompt_template
 
@@ -165,7 +166,7 @@ def benchmark_dataset(name: str) -> BenchmarkDataset:
         spellings = (entry.name, *PROMPT_TEMPLATES[entry.name].aliases, entry.hub_id)
         if _key(name) in {_key(spelling) for spelling in spellings}:
             return entry
-    raise ClipAlignError(f"no benchmark data set {name!r}; known are {', '.join(BENCHMARKS)}")
+    raise ClipAlignError(f"no benchmark data set {short(name)}; known are {', '.join(BENCHMARKS)}")
 
 
 def clean_class_names(names: Iterable[str], dataset: str | None = None) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._quoting import short
 
 if TYPE_CHECKING:
     import datasets
@@ -167,7 +168,8 @@ class Mini:
         ]
         if not rows:
             raise ClipAlignError(
-                f"no emoji with styles={styles!r}, novel={novel!r}, split={split!r}, exclude_groups={exclude_groups!r}"
+                f"no emoji with styles={short(styles)}, novel={short(novel)}, "
+                f"split={short(split)}, exclude_groups={short(exclude_groups)}"
             )
         return self.emoji.select(rows)
 
@@ -181,7 +183,7 @@ class Mini:
         present = sorted(set(self._values(column)))
         for option in sorted(options.difference(present)):
             hint = "" if self.share_alike else " (more with share_alike=True)"
-            raise ClipAlignError(f"no emoji {column} {option!r}; there are {', '.join(present)}{hint}")
+            raise ClipAlignError(f"no emoji {column} {short(option)}; there are {', '.join(present)}{hint}")
         return options
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, ImageStream, read_image
+from hf_clipalign.data.images.processing import process_images, reduce_image
 from hf_clipalign.data.images.streams import StreamRecord
 from hf_clipalign.features.ranks import local_world_size
 
 _FEW_IMAGES = 256
 _MOST_WORKERS = 8
+_PR_SET_PDEATHSIG = 1
 
 
 class ImageJob(NamedTuple):
@@ -53,15 +61,54 @@ def image_batches(
     num_workers: int,
     pin_memory: bool = False,
 ) -> Iterator[ImageBatch]:
-    """Does the jobs in their order; streams are read here, in the main process, decoded in the workers."""
-    yield from DataLoader(
+    """Does the jobs in their order; streams are read here, in the main process, decoded in the workers.
+
+    Raises:
+        [`ClipAlignError`]: if a worker process was ended from outside.
+    """
+    loader = DataLoader(
         _ImageReader(source, processor),
         batch_size=None,
         sampler=jobs,
         num_workers=num_workers,
         collate_fn=_unchanged,
         pin_memory=pin_memory,
+        worker_init_fn=_begin_worker if num_workers else None,
     )
+    with _no_errors_from_signals():
+        batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ClipAlignError(
+                f"a process that reads images of {source.name} was ended from outside, most often for lack of memory: "
+                "run the same again to resume, with fewer of them (num_workers, --workers)"
+            ) from error
+        yield batch
+
+
+@contextmanager
+def _no_errors_from_signals() -> Iterator[None]:
+    """Has a dead worker found where its batch is waited for, and not at any line that runs when the signal comes."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if is_main and hasattr(signal, "SIGCHLD") else None
+    yield
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _begin_worker(_: int) -> None:
+    """A worker ends at once when it is told to, and, on Linux, when the process that it works for is no more."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if (parent := multiprocessing.parent_process()) is not None and os.getppid() != parent.pid:
+            os.kill(os.getpid(), signal.SIGKILL)  # it ended before this process could ask for the signal
 
 
 def default_workers(n_images: int | None) -> int:
@@ -81,13 +128,9 @@ class _ImageReader(Dataset):
 
     def __getitem__(self, job: ImageJob) -> ImageBatch:
         records = self._records(job)
-        images, kept, failures = [], [], []
-        for place, record in enumerate(records):
-            try:
-                images.append(self._read(job.rows[place], record))
-                kept.append(place)
-            except ClipAlignError as error:
-                failures.append((record.id, str(error)))
+        kept: list[int] = []
+        failures: list[tuple[str, str]] = []
+        inputs = process_images(self.image_processor, self._images(job, records, kept, failures))
         labels = None if records[0].label is None else [int(records[place].label) for place in kept]  # type: ignore[arg-type]
         return ImageBatch(
             shard=job.shard,
@@ -95,9 +138,22 @@ class _ImageReader(Dataset):
             rows=[job.rows[place] for place in kept],
             ids=[records[place].id for place in kept],
             labels=labels,
-            inputs=self._inputs(images) if images else None,
+            inputs=inputs,
             failures=failures,
         )
+
+    def _images(
+        self, job: ImageJob, records: list[StreamRecord], kept: list[int], failures: list[tuple[str, str]]
+    ) -> Iterator[Image.Image]:
+        """The images that can be read, one at a time, each as small as the processor lets it be."""
+        for place, record in enumerate(records):
+            try:
+                image = reduce_image(self._read(job.rows[place], record), self.image_processor)
+            except ClipAlignError as error:
+                failures.append((record.id, str(error)))
+            else:
+                kept.append(place)
+                yield image
 
     def _records(self, job: ImageJob) -> list[StreamRecord]:
         if job.records is not None:
@@ -110,11 +166,6 @@ class _ImageReader(Dataset):
         if self.source is not None:
             return self.source.read(row)
         return read_image(record.item, name=f"{self.name}, row {record.id}")
-
-    def _inputs(self, images: list[Any]) -> dict[str, Any]:
-        # arrays with a stated layout: an image one pixel wide or high has no layout that could be guessed
-        arrays = [np.asarray(image) for image in images]
-        return dict(self.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt"))
 
 
 def _unchanged(batch: Any) -> Any:

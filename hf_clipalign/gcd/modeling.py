@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils.generic import ModelOutput
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._hooks import push
 from hf_clipalign._numbers import check_integer, check_number
-from hf_clipalign._publishing import push_model, save_whole
+from hf_clipalign._publishing import save_whole
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_texts, load_image_processor, load_model
 from hf_clipalign.data import fill, read_image
 from hf_clipalign.data.texts.dictionary import check_names
@@ -409,7 +410,7 @@ class SpectralGCDModel(PreTrainedModel):
         return inputs["pixel_values"]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
-        """Saves configuration, weights and the image processor. Arguments as in transformers."""
+        """Saves configuration, weights and the image processor, as a whole. Arguments as in transformers."""
         save_whole(self, self._save_with_processor, save_directory, **kwargs)
 
     def _save_with_processor(self, folder: Path, **kwargs: Any) -> None:
@@ -422,10 +423,10 @@ class SpectralGCDModel(PreTrainedModel):
 
         Args:
             repo_id (`str`): `owner/name`, made if it does not exist.
-            **kwargs: `private`, `revision`, `commit_message`, `token`, `overwrite_card`, `info`, `evaluations`, as
-                `hf_clipalign.hub.push_folder`.
+            **kwargs: `private`, `revision`, `commit_message`, `token`, `overwrite_card`, `info`, `evaluations`,
+                `include`, as `hf_clipalign.hub.push_folder`.
         """
-        return push_model(self, repo_id, **kwargs)
+        return push("model", self, repo_id, **kwargs)
 
 
 def _checked_pixels(pixel_values: Any) -> Tensor:

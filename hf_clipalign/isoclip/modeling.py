@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._files import atomic_folder
-from hf_clipalign._publishing import push_aligned, save_whole
-from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder, load_model
+from hf_clipalign._hooks import push
+from hf_clipalign._publishing import not_of_a_model, save_whole
+from hf_clipalign.backbones import (
+    DualEncoder,
+    Projector,
+    as_dual_encoder,
+    load_model,
+    load_pretrained,
+    load_processor,
+)
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.isoclip.bands import Band, known_bands, known_checkpoints
 from hf_clipalign.isoclip.configuration import IsoCLIPConfig
@@ -39,6 +48,7 @@ class IsoCLIPModel(PreTrainedModel):
     input_modalities = ["image", "text"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: IsoCLIPConfig):
         super().__init__(config)
@@ -98,6 +108,15 @@ class IsoCLIPModel(PreTrainedModel):
         if text_band:
             _fill_head(model.text_projection, trim_projectors(image.matrix, text.matrix, *text_band, spectrum)[1])
         return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Loads an aligned model as transformers does. Arguments as there.
+
+        Raises:
+            `ClipAlignError`: the folder is damaged or is no aligned model; weights are missing, NaN or infinite.
+        """
+        return load_pretrained(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def _around(cls, config: IsoCLIPConfig, base: nn.Module) -> IsoCLIPModel:
@@ -160,12 +179,46 @@ class IsoCLIPModel(PreTrainedModel):
         return self._aligned(outputs, self.text_projection, "text", return_dict)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Image-text logits of the base model with its original projectors: arguments and outputs are the base's."""
+        """Image-text logits of the base model with its original projectors: arguments and outputs are the base's.
+
+        Pixel values without token ids give `get_image_features`, which is what `pipeline("image-feature-extraction")`
+        asks for.
+        """
+        if not args and kwargs.get("input_ids") is None and kwargs.get("pixel_values") is not None:
+            return self.get_image_features(**{name: value for name, value in kwargs.items() if value is not None})
         return self.clip(*args, **kwargs)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
-        """Saves configuration and weights; a crash leaves no half-written file. Arguments as in transformers."""
-        save_whole(self, super().save_pretrained, save_directory, **kwargs)
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, processor: Any = None, **kwargs: Any
+    ) -> None:
+        """Saves configuration, weights and processor as a whole: a crash leaves the old model there, or the new one.
+
+        Other files in the folder stay.
+
+        Args:
+            save_directory (`str` or `Path`): the folder.
+            processor (`ProcessorMixin`, *optional*): saved with it. Default: `known_processor()`.
+            **kwargs: as in transformers.
+
+        Raises:
+            `ClipAlignError`: the folder cannot be written to.
+        """
+        processor = self.known_processor() if processor is None else processor
+        save_whole(self, super().save_pretrained, save_directory, processor, **kwargs)
+
+    def known_processor(self, **from_pretrained_kwargs: Any) -> Any:
+        """The processor of the folder or Hub id that the model came from, or None.
+
+        Args:
+            **from_pretrained_kwargs: passed to `AutoProcessor.from_pretrained`. By default the Hub is not asked:
+                the processor is found in a folder or in the local cache.
+        """
+        asked = {"local_files_only": True, **from_pretrained_kwargs}
+        for name in (self.name_or_path, self.encoder.model.name_or_path, self.config.base_model_name_or_path):
+            with contextlib.suppress(ClipAlignError):
+                if name:
+                    return load_processor(name, **asked)
+        return None
 
     def push_to_hub(  # type: ignore[override]
         self, repo_id: str, *, processor: Any = None, max_shard_size: str | None = None, **kwargs: Any
@@ -176,8 +229,8 @@ class IsoCLIPModel(PreTrainedModel):
             repo_id (`str`): `owner/name`, made if it does not exist.
             processor (`ProcessorMixin`, *optional*): pushed with it. Default: the base model's, if it can be found.
             max_shard_size (`str`, *optional*): as in `save_pretrained`.
-            **kwargs: `private`, `revision`, `commit_message`, `token`, `overwrite_card`, `info`, `evaluations`, as
-                `hf_clipalign.hub.push_folder`.
+            **kwargs: `private`, `revision`, `commit_message`, `token`, `overwrite_card`, `info`, `evaluations`,
+                `include`, as `hf_clipalign.hub.push_folder`.
 
         Returns:
             `CommitInfo`: the commit; it reads as its address.
@@ -186,7 +239,7 @@ class IsoCLIPModel(PreTrainedModel):
             `ClipAlignError`: the Hub or the disk refuses; a second try is always possible.
         """
         save_kwargs = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-        return push_aligned(self, repo_id, processor=processor, save_kwargs=save_kwargs, **kwargs)
+        return push("isoclip", self, repo_id, processor=processor, save_kwargs=save_kwargs, **kwargs)
 
     def save_stock(
         self,
@@ -207,7 +260,8 @@ class IsoCLIPModel(PreTrainedModel):
             modality (`"image"` or `"text"`): which tower. Default `"image"`.
             compact (`bool`): write the exact smaller embedding, r - k_top - k_bottom numbers instead of d, with the
                 same cosines. Default False.
-            processor (`ProcessorMixin`, *optional*): saved with it, so that the folder is complete.
+            processor (`ProcessorMixin`, *optional*): saved with it, so that the folder is complete. Default:
+                `known_processor()`.
             dtype (`torch.dtype`, *optional*): of the saved weights, `torch.float16` for half the size. Default: the
                 model's.
 
@@ -217,17 +271,29 @@ class IsoCLIPModel(PreTrainedModel):
         """
         projector = self.aligned_projector(modality, compact)
         stock: Any = self.encoder.stock_tower(modality, projector.weight, projector.bias)
-        stock.config.hf_clipalign = {
-            "method": "isoclip",
-            "modality": modality,
-            "band": list(self._band(modality)),
-            "compact": compact,
-            "base_model_name_or_path": self.config.base_model_name_or_path,
-        }
-        with atomic_folder(path) as staging:
+        stock.config.hf_clipalign = self.export_facts("stock", modality, compact)
+        processor = self.known_processor() if processor is None else processor
+        with atomic_folder(path, keep=not_of_a_model) as staging:
             stock.to(dtype or stock.dtype).save_pretrained(staging)
             if processor is not None:
                 processor.save_pretrained(staging)
+
+    def export_facts(self, form: str, modality: Modality, compact: bool) -> dict[str, Any]:
+        """What an exported tower says about itself, as JSON can hold it.
+
+        Args:
+            form (`str`): the form of the export, for example `"stock"`.
+            modality (`"image"` or `"text"`), compact (`bool`): as `save_stock`.
+        """
+        return {
+            "method": "isoclip",
+            "format": form,
+            "modality": modality,
+            "band": list(self._band(modality)),
+            "compact": compact,
+            "similarity": "cosine",
+            "base_model_name_or_path": self.config.base_model_name_or_path,
+        }
 
     def aligned_projector(self, modality: Modality, compact: bool = False) -> Projector:
         """The projector of aligned features.

@@ -2,50 +2,85 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._sequences import as_array, as_list
+from hf_clipalign._tensors import check_finite
+
+_ROWS_PER_BLOCK = 4096
+_LARGEST_EXPONENT = 60
 
 
 def as_matrix(values: Any, name: str, device: torch.device | str | None = None) -> Tensor:
     """`values` as a finite, non-empty 2-D tensor (any number type), or an error that names it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
-            table = torch.as_tensor(values, device=device).detach()
-    except (TypeError, ValueError) as error:
-        raise ClipAlignError(f"{name} must be a matrix of numbers [rows, columns]: {error}") from error
+    table = _as_tensor(values, name, "a matrix of numbers [rows, columns]", device)
     if table.ndim != 2 or 0 in table.shape:
         raise ClipAlignError(f"{name} must be a non-empty matrix [rows, columns], got shape {tuple(table.shape)}")
     check_finite(table, name)
     return table
 
 
-def check_finite(table: Tensor, name: str) -> None:
-    """An error that names the first rows of `table` [N, d] that hold NaN or infinite values, if there are any."""
-    suspects = (~torch.isfinite(table.sum(1))).nonzero().flatten()
-    bad = suspects[~torch.isfinite(table[suspects]).all(dim=1)].tolist()
-    if bad:
-        more = ", …" if len(bad) > 5 else ""
-        raise ClipAlignError(
-            f"{name} holds NaN or infinite values in {len(bad)} of {len(table)} rows "
-            f"({', '.join(map(str, bad[:5]))}{more}); remove or repair these rows"
-        )
+def as_vector(values: Any, name: str, device: torch.device | str | None = None) -> Tensor:
+    """`values` as a tensor of numbers, or an error that names it."""
+    return _as_tensor(values, name, "numbers", device)
+
+
+def _as_tensor(values: Any, name: str, wanted: str, device: torch.device | str | None) -> Tensor:
+    if not isinstance(values, Tensor):
+        array = as_array(values, name)
+        if array.dtype.kind not in "biuf":
+            raise ClipAlignError(f"{name} must be {wanted}, got entries of the type {array.dtype}")
+        if array.dtype.itemsize > 8:
+            array = array.astype(np.float64)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
+            values = torch.from_numpy(array)
+    if values.is_complex():
+        raise ClipAlignError(f"{name} must be {wanted}, got complex numbers")
+    return values.detach().to(device)
+
+
+def unit_rows(table: Tensor) -> Tensor:
+    """The rows of `table` [N, d] scaled to unit length in float64 and rounded to float32; rows of zeros stay zero.
+
+    Neither large nor small numbers leave the range on the way, and equal rows have equal results.
+    """
+    units = torch.empty(table.shape, dtype=torch.float32, device=table.device)
+    for rows, out in zip(table.split(_ROWS_PER_BLOCK), units.split(_ROWS_PER_BLOCK), strict=True):
+        wide = (rows.cpu() if rows.device.type == "mps" else rows).double()  # mps has no float64
+        tiny = torch.finfo(wide.dtype).tiny
+        out.copy_(normalize(wide / wide.abs().amax(dim=1, keepdim=True).clamp(min=tiny), dim=1, eps=tiny))
+    return units
+
+
+def in_float32_range(table: Tensor) -> Tensor:
+    """`table` [N, d] as float32, where its numbers are beyond that range all multiplied by one power of two."""
+    if table.dtype in (torch.float16, torch.bfloat16):
+        return table.float()
+    exponent = math.frexp(float(table.abs().max()))[1]
+    if abs(exponent) <= _LARGEST_EXPONENT:
+        return table.float()
+    # in two steps: the power itself may be beyond the range
+    return ((table * 2.0 ** -(exponent // 2)) * 2.0 ** -(exponent - exponent // 2)).float()
 
 
 def check_ks(ks: Sequence[int]) -> tuple[int, ...]:
     """`ks` as a tuple of integers of at least 1."""
-    ks = tuple(int(k) for k in ks)
-    if any(k < 1 for k in ks):
-        raise ClipAlignError(f"every k in ks must be at least 1, got {ks}")
-    return ks
+    listed = as_list(ks, "ks")
+    if any(isinstance(k, bool) or not isinstance(k, Integral) or k < 1 for k in listed):
+        raise ClipAlignError(f"every k in ks must be an integer of at least 1, got {listed}")
+    return tuple(int(k) for k in listed)
 
 
 def check_bins(bins: int) -> None:
@@ -54,28 +89,18 @@ def check_bins(bins: int) -> None:
         raise ClipAlignError(f"bins must be an integer of at least 1, got {bins!r}")
 
 
-def as_numpy(values: Any) -> NDArray:
-    """`values` as an array; half-precision tensors become float32."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
-    return np.asarray(values)
-
-
 def as_floats(values: Any, name: str) -> NDArray[np.float64]:
-    """`values` as numbers, or an error that names it."""
-    try:
-        array = as_numpy(values)
-        if array.dtype.kind in "US":
-            raise ValueError("it holds text")
-        return array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ClipAlignError(f"{name} must be numbers, with rows of one length: {error}") from error
+    """`values`, also a single number, as float64, missing ones as NaN, or an error that names it."""
+    alone = isinstance(values, Real | str) or getattr(values, "ndim", 1) == 0
+    array = np.asarray(values) if alone else as_array(values, name, missing_is_nan=True)
+    if array.dtype.kind not in "biuf":
+        raise ClipAlignError(f"{name} must be numbers, with rows of one length, got entries of the type {array.dtype}")
+    return array.astype(np.float64)
 
 
 def as_labels(labels: Any, name: str, length: int) -> NDArray:
     """`labels` as an array of `length` integers or strings, or an error that names it."""
-    array = as_numpy(labels)
+    array = as_array(labels, name)
     if array.ndim != 1:
         raise ClipAlignError(f"{name} must be one label per row, got shape {array.shape}")
     if len(array) != length:

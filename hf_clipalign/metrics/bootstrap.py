@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_numpy
+from hf_clipalign._sequences import as_array
+from hf_clipalign.metrics._inputs import as_floats
 
 Interval = tuple[Any, Any, Any]
 
@@ -40,7 +41,7 @@ def bootstrap_interval(
         >>> mean
         0.75
     """
-    table = as_numpy(values).astype(np.float64)
+    table = as_floats(values, "values")
     columns = table[:, None] if table.ndim == 1 else table
     if columns.ndim != 2:
         raise ClipAlignError(f"values must have shape [N] or [N, M], got {table.shape}")
@@ -83,7 +84,7 @@ def paired_bootstrap(
         >>> paired_bootstrap([0.5, 0.75], [0.25, 0.5])
         (0.25, 0.25, 0.25)
     """
-    a, b = as_numpy(values_a).astype(np.float64), as_numpy(values_b).astype(np.float64)
+    a, b = as_floats(values_a, "values_a"), as_floats(values_b, "values_b")
     if a.shape != b.shape:
         raise ClipAlignError(f"values_a has shape {a.shape} and values_b has shape {b.shape}: pair the same queries")
     return bootstrap_interval(a - b, groups, n_resamples, level, seed)
@@ -95,9 +96,12 @@ def _group_totals(columns: NDArray, groups: Any) -> tuple[NDArray, NDArray]:
     filled = np.nan_to_num(columns, nan=0.0, posinf=np.inf, neginf=-np.inf)
     if groups is None:
         return filled, present
-    if len(groups) != len(columns):
-        raise ClipAlignError(f"groups has {len(groups)} entries for {len(columns)} values")
-    names, unit = np.unique(as_numpy(groups), return_inverse=True)
+    labels = as_array(groups, "groups")
+    if labels.shape != (len(columns),):
+        raise ClipAlignError(f"groups has {len(labels)} entries for {len(columns)} values")
+    if labels.dtype.kind not in "biufUS":
+        raise ClipAlignError("groups must be all numbers or all strings, not both")
+    names, unit = np.unique(labels, return_inverse=True)
     totals = np.zeros((2, len(names), columns.shape[1]))
     np.add.at(totals[0], unit, filled)
     np.add.at(totals[1], unit, present)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_matrix, check_ks
+from hf_clipalign.metrics._inputs import as_matrix, as_vector, check_ks
 
 
 def top_k_accuracy(logits: Any, labels: Any, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
@@ -35,7 +35,7 @@ def top_k_accuracy(logits: Any, labels: Any, ks: Sequence[int] = (1, 5)) -> dict
     """
     table = as_matrix(logits, "logits")
     target = _class_numbers(labels, "labels", len(table), table.shape[1], table.device)
-    rank = (table >= table.gather(1, target[:, None])).sum(1)
+    rank = _ranks(table, target)
     return {f"top{k}": (rank <= k).double().mean().item() for k in check_ks(ks)}
 
 
@@ -43,7 +43,8 @@ def mean_per_class_accuracy(predictions: Any, labels: Any) -> float:
     """Accuracy of each class that occurs in `labels`, averaged with equal weight (balanced accuracy).
 
     Args:
-        predictions: Logits [N, C], of which the highest counts, or predicted class numbers [N].
+        predictions: Logits [N, C], of which the highest counts, or predicted class numbers [N]. Logits of classes
+            that tie are treated as in [`top_k_accuracy`]: the others stand before the right one.
         labels: [N] class numbers.
 
     Returns:
@@ -56,16 +57,17 @@ def mean_per_class_accuracy(predictions: Any, labels: Any) -> float:
         >>> mean_per_class_accuracy([0, 0, 0, 0], [0, 0, 0, 1])
         0.5
     """
-    predicted = torch.as_tensor(predictions)
-    n_classes = None
-    if predicted.ndim == 2:
-        predicted, n_classes = as_matrix(predicted, "predictions").argmax(1), predicted.shape[1]
+    given = as_vector(predictions, "predictions")
+    if given.ndim == 2:
+        table = as_matrix(given, "predictions")
+        target = _class_numbers(labels, "labels", len(table), table.shape[1], table.device)
+        right = _ranks(table, target) == 1
     else:
-        predicted = _class_numbers(predicted, "predictions", len(predicted), None, predicted.device)
-    target = _class_numbers(labels, "labels", len(predicted), n_classes, predicted.device)
+        predicted = _class_numbers(given, "predictions", len(given), None, given.device)
+        target = _class_numbers(labels, "labels", len(predicted), None, predicted.device)
+        right = predicted == target
     _, compact, counts = target.unique(return_inverse=True, return_counts=True)
-    correct = torch.bincount(compact[predicted == target], minlength=len(counts))
-    return (correct.double() / counts).mean().item()
+    return (torch.bincount(compact[right], minlength=len(counts)).double() / counts).mean().item()
 
 
 def nearest_class_mean(features: Any, labels: Any, n_classes: int | None = None) -> Tensor:
@@ -101,8 +103,13 @@ def nearest_class_mean(features: Any, labels: Any, n_classes: int | None = None)
     return table.new_zeros(n_classes, table.shape[1]).index_add_(0, target, table) / counts[:, None]
 
 
+def _ranks(logits: Tensor, target: Tensor) -> Tensor:
+    """Place of the right class, from 1; classes that tie with it stand before it."""
+    return (logits >= logits.gather(1, target[:, None])).sum(1)
+
+
 def _class_numbers(labels: Any, name: str, length: int, n_classes: int | None, device: torch.device) -> Tensor:
-    target = torch.as_tensor(labels, device=device)
+    target = as_vector(labels, name, device)
     if target.ndim != 1 or len(target) != length:
         raise ClipAlignError(
             f"{name} must hold one class number for each of the {length} rows, got shape {tuple(target.shape)}"

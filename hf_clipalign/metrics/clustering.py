@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_labels, as_numpy, encode_labels
+from hf_clipalign._sequences import as_array
+from hf_clipalign.metrics._inputs import as_labels, encode_labels
 
 
 def clustering_accuracy(labels: Any, predictions: Any, known_mask: Any, balanced: bool = False) -> dict[str, float]:
@@ -56,10 +57,11 @@ def match_clusters(labels: Any, predictions: Any) -> dict[Any, Any]:
         >>> match_clusters(["cat", "cat", "dog"], [7, 7, 2])
         {2: 'dog', 7: 'cat'}
     """
+    labels, predictions = as_array(labels, "labels"), as_array(predictions, "predictions")
     codes, _ = _checked(labels, predictions, None)
     right = np.flatnonzero(_is_right(codes))
     examples = right[np.unique(codes.clusters[right], return_index=True)[1]]
-    clusters, classes = as_numpy(predictions)[examples].tolist(), as_numpy(labels)[examples].tolist()
+    clusters, classes = predictions[examples].tolist(), labels[examples].tolist()
     return dict(zip(clusters, classes, strict=True))
 
 
@@ -110,7 +112,8 @@ class _Codes(NamedTuple):
 
 
 def _checked(labels: Any, predictions: Any, known_mask: Any) -> tuple[_Codes, NDArray[np.bool_]]:
-    n = len(as_numpy(labels).reshape(-1))
+    labels = as_array(labels, "labels")
+    n = labels.size
     if not n:
         raise ClipAlignError("labels are empty: a clustering of nothing has no accuracy")
     classes, clusters = as_labels(labels, "labels", n), as_labels(predictions, "predictions", n)

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.nn.functional import normalize
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_matrix, check_bins
+from hf_clipalign.metrics._inputs import as_labels, as_matrix, check_bins, unit_rows
 from hf_clipalign.metrics.separation import histogram_iou, pair_similarities
 
 _FOLDS = 5
@@ -93,18 +92,18 @@ def intra_modal_report(
     _unit_pair(image_embeds, text_embeds)
     draw: dict[str, Any] = {"max_pairs": max_pairs, "seed": seed}
     report = {}
-    for kind, embeds, labels in (
-        ("image-image", image_embeds, image_labels),
-        ("text-text", text_embeds, text_labels),
+    for kind, name, embeds, labels in (
+        ("image-image", "image_labels", image_embeds, image_labels),
+        ("text-text", "text_labels", text_embeds, text_labels),
     ):
-        if _has_both_kinds(labels):
+        if _has_both_kinds(as_labels(labels, name, len(embeds))):
             report[kind] = _describe(*pair_similarities(embeds, labels, **draw), bins)
     across = pair_similarities(image_embeds, image_labels, other=text_embeds, other_labels=text_labels, **draw)
     return report | {"image-text": _describe(*across, bins)}
 
 
 def _unit_pair(image_embeds: Any, text_embeds: Any) -> tuple[NDArray, NDArray]:
-    image, text = as_matrix(image_embeds, "image_embeds").float(), as_matrix(text_embeds, "text_embeds").float()
+    image, text = as_matrix(image_embeds, "image_embeds"), as_matrix(text_embeds, "text_embeds")
     if image.shape[1] != text.shape[1]:
         raise ClipAlignError(
             f"image_embeds has {image.shape[1]} dimensions and text_embeds has {text.shape[1]}: take the projected "
@@ -114,11 +113,11 @@ def _unit_pair(image_embeds: Any, text_embeds: Any) -> tuple[NDArray, NDArray]:
         zero = (table == 0).all(dim=1).nonzero().flatten().tolist()
         if zero:
             raise ClipAlignError(f"{name} has rows of zeros ({', '.join(map(str, zero[:5]))}); remove them")
-    return normalize(image, dim=1).cpu().numpy(), normalize(text, dim=1).cpu().numpy()
+    return unit_rows(image).cpu().numpy(), unit_rows(text).cpu().numpy()
 
 
-def _has_both_kinds(labels: Any) -> bool:
-    counts = np.unique(np.asarray(labels), return_counts=True)[1]
+def _has_both_kinds(labels: NDArray) -> bool:
+    counts = np.unique(labels, return_counts=True)[1]
     return len(counts) > 1 and counts.max() > 1
 
 

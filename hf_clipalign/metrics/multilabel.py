@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_floats, as_numpy
+from hf_clipalign._sequences import as_array, as_list
+from hf_clipalign.metrics._inputs import as_floats
 from hf_clipalign.metrics.bootstrap import BLOCK_BYTES
 
 
@@ -29,7 +32,8 @@ def multilabel_metrics(
     Args:
         labels: [N, F], 1 present, 0 absent, NaN not known (left out).
         scores: [N, F], higher where a finding is more likely.
-        threshold: Scores at or above it count as present; one number, or one for each finding.
+        threshold: Scores at or above it, rounded to the precision of the scores, count as present; one number, or one
+            for each finding.
         predictions: [N, F] hard labels, 1 or 0, to be used instead of a threshold.
         finding_names: F names. Default: "0", "1", …
 
@@ -50,7 +54,7 @@ def multilabel_metrics(
     from sklearn.metrics import f1_score, roc_auc_score
 
     target, score, names = _checked(labels, scores, finding_names)
-    hard = _hard_labels(score, threshold, predictions)
+    hard = _hard_labels(score, scores, threshold, predictions)
     known = ~np.isnan(target)
     positives = np.nansum(target, axis=0).astype(int)
     defined = (positives > 0) & (positives < known.sum(axis=0))
@@ -110,7 +114,7 @@ def multilabel_intervals(
             f"level must be between 0 and 1 and n_resamples an integer of at least 1, got {level} and {n_resamples}"
         )
     target, score, names = _checked(labels, scores, finding_names)
-    hard = _hard_labels(score, threshold, predictions)
+    hard = _hard_labels(score, scores, threshold, predictions)
     unit = np.arange(len(target)) if groups is None else _units(groups, len(target))
     drawn: dict[str, list[NDArray]] = {kind: [] for kind in ("auroc", "f1")}
     rng = np.random.default_rng(seed)
@@ -199,15 +203,12 @@ def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, bas
 
 def _units(groups: Any, n_rows: int) -> NDArray[np.int64]:
     """The number of each row's group."""
-    names = as_numpy(groups)
+    names = as_array(groups, "groups")
     if names.shape != (n_rows,):
         raise ClipAlignError(f"groups has {len(names) if names.ndim else 0} entries for {n_rows} rows")
-    try:
-        if names.dtype.kind == "f" and np.isnan(names).any():
-            raise TypeError("NaN")
-        return np.unique(names, return_inverse=True)[1]
-    except TypeError as error:
-        raise ClipAlignError("groups must be all integers or all texts, and none may be empty") from error
+    if names.dtype.kind not in "biufUS" or (names.dtype.kind == "f" and np.isnan(names).any()):
+        raise ClipAlignError("groups must be all integers or all texts, and none may be empty")
+    return np.unique(names, return_inverse=True)[1]
 
 
 def _checked(labels: Any, scores: Any, finding_names: Sequence[str] | None) -> tuple[NDArray, NDArray, list[str]]:
@@ -221,13 +222,17 @@ def _checked(labels: Any, scores: Any, finding_names: Sequence[str] | None) -> t
     if not np.isfinite(score).all():
         row = int(np.flatnonzero(~np.isfinite(score).all(axis=1))[0])
         raise ClipAlignError(f"scores hold NaN or infinite values, first in row {row}")
-    names = [str(column) for column in range(target.shape[1])] if finding_names is None else list(finding_names)
+    names = (
+        [str(column) for column in range(target.shape[1])]
+        if finding_names is None
+        else as_list(finding_names, "finding_names")
+    )
     if len(names) != target.shape[1] or len(set(names)) != len(names):
         raise ClipAlignError(f"finding_names must be {target.shape[1]} different names, got {len(names)}")
     return target, score, names
 
 
-def _hard_labels(score: NDArray, threshold: float | Sequence[float], predictions: Any) -> NDArray:
+def _hard_labels(score: NDArray, given: Any, threshold: float | Sequence[float], predictions: Any) -> NDArray:
     if predictions is not None:
         hard = as_floats(predictions, "predictions")
         if hard.shape != score.shape:
@@ -235,12 +240,21 @@ def _hard_labels(score: NDArray, threshold: float | Sequence[float], predictions
         if not np.isin(hard, (0.0, 1.0)).all():
             raise ClipAlignError("predictions must be 1 or 0: for scores give a threshold")
         return hard.astype(bool)
-    limits = as_floats(threshold, "threshold")
+    limits = _rounded_as(given, as_floats(threshold, "threshold"))
     if np.isnan(limits).any():
         raise ClipAlignError("threshold is NaN: give a number")
     if limits.ndim > 1 or (limits.ndim == 1 and len(limits) != score.shape[1]):
         raise ClipAlignError(f"threshold must be one number or {score.shape[1]}, got shape {limits.shape}")
     return score >= limits
+
+
+def _rounded_as(given: Any, limits: NDArray) -> NDArray:
+    """Thresholds rounded to the precision of the scores, in which a score of 0.7 may be a little less than 0.7."""
+    if isinstance(given, Tensor):
+        dtype = given.dtype if given.is_floating_point() else torch.float64
+        return torch.from_numpy(np.array(limits)).to(dtype).double().numpy()
+    scores = as_array(given, "scores")
+    return limits.astype(scores.dtype).astype(np.float64) if scores.dtype.kind == "f" else limits
 
 
 def _mean(values: NDArray, weights: NDArray | None = None) -> float:

@@ -8,10 +8,19 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize as unit_rows
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_labels, as_matrix, check_ks, encode_labels
+from hf_clipalign._sequences import as_array, as_list
+from hf_clipalign._tensors import EqualRows
+from hf_clipalign.metrics._inputs import (
+    as_floats,
+    as_labels,
+    as_matrix,
+    check_ks,
+    encode_labels,
+    in_float32_range,
+    unit_rows,
+)
 from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
 
 Definition = Literal["standard", "reference"]
@@ -42,9 +51,10 @@ def retrieval_metrics(
     - `recall_at_k`: share of queries with at least one relevant item among the first k (the retrieval literature's
       recall@k).
 
-    The similarity is the cosine in float32 (half precision is cast up). Results do not depend on the order of the
-    gallery: average precision takes tied items together, and for the other metrics an irrelevant item that ties with
-    a relevant one stands before it. Similarities exist for one block of queries at a time, never for all.
+    The similarity is the cosine in float32 of rows that are made unit length in float64. Gallery items with the same
+    vector tie exactly, and ties do not depend on the order of the gallery: average precision takes tied items
+    together, and for the other metrics an irrelevant item that ties with a relevant one stands before it. Similarities
+    exist for one block of queries at a time, never for all; of different vectors they are rounded to about 1e-7.
 
     Args:
         query: Features [Q, d], torch or NumPy.
@@ -112,7 +122,7 @@ def retrieval_metrics_from_similarities(
     Raises:
         ClipAlignError: As for [`retrieval_metrics`].
     """
-    table = as_matrix(similarities, "similarities")
+    table = in_float32_range(as_matrix(similarities, "similarities"))
     device = table.device if device is None else torch.device(device)
 
     def copy_rows(rows: Tensor, out: Tensor) -> None:
@@ -202,9 +212,11 @@ def _cosines(
     same = items is queries
     queries = _prepare(queries, normalize)
     items = queries if same else _prepare(items, normalize)
+    equal = EqualRows(items)
 
     def similarities(rows: Tensor, out: Tensor) -> None:
         torch.mm(queries[rows], items.T, out=out)
+        equal.tie(out, dim=1)
 
     return similarities, (len(queries), len(items)), queries.device
 
@@ -310,7 +322,7 @@ def _scores(ranks: PositiveRanks, n_relevant: Tensor, ks: tuple[int, ...], extra
 
 
 def _prepare(features: Tensor, normalize: bool) -> Tensor:
-    return unit_rows(features.float(), dim=1) if normalize else features.float()
+    return unit_rows(features) if normalize else in_float32_range(features)
 
 
 def _match_labels(
@@ -336,11 +348,13 @@ def _match_pairs(
     n_gallery: int,
     device: torch.device,
 ) -> _Task:
-    positions = [np.asarray(row, dtype=np.int64).reshape(-1) for row in relevant]
+    positions = [_integers(row, "relevant") for row in as_list(relevant, "relevant")]
     weights = (
-        [np.ones(len(row)) for row in positions] if grades is None else [np.asarray(row, float) for row in grades]
+        [np.ones(len(row)) for row in positions]
+        if grades is None
+        else [as_floats(row, "grades") for row in as_list(grades, "grades")]
     )
-    left_out = np.full(n_queries, -1) if excluded is None else np.asarray(excluded, dtype=np.int64)
+    left_out = np.full(n_queries, -1) if excluded is None else _integers(excluded, "excluded")
     _check_pairs(positions, weights, left_out, n_queries, n_gallery)
     order = [np.argsort(row, kind="stable") for row in weights]
     size = np.array([len(row) for row in positions])
@@ -353,6 +367,13 @@ def _match_pairs(
     )
     items, start, sizes, gains, own = (torch.as_tensor(array, device=device) for array in arrays)
     return _Task(items, start, sizes, False, n_gallery, gains, own)
+
+
+def _integers(values: Any, name: str) -> np.ndarray:
+    array = as_array(values, name)
+    if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
+        raise ClipAlignError(f"{name} must be positions in the gallery, got {array.dtype} of shape {array.shape}")
+    return array.astype(np.int64)
 
 
 def _check_pairs(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_matrix, check_ks
+from hf_clipalign._sequences import as_array, as_list
+from hf_clipalign.metrics._inputs import as_matrix, check_ks, in_float32_range
 from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
 
 
@@ -57,7 +58,7 @@ def revisited_retrieval_metrics(
         >>> revisited_retrieval_metrics([[0.9, 0.5, 0.1]], easy=[[0]], hard=[[2]], junk=[[]])["map_easy"]
         1.0
     """
-    table = as_matrix(similarities, "similarities")
+    table = in_float32_range(as_matrix(similarities, "similarities"))
     ks = check_ks(ks)
     easy, hard, junk = (_as_mask(m, name, table) for m, name in ((easy, "easy"), (hard, "hard"), (junk, "junk")))
     settings = {"easy": (easy, junk | hard), "medium": (easy | hard, junk), "hard": (hard, junk | easy)}
@@ -104,11 +105,19 @@ def _scores(ranks: PositiveRanks, n_positive: Tensor, ks: tuple[int, ...]) -> Te
     return torch.stack([trapezoids.sum(1) / n_positive, *precisions])
 
 
+def _positions(row: Any, name: str) -> np.ndarray:
+    array = as_array(row, name)
+    if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
+        raise ClipAlignError(f"{name} must be a mask [Q, N], or one list of gallery positions for each query")
+    return array.astype(np.int64)
+
+
 def _as_mask(items: Any, name: str, similarities: Tensor) -> Tensor:
     """A boolean mask [Q, N] from a mask or from one list of gallery positions per query."""
     shape = tuple(similarities.shape)
-    if isinstance(items, Tensor | np.ndarray) and items.ndim == 2:
-        mask = torch.as_tensor(items, device=similarities.device)
+    if getattr(items, "ndim", 1) == 2:  # a tensor, an array or a data frame
+        mask = items if isinstance(items, Tensor) else torch.from_numpy(as_array(items, name))
+        mask = mask.to(similarities.device)
         if tuple(mask.shape) != shape:
             raise ClipAlignError(f"{name} is a mask of shape {tuple(mask.shape)}, but similarities has shape {shape}")
         if not ((mask == 0) | (mask == 1)).all():
@@ -116,11 +125,12 @@ def _as_mask(items: Any, name: str, similarities: Tensor) -> Tensor:
                 f"{name} must be a 0/1 mask; give gallery positions as one list per query, not as an array"
             )
         return mask.bool()
+    items = [_positions(row, name) for row in as_list(items, name)]
     if len(items) != shape[0]:
         raise ClipAlignError(f"{name} has {len(items)} lists, but similarities has {shape[0]} queries")
     mask = torch.zeros(shape, dtype=torch.bool)
     rows = np.repeat(np.arange(shape[0]), [len(positions) for positions in items])
-    columns = np.concatenate([np.asarray(positions, dtype=np.int64) for positions in items])
+    columns = np.concatenate(items)
     outside = columns[(columns < 0) | (columns >= shape[1])]
     if len(outside):
         raise ClipAlignError(f"{name} names gallery item {outside[0]}, but the gallery has {shape[1]} items")

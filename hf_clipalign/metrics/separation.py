@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._numbers import check_integer
-from hf_clipalign.metrics._inputs import as_labels, as_matrix, as_numpy, check_bins, encode_labels
+from hf_clipalign.metrics._inputs import as_floats, as_labels, as_matrix, check_bins, encode_labels, unit_rows
 
 PAIRS_PER_BLOCK = 16384
 
@@ -78,9 +77,9 @@ def pair_similarities(
         raise ClipAlignError("give other and other_labels together, or neither")
     if max_pairs is not None:
         check_integer("max_pairs", max_pairs)
-    left = normalize(as_matrix(features, "features").float(), dim=1)
+    left = unit_rows(as_matrix(features, "features"))
     within = other is None
-    right = left if within else normalize(as_matrix(other, "other", left.device).float(), dim=1)
+    right = left if within else unit_rows(as_matrix(other, "other", left.device))
     if left.shape[1] != right.shape[1]:
         raise ClipAlignError(f"features has {left.shape[1]} dimensions and other has {right.shape[1]}")
     left_labels = as_labels(labels, "labels", len(left))
@@ -141,7 +140,7 @@ def _cosines(left: Tensor, right: Tensor, i: NDArray, j: NDArray) -> NDArray[np.
 
 
 def _histogram(values: Any, name: str, bins: int, ends: tuple[float, float]) -> NDArray:
-    flat = as_numpy(values).ravel()
+    flat = as_floats(values, name).ravel()
     if not flat.size or np.isnan(flat).any():
         raise ClipAlignError(f"{name} must hold at least one number and no NaN, got {flat.size} numbers")
     return np.histogram(flat.clip(*ends), bins=bins, range=ends)[0] / flat.size

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted
+from hf_clipalign._quoting import quoted, short
 from hf_clipalign.data.images.hf_datasets import _pick
 from hf_clipalign.data.images.source import digest
 from hf_clipalign.data.labels.columns import require_column
@@ -126,7 +126,8 @@ def _records(
         label = None if label_column is None else example[label_column]
         if label_column is not None and (not isinstance(label, int) or label < 0):
             raise ClipAlignError(
-                f"{name}: row {row} (from 0) of column {label_column!r} holds {label!r}; labels of a stream are class "
+                f"{name}: row {row} (from 0) of column {short(label_column)} holds "
+                f"{short(label)}; labels of a stream are class "
                 "numbers from 0: number them first, or leave label_column out"
             )
         yield StreamRecord(str(row if id_column is None else example[id_column]), example[image_column], label)

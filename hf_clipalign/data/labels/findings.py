@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted, short_reason
+from hf_clipalign._quoting import quoted, short, short_reason
 from hf_clipalign.data.images.source import ImageSource, digest
 
 if TYPE_CHECKING:
@@ -67,15 +67,18 @@ class FindingPrompts:
             for kind, prompts in (("positive", self.positive), ("negative", self.negative)):
                 texts = prompts.get(name)
                 if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
-                    raise ClipAlignError(f"the finding {name!r} has no list of {kind} prompts: give at least one.")
+                    raise ClipAlignError(
+                        f"the finding {short(name)} has no list of {kind} prompts: give at least one."
+                    )
                 for text in texts:
                     if not isinstance(text, str):
                         raise ClipAlignError(
-                            f"the finding {name!r} has the {kind} prompt {text!r}, which is no text: put it in quotes."
+                            f"the finding {short(name)} has the {kind} prompt {short(text)}, "
+                            "which is no text: put it in quotes."
                         )
                     if not text.strip():
                         raise ClipAlignError(
-                            f"the finding {name!r} has a blank {kind} prompt: write it or leave it out."
+                            f"the finding {short(name)} has a blank {kind} prompt: write it or leave it out."
                         )
 
     @property
@@ -99,7 +102,8 @@ class FindingPrompts:
         for template in (*positive, *negative):
             if not isinstance(template, str) or re.findall(r"[{}]", template) != ["{", "}"] or "{}" not in template:
                 raise ClipAlignError(
-                    f"the template {template!r} must hold exactly one '{{}}' for the finding, and no other braces."
+                    f"the template {short(template)} must hold exactly one '{{}}' for the "
+                    "finding, and no other braces."
                 )
         names = checked_findings(findings)
         positives, negatives = (
@@ -128,7 +132,9 @@ class FindingPrompts:
             raise ClipAlignError(f"{path}: must hold, for each finding, `positive` and `negative` lists of prompts")
         for name, parts in content.items():
             if unknown := [key for key in parts if key not in ("positive", "negative")]:
-                raise ClipAlignError(f"{path}: {name!r} has {quoted(unknown)}: give `positive` and `negative` alone.")
+                raise ClipAlignError(
+                    f"{path}: {short(name)} has {quoted(unknown)}: give `positive` and `negative` alone."
+                )
         kinds = ({name: parts.get(kind, []) for name, parts in content.items()} for kind in ("positive", "negative"))
         try:
             return cls(*kinds)
@@ -189,7 +195,7 @@ class FindingLabels:
                 f"{self.name}: values have shape {self.values.shape}, ids and findings ask for {shape}"
             )
         if twice := next((name for name, count in Counter(self.ids).items() if count > 1), None):
-            raise ClipAlignError(f"{self.name}: the id {twice!r} occurs twice; every image needs one row")
+            raise ClipAlignError(f"{self.name}: the id {short(twice)} occurs twice; every image needs one row")
         if self.patients is not None and len(self.patients) != len(self.ids):
             raise ClipAlignError(f"{self.name}: {len(self.patients)} patients for {len(self.ids)} rows")
         strange = self.values[~np.isin(self.values, (0.0, 1.0, _UNCERTAIN)) & ~np.isnan(self.values)]
@@ -276,7 +282,9 @@ class FindingLabels:
         values = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}
         for name, choice in by_finding.items():
             if choice not in values:
-                raise ClipAlignError(f"no policy {choice!r} for {name!r}: choose one of {', '.join(POLICIES)}.")
+                raise ClipAlignError(
+                    f"no policy {short(choice)} for {short(name)}: choose one of {', '.join(POLICIES)}."
+                )
         return [values[by_finding.get(name, "ignore")] for name in self.findings]
 
 
@@ -290,13 +298,13 @@ def checked_findings(names: Any) -> list[str]:
         `ClipAlignError`: something else.
     """
     if isinstance(names, str):
-        raise ClipAlignError(f"findings must be a list of names, got the text {names!r}: give [{names!r}].")
+        raise ClipAlignError(f"findings must be a list of names, got the text {short(names)}: give [{short(names)}].")
     findings = list(names)
     if not findings:
         raise ClipAlignError("there are no findings: name at least one.")
     for name in findings:
         if not isinstance(name, str) or not name.strip():
-            raise ClipAlignError(f"the finding {name!r} is no name: give texts, in a YAML file in quotes.")
+            raise ClipAlignError(f"the finding {short(name)} is no name: give texts, in a YAML file in quotes.")
     if len(set(findings)) != len(findings):
         raise ClipAlignError(f"findings must differ from one another, got {quoted(findings)}.")
     return findings
@@ -345,7 +353,8 @@ def _patients(paths: Sequence[str], rows: Sequence[Any], name: str) -> list[str]
     for row, path, match in zip(rows, paths, found, strict=True):
         if match is None:
             raise ClipAlignError(
-                f"{name}: row {row} (from 0): the path {path!r} has no part patient00001, as others have: without it "
+                f"{name}: row {row} (from 0): the path {short(path)} has no part patient00001, as "
+                "others have: without it "
                 "one patient's images cannot be kept together"
             )
     return [match[1] for match in found if match]
@@ -391,16 +400,17 @@ def read_mimic_cxr(
         listing = listing[listing["ViewPosition"].isin(list(views))]
     studies = table[["study_id", "subject_id", *findings]].drop_duplicates()
     if len(twice := studies["study_id"][studies["study_id"].duplicated()]):
-        raise ClipAlignError(f"{name}: the study {twice.iloc[0]!r} has two rows that differ: keep the right one")
+        raise ClipAlignError(f"{name}: the study {short(twice.iloc[0])} has two rows that differ: keep the right one")
     joined = listing[["dicom_id", "study_id", "subject_id"]].merge(studies, on="study_id", suffixes=("", "_labels"))
     if len(others := joined[joined["subject_id"] != joined["subject_id_labels"]]):
         study, here, there = others.iloc[0][["study_id", "subject_id", "subject_id_labels"]]
         raise ClipAlignError(
-            f"the study {study!r} is of the subject {here!r} in {listing_name} and of {there!r} in {name}"
+            f"the study {short(study)} is of the subject {short(here)} in {listing_name} and of "
+            f"{short(there)} in {name}"
         )
     if joined.empty:
         raise ClipAlignError(
-            f"{listing_name}: no image of a study in {name} is left with split={split!r}, views={views}"
+            f"{listing_name}: no image of a study in {name} is left with split={short(split)}, views={views}"
         )
     ids = [_mimic_path(*row) for row in joined[["dicom_id", "study_id", "subject_id"]].itertuples(index=False)]
     return FindingLabels(
@@ -420,7 +430,7 @@ def _check_identifiers(frame: pd.DataFrame, name: str) -> None:
             bad = np.flatnonzero(~cells.str.fullmatch(pattern).to_numpy(dtype=bool))
             if len(bad):
                 raise ClipAlignError(
-                    f"{name}: row {bad[0]} (from 0): {column} is {frame[column].iloc[bad[0]]!r}: give "
+                    f"{name}: row {bad[0]} (from 0): {column} is {short(frame[column].iloc[bad[0]])}: give "
                     f"{'the name of an image' if column == 'dicom_id' else 'a whole number, written 50414267'}"
                 )
 
@@ -454,7 +464,7 @@ def _dict_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _require_once(keys: list[Any]) -> None:
     if twice := next((key for key, count in Counter(map(str, keys)).items() if count > 1), None):
-        raise ValueError(f"{twice!r} occurs twice")
+        raise ValueError(f"{short(twice)} occurs twice")
 
 
 def _read_csv(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, str]:
@@ -485,5 +495,7 @@ def _checked_path(value: Any, row: Any, name: str) -> str:
     text = value.replace("\\", "/") if isinstance(value, str) else ""
     parts = text.split("/")
     if not text or text.startswith(("/", "~")) or ".." in parts or ":" in parts[0] or "\0" in text:
-        raise ClipAlignError(f"{name}: row {row} (from 0): the path {value!r} is no relative path below its folder")
+        raise ClipAlignError(
+            f"{name}: row {row} (from 0): the path {short(value)} is no relative path below its folder"
+        )
     return text

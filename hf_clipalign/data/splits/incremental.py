@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted
+from hf_clipalign._quoting import quoted, short
 from hf_clipalign.data.labels.findings import FindingLabels, checked_findings
 
 
@@ -35,7 +35,8 @@ class IncrementalTask:
         rows = np.asarray(self.rows)
         if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
             raise ClipAlignError(
-                f"the task {self.name!r}: rows must be row numbers [n], got {rows.dtype} {rows.shape}: for a mask "
+                f"the task {short(self.name)}: rows must be row numbers [n], got {rows.dtype} "
+                f"{rows.shape}: for a mask "
                 "give np.flatnonzero(mask)."
             )
         object.__setattr__(self, "rows", rows.astype(np.int64))
@@ -127,7 +128,9 @@ def disjoint_parts(labels: FindingLabels, n_parts: int, seed: int | None = None)
         `ClipAlignError`: no whole number of parts, fewer rows or patients than parts, or a negative seed.
     """
     if not isinstance(n_parts, (int, np.integer)) or (seed is not None and seed < 0):
-        raise ClipAlignError(f"n_parts={n_parts!r}, seed={seed!r}: give a whole number of parts and a seed from 0.")
+        raise ClipAlignError(
+            f"n_parts={short(n_parts)}, seed={short(seed)}: give a whole number of parts and a seed from 0."
+        )
     patients: Any = labels.ids if labels.patients is None else labels.patients
     _, first, unit = np.unique(np.asarray(patients, dtype=object).astype(str), return_index=True, return_inverse=True)
     if not 1 <= n_parts <= len(first):

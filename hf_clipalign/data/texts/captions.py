@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import first_column, quoted, short_reason
-from hf_clipalign.data.images.source import ImageSource, digest
+from hf_clipalign._quoting import quoted, short, short_reason
+from hf_clipalign._sequences import as_list
+from hf_clipalign._texts import as_texts
+from hf_clipalign.data.images.source import ImageSource, check_lengths, digest
+from hf_clipalign.data.labels.columns import class_labels, first_column, read_texts
 
 _IMAGE_COLUMNS = ("image", "image_name", "image_id", "file_name", "filename", "image_path", "filepath", "path", "id")
 _TEXT_COLUMNS = ("caption", "captions", "comment", "text", "texts", "sentence", "sentences", "raw", "sentences_raw")
@@ -38,6 +41,12 @@ class Captions:
     texts: list[str]
     labels: np.ndarray
     image_ids: list[str]
+
+    def __post_init__(self) -> None:
+        self.texts = as_texts(self.texts, "captions")
+        self.image_ids = as_texts(self.image_ids, "image_ids of captions")
+        self.labels, _ = class_labels(self.labels, self.image_ids, "labels of captions")
+        check_lengths("captions", "texts", self.texts, labels=self.labels)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -112,12 +121,9 @@ def with_captions(source: ImageSource, captions: Captions | Sequence[str | Seque
     """
     if isinstance(captions, Captions):
         texts = _by_name(source, captions)
-    elif len(captions) != len(source):
-        raise ClipAlignError(
-            f"{source.name}: {len(source)} images, but {len(captions)} captions; give one entry per image"
-        )
     else:
-        texts = [[entry] if isinstance(entry, str) else list(entry) for entry in captions]
+        texts = read_texts(as_list(captions, "captions"), "captions", source.name)
+        check_lengths(source.name, "images", source, captions=texts)
     return ImageSource(
         source.items,
         ids=source.ids,
@@ -137,7 +143,8 @@ def _by_name(source: ImageSource, captions: Captions) -> list[list[str]]:
     missing = [source.ids[row] for row, name in enumerate(names) if name not in texts]
     if missing:
         raise ClipAlignError(
-            f"{source.name}: {len(missing)} of {len(source)} images have no caption, the first is {missing[0]!r}; "
+            f"{source.name}: {len(missing)} of {len(source)} images have no caption, the first is "
+            f"{short(missing[0])}; "
             "captions are matched by id or file name"
         )
     return [texts[name] for name in names]
@@ -258,7 +265,7 @@ def _pick(file: Path, columns: list[str], column: str | None, usual: tuple[str, 
     chosen = column or first_column(columns, usual)
     if chosen in columns:
         return str(chosen)
-    problem = f"no column {column!r}" if column else f"pass {argument}"
+    problem = f"no column {short(column)}" if column else f"pass {argument}"
     raise ClipAlignError(f"{file}: {problem}; the columns are {quoted(columns)}")
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import first_column, quoted, short_reason
+from hf_clipalign._quoting import quoted, short, short_reason
+from hf_clipalign.data.labels.columns import first_column
 from hf_clipalign.data.texts.source import TextSource
 
 _ID_COLUMNS = ("_id", "id", "query-id", "corpus-id", "query_id", "corpus_id", "doc_id", "docid", "qid")
@@ -111,7 +112,7 @@ def _files(folder: Path, part: str, split: str | None) -> list[Path]:
         chosen = [file for file in files if file.stem == wanted or file.stem.startswith(f"{wanted}-")]
         if not chosen:
             present = quoted(file.stem for file in files)
-            raise ClipAlignError(f"{folder}: no qrels of split {wanted!r}; pass split, one of {present}")
+            raise ClipAlignError(f"{folder}: no qrels of split {short(wanted)}; pass split, one of {present}")
         return chosen
     if not files:
         endings = ", ".join(_READERS)
@@ -168,7 +169,7 @@ def _texts(rows: list[dict[str, Any]], name: str) -> TextSource:
     if len(set(ids)) != len(ids):
         seen: set[str] = set()
         double = next(entry for entry in ids if entry in seen or seen.add(entry))  # type: ignore[func-returns-value]
-        raise ClipAlignError(f"{name}: the id {double!r} appears twice; ids must be unique")
+        raise ClipAlignError(f"{name}: the id {short(double)} appears twice; ids must be unique")
     texts = [" ".join(part for part in (row.get("title"), row[text_column]) if isinstance(part, str)) for row in rows]
     return TextSource([text.strip() for text in texts], ids=ids, name=name)
 
@@ -185,7 +186,9 @@ def _judgements(
         ids = str(row[query_column]), str(row[corpus_column])
         for entry, known, what in ((ids[0], query_of, "query"), (ids[1], text_of, "corpus text")):
             if entry not in known:
-                raise ClipAlignError(f"{name}: row {number} (from 0) names the {what} {entry!r}, which does not exist")
+                raise ClipAlignError(
+                    f"{name}: row {number} (from 0) names the {what} {short(entry)}, which does not exist"
+                )
         grade = 1.0 if score_column is None else float(row[score_column])
         if grade > 0:
             judged.setdefault(query_of[ids[0]], {})[text_of[ids[1]]] = grade

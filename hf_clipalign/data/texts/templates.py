@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._quoting import short
+from hf_clipalign._texts import as_texts
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def prompt_template(dataset: str) -> str:
         if _key(name) in table:
             return table[_key(name)]
     known = ", ".join(PROMPT_TEMPLATES)
-    raise ClipAlignError(f"no prompt template for data set {dataset!r}; known are {known}; or write one: '{_PHOTO}'")
+    raise ClipAlignError(
+        f"no prompt template for data set {short(dataset)}; known are {known}; or write one: '{_PHOTO}'"
+    )
 
 
 def clean_class_name(name: str) -> str:
@@ -113,10 +117,8 @@ def fill(template: str, names: Iterable[str]) -> list[str]:
         [`ClipAlignError`]: if the template has no `{}` or several, or if `names` is a single string.
     """
     if (count := template.count("{}")) != 1:
-        raise ClipAlignError(f"template {template!r} holds {count} times '{{}}'; it must hold exactly one")
-    if isinstance(names, str):
-        raise ClipAlignError(f"names must be a list of class names, not the single string {names!r}")
-    return [template.replace("{}", clean_class_name(name)) for name in names]
+        raise ClipAlignError(f"template {short(template)} holds {count} times '{{}}'; it must hold exactly one")
+    return [template.replace("{}", clean_class_name(name)) for name in as_texts(names, "names")]
 
 
 def _key(name: str) -> str:

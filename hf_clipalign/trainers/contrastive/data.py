@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource
+from hf_clipalign.data.images.processing import process_images
 from hf_clipalign.hub.export.common import processor_part
 from hf_clipalign.trainers.augmentation import ImagesByEpoch, crop_and_resize, random_view, view_generator
 
@@ -96,7 +97,7 @@ class ImageTextPairs(ImagesByEpoch):
 
     def _view(self, image: Image.Image, generator: np.random.Generator) -> dict[str, Tensor]:
         view = image if self.augmentation is None else self.augmentation(image, generator)
-        batch = self.image_processor(images=[np.asarray(view)], input_data_format="channels_last", return_tensors="pt")
+        batch = process_images(self.image_processor, [view]) or {}
         return {name: value[0] for name, value in batch.items() if isinstance(value, Tensor)}
 
 

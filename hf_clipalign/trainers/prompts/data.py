@@ -6,12 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, from_dataset
+from hf_clipalign.data.images.processing import process_images
 from hf_clipalign.data.splits.subsets import take
 from hf_clipalign.trainers.augmentation import ImagesByEpoch, crop_and_resize, random_view, view_generator
 
@@ -99,8 +99,9 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 def pixel_values(image_processor: Any, images: Sequence[Any]) -> Tensor:
     """Images as the model takes them, `[N, 3, H, W]`."""
-    arrays = [np.asarray(image) for image in images]
-    return image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+    inputs = process_images(image_processor, images)
+    assert inputs is not None
+    return inputs["pixel_values"]
 
 
 def drop_unreadable(source: ImageSource) -> ImageSource:

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted
+from hf_clipalign._quoting import quoted
 from hf_clipalign.data.labels.findings import POLICIES
 from hf_clipalign.losses.retune import SCORES
 

@@ -77,7 +77,7 @@ def test_missing_file_folder_column_and_encoding(tmp_path: Path) -> None:
 
 
 def test_names_are_checked() -> None:
-    with pytest.raises(ClipAlignError, match="single string 'fox'"):
+    with pytest.raises(ClipAlignError, match="class names is a single string, 'fox'"):
         check_names("fox")
     with pytest.raises(ClipAlignError, match="position 1 is blank"):
         check_names(["fox", " "])

@@ -1,0 +1,70 @@
+"""The field's words, in everything that a reader or a user of the package meets."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+READ = ["hf_clipalign/**/*.py", "hf_clipalign/**/*.jinja", "examples/*.py", "benchmarks/*.py", "docs/**/*.md", "*.md"]
+# the word to avoid, and what the field says
+BANNED = {
+    r"\bpictures?\b": "image",
+    r"\bwhole checkpoints?\b|\bis (not|n't) whole\b": "complete, incomplete",
+    r"\bstays? at home\b": "is not uploaded",
+    r"\bat the door\b": "on input",
+    r"\bgo(es|ing)? on with\b": "resume",
+    r"\battends? both ways\b|\battention both ways\b|\bboth-way\b": "bidirectional",
+}
+# what may hold a banned word all the same: templates whose words are the published ones
+ALLOWED = [r"\ba picture of \{", r"\ba picture of a"]
+# files that still have one, with the number of times; a file that has fewer has to be counted again
+KNOWN: dict[str, int] = {
+    "docs/hub.md": 1,
+    "examples/pretrain_mini_clip.py": 1,
+    "examples/train_retune.py": 2,
+    "hf_clipalign/features/extraction.py": 1,
+    "hf_clipalign/hub/push.py": 1,
+    "hf_clipalign/inversion/store.py": 1,
+    "hf_clipalign/trainers/base.py": 2,
+    "hf_clipalign/trainers/checkpoints.py": 5,
+    "hf_clipalign/trainers/contrastive/trainer.py": 1,
+    "hf_clipalign/trainers/retune/trainer.py": 2,
+}
+
+
+def written_files():
+    return sorted({file for pattern in READ for file in ROOT.glob(pattern)})
+
+
+def banned_words(text):
+    for allowed in ALLOWED:
+        text = re.sub(allowed, "", text, flags=re.IGNORECASE)
+    # a phrase may be broken over two lines
+    text = re.sub(r"\n\s*(?:#\s*)?", " ", text)
+    return [match[0] for pattern in BANNED for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
+
+
+def test_the_words_of_the_field_are_used():
+    found = {
+        file.relative_to(ROOT).as_posix(): banned_words(file.read_text(encoding="utf-8")) for file in written_files()
+    }
+    found = {name: words for name, words in found.items() if words}
+    assert {name: len(words) for name, words in found.items()} == KNOWN, (
+        f"use the field's words ({', '.join(sorted(set(BANNED.values())))}): {found}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("Pictures of cats", 1),
+        ("a picture of {}.", 0),
+        ("is not a whole\n    # checkpoint", 1),
+        ("attention both ways", 1),
+        ("an image", 0),
+        ("picturesque", 0),
+    ],
+)
+def test_what_counts_as_a_banned_word(text, count):
+    assert len(banned_words(text)) == count
