@@ -38,10 +38,11 @@ def class_gallery(
     Example:
         ```python
         >>> from hf_clipalign.data import GCDSplit
-        >>> split = GCDSplit.from_source(images, 6, labelled_fraction=1.0)
-        >>> sections = class_gallery(split, split.labels, images.class_names, [[("heart", 0.5)]] * 12, n_images=2)
+        >>> names = images.class_names
+        >>> split = GCDSplit(images, images.labels, images.labels < 6, names[:6], names[6:])
+        >>> sections = class_gallery(split, split.labels, names, [[("heart", 0.5)]] * 12, n_images=2)
         >>> [section.title for section in sections]
-        ['Known classes', 'Novel classes']
+        ['Novel classes']
         ```
     """
     check_integer("n_images", n_images)
