@@ -80,7 +80,7 @@ COLUMNS = {
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     dataset: str = field(default=MINI, metadata={"help": "Hub id or parquet; mini is the built-in set."})
     train_split: str = field(default="train", metadata={"help": "Split of a data set to learn from."})

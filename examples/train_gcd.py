@@ -82,7 +82,7 @@ PLAIN_TEMPLATE = "a photo of a {} ."
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     dataset: str = field(default=MINI, metadata={"help": "Folder, Hub id, parquet or CSV; mini is the built-in set."})
     split: str | None = field(default=None, metadata={"help": "Split of a data set."})
@@ -163,7 +163,7 @@ def student_features(student: Any, processor: Any, split: GCDSplit) -> Tensor:
 
 
 def dictionary(example: ExampleArguments) -> list[str]:
-    """The file that was named, or WordNet; for the built-in set the names of all emoji, which its models know."""
+    """The file that was named, or WordNet; for the built-in set the names of all emoji, which its models have seen."""
     if example.dataset == MINI and example.dictionary is None:
         names = load_mini().concepts
         return names.known + names.novel
@@ -189,7 +189,7 @@ def filter_concepts(
 
 
 def count_novel(example: ExampleArguments, split: GCDSplit, features: Tensor, show: bool = True) -> int:
-    """What was asked for, else the truth, else an estimate from the labelled part."""
+    """What was given, else the truth, else an estimate from the labelled part."""
     if example.n_novel is not None:
         return example.n_novel
     if split.has_truth:

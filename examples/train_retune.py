@@ -1,4 +1,4 @@
-"""Learns findings one after the other with RE-tune's adapters, and shows what is remembered.
+"""Learns findings one after the other with RE-tune's adapters, and shows what is not forgotten.
 
     python examples/train_retune.py
 
@@ -12,7 +12,7 @@ On chest X-rays, from features that `clipalign embed` made (the images are not n
         --test_features chest-valid/ --test_labels CheXpert/valid.csv --scenarios class-incremental \
         --output_dir runs/chest
 
-Stopped runs go on with `--resume`. The defaults are the published settings. Research software, not for diagnosis.
+`--resume` resumes stopped runs. The defaults are the published settings. Research software, not for diagnosis.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ OWN_DATA = ("model", "features", "labels", "test_features", "test_labels")
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     model: str | None = field(default=None, metadata={"help": "The CLIP: Hub id or folder. Default: the built-in."})
     features: str | None = field(default=None, metadata={"help": "Training features: a folder of `clipalign embed`."})
@@ -88,7 +88,7 @@ class ExampleArguments:
     adapter: str = field(default="mlp", metadata={"help": "mlp or linear."})
     sides: str = field(default="both", metadata={"help": "both, shared, image or text."})
     identity_start: bool = field(default=False, metadata={"help": "Start the adapters as the identity."})
-    resume: bool = field(default=False, metadata={"help": "Go on with a run that was stopped."})
+    resume: bool = field(default=False, metadata={"help": "Resume a run that was stopped."})
 
 
 @dataclass

@@ -33,6 +33,14 @@ class Head:
             subtracts from each side its own mean, for which the queries must be known together.
         before (`Callable`, *optional*): applied to the features before the matrix: the model's own head where it is
             not linear (SigLIP).
+
+    Example:
+        ```python
+        >>> head = Head("first two", torch.eye(2, 3))
+        >>> query, gallery = head.embed(torch.ones(1, 3), torch.ones(4, 3))
+        >>> query.shape, head.width(gallery)
+        (torch.Size([1, 2]), 2)
+        ```
     """
 
     name: str
@@ -92,6 +100,12 @@ def comparison_heads(
 
     Raises:
         `ClipAlignError`: an unknown name, or one whose band or texts were not given.
+
+    Example:
+        ```python
+        >>> [head.name for head in comparison_heads(encoder, band=(1, 48))]
+        ['raw', 'pre-projection', 'centred', 'centred-each', 'isoclip', 'isoclip-compact']
+        ```
     """
     available = _available_heads(encoder, modality, band, text_embeds)
     if names is None:

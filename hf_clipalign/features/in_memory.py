@@ -152,7 +152,7 @@ def extract_image_features(
     jobs = [ImageJob(0, range(start, min(start + batch_size, len(source)))) for start in starts]
     workers = default_workers(len(source)) if num_workers is None else num_workers
     blocks, rows, skipped = [], [], []
-    with tqdm(total=len(source), desc="images", unit="image", disable=not progress) as bar:
+    with tqdm(total=len(source), desc="images", unit="image", disable=None if progress else True) as bar:
         for batch in image_batches(source, processor, jobs, workers):
             if batch.failures and strict:
                 raise ClipAlignError(batch.failures[0][1])
@@ -203,7 +203,7 @@ def extract_text_features(
     """
     encoder = as_dual_encoder(model)
     source = TextSource(texts, labels=labels)
-    with tqdm(total=len(source), desc="texts", unit="text", disable=not progress) as bar:
+    with tqdm(total=len(source), desc="texts", unit="text", disable=None if progress else True) as bar:
         values = text_block(encoder, source.texts, tokenizer, batch_size, truncate, bar)
     return Features(
         values=values,

@@ -140,7 +140,7 @@ def estimate_n_classes(
     n_known = len(np.unique(known_labels))
     tried = _counts_to_try(counts, max_classes, n_known, len(rows))
     curve: dict[int, float] = {}
-    with tqdm(total=len(tried), desc="k-means", unit="count", disable=not progress) as bar:
+    with tqdm(total=len(tried), desc="k-means", unit="count", disable=None if progress else True) as bar:
         while tried:
             for count in tried:
                 clusters = _cluster(rows, count, n_init, seed)[labelled]

@@ -132,7 +132,7 @@ def invert(
     """
     n, blocks = len(targets), []
     filled_up = n > settings.batch_size and settings.tolerance is None
-    with tqdm(total=n * settings.steps, desc=title, unit="step", disable=not settings.progress) as bar:
+    with tqdm(total=n * settings.steps, desc=title, unit="step", disable=None if settings.progress else True) as bar:
         for start in range(0, n, settings.batch_size):
             end = min(start + settings.batch_size, n)
             rows = torch.arange(start, start + settings.batch_size if filled_up else end, device=targets.device)
