@@ -49,7 +49,9 @@ def _read_processor(folder: Path, file: Path) -> Any:
     from hf_clipalign.backbones import load_processor
 
     processor = load_processor(str(folder))
-    return processor(text=["a photo of a cat"], images=[Image.new("RGB", (40, 30), (200, 10, 10))], return_tensors="pt")
+    return processor(
+        text=["a photo of a cat"], images=[Image.new("RGB", (40, 30), (200, 10, 10))], return_tensors="pt"
+    )
 
 
 def _whole_batch(batch: Any, sound: Any, folder: Path) -> str | None:

@@ -11,17 +11,74 @@ from hypothesis import strategies as st
 
 # what a value of a JSON file is replaced by
 HOSTILE_VALUES: list[Any] = [
-    *(None, True, False, 0, -1, 1, 2**31, 2**40, 2**63, 10**30, -(2**63), 0.5, -0.5, 1e308, float("nan"), float("inf")),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        2**31,
+        2**40,
+        2**63,
+        10**30,
+        -(2**63),
+        0.5,
+        -0.5,
+        1e308,
+        float("nan"),
+        float("inf"),
+    ),
     *("", "a", "é\u0000\n", "../../etc/passwd", "A" * 3000, "<script>", "{}", "NaN", "0", "-1"),
     *([], [None], [[]], [1, 2], ["a"], list(range(50)), {}, {"a": 1}, {"": None}),
 ]
 # what a cell of a table, or a stretch of a text, is replaced by
 HOSTILE_TEXTS = [
     *("", " ", "\t", "nan", "NaN", "None", "-1", "007", "1e400", "99999999999999999999", "True", "0.5"),
-    *("'", '"', '""', '"a', "a,b", "a\nb", "a\rb", "\u0000", "\ufeff", "é", "\u202e", "😀", "=cmd()", "../../../etc/passwd"),
-    *("/etc/passwd", "~", "a" * 2000, "{", "}", "[", "]", "{}", "&a", "*a", "!!python/object:os.system", "- ", ": ", "#"),
+    *(
+        "'",
+        '"',
+        '""',
+        '"a',
+        "a,b",
+        "a\nb",
+        "a\rb",
+        "\u0000",
+        "\ufeff",
+        "é",
+        "\u202e",
+        "😀",
+        "=cmd()",
+        "../../../etc/passwd",
+    ),
+    *(
+        "/etc/passwd",
+        "~",
+        "a" * 2000,
+        "{",
+        "}",
+        "[",
+        "]",
+        "{}",
+        "&a",
+        "*a",
+        "!!python/object:os.system",
+        "- ",
+        ": ",
+        "#",
+    ),
 ]
-HOSTILE_BYTES = [b"\x00", b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\x00" * 64, b"\x80", b"\x1a", b"PK\x03\x04", b"\x93NUMPY"]
+HOSTILE_BYTES = [
+    b"\x00",
+    b"\xff",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"\x00" * 64,
+    b"\x80",
+    b"\x1a",
+    b"PK\x03\x04",
+    b"\x93NUMPY",
+]
 
 
 class Mutation(NamedTuple):
@@ -117,7 +174,9 @@ def _column(content: bytes, place: int, what: int) -> bytes:
     lines = content.split(b"\n")
     separator = max((b",", b"\t", b"|"), key=lines[0].count)
     at = place * (lines[0].count(separator) + 1) // 65536
-    return b"\n".join(separator.join(cell for i, cell in enumerate(line.split(separator)) if i != at) for line in lines)
+    return b"\n".join(
+        separator.join(cell for i, cell in enumerate(line.split(separator)) if i != at) for line in lines
+    )
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:

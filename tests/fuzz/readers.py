@@ -77,7 +77,15 @@ def _images(folder: Path) -> None:
     image = Image.fromarray(values, "RGBA")
     for name, mode in {
         **{"a.png": "RGBA", "b.png": "P", "c.png": "L", "d.png": "1", "e.png": "I;16"},
-        **{"a.jpg": "RGB", "b.jpg": "CMYK", "c.jpg": "L", "a.gif": "P", "a.bmp": "RGB", "a.tiff": "RGB", "b.tiff": "F"},
+        **{
+            "a.jpg": "RGB",
+            "b.jpg": "CMYK",
+            "c.jpg": "L",
+            "a.gif": "P",
+            "a.bmp": "RGB",
+            "a.tiff": "RGB",
+            "b.tiff": "F",
+        },
         **{"a.webp": "RGBA", "a.ppm": "RGB", "a.ico": "RGBA"},
     }.items():
         converted = image.convert("L").convert(mode) if mode in ("I;16", "F") else image.convert(mode)

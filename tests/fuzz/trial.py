@@ -110,7 +110,9 @@ def watched() -> Iterator[None]:
 def quiet_and_bounded() -> Iterator[None]:
     """No log lines, and at most `MEMORY` bytes more of data than now: an allocation beyond is a MemoryError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    held = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmData" in line)
+    held = next(
+        int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmData" in line
+    )
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_DATA, (held * 1024 + MEMORY, hard))
