@@ -2,8 +2,8 @@
 
 Each mutant is the package with one expression or statement changed. It is written to a copy of the tree that comes
 first on the path of a child process, which is forked from a process that has torch and transformers imported, and runs
-the tests of the changed module's room until one fails. The report is JSON, one entry a mutant; a run that is started again
-with the same report leaves out what is in it.
+the tests of the changed module's room until one fails. The report is JSON, one entry a mutant; a run that is started
+again with the same report leaves out what is in it.
 
 python -m tests.mutants --count 400 --seed 0 --out mutants.json [--only hf_clipalign/losses]
 """
@@ -199,7 +199,7 @@ def sample(count: int, seed: int, only: str | None = None) -> list[Mutant]:
     return list(itertools.islice(filter(_compiles, found), count))
 
 
-def tests_of(file: str) -> list[str]:
+def covering_tests(file: str) -> list[str]:
     """The tests that should notice: those named like the module first, then those of its room."""
     module = file.removeprefix("hf_clipalign/").removesuffix(".py")
     named = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob(f"test_{Path(module).name}.py"))
@@ -309,7 +309,7 @@ def main() -> int:
 def _run(lane: Lane, waiting: list[Mutant], report: list[dict[str, object]], out: Path) -> None:
     sound: dict[tuple[str, ...], bool] = {}
     for mutant in waiting:
-        tests = tests_of(mutant.file)
+        tests = covering_tests(mutant.file)
         if tuple(tests) not in sound:
             sound[tuple(tests)] = lane.run(None, tests)[0] == "survived"
         start = time.monotonic()

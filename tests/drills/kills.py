@@ -1,7 +1,8 @@
 """Runs that are killed at random points and started again.
 
 A fork server imports everything once, so a run starts in milliseconds. A run is killed by SIGKILL at its n-th call
-that touches a file below its folder, or, so that long writes are hit in the middle, some milliseconds later by a timer.
+that touches a file below its folder; or, so that long writes are hit in the middle, some milliseconds later by a
+timer.
 """
 
 from __future__ import annotations
