@@ -55,7 +55,7 @@ GRAPH = ImportGraph(ROOT)
 
 def room_of(module):
     """The folder below the package; "" for the package itself, the module's own name for one beside the rooms."""
-    return (module.split(".") + [""])[1] if module.startswith("hf_clipalign") else "examples"
+    return [*module.split("."), ""][1] if module.startswith("hf_clipalign") else "examples"
 
 
 def level_of(module):
