@@ -168,7 +168,7 @@ def extract_image_features(
         modality="image",
         ids=[source.ids[row] for row in rows],
         labels=None if source.labels is None else np.asarray(source.labels)[rows],
-        class_names=source.class_names,
+        class_names=None if source.class_names is None else list(source.class_names),
         skipped=skipped,
         model=encoder.config._name_or_path or None,
     )
