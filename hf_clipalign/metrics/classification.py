@@ -20,19 +20,21 @@ def top_k_accuracy(logits: Any, labels: Any, ks: Sequence[int] = (1, 5)) -> dict
     credit.
 
     Args:
-        logits: [N, C], any scale.
-        labels: [N], class numbers in [0, C).
-        ks: Cut-offs; one of C or more gives 1.
+        logits (array `[N, C]`): any scale.
+        labels (array `[N]`): class numbers in [0, C).
+        ks (`Sequence[int]`, *optional*, defaults to (1, 5)): cut-offs; one of C or more gives 1.
 
     Returns:
         `top<k>` for every k, a fraction in [0, 1].
 
     Raises:
-        ClipAlignError: Lengths do not fit, a label is outside [0, C), or logits are not finite.
+        `ClipAlignError`: Lengths do not fit, a label is outside [0, C), or logits are not finite.
 
     Example:
+        ```python
         >>> top_k_accuracy([[0.1, 0.9], [0.8, 0.2]], [1, 1], ks=(1, 2))
         {'top1': 0.5, 'top2': 1.0}
+        ```
     """
     table = as_matrix(logits, "logits")
     target = _class_numbers(labels, "labels", len(table), table.shape[1], table.device)
@@ -44,19 +46,21 @@ def mean_per_class_accuracy(predictions: Any, labels: Any) -> float:
     """Accuracy of each class that occurs in `labels`, averaged with equal weight (balanced accuracy).
 
     Args:
-        predictions: Logits [N, C], of which the highest counts, or predicted class numbers [N]. Logits of classes
-            that tie are treated as in [`top_k_accuracy`]: the others stand before the right one.
-        labels: [N] class numbers.
+        predictions (array `[N, C]`): logits, of which the highest counts, or predicted class numbers [N]. Logits of
+            classes that tie are treated as in [`top_k_accuracy`]: the others stand before the right one.
+        labels (array `[N]`): class numbers.
 
     Returns:
         A fraction in [0, 1].
 
     Raises:
-        ClipAlignError: Lengths do not fit or a label is outside the range of the logits.
+        `ClipAlignError`: Lengths do not fit or a label is outside the range of the logits.
 
     Example:
+        ```python
         >>> mean_per_class_accuracy([0, 0, 0, 0], [0, 0, 0, 1])
         0.5
+        ```
     """
     given = as_numbers(predictions, "predictions")
     if given.ndim == 2:
@@ -78,19 +82,21 @@ def nearest_class_mean(features: Any, labels: Any, n_classes: int | None = None)
     projected afterwards, which is how IsoCLIP's nearest-class-mean classifier is built.
 
     Args:
-        features: [N, w].
-        labels: [N], class numbers.
-        n_classes: C; by default the highest label plus one.
+        features (array `[N, w]`): features.
+        labels (array `[N]`): class numbers.
+        n_classes (`int`, *optional*): C; by default the highest label plus one.
 
     Returns:
         Means [C, w] in float32 on the device of the features.
 
     Raises:
-        ClipAlignError: A class has no sample, a label is outside [0, C), or features are not finite.
+        `ClipAlignError`: A class has no sample, a label is outside [0, C), or features are not finite.
 
     Example:
+        ```python
         >>> nearest_class_mean([[1.0, 3.0], [3.0, 5.0]], [0, 0])
         tensor([[2., 4.]])
+        ```
     """
     table = as_matrix(features, "features").float()
     target = _class_numbers(labels, "labels", len(table), n_classes, table.device)

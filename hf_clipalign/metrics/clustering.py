@@ -20,21 +20,25 @@ def clustering_accuracy(labels: Any, predictions: Any, known_mask: Any, balanced
     Where several matchings are best, the reference code's is taken, up to 2,000 ids of classes and clusters together.
 
     Args:
-        labels: [N], true classes, integers or strings.
-        predictions: [N], clusters, integers or strings; their names mean nothing, and there may be more or fewer
-            clusters than classes.
-        known_mask: [N] of bool, whether the sample's CLASS was known in training (not whether it was labelled).
-        balanced: Whether every class counts the same, however many samples it has. Default False.
+        labels (array `[N]`): true classes, integers or strings.
+        predictions (array `[N]`): clusters, integers or strings; their names mean nothing, and there may be more or
+            fewer clusters than classes.
+        known_mask (array `[N]`): booleans, whether the sample's CLASS was known in training (not whether it was
+            labelled).
+        balanced (`bool`, *optional*, defaults to False): whether every class counts the same, however many samples it
+            has.
 
     Returns:
         `all`, `old` (known classes) and `new` (novel classes), fractions in [0, 1]; NaN for a part without samples.
 
     Raises:
-        ClipAlignError: Lengths differ, there is no sample, or an input is of the wrong kind.
+        `ClipAlignError`: Lengths differ, there is no sample, or an input is of the wrong kind.
 
     Example:
+        ```python
         >>> clustering_accuracy(["cat", "cat", "dog", "dog"], [1, 1, 0, 1], [True, True, False, False])
         {'all': 0.75, 'old': 1.0, 'new': 0.5}
+        ```
     """
     codes, known = _checked(labels, predictions, known_mask)
     return _accuracies(codes, known, balanced)
@@ -44,18 +48,20 @@ def match_clusters(labels: Any, predictions: Any) -> dict[Any, Any]:
     """The class that each cluster is matched with, such that most samples are right (Hungarian method).
 
     Args:
-        labels: [N], true classes, integers or strings.
-        predictions: [N], clusters, integers or strings.
+        labels (array `[N]`): true classes, integers or strings.
+        predictions (array `[N]`): clusters, integers or strings.
 
     Returns:
         Class by cluster; a cluster that is left over, or shares no sample with the class left for it, is missing.
 
     Raises:
-        ClipAlignError: Lengths differ, there is no sample, or an input is of the wrong kind.
+        `ClipAlignError`: Lengths differ, there is no sample, or an input is of the wrong kind.
 
     Example:
+        ```python
         >>> match_clusters(["cat", "cat", "dog"], [7, 7, 2])
         {2: 'dog', 7: 'cat'}
+        ```
     """
     labels, predictions = as_array(labels, "labels"), as_array(predictions, "predictions")
     codes, _ = _checked(labels, predictions, None)
@@ -69,9 +75,10 @@ def clustering_report(labels: Any, predictions: Any, known_mask: Any = None) -> 
     """All that is usually reported of a clustering: accuracies, balanced accuracies, NMI and ARI.
 
     Args:
-        labels: [N], true classes, integers or strings.
-        predictions: [N], clusters, integers or strings.
-        known_mask: [N] of bool, as in `clustering_accuracy`; without it `old` and `new` are left out.
+        labels (array `[N]`): true classes, integers or strings.
+        predictions (array `[N]`): clusters, integers or strings.
+        known_mask (array `[N]`, *optional*): booleans, as in `clustering_accuracy`; without it `old` and `new` are
+            left out.
 
     Returns:
         `all`, `old`, `new` and `balanced_all`, `balanced_old`, `balanced_new` as in `clustering_accuracy`; `nmi`, the
@@ -79,12 +86,14 @@ def clustering_report(labels: Any, predictions: Any, known_mask: Any = None) -> 
         chance, at most 1 (both of scikit-learn); `n_classes` and `n_clusters`, how many occur.
 
     Raises:
-        ClipAlignError: As `clustering_accuracy`.
+        `ClipAlignError`: As `clustering_accuracy`.
 
     Example:
+        ```python
         >>> report = clustering_report(["cat", "cat", "dog", "dog"], [1, 1, 0, 0])
         >>> report["all"], report["nmi"], report["ari"]
         (1.0, 1.0, 1.0)
+        ```
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 

@@ -19,9 +19,9 @@ def modality_gap(image_embeds: Any, text_embeds: Any, seed: int = 0) -> dict[str
     """How far apart the embeddings of two modalities lie.
 
     Args:
-        image_embeds: [N, d]; made unit length here.
-        text_embeds: [M, d]; likewise.
-        seed: Of the split into folds.
+        image_embeds (array `[N, d]`): made unit length here.
+        text_embeds (array `[M, d]`): likewise.
+        seed (`int`, *optional*, defaults to 0): of the split into folds.
 
     Returns:
         `centroid_distance`: Euclidean distance of the means of the unit vectors, 0 to 2 ("Mind the Gap", Liang et al.
@@ -30,12 +30,14 @@ def modality_gap(image_embeds: Any, text_embeds: Any, seed: int = 0) -> dict[str
         (apart). Near-duplicates across folds, such as many captions of one image, make it a little optimistic.
 
     Raises:
-        ClipAlignError: Widths differ, values are not finite, a row is zero, or a modality has fewer than five rows.
+        `ClipAlignError`: Widths differ, values are not finite, a row is zero, or a modality has fewer than five rows.
 
     Example:
+        ```python
         >>> gap = modality_gap([[1.0, 0.1], [1.0, 0.0], [1.0, 0.2], [1.0, 0.3], [1.0, 0.4]], [[0.0, 1.0]] * 5)
         >>> gap["linear_separability"]
         1.0
+        ```
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -67,13 +69,13 @@ def intra_modal_report(
     A model that was trained across modalities only may rank pairs well across and badly within.
 
     Args:
-        image_embeds: [N, d].
-        image_labels: N integers or strings.
-        text_embeds: [M, d].
-        text_labels: M, from the same classes as `image_labels`.
-        bins: Number of bins of the histograms over [-1, 1].
-        max_pairs: Most pairs per kind, drawn at random; None takes all.
-        seed: Of the draw.
+        image_embeds (array `[N, d]`): features.
+        image_labels (array): N integers or strings.
+        text_embeds (array `[M, d]`): features.
+        text_labels (array): M, from the same classes as `image_labels`.
+        bins (`int`, *optional*, defaults to 100): number of bins of the histograms over [-1, 1].
+        max_pairs (`int`, *optional*, defaults to 200,000): most pairs per kind, drawn at random; None takes all.
+        seed (`int`, *optional*, defaults to 0): of the draw.
 
     Returns:
         By kind, "image-image", "text-text" and "image-text": `positive` and `negative` with `mean`, `std`, `pairs` and
@@ -81,13 +83,15 @@ def intra_modal_report(
         with one item per class has no positive pairs within; its kind is left out.
 
     Raises:
-        ClipAlignError: Widths differ, values are not finite, no class has both an image and a text, there is no bin.
+        `ClipAlignError`: Widths differ, values are not finite, no class has both an image and a text, there is no bin.
 
     Example:
+        ```python
         >>> images = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]
         >>> report = intra_modal_report(images, [0, 0, 1], [[1.0, 0.2], [0.2, 1.0]], [0, 1])
         >>> list(report)
         ['image-image', 'image-text']
+        ```
     """
     check_bins(bins)
     _unit_pair(image_embeds, text_embeds)

@@ -31,12 +31,12 @@ def multilabel_metrics(
     and left out of the means.
 
     Args:
-        labels: [N, F], 1 present, 0 absent, NaN not known (left out).
-        scores: [N, F], higher where a finding is more likely.
-        threshold: Scores at or above it, rounded to the precision of the scores, count as present; one number, or one
-            for each finding.
-        predictions: [N, F] hard labels, 1 or 0, to be used instead of a threshold.
-        finding_names: F names. Default: "0", "1", …
+        labels (array `[N, F]`): 1 present, 0 absent, NaN not known (left out).
+        scores (array `[N, F]`): higher where a finding is more likely.
+        threshold (`float` or `Sequence[float]`, *optional*, defaults to 0.5): scores at or above it, rounded to the
+            precision of the scores, count as present; one number, or one for each finding.
+        predictions (array `[N, F]`, *optional*): hard labels, 1 or 0, to be used instead of a threshold.
+        finding_names (`Sequence[str]`, *optional*): F names. Default: "0", "1", …
 
     Returns:
         `auroc` and `f1` by finding (NaN where undefined); `macro_auroc`, `macro_f1`: plain means over the defined
@@ -45,12 +45,14 @@ def multilabel_metrics(
         `undefined`: names. A mean of nothing is NaN.
 
     Raises:
-        ClipAlignError: Shapes do not fit, labels are not 0, 1 or NaN, scores are not finite, a threshold is NaN,
+        `ClipAlignError`: Shapes do not fit, labels are not 0, 1 or NaN, scores are not finite, a threshold is NaN,
             predictions are not 0 or 1, names repeat.
 
     Example:
+        ```python
         >>> multilabel_metrics([[1], [0], [1]], [[0.9], [0.2], [0.4]])["macro_auroc"]
         1.0
+        ```
     """
     from sklearn.metrics import f1_score, roc_auc_score
 
@@ -95,11 +97,11 @@ def multilabel_intervals(
 
     Args:
         labels, scores, threshold, predictions, finding_names: See [`multilabel_metrics`].
-        groups: [N] integers or texts, none empty, the patient of each row for example: rows of a group are drawn
-            together.
-        n_resamples: Number of resamples.
-        level: Coverage, between 0 and 1.
-        seed: Seed of the resampling.
+        groups (array `[N]`, *optional*): integers or texts, none empty, the patient of each row for example: rows of a
+            group are drawn together.
+        n_resamples (`int`, *optional*, defaults to 1000): number of resamples.
+        level (`float`, *optional*, defaults to 0.95): coverage, between 0 and 1.
+        seed (`int`, *optional*, defaults to 0): seed of the resampling.
 
     Returns:
         `auroc/<finding>`, `f1/<finding>`, `macro_auroc` and `macro_f1`: (low, high). A resample without both classes
@@ -107,12 +109,14 @@ def multilabel_intervals(
         out.
 
     Raises:
-        ClipAlignError: As [`multilabel_metrics`], a level outside (0, 1), no whole number of resamples, or groups
+        `ClipAlignError`: As [`multilabel_metrics`], a level outside (0, 1), no whole number of resamples, or groups
             that are no labels.
 
     Example:
+        ```python
         >>> multilabel_intervals([[1], [0], [1], [0]], [[0.9], [0.2], [0.8], [0.1]])["macro_auroc"]
         (1.0, 1.0)
+        ```
     """
     if not 0 < level < 1 or not isinstance(n_resamples, (int, np.integer)) or n_resamples < 1:
         raise ClipAlignError(
@@ -155,9 +159,12 @@ def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, bas
     finding without a score after the last task or after the task that taught it is named.
 
     Args:
-        matrix: [T, F] scores, one row per task. Without `learned_at` it must be square: finding j is taught by task j.
-        learned_at: [F], the first task that teaches each finding. All 0 where every task teaches every finding.
-        baseline: [F], scores before the first task, for forward transfer. Default: none, and no forward transfer.
+        matrix (array `[T, F]`): scores, one row per task. Without `learned_at` it must be square: finding j is taught
+            by task j.
+        learned_at (`Sequence[int]`, *optional*): [F], the first task that teaches each finding. All 0 where every task
+            teaches every finding.
+        baseline (array `[F]`, *optional*): scores before the first task, for forward transfer. Default: none, and no
+            forward transfer.
 
     Returns:
         `forgetting`, `backward_transfer`, `average` (mean of the last row) and, with a baseline, `forward_transfer`:
@@ -165,11 +172,13 @@ def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, bas
         scores.
 
     Raises:
-        ClipAlignError: Shapes do not fit, infinite scores, or a task number outside the matrix.
+        `ClipAlignError`: Shapes do not fit, infinite scores, or a task number outside the matrix.
 
     Example:
+        ```python
         >>> forgetting_metrics([[0.75, 0.5], [0.5, 0.75]])["backward_transfer"]
         -0.25
+        ```
     """
     scores = as_floats(matrix, "matrix")
     if scores.ndim != 2 or 0 in scores.shape or (learned_at is None and scores.shape[0] != scores.shape[1]):

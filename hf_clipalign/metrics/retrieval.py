@@ -49,34 +49,39 @@ def retrieval_metrics(
     exist for one block of queries at a time, never for all; of different vectors they are rounded to about 1e-7.
 
     Args:
-        query: Features [Q, d], torch or NumPy.
-        gallery: Features [N, d].
-        query_labels: Q integers or strings (list, array or tensor).
-        gallery_labels: N labels of the same kind.
-        exclude_self: Query i is gallery item i and is left out of its own list. Needs Q = N and the same labels.
-        ks: Cut-offs of `recall_at_k`; one beyond the gallery means the whole gallery.
-        normalize: Scale the rows to unit length first. With False the similarity is the plain dot product.
-        definition: `"standard"` leaves queries without a relevant item out of the means and counts them.
-            `"reference"` follows the research code of IsoCLIP and Cross the Gap: such queries count as 0 (as NaN in
-            `map_at_r`, which makes its mean NaN), and with `exclude_self` the list of `map_at_r` is cut one rank
-            later, at n + 1.
-        per_query: Add `per_query`, a dictionary of float arrays [Q] with the same names (NaN where a query has no
-            relevant item).
-        block_size: Queries per block; by default chosen so that a block takes about 200 MB.
-        device: Where to compute; by default where `query` is.
+        query (array `[Q, d]`): features, torch or NumPy.
+        gallery (array `[N, d]`): features.
+        query_labels (array): Q integers or strings (list, array or tensor).
+        gallery_labels (array): N labels of the same kind.
+        exclude_self (`bool`, *optional*, defaults to False): query i is gallery item i and is left out of its own
+            list. Needs Q = N and the same labels.
+        ks (`Sequence[int]`, *optional*, defaults to (1, 5, 10)): cut-offs of `recall_at_k`; one beyond the gallery
+            means the whole gallery.
+        normalize (`bool`, *optional*, defaults to True): scale the rows to unit length first. With False the
+            similarity is the plain dot product.
+        definition (`"standard"` or `"reference"`, *optional*, defaults to 'standard'): `"standard"` leaves queries
+            without a relevant item out of the means and counts them. `"reference"` follows the research code of
+            IsoCLIP and Cross the Gap: such queries count as 0 (as NaN in `map_at_r`, which makes its mean NaN), and
+            with `exclude_self` the list of `map_at_r` is cut one rank later, at n + 1.
+        per_query (`bool`, *optional*, defaults to False): add `per_query`, a dictionary of float arrays [Q] with the
+            same names (NaN where a query has no relevant item).
+        block_size (`int`, *optional*): queries per block; by default chosen so that a block takes about 200 MB.
+        device (`torch.device` or `str`, *optional*): where to compute; by default where `query` is.
 
     Returns:
         `map`, `map_at_r`, `r_precision` and `recall_at_<k>` as fractions in [0, 1], `n_queries` (how many the means
         are over) and `n_without_positive`.
 
     Raises:
-        ClipAlignError: Shapes, lengths or kinds of labels do not fit, features are not finite, or no query has a
+        `ClipAlignError`: Shapes, lengths or kinds of labels do not fit, features are not finite, or no query has a
             relevant item.
 
     Example:
+        ```python
         >>> features = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]
         >>> retrieval_metrics(features, features, [0, 0, 1, 1], [0, 0, 1, 1], exclude_self=True)["map"]
         1.0
+        ```
     """
     similarities, shape, device = _cosines(query, gallery, normalize, device)
     task = match_labels(query_labels, gallery_labels, *shape, exclude_self, device)
@@ -98,25 +103,29 @@ def retrieval_metrics_from_similarities(
     """[`retrieval_metrics`] from similarities that you computed yourself.
 
     Args:
-        similarities: [Q, N], higher is closer, compared in float32. It is not changed.
-        query_labels: Q integers or strings.
-        gallery_labels: N labels of the same kind.
-        exclude_self: Query i is gallery item i and is left out of its own list.
-        ks: Cut-offs of `recall_at_k`.
-        definition: See [`retrieval_metrics`].
-        per_query: See [`retrieval_metrics`].
-        block_size: Queries per block; by default chosen so that a block takes about 200 MB.
-        device: Where to compute, block by block; by default where `similarities` is.
+        similarities (array `[Q, N]`): higher is closer, compared in float32. It is not changed.
+        query_labels (array): Q integers or strings.
+        gallery_labels (array): N labels of the same kind.
+        exclude_self (`bool`, *optional*, defaults to False): query i is gallery item i and is left out of its own
+            list.
+        ks (`Sequence[int]`, *optional*, defaults to (1, 5, 10)): cut-offs of `recall_at_k`.
+        definition (`"standard"` or `"reference"`, *optional*, defaults to 'standard'): see [`retrieval_metrics`].
+        per_query (`bool`, *optional*, defaults to False): see [`retrieval_metrics`].
+        block_size (`int`, *optional*): queries per block; by default chosen so that a block takes about 200 MB.
+        device (`torch.device` or `str`, *optional*): where to compute, block by block; by default where `similarities`
+            is.
 
     Returns:
         The dictionary of [`retrieval_metrics`].
 
     Raises:
-        ClipAlignError: As for [`retrieval_metrics`].
+        `ClipAlignError`: As for [`retrieval_metrics`].
 
     Example:
+        ```python
         >>> retrieval_metrics_from_similarities([[0.9, 0.2, 0.4]], ["cat"], ["cat", "cat", "dog"])["r_precision"]
         0.5
+        ```
     """
     table = in_float32_range(as_matrix(similarities, "similarities"))
     device = table.device if device is None else torch.device(device)
@@ -147,29 +156,34 @@ def retrieval_metrics_from_qrels(
     sum that an order could reach, as trec_eval does (Järvelin and Kekäläinen 2002). Ties count against the query.
 
     Args:
-        query: Features [Q, d], torch or NumPy.
-        gallery: Features [N, d].
-        relevant: For each query the positions in the gallery of its relevant items, each once; Q arrays, also empty.
-        grades: For each query how relevant they are, above 0, in the same order. Default: all 1.
-        excluded: For each query a position in the gallery that is left out of its list, or -1, [Q]. Default: none.
-        ks: Cut-offs of `recall_at_k` and `ndcg_at_k`.
-        normalize: Scale the rows to unit length first.
-        per_query: Add `per_query`, a dictionary of float arrays [Q].
-        block_size: Queries per block; by default chosen so that a block takes about 200 MB.
-        device: Where to compute; by default where `query` is.
+        query (array `[Q, d]`): features, torch or NumPy.
+        gallery (array `[N, d]`): features.
+        relevant (`Sequence`): for each query the positions in the gallery of its relevant items, each once; Q arrays,
+            also empty.
+        grades (`Sequence`, *optional*): for each query how relevant they are, above 0, in the same order. Default: all
+            1.
+        excluded (array, *optional*): for each query a position in the gallery that is left out of its list, or -1,
+            [Q]. Default: none.
+        ks (`Sequence[int]`, *optional*, defaults to (1, 5, 10)): cut-offs of `recall_at_k` and `ndcg_at_k`.
+        normalize (`bool`, *optional*, defaults to True): scale the rows to unit length first.
+        per_query (`bool`, *optional*, defaults to False): add `per_query`, a dictionary of float arrays [Q].
+        block_size (`int`, *optional*): queries per block; by default chosen so that a block takes about 200 MB.
+        device (`torch.device` or `str`, *optional*): where to compute; by default where `query` is.
 
     Returns:
         The dictionary of [`retrieval_metrics`] with `ndcg_at_<k>`. Queries without a relevant item are left out of
         the means and counted.
 
     Raises:
-        ClipAlignError: Shapes or lengths do not fit, a position is outside the gallery, appears twice or is excluded,
-            a grade is not above 0, or no query has a relevant item.
+        `ClipAlignError`: Shapes or lengths do not fit, a position is outside the gallery, appears twice or is
+            excluded, a grade is not above 0, or no query has a relevant item.
 
     Example:
+        ```python
         >>> features = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]
         >>> retrieval_metrics_from_qrels([[1.0, 0.1]], features, [[1]], excluded=[0])["ndcg_at_10"]
         1.0
+        ```
     """
     similarities, shape, device = _cosines(query, gallery, normalize, device)
     task = match_pairs(relevant, grades, excluded, *shape, device)

@@ -39,26 +39,28 @@ def revisited_retrieval_metrics(
     - `precision_at_<k>_<setting>`: share of positives in the first min(k, rank of the last positive) items.
 
     Args:
-        similarities: [Q, N], higher is closer, compared in float32. A positive stands after the other items that tie
-            with it.
-        easy: Boolean or 0/1 mask [Q, N], or for each query a list of gallery positions.
-        hard: Likewise.
-        junk: Likewise.
-        ks: Cut-offs of the precision.
-        per_query: Add `per_query`, a dictionary of float arrays [Q] with the same names, NaN for queries without a
-            positive.
-        block_size: Queries per block; by default chosen so that a block takes about 200 MB.
+        similarities (array `[Q, N]`): higher is closer, compared in float32. A positive stands after the other items
+            that tie with it.
+        easy (array): boolean or 0/1 mask [Q, N], or for each query a list of gallery positions.
+        hard (array): likewise.
+        junk (array): likewise.
+        ks (`Sequence[int]`, *optional*, defaults to (1, 5, 10)): cut-offs of the precision.
+        per_query (`bool`, *optional*, defaults to False): add `per_query`, a dictionary of float arrays [Q] with the
+            same names, NaN for queries without a positive.
+        block_size (`int`, *optional*): queries per block; by default chosen so that a block takes about 200 MB.
 
     Returns:
         The metrics as fractions in [0, 1] (means over the queries that have a positive in the setting; NaN if none
         has one), and for each setting `n_queries_<setting>` and `n_without_positive_<setting>`.
 
     Raises:
-        ClipAlignError: A mask or list does not fit the similarities, or these are not finite.
+        `ClipAlignError`: A mask or list does not fit the similarities, or these are not finite.
 
     Example:
+        ```python
         >>> revisited_retrieval_metrics([[0.9, 0.5, 0.1]], easy=[[0]], hard=[[2]], junk=[[]])["map_easy"]
         1.0
+        ```
     """
     table = in_float32_range(as_matrix(similarities, "similarities"))
     ks = check_ks(ks)
