@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_clipalign import IsoCLIPModel
-from hf_clipalign._files import atomic_file
 from hf_clipalign.data import load_mini
 from hf_clipalign.hub import CardEvaluation, ModelCardInfo, build_card, retrieval_evaluation
 from hf_clipalign.hub.push import SPECTRUM_FILE, save_spectrum
@@ -118,8 +117,9 @@ def all_cards() -> list[ModelCardInfo]:
 def main() -> None:
     """Writes every card, and the spectrum where a card shows one."""
     for info in all_cards():
-        with atomic_file(FOLDER / info.name / "README.md") as staging:
-            staging.write_text(str(build_card(info)), encoding="utf-8")
+        folder = FOLDER / info.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(str(build_card(info)), encoding="utf-8")
         if info.has_spectrum:
             bands = {"image_band": info.image_band, "text_band": info.text_band}
             model = IsoCLIPModel.from_clip_pretrained(load_mini().student, **bands)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 from hf_clipalign.backbones.registry import as_dual_encoder
 from hf_clipalign.backbones.text import tokenize

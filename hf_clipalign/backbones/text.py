@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 
 _SHOWN_CHARACTERS = 60

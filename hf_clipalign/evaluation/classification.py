@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._rows import EqualRows, similarities
-from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import as_dual_encoder, tokenize
 from hf_clipalign.data import clean_class_name, fill
 from hf_clipalign.evaluation.heads import Head

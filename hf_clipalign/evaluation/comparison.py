@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import EqualRows, top_k
-from hf_clipalign._sequences import as_array, as_list
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.evaluation.tasks import JudgedPairs, RetrievalTask, score_retrieval

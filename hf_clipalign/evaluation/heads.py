@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import map_rows, unit_rows
-from hf_clipalign._suggestions import unknown_name
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.features.in_memory import project_image_features
 from hf_clipalign.isoclip.bands import Band

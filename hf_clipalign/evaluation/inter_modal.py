@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.sequences import as_list
+from hf_clipalign._checks.suggestions import unknown_name
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import similarities, top_k
-from hf_clipalign._sequences import as_list
-from hf_clipalign._suggestions import unknown_name
-from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.evaluation.classification import zero_shot_weights

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import atomic_file
 from hf_clipalign._rows import similarities
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.backbones import as_dual_encoder

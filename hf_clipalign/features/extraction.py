@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import hf_clipalign
+from hf_clipalign._checks.tensors import parse_dtype
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import parse_dtype
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.data import Captions, ImageSource, ImageStream, StreamRecord, TextSource, open_source, open_stream
 from hf_clipalign.features.description import describe_image_processor, describe_model, describe_tokenizer

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import printable
 from hf_clipalign.data import ImageSource, ImageStream, read_image
 from hf_clipalign.data.images.processing import process_images, reduce_image
 from hf_clipalign.data.images.streams import StreamRecord

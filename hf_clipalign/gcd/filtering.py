@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
 from hf_clipalign.data import check_names
 from hf_clipalign.gcd.eigen import SymmetricEigen, add_outer_products
 from hf_clipalign.gcd.filtering_result import SpectralFilterResult

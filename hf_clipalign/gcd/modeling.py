@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._hooks import push
-from hf_clipalign._numbers import check_integer
 from hf_clipalign._publishing import save_whole
 from hf_clipalign.backbones import (
     DualEncoder,

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.numbers import check_integer
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer
 from hf_clipalign._rows import in_float32_range, unit_rows
-from hf_clipalign._sequences import as_array, as_list
 from hf_clipalign.data.labels.columns import is_missing
 from hf_clipalign.gcd.similarities import finite_rows
 from hf_clipalign.metrics import clustering_accuracy

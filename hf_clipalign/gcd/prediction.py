@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
 from hf_clipalign.data import read_image
 from hf_clipalign.gcd.explanation import concept_contributions, top_concepts
 

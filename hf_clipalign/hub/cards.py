@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._masking import is_hub_id, public_name
+from hf_clipalign._io.masking import is_hub_id, public_name
 from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.hub.markdown import one_line, render
 from hf_clipalign.papers import Paper, paper

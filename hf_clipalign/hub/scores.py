@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._masking import is_hub_id, public_name
+from hf_clipalign._io.masking import is_hub_id, public_name
 from hf_clipalign.evaluation import IncrementalResult, ResultTable
 from hf_clipalign.evaluation.comparison import HeadScores, RetrievalComparison
 from hf_clipalign.evaluation.reports.pages import ReportTable

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.numbers import check_integer, check_number
+from hf_clipalign._checks.tensors import as_numbers, check_finite
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
 from hf_clipalign._rows import unit_rows
-from hf_clipalign._tensors import as_numbers, check_finite
 
 INIT_STD = 0.02
 DEFAULT_SEED = 0

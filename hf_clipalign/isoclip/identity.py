@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._json import read_json
+from hf_clipalign._io.limited_json import read_json
 from hf_clipalign.backbones import as_dual_encoder
 
 _CACHE_FOLDER = re.compile(r"^models--(?P<owner>[^/]+?)--(?P<name>[^/]+)$")

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_folder
 from hf_clipalign._hooks import push
+from hf_clipalign._io.files import atomic_folder
 from hf_clipalign._publishing import not_of_a_model, save_whole
 from hf_clipalign.backbones import (
     DualEncoder,

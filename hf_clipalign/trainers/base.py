@@ -20,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._masking import describe_run, without_paths
+from hf_clipalign._io.masking import describe_run, without_paths
 from hf_clipalign._processes import leave_at_exit
 from hf_clipalign.data import ImageSource
 from hf_clipalign.trainers.cards import write_card

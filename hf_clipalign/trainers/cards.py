@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import hf_clipalign
-from hf_clipalign._files import atomic_file
-from hf_clipalign._masking import public_name
+from hf_clipalign._io.files import atomic_file
+from hf_clipalign._io.masking import public_name
 from hf_clipalign.evaluation import ReportTable, ResultTable
 from hf_clipalign.hub.cards import CardEvaluation, ModelCardInfo, build_card
 from hf_clipalign.hub.scores import table_evaluation

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._suggestions import unknown_name
 from hf_clipalign.cli.commands.evaluation_run import (
     EvaluationRun,
     fixed_band,

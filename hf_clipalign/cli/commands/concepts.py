@@ -121,7 +121,7 @@ def _names(dictionary: str | None, column: str | None, also: str | None) -> list
 
 def _report(result: Any, made: dict[str, Any], top: int, out: Path) -> None:
     """Prints the tables; writes concepts.json, concepts.csv and concepts.png."""
-    from hf_clipalign._files import atomic_file
+    from hf_clipalign._io.files import atomic_file
 
     console.print(result.table(top))
     console.print(result.component_table())
@@ -159,7 +159,7 @@ def _features(
 
 def _show(result: Any, loaded: Any, store: Any, source: Any, texts: Any, out: Path) -> Path:
     """Writes the images that show the first concepts best."""
-    from hf_clipalign._files import atomic_file
+    from hf_clipalign._io.files import atomic_file
     from hf_clipalign.evaluation import plot_image_rows, strongest_images
 
     shown = result.retained[:_SHOWN_CONCEPTS]

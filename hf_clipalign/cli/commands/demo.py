@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from hf_clipalign._suggestions import unknown_name
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign.cli.options import console, folder_option, next_step
 
 
@@ -26,7 +26,7 @@ def demo(
     """
     from transformers.utils import logging
 
-    from hf_clipalign._files import atomic_file
+    from hf_clipalign._io.files import atomic_file
     from hf_clipalign.evaluation import write_report
     from hf_clipalign.evaluation.mini_study import MODELS, run_mini_study
 

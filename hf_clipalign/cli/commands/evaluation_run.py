@@ -115,7 +115,7 @@ def fixed_band(run: EvaluationRun, modality: str) -> tuple[int, int] | None:
 
 def write_results(run: EvaluationRun, out: Path, title: str) -> None:
     """Writes `results.json` and `index.html` to a folder, and says where they are."""
-    from hf_clipalign._files import atomic_file
+    from hf_clipalign._io.files import atomic_file
     from hf_clipalign.evaluation import write_report
 
     with atomic_file(out / "results.json") as staging:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._suggestions import unknown_name
 from hf_clipalign.cli.commands.push import OverwriteOption
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, next_step, parse_band

@@ -29,7 +29,7 @@ def spectrum(
 
     Example: [bold]clipalign spectrum --model openai/clip-vit-base-patch32[/]
     """
-    from hf_clipalign._files import atomic_file
+    from hf_clipalign._io.files import atomic_file
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import plot_spectrum
     from hf_clipalign.isoclip import decompose, known_bands

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._texts import as_texts
 from hf_clipalign.data.images.source import as_names, check_lengths, digest
 from hf_clipalign.data.labels.columns import class_labels
 

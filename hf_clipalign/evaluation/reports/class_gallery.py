@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_clipalign._numbers import check_integer
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign.data import GCDSplit
 from hf_clipalign.evaluation.reports.pages import ImageRow, Match, Section
 from hf_clipalign.metrics.clustering import match_clusters

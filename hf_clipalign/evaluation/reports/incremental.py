@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import atomic_file
 from hf_clipalign.evaluation.incremental import METRICS, IncrementalResult
 from hf_clipalign.evaluation.reports.pages import Section, write_report
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import atomic_file
 from hf_clipalign._tables import NumberTable
 
 _THUMBNAIL = 64

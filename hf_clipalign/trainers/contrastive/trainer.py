@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import atomic_file
 from hf_clipalign.backbones import tokenize
 from hf_clipalign.data import ImageSource, from_dataset
 from hf_clipalign.hub.export.common import processor_part

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import explained_read
+from hf_clipalign._io.files import explained_read
 from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.features.storage.manifest import Column, Kind

@@ -14,7 +14,7 @@ from torch.optim import SGD, Optimizer
 from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._masking import public_name
+from hf_clipalign._io.masking import public_name
 from hf_clipalign.data import GCDSplit
 from hf_clipalign.data.splits.gcd import check_class_count
 from hf_clipalign.gcd import SpectralGCDModel

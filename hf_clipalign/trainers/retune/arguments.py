@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted
 from hf_clipalign.data.labels.findings import POLICIES
 from hf_clipalign.losses.retune import SCORES
 from hf_clipalign.trainers.arguments import AlignmentTrainingArguments

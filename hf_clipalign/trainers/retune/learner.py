@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_clipalign._checks.tensors import check_tensors
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import check_tensors
 from hf_clipalign.backbones import as_dual_encoder, encode_texts
 from hf_clipalign.data import FindingPrompts
 from hf_clipalign.features import backbone_hash

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file, atomic_folder, exclusive_lock
+from hf_clipalign._io.files import atomic_file, atomic_folder, exclusive_lock
 from hf_clipalign.data import FindingPrompts
 from hf_clipalign.evaluation import IncrementalResult
 from hf_clipalign.hub.retune_folder import STATE_FILE

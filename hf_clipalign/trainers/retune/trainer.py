@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.trainer_utils import TrainOutput
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._masking import public_name
+from hf_clipalign._io.masking import public_name
 from hf_clipalign.data import FindingPrompts, IncrementalTask, joint
 from hf_clipalign.evaluation import IncrementalResult
 from hf_clipalign.features import LabelledEmbeddings
