@@ -24,7 +24,7 @@ LICENCE = {
     "licences in the package's `licences.tsv`.",
 }
 LIMITS = (
-    "Not a general CLIP: it knows emoji and icons on plain paper, no photographs, and the words of their names only.",
+    "Not a general CLIP: trained on emoji and icons on plain paper and the words of their names, not on photographs.",
     "Images have to be put on white before the processor sees them: `hf_clipalign.data.read_image` does it.",
     "One training run, 909 image queries and 301 text queries: look at the intervals, not at single points.",
 )
@@ -72,8 +72,8 @@ def isoclip_card(results: dict[str, Any]) -> ModelCardInfo:
         method="isoclip",
         image_band=image,
         text_band=text,
-        description=f"Written by `{command}`. The bands were chosen on emoji that the model knows; all results are on "
-        "emoji whose concepts it never saw.",
+        description=f"Written by `{command}`. The bands were chosen on emoji that the model has seen; all results are "
+        "on emoji whose concepts it never saw.",
         has_spectrum=True,
         evaluations=evaluations(results, "isoclip", ("image", "text")),
         limits=LIMITS,

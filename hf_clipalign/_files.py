@@ -7,9 +7,11 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hf_clipalign import _lock_files
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._replacing import files_below, flush, flush_tree, replace_folder
 from hf_clipalign._staging import remove_stale, remove_stale_once, staging_path
@@ -85,10 +87,17 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: str | Path, message: str) -> Iterator[None]:
+def exclusive_lock(path: str | Path, message: str, patience: float = 0.0) -> Iterator[None]:
     """Holds the lock file `path` until the block ends; the operating system frees it when the process dies.
 
     The lock belongs to this process alone: worker processes do not inherit it, so a killed run leaves none behind.
+    Where the file system has no locks (ENOLCK, ENOTSUP, ENOSYS), a file `PATH.held` stands for it: one that a killed
+    run of this machine left is removed with a warning, one of another machine is named in the error.
+
+    Args:
+        path (`str` or `Path`): the lock file.
+        message (`str`): the error if another process holds it.
+        patience (`float`): seconds to wait for it. Default 0.
 
     Raises:
         `ClipAlignError`: with `message`, if it is held already; or `path` cannot be written to.
@@ -96,25 +105,65 @@ def exclusive_lock(path: str | Path, message: str) -> Iterator[None]:
     target = Path(path)
     with explained_write(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        name = os.path.realpath(target)
-        if name in _HELD:
-            raise ClipAlignError(message)
-        handle = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
-    _HELD.add(name)
+        release = _acquired(target, message, patience)
     try:
-        if not _try_lock(handle):
-            raise ClipAlignError(message)
         yield
     finally:
-        _HELD.discard(name)
-        os.close(handle)
+        release()
 
 
 _HELD: set[str] = set()
 """Lock files that this process holds: the operating system does not keep a process out of its own lock."""
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_PAUSE = 0.05
 
-def _try_lock(handle: int) -> bool:
+
+def _acquired(target: Path, message: str, patience: float) -> Callable[[], None]:
+    """What gives the lock back."""
+    end = time.monotonic() + patience
+    while True:
+        found = _take(target)
+        if callable(found):
+            return found
+        if time.monotonic() >= end:
+            raise ClipAlignError(f"{message} ({found})" if found else message)
+        time.sleep(_PAUSE)
+
+
+def _take(target: Path) -> Callable[[], None] | str:
+    """What gives the lock back, or who has it, if that is known."""
+    name = os.path.realpath(target)
+    if name in _HELD:
+        return ""
+    handle = os.open(target, os.O_RDWR | os.O_CREAT, 0o666)
+    stand_in: Path | None = None
+    try:
+        locked = _try_lock(handle)
+        if locked is None:
+            stand_in = target.with_name(f"{target.name}.held")
+            if (holder := _lock_files.take(stand_in)) is not None:
+                os.close(handle)
+                return holder
+        elif not locked:
+            os.close(handle)
+            return ""
+    except BaseException:
+        os.close(handle)
+        raise
+    _HELD.add(name)
+
+    def release() -> None:
+        _HELD.discard(name)
+        if stand_in is not None:
+            _lock_files.release(stand_in)
+        os.close(handle)
+
+    return release
+
+
+def _try_lock(handle: int) -> bool | None:
+    """Whether the lock is ours now; None where the file system has no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -125,10 +174,24 @@ def _try_lock(handle: int) -> bool:
 
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
         raise
     return True
+
+
+@contextlib.contextmanager
+def explained_read(target: str | Path) -> Iterator[None]:
+    """Turns what the disk refuses inside the block into a `ClipAlignError` that names `target` and the cause."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ClipAlignError(
+            f"cannot read {str(target)!r}: {reason}. Nothing was changed: run again when the disk answers."
+        ) from error
 
 
 @contextlib.contextmanager

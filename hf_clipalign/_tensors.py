@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,8 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._sequences import as_array
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_ROWS_PER_SUM = 4096
 _SHOWN_ROWS = 5
 
 
@@ -46,6 +46,32 @@ def parse_dtype(dtype: str | torch.dtype, *allowed: str) -> torch.dtype:
     return getattr(torch, name)
 
 
+def as_numbers(values: Any, name: str, wanted: str = "numbers", device: torch.device | str | None = None) -> Tensor:
+    """Numbers of any kind as a tensor without gradients.
+
+    Args:
+        values (`Tensor`, array, list or table): the numbers, read by position (`as_array`).
+        name (`str`): of the argument, for errors.
+        wanted (`str`, *optional*, defaults to "numbers"): what the error asks for.
+        device (`torch.device` or `str`, *optional*): where to; by default it stays where it is.
+
+    Raises:
+        `ClipAlignError`: strings, other objects, complex numbers or rows of several lengths.
+    """
+    if not isinstance(values, Tensor):
+        array = as_array(values, name)
+        if array.dtype.kind not in "biuf":
+            raise ClipAlignError(f"{name} must be {wanted}, got entries of the type {array.dtype}")
+        if array.dtype.itemsize > 8:
+            array = array.astype(np.float64)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
+            values = torch.from_numpy(array)
+    if values.is_complex():
+        raise ClipAlignError(f"{name} must be {wanted}, got complex numbers")
+    return values.detach().to(device)
+
+
 def check_finite(table: Tensor, name: str, describe: Callable[[int], str] = str) -> None:
     """Refuses NaN and infinite values.
 
@@ -57,83 +83,18 @@ def check_finite(table: Tensor, name: str, describe: Callable[[int], str] = str)
     Raises:
         `ClipAlignError`: it names the first rows that hold such values.
     """
-    if not table.is_floating_point() or not table.numel():
-        return
-    rows = table.reshape(len(table), -1) if table.ndim else table.reshape(1, 1)
-    suspects = (~rows.sum(dim=1).isfinite()).nonzero().flatten()  # a sum may also overflow
-    bad = suspects[~rows[suspects].isfinite().all(dim=1)].tolist()
-    if bad:
+    if bad := not_finite_rows(table):
         shown = ", ".join(describe(row) for row in bad[:_SHOWN_ROWS]) + (", …" if len(bad) > _SHOWN_ROWS else "")
+        n_rows = len(table) if table.ndim else 1
         raise ClipAlignError(
-            f"{name} holds NaN or infinite values in {len(bad)} of {len(rows)} rows ({shown}): remove or repair them."
+            f"{name} holds NaN or infinite values in {len(bad)} of {n_rows} rows ({shown}): remove or repair them."
         )
 
 
-class EqualRows:
-    """Which rows of a matrix hold the same numbers, so that products with them can be made equal, too.
-
-    Matrix products sum in an order that depends on where a row stands: the products of equal rows differ in their
-    last bit, and what ties is ranked by chance. Here all copies of a row take over what its first one got.
-
-    Args:
-        rows (`Tensor [N, d]`): the rows.
-
-    Example:
-        ```python
-        >>> equal = EqualRows(torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]))
-        >>> equal.tie(torch.tensor([0.5, 0.25, 0.75]))
-        tensor([0.5000, 0.2500, 0.5000])
-        ```
-    """
-
-    def __init__(self, rows: Tensor):
-        candidates = _with_equal_sums(rows)
-        found = (rows[candidates] + 0.0).cpu().contiguous()  # -0.0 + 0.0 is 0.0
-        keys = found.view(torch.uint8).numpy().view(f"V{found.shape[1] * found.element_size()}")[:, 0]
-        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        first_of = torch.from_numpy(first[inverse.reshape(-1)]).to(rows.device)
-        is_copy = first_of != torch.arange(len(candidates), device=rows.device)
-        self.copies, self.originals = candidates[is_copy], candidates[first_of[is_copy]]
-
-    def tie(self, values: Tensor, dim: int = 0) -> Tensor:
-        """`values` [.., N, ..] with what belongs to copies overwritten, in place, by what belongs to the originals."""
-        if len(self.copies):
-            values.index_copy_(dim, self.copies, values.index_select(dim, self.originals))
-        return values
-
-
-def similarities(queries: Tensor, items: Tensor) -> Tensor:
-    """`queries @ items.T`, in which equal items have equal scores.
-
-    Args:
-        queries (`Tensor [Q, d]`): of unit length where cosines are wanted.
-        items (`Tensor [N, d]`): likewise.
-
-    Returns:
-        `Tensor [Q, N]`.
-    """
-    return EqualRows(items).tie(queries @ items.T, dim=1)
-
-
-def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """`function(rows)`, in which equal rows have equal results.
-
-    Args:
-        function (`Callable`): maps `[N, d]` to `[N, k]`, each row for itself, but for rounding.
-        rows (`Tensor [N, d]`): the rows.
-    """
-    mapped = function(rows)
-    return mapped if mapped is rows else EqualRows(rows).tie(mapped)
-
-
-def _with_equal_sums(rows: Tensor) -> Tensor:
-    """Numbers of the rows whose bits, added up as integers, are those of another row, too: equal rows are among them.
-
-    Cheap: one pass, where sorting the rows would take many.
-    """
-    if rows.element_size() not in _INTEGERS or not rows.shape[1]:
-        return torch.arange(len(rows), device=rows.device)
-    kind = _INTEGERS[rows.element_size()]
-    sums = torch.cat([(part + 0.0).view(kind).sum(dim=1) for part in rows.detach().split(_ROWS_PER_SUM)])
-    _, inverse, counts = sums.unique(return_inverse=True, return_counts=True)
-    return (counts[inverse] > 1).nonzero().flatten()
+def not_finite_rows(table: Tensor) -> list[int]:
+    """Numbers of the rows of `table` [N, …] that hold NaN or infinite values."""
+    if not table.is_floating_point() or not table.numel():
+        return []
+    rows = table.reshape(len(table), -1) if table.ndim else table.reshape(1, 1)
+    suspects = (~rows.sum(dim=1).isfinite()).nonzero().flatten()  # a sum may also overflow
+    return suspects[~rows[suspects].isfinite().all(dim=1)].tolist()

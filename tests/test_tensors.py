@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import EqualRows, check_finite, map_rows, similarities
+from hf_clipalign._rows import EqualRows, map_rows, similarities
+from hf_clipalign._tensors import check_finite
 
 
 def test_the_rows_that_are_not_finite_are_named() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import EqualRows
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.evaluation.tasks import JudgedPairs, LabelledRetrieval, RetrievalTask, score_retrieval
 from hf_clipalign.isoclip.bands import Band
@@ -29,6 +30,15 @@ class BandSearch:
         untrimmed_score (`float`): the score of `(0, 0)` on the same data.
         metric (`str`): what was maximised.
         grid (`dict`): every band tried and its score.
+
+    Example:
+        ```python
+        >>> search = search_band(retrieval_task(features), encoder, k_top=(0, 1), k_bottom=(0, 48))
+        >>> sorted(search.grid)
+        [(0, 0), (0, 48), (1, 0), (1, 48)]
+        >>> search.score >= search.untrimmed_score
+        True
+        ```
     """
 
     band: Band
@@ -65,6 +75,15 @@ def search_band(
 
     Raises:
         `ClipAlignError`: no task, features of another width than the backbone's, an unknown metric, or no valid band.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.evaluation import retrieval_task, search_band, split_by_class
+        >>> chosen_on, reported_on = split_by_class(retrieval_task(features))
+        >>> search = search_band(chosen_on, encoder, k_top=(0, 1, 2), k_bottom=(0, 16, 48))
+        >>> len(search.grid), search.band in search.grid
+        (9, True)
+        ```
     """
     tasks = [validation] if isinstance(validation, (LabelledRetrieval, JudgedPairs)) else list(validation)
     projector = encoder.projector(modality).matrix.detach().float()
@@ -73,13 +92,14 @@ def search_band(
     directions = (spectrum.U if modality == "image" else spectrum.V).float()
     mapped = projector @ directions
     rotated = [(task.query @ directions.to(task.query), task.gallery @ directions.to(task.gallery)) for task in tasks]
+    copies = [EqualRows(task.gallery) for task in tasks]
 
     def score(band: Band) -> float:
         kept = slice(band[0], len(spectrum.S) - band[1])
         weight = mapped[:, kept].T
         return sum(
-            _score(task, query[:, kept] @ weight.to(query), gallery[:, kept] @ weight.to(gallery), metric)
-            for task, (query, gallery) in zip(tasks, rotated, strict=True)
+            _score(task, query[:, kept] @ weight.to(query), equal.tie(gallery[:, kept] @ weight.to(gallery)), metric)
+            for task, (query, gallery), equal in zip(tasks, rotated, copies, strict=True)
         ) / len(tasks)
 
     grid = {band: score(band) for band in _bands(len(spectrum.S), k_top, k_bottom)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._json import read_json
 from hf_clipalign.hub.cards import SPECTRUM_FILE, ModelCardInfo, on_hub
 from hf_clipalign.hub.retune_folder import LIMITS, NOT_FOR_DIAGNOSIS, RETUNE_TYPE
 
@@ -174,12 +174,9 @@ def _is_peft_own(peft_type: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ClipAlignError(f"cannot read {str(path)!r}: {error}. Write the folder again.") from error
-    if not isinstance(content, dict):
-        raise ClipAlignError(f"cannot read {str(path)!r}: it holds no settings by name. Write the folder again.")
-    return content
+        return read_json(path)
+    except (OSError, ClipAlignError) as error:
+        raise ClipAlignError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def _model_class(config: dict[str, Any]) -> str:

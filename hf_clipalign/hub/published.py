@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hf_clipalign._masking import mask_secrets
 from hf_clipalign.hub.cards import on_hub
 
 _CARD = "README.md"
@@ -19,9 +20,7 @@ _NAMES = ("_name_or_path", "name_or_path")
 _BASES = ("base_model_name_or_path", "tokenizer_name_or_path")
 _IS_PATH_KEY = re.compile(r".*(?:_path|_file|_dir|_folder|cache_dir)\Z")
 _IS_PATH = re.compile(r"(?i)(?:file:|~[\w.-]*[/\\]|\.{1,2}[/\\]|[a-z]:[/\\]|\\\\|/[\w.~-])")
-_TOKENS = re.compile(
-    r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|AKIA[0-9A-Z]{16})"
-)
+_CODE = "chat_template"
 
 
 def published(name: str, file: Path) -> Path | bytes:
@@ -36,7 +35,7 @@ def published(name: str, file: Path) -> Path | bytes:
     base = name.rsplit("/", 1)[-1]
     if base == _CARD:
         text = file.read_bytes()
-        masked = without_tokens(text.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        masked = mask_secrets(text.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         return file if masked == text else masked
     if base not in _CONFIGS:
         return file
@@ -64,19 +63,14 @@ def without_local_names(value: Any) -> Any:
         return {key: _without_local_name(key, part) for key, part in kept.items()}
     if isinstance(value, list):
         return [without_local_names(part) for part in value]
-    return without_tokens(value) if isinstance(value, str) else value
-
-
-def without_tokens(text: str) -> str:
-    """A text without access tokens, by their shape."""
-    return _TOKENS.sub("…", text)
+    return mask_secrets(value) if isinstance(value, str) else value
 
 
 def _without_local_name(key: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        return without_local_names(value)
+    if not isinstance(value, str) or key == _CODE:
+        return value if key == _CODE else without_local_names(value)
     if key in _BASES:
         return value if on_hub(value) else None
     if _IS_PATH.match(value) or (_IS_PATH_KEY.fullmatch(key) and re.search(r"[/\\]", value)):
         return None
-    return without_tokens(value)
+    return mask_secrets(value)

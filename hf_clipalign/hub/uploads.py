@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -36,7 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 """Patterns of the files that a push uploads, by kind of folder; `*` does not reach into another folder."""
 
-_NEVER = (".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib")
+_NEVER = re.compile(r"\.(?:bin|pt|pth|ckpt|joblib|p(?:ic)?kle?)\Z", re.IGNORECASE)
 _SHOWN = 12
 
 
@@ -134,7 +135,7 @@ def _included(folder: Path, names: list[str], include: Sequence[str]) -> set[str
         if not found:
             raise ClipAlignError(f"{str(folder)!r} holds no {name!r} to include: give its path in that folder.")
         for file in sorted(found):
-            if file.endswith(_NEVER):
+            if _NEVER.search(file):
                 raise ClipAlignError(f"{file!r} cannot be included: pickles are not uploaded. Use safetensors.")
         added |= found
     return added

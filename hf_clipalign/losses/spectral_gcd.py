@@ -56,6 +56,14 @@ def spectral_gcd_losses(
 
     Raises:
         `ClipAlignError`: no tensors, the shapes do not fit, or a label is none of the K classes.
+
+    Example:
+        ```python
+        >>> views = torch.eye(2).repeat(2, 1)
+        >>> losses = spectral_gcd_losses(views, views, views, torch.tensor([0, -1]), None, teacher_temperature=0.07)
+        >>> list(losses)
+        ['loss', 'cross_entropy', 'mean_entropy', 'info_nce', 'supcon', 'clustering']
+        ```
     """
     check_tensors(logits=logits, embeddings=embeddings, cross_modal=cross_modal, labels=labels)
     if teacher_cross_modal is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -12,67 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._sequences import as_array, as_list
-from hf_clipalign._tensors import check_finite
-
-_ROWS_PER_BLOCK = 4096
-_LARGEST_EXPONENT = 60
+from hf_clipalign._tensors import as_numbers, check_finite
 
 
 def as_matrix(values: Any, name: str, device: torch.device | str | None = None) -> Tensor:
     """`values` as a finite, non-empty 2-D tensor (any number type), or an error that names it."""
-    table = _as_tensor(values, name, "a matrix of numbers [rows, columns]", device)
+    table = as_numbers(values, name, "a matrix of numbers [rows, columns]", device)
     if table.ndim != 2 or 0 in table.shape:
         raise ClipAlignError(f"{name} must be a non-empty matrix [rows, columns], got shape {tuple(table.shape)}")
     check_finite(table, name)
     return table
-
-
-def as_vector(values: Any, name: str, device: torch.device | str | None = None) -> Tensor:
-    """`values` as a tensor of numbers, or an error that names it."""
-    return _as_tensor(values, name, "numbers", device)
-
-
-def _as_tensor(values: Any, name: str, wanted: str, device: torch.device | str | None) -> Tensor:
-    if not isinstance(values, Tensor):
-        array = as_array(values, name)
-        if array.dtype.kind not in "biuf":
-            raise ClipAlignError(f"{name} must be {wanted}, got entries of the type {array.dtype}")
-        if array.dtype.itemsize > 8:
-            array = array.astype(np.float64)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
-            values = torch.from_numpy(array)
-    if values.is_complex():
-        raise ClipAlignError(f"{name} must be {wanted}, got complex numbers")
-    return values.detach().to(device)
-
-
-def unit_rows(table: Tensor) -> Tensor:
-    """The rows of `table` [N, d] scaled to unit length in float64 and rounded to float32; rows of zeros stay zero.
-
-    Neither large nor small numbers leave the range on the way, and equal rows have equal results.
-    """
-    units = torch.empty(table.shape, dtype=torch.float32, device=table.device)
-    for rows, out in zip(table.split(_ROWS_PER_BLOCK), units.split(_ROWS_PER_BLOCK), strict=True):
-        wide = (rows.cpu() if rows.device.type == "mps" else rows).double()  # mps has no float64
-        tiny = torch.finfo(wide.dtype).tiny
-        out.copy_(normalize(wide / wide.abs().amax(dim=1, keepdim=True).clamp(min=tiny), dim=1, eps=tiny))
-    return units
-
-
-def in_float32_range(table: Tensor) -> Tensor:
-    """`table` [N, d] as float32, where its numbers are beyond that range all multiplied by one power of two."""
-    if table.dtype in (torch.float16, torch.bfloat16):
-        return table.float()
-    exponent = math.frexp(float(table.abs().max()))[1]
-    if abs(exponent) <= _LARGEST_EXPONENT:
-        return table.float()
-    # in two steps: the power itself may be beyond the range
-    return ((table * 2.0 ** -(exponent // 2)) * 2.0 ** -(exponent - exponent // 2)).float()
 
 
 def check_ks(ks: Sequence[int]) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_matrix, as_vector, check_ks
+from hf_clipalign._tensors import as_numbers
+from hf_clipalign.metrics._inputs import as_matrix, check_ks
 
 
 def top_k_accuracy(logits: Any, labels: Any, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
@@ -57,7 +58,7 @@ def mean_per_class_accuracy(predictions: Any, labels: Any) -> float:
         >>> mean_per_class_accuracy([0, 0, 0, 0], [0, 0, 0, 1])
         0.5
     """
-    given = as_vector(predictions, "predictions")
+    given = as_numbers(predictions, "predictions")
     if given.ndim == 2:
         table = as_matrix(given, "predictions")
         target = _class_numbers(labels, "labels", len(table), table.shape[1], table.device)
@@ -109,7 +110,7 @@ def _ranks(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _class_numbers(labels: Any, name: str, length: int, n_classes: int | None, device: torch.device) -> Tensor:
-    target = as_vector(labels, name, device)
+    target = as_numbers(labels, name, device=device)
     if target.ndim != 1 or len(target) != length:
         raise ClipAlignError(
             f"{name} must hold one class number for each of the {length} rows, got shape {tuple(target.shape)}"

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_labels, as_matrix, check_bins, unit_rows
+from hf_clipalign._rows import unit_rows
+from hf_clipalign.metrics._inputs import as_labels, as_matrix, check_bins
 from hf_clipalign.metrics.separation import histogram_iou, pair_similarities
 
 _FOLDS = 5

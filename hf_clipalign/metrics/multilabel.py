@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._sequences import as_array, as_list
+from hf_clipalign._tensors import check_finite
 from hf_clipalign.metrics._inputs import as_floats
 from hf_clipalign.metrics.bootstrap import BLOCK_BYTES
 
@@ -108,6 +109,10 @@ def multilabel_intervals(
     Raises:
         ClipAlignError: As [`multilabel_metrics`], a level outside (0, 1), no whole number of resamples, or groups
             that are no labels.
+
+    Example:
+        >>> multilabel_intervals([[1], [0], [1], [0]], [[0.9], [0.2], [0.8], [0.1]])["macro_auroc"]
+        (1.0, 1.0)
     """
     if not 0 < level < 1 or not isinstance(n_resamples, (int, np.integer)) or n_resamples < 1:
         raise ClipAlignError(
@@ -219,9 +224,7 @@ def _checked(labels: Any, scores: Any, finding_names: Sequence[str] | None) -> t
         )
     if not (np.isin(target, (0.0, 1.0)) | np.isnan(target)).all():
         raise ClipAlignError("labels must be 1, 0, or NaN where they are not known")
-    if not np.isfinite(score).all():
-        row = int(np.flatnonzero(~np.isfinite(score).all(axis=1))[0])
-        raise ClipAlignError(f"scores hold NaN or infinite values, first in row {row}")
+    check_finite(torch.from_numpy(score), "scores")
     names = (
         [str(column) for column in range(target.shape[1])]
         if finding_names is None

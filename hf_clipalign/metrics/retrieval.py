@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_array, as_list
-from hf_clipalign._tensors import EqualRows
-from hf_clipalign.metrics._inputs import (
-    as_floats,
-    as_labels,
-    as_matrix,
-    check_ks,
-    encode_labels,
-    in_float32_range,
-    unit_rows,
-)
+from hf_clipalign._rows import EqualRows, in_float32_range, unit_rows
+from hf_clipalign.metrics._inputs import as_matrix, check_ks
 from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
+from hf_clipalign.metrics._relevance import Relevance, match_labels, match_pairs
 
 Definition = Literal["standard", "reference"]
 
@@ -87,7 +79,7 @@ def retrieval_metrics(
         1.0
     """
     similarities, shape, device = _cosines(query, gallery, normalize, device)
-    task = _match_labels(query_labels, gallery_labels, *shape, exclude_self, device)
+    task = match_labels(query_labels, gallery_labels, *shape, exclude_self, device)
     return _evaluate(similarities, task, ks, definition, per_query, block_size)
 
 
@@ -121,6 +113,10 @@ def retrieval_metrics_from_similarities(
 
     Raises:
         ClipAlignError: As for [`retrieval_metrics`].
+
+    Example:
+        >>> retrieval_metrics_from_similarities([[0.9, 0.2, 0.4]], ["cat"], ["cat", "cat", "dog"])["r_precision"]
+        0.5
     """
     table = in_float32_range(as_matrix(similarities, "similarities"))
     device = table.device if device is None else torch.device(device)
@@ -128,7 +124,7 @@ def retrieval_metrics_from_similarities(
     def copy_rows(rows: Tensor, out: Tensor) -> None:
         out.copy_(table[rows.to(table.device)])
 
-    task = _match_labels(query_labels, gallery_labels, len(table), table.shape[1], exclude_self, device)
+    task = match_labels(query_labels, gallery_labels, len(table), table.shape[1], exclude_self, device)
     return _evaluate(copy_rows, task, ks, definition, per_query, block_size)
 
 
@@ -176,26 +172,8 @@ def retrieval_metrics_from_qrels(
         1.0
     """
     similarities, shape, device = _cosines(query, gallery, normalize, device)
-    task = _match_pairs(relevant, grades, excluded, *shape, device)
+    task = match_pairs(relevant, grades, excluded, *shape, device)
     return _evaluate(similarities, task, ks, "standard", per_query, block_size)
-
-
-class _Task(NamedTuple):
-    """Which gallery items are relevant to a query: `order[start : start + size]`."""
-
-    order: Tensor
-    start: Tensor
-    size: Tensor
-    exclude_self: bool
-    n_gallery: int
-    grades: Tensor | None = None
-    """As `order`, for judged pairs; ascending within a query."""
-    excluded: Tensor | None = None
-    """Position that is left out, -1 for none; with `exclude_self` it is the query's own."""
-
-    @property
-    def n_relevant(self) -> Tensor:
-        return self.size - int(self.exclude_self)
 
 
 def _cosines(
@@ -223,7 +201,7 @@ def _cosines(
 
 def _evaluate(
     fill: Callable[[Tensor, Tensor], None],
-    task: _Task,
+    task: Relevance,
     ks: Sequence[int],
     definition: Definition,
     per_query: bool,
@@ -249,7 +227,7 @@ def _evaluate(
 
 def _score_queries(
     fill: Callable[[Tensor, Tensor], None],
-    task: _Task,
+    task: Relevance,
     ks: tuple[int, ...],
     definition: Definition,
     block_size: int | None,
@@ -277,7 +255,7 @@ def _score_queries(
     return dict(zip(names, scores.double().cpu().numpy(), strict=True))
 
 
-def _relevant_similarities(table: Tensor, rows: Tensor, task: _Task) -> Tensor:
+def _relevant_similarities(table: Tensor, rows: Tensor, task: Relevance) -> Tensor:
     """Similarities of each query's relevant items, padded with -inf; takes the query itself out of `table` [B, N]."""
     if task.exclude_self:
         table.scatter_(1, rows[:, None], -torch.inf)
@@ -288,14 +266,14 @@ def _relevant_similarities(table: Tensor, rows: Tensor, task: _Task) -> Tensor:
     return table.gather(1, task.order[places]).masked_fill_(beyond, -torch.inf)
 
 
-def _places(rows: Tensor, task: _Task) -> tuple[Tensor, Tensor]:
+def _places(rows: Tensor, task: Relevance) -> tuple[Tensor, Tensor]:
     """Where in `task.order` the relevant items of each query stand, [B, n], and which entries are padding."""
     offset = torch.arange(int(task.size[rows[0]]), device=rows.device)
     places = (task.start[rows, None] + offset).clamp_(max=len(task.order) - 1)
     return places, offset >= task.size[rows, None]
 
 
-def _sorted_grades(positives: Tensor, rows: Tensor, task: _Task) -> Tensor:
+def _sorted_grades(positives: Tensor, rows: Tensor, task: Relevance) -> Tensor:
     """Grades [B, n] in descending order of similarity, of tied items the lower grade first, 0 for padding."""
     assert task.grades is not None
     places, beyond = _places(rows, task)
@@ -323,88 +301,3 @@ def _scores(ranks: PositiveRanks, n_relevant: Tensor, ks: tuple[int, ...], extra
 
 def _prepare(features: Tensor, normalize: bool) -> Tensor:
     return unit_rows(features) if normalize else in_float32_range(features)
-
-
-def _match_labels(
-    query_labels: Any, gallery_labels: Any, n_queries: int, n_gallery: int, exclude_self: bool, device: torch.device
-) -> _Task:
-    query, gallery = encode_labels(
-        as_labels(query_labels, "query_labels", n_queries), as_labels(gallery_labels, "gallery_labels", n_gallery)
-    )
-    if exclude_self:
-        _check_same_items(query, gallery)
-    order = np.argsort(gallery, kind="stable")
-    start = np.searchsorted(gallery[order], query, side="left")
-    end = np.searchsorted(gallery[order], query, side="right")
-    on_device = [torch.as_tensor(array, device=device) for array in (order, start, end - start)]
-    return _Task(on_device[0], on_device[1], on_device[2], exclude_self, n_gallery)
-
-
-def _match_pairs(
-    relevant: Sequence[Any],
-    grades: Sequence[Any] | None,
-    excluded: Any,
-    n_queries: int,
-    n_gallery: int,
-    device: torch.device,
-) -> _Task:
-    positions = [_integers(row, "relevant") for row in as_list(relevant, "relevant")]
-    weights = (
-        [np.ones(len(row)) for row in positions]
-        if grades is None
-        else [as_floats(row, "grades") for row in as_list(grades, "grades")]
-    )
-    left_out = np.full(n_queries, -1) if excluded is None else _integers(excluded, "excluded")
-    _check_pairs(positions, weights, left_out, n_queries, n_gallery)
-    order = [np.argsort(row, kind="stable") for row in weights]
-    size = np.array([len(row) for row in positions])
-    arrays = (
-        np.concatenate([row[index] for row, index in zip(positions, order, strict=True)]),
-        np.cumsum(size) - size,
-        size,
-        np.concatenate([row[index] for row, index in zip(weights, order, strict=True)]).astype(np.float32),
-        left_out,
-    )
-    items, start, sizes, gains, own = (torch.as_tensor(array, device=device) for array in arrays)
-    return _Task(items, start, sizes, False, n_gallery, gains, own)
-
-
-def _integers(values: Any, name: str) -> np.ndarray:
-    array = as_array(values, name)
-    if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
-        raise ClipAlignError(f"{name} must be positions in the gallery, got {array.dtype} of shape {array.shape}")
-    return array.astype(np.int64)
-
-
-def _check_pairs(
-    relevant: list[np.ndarray], grades: list[np.ndarray], excluded: np.ndarray, n_queries: int, n_gallery: int
-) -> None:
-    for name, values in (("relevant", relevant), ("grades", grades), ("excluded", excluded)):
-        if len(values) != n_queries:
-            raise ClipAlignError(f"{name} has {len(values)} entries for {n_queries} queries")
-    for row, (items, gains) in enumerate(zip(relevant, grades, strict=True)):
-        problem = None
-        if len(items) and (items.min() < 0 or items.max() >= n_gallery):
-            problem = f"positions outside the gallery of {n_gallery}"
-        elif len(np.unique(items)) != len(items):
-            problem = "an item that is named twice"
-        elif excluded[row] in items:
-            problem = f"the item {excluded[row]}, which is excluded"
-        elif len(gains) != len(items) or not (np.isfinite(gains) & (gains > 0)).all():
-            problem = "grades that are not one number above 0 for each item"
-        if problem:
-            raise ClipAlignError(f"query {row} has {problem}; repair its entry in relevant or grades")
-
-
-def _check_same_items(query: np.ndarray, gallery: np.ndarray) -> None:
-    if len(query) != len(gallery):
-        raise ClipAlignError(
-            f"exclude_self needs the same items on both sides, got {len(query)} queries and "
-            f"{len(gallery)} gallery items; pass exclude_self=False for two different sets"
-        )
-    different = np.flatnonzero(query != gallery)
-    if len(different):
-        raise ClipAlignError(
-            f"exclude_self takes query i for gallery item i, but their labels differ at {len(different)} places, "
-            f"first at {different[0]}; put both sides in the same order"
-        )

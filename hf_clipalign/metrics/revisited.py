@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import in_float32_range
 from hf_clipalign._sequences import as_array, as_list
-from hf_clipalign.metrics._inputs import as_matrix, check_ks, in_float32_range
+from hf_clipalign.metrics._inputs import as_matrix, check_ks
 from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
+from hf_clipalign.metrics._relevance import as_positions
 
 
 def revisited_retrieval_metrics(
@@ -105,13 +107,6 @@ def _scores(ranks: PositiveRanks, n_positive: Tensor, ks: tuple[int, ...]) -> Te
     return torch.stack([trapezoids.sum(1) / n_positive, *precisions])
 
 
-def _positions(row: Any, name: str) -> np.ndarray:
-    array = as_array(row, name)
-    if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
-        raise ClipAlignError(f"{name} must be a mask [Q, N], or one list of gallery positions for each query")
-    return array.astype(np.int64)
-
-
 def _as_mask(items: Any, name: str, similarities: Tensor) -> Tensor:
     """A boolean mask [Q, N] from a mask or from one list of gallery positions per query."""
     shape = tuple(similarities.shape)
@@ -125,7 +120,7 @@ def _as_mask(items: Any, name: str, similarities: Tensor) -> Tensor:
                 f"{name} must be a 0/1 mask; give gallery positions as one list per query, not as an array"
             )
         return mask.bool()
-    items = [_positions(row, name) for row in as_list(items, name)]
+    items = [as_positions(row, name) for row in as_list(items, name)]
     if len(items) != shape[0]:
         raise ClipAlignError(f"{name} has {len(items)} lists, but similarities has {shape[0]} queries")
     mask = torch.zeros(shape, dtype=torch.bool)

@@ -193,7 +193,7 @@ def _around(tiny, texts):
     "call",
     [
         lambda model, tokenizer: extract_text_features(model, "dog", tokenizer),
-        lambda model, tokenizer: encode_texts(as_dual_encoder(model), tokenizer, "dog"),
+        lambda model, tokenizer: encode_texts(model, "dog", tokenizer),
         lambda model, tokenizer: tokenize(as_dual_encoder(model), tokenizer, "dog"),
         lambda model, tokenizer: zero_shot_weights(model, tokenizer, "dog"),
         lambda model, tokenizer: build_prompts(model, tokenizer, "dog"),

@@ -20,6 +20,7 @@ from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import Mini, load_mini
 from hf_clipalign.gcd import SpectralGCDConfig, SpectralGCDModel, concept_contributions, top_concepts
 from hf_clipalign.gcd.explanation import ProfileSums, concept_labels
+from hf_clipalign.gcd.prediction import image_inputs
 from hf_clipalign.hub import build_card, check_card, describe_folder
 from tests.tiny_models import tiny_chinese_clip, tiny_image_processor, tiny_model, tiny_tokenizer
 
@@ -195,7 +196,7 @@ def test_a_class_without_images_is_explained_by_the_image() -> None:
     model = described()
     model.class_profiles.zero_()
     (found,) = model.predict(images(1))
-    shares = model(model._pixels(images(1))).cross_modal[0].detach().softmax(-1)
+    shares = model(image_inputs(model, images(1))).cross_modal[0].detach().softmax(-1)
     assert found.concepts[0] == (CONCEPTS[int(shares.argmax())], pytest.approx(float(shares.max()), rel=1e-4))
 
 

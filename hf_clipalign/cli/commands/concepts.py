@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.data import open_data
+from hf_clipalign.cli.data import check_data, open_data
 from hf_clipalign.cli.models import chosen_device, chosen_model, load, template_for
 from hf_clipalign.cli.options import (
     DATA_HELP,
@@ -47,7 +47,7 @@ OutOption = Annotated[
 
 
 def concepts(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)],
     model: ModelOption = None,
     dictionary: DictionaryOption = None,
     column: Annotated[str | None, typer.Option(help="The dictionary's column with names.")] = None,
@@ -83,6 +83,7 @@ def concepts(
 
     settings: dict[str, Any] = {"temperature": temperature, "beta_e": beta_e, "beta_c": beta_c}
     check_filter_settings(**settings)
+    check_data(data)
     model = chosen_model(model, data)
     _check_out(data, out)
     names = _names(dictionary, column, also)

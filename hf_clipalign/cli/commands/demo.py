@@ -55,5 +55,5 @@ _LEAD = (
     "CLIP is trained to compare images with texts. Here it compares images with images: an emoji drawn in one "
     "style searches a gallery drawn in another. Every row of a table is another way to use the same image tower; "
     "IsoCLIP's rows trim the projector, without any training. The band of directions to keep was chosen on emoji that "
-    "the models know and is scored here on emoji whose concepts they never saw."
+    "the models have seen and is scored here on emoji whose concepts they never saw."
 )

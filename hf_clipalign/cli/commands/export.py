@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._suggestions import unknown_name
+from hf_clipalign.cli.commands.push import OverwriteOption
 from hf_clipalign.cli.models import chosen_model, load
-from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, parse_band
+from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, next_step, parse_band
 
 
 def export(
@@ -18,7 +21,8 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="stock (a checkpoint for transformers), sentence-transformers (a folder), or onnx (a file)."
+            help="stock (a checkpoint for transformers), sentence-transformers (a folder), onnx (a file), or faiss "
+            "(an index of embedded images)."
         ),
     ] = "stock",
     out: Annotated[
@@ -31,6 +35,10 @@ def export(
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     image_band: ImageBandOption = None,
     text_band: TextBandOption = None,
+    features: Annotated[
+        Path | None, typer.Option(help="faiss: the folder that `clipalign embed` wrote with this model.")
+    ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Export an aligned tower for serving without this package.
 
@@ -42,17 +50,41 @@ def export(
     [bold]clipalign export --model clip-b32-isoclip --to onnx --compact --out clip-b32.onnx[/]
 
     [bold]clipalign export --model mini:teacher --image-band 1,48 --to sentence-transformers --out teacher-st[/]
+
+    [bold]clipalign export --model clip-b32-isoclip --to faiss --features photos-b32 --out photos-index[/]
     """
-    if to not in _WRITERS:
-        raise unknown_name("format", to, _WRITERS)
+    from hf_clipalign.hub import written_folder
+
+    if to not in _FORMATS:
+        raise unknown_name("format", to, _FORMATS)
     allowed = ("image", "text", "both") if to == "sentence-transformers" else ("image", "text")
     if modality not in allowed:
         raise unknown_name("modality", modality, allowed, f" for {to}")
+    if (features is None) == (to == "faiss"):
+        raise ClipAlignError("--to faiss and --features FOLDER belong together: an index is made of embedded images.")
     bands = parse_band(image_band), parse_band(text_band)
-    loaded, processor = load(chosen_model(model))
+    source = chosen_model(model)
+    loaded, processor = load(source)
     aligned = _aligned(loaded, *bands)
     path = out or Path(f"{modality}.onnx" if to == "onnx" else f"{to}-{modality}")
-    console.print(_WRITERS[to](aligned, path, processor, modality, compact, dtype), soft_wrap=True)
+    job = _Export(aligned, processor, modality, compact, dtype, features)
+    if to == "onnx":
+        console.print(_onnx(job, path, overwrite), soft_wrap=True)
+        return
+    with written_folder(path, to, source, features or "", overwrite=overwrite, option="--overwrite") as folder:
+        words = _WRITERS[to](job, folder)
+    console.print(words.format(path=path, quoted=repr(str(path))), soft_wrap=True)
+    next_step("clipalign", "push", path, "OWNER/NAME")
+
+
+@dataclass(frozen=True)
+class _Export:
+    aligned: Any
+    processor: Any
+    modality: Any
+    compact: bool
+    dtype: str
+    features: Path | None
 
 
 def _aligned(loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[int, int] | None) -> Any:
@@ -64,27 +96,36 @@ def _aligned(loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[i
     return IsoCLIPModel.from_clip_pretrained(loaded if base is None else base, image_band, text_band)
 
 
-def _stock(aligned: Any, path: Path, processor: Any, modality: Any, compact: bool, dtype: str) -> str:
-    from hf_clipalign._tensors import parse_dtype
-    from hf_clipalign.hub.export.common import EXPORT_DTYPES
+def _stock(job: _Export, folder: Path) -> str:
+    from hf_clipalign.hub import export_stock
 
-    aligned.save_stock(path, modality, compact, processor, parse_dtype(dtype, *EXPORT_DTYPES))
-    class_name = json.loads((path / "config.json").read_text(encoding="utf-8"))["architectures"][0]
-    return f"stock checkpoint: {path}  (load it with transformers.{class_name}.from_pretrained)"
+    export_stock(job.aligned, folder, job.processor, job.modality, job.compact, job.dtype)
+    class_name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    return f"stock checkpoint: {{path}}  (load it with transformers.{class_name}.from_pretrained)"
 
 
-def _sentence_transformers(aligned: Any, path: Path, processor: Any, modality: Any, compact: bool, dtype: str) -> str:
+def _sentence_transformers(job: _Export, folder: Path) -> str:
     from hf_clipalign.hub import export_sentence_transformers
 
-    export_sentence_transformers(aligned, path, processor, modality, compact, dtype)
-    return f"sentence-transformers folder: {path}  (load it with SentenceTransformer({str(path)!r}))"
+    export_sentence_transformers(job.aligned, folder, job.processor, job.modality, job.compact, job.dtype)
+    return "sentence-transformers folder: {path}  (load it with SentenceTransformer({quoted}))"
 
 
-def _onnx(aligned: Any, path: Path, processor: Any, modality: Any, compact: bool, dtype: str) -> str:
-    from hf_clipalign.hub import export_onnx
+def _faiss(job: _Export, folder: Path) -> str:
+    from hf_clipalign.hub import export_faiss
 
-    export_onnx(aligned, path, modality, compact, dtype)
-    return f"ONNX file: {path}  (batch size is dynamic)"
+    assert job.features is not None
+    export_faiss(job.aligned, folder, job.features, job.modality, job.compact, job.dtype)  # type: ignore[arg-type]
+    return "faiss index: {path}/index.faiss  (ids.json has the names by row)"
 
 
-_WRITERS = {"stock": _stock, "sentence-transformers": _sentence_transformers, "onnx": _onnx}
+def _onnx(job: _Export, path: Path, overwrite: bool) -> str:
+    from hf_clipalign.hub import check_onnx_file, export_onnx
+
+    check_onnx_file(path, job.aligned, job.modality, overwrite=overwrite, option="--overwrite")
+    file = export_onnx(job.aligned, path, job.modality, job.compact, job.dtype, processor=job.processor)
+    return f"ONNX file: {file}  (batch size is dynamic; the processor is in {file.stem}-processor)"
+
+
+_WRITERS = {"stock": _stock, "sentence-transformers": _sentence_transformers, "faiss": _faiss}
+_FORMATS = ("stock", "sentence-transformers", "onnx", "faiss")

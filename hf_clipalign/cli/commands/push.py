@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_clipalign.cli.options import console, repo_option
+from hf_clipalign.cli.options import console, next_step, repo_option
 
 PrivateOption = Annotated[
     bool, typer.Option("--private", help="Into a private repository: a public one of that name is refused.")
@@ -17,9 +17,13 @@ OverwriteCardOption = Annotated[
     bool, typer.Option("--overwrite-card", help="Replace the model card that the repository has.")
 ]
 
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace whatever the output folder holds, after saying what is lost.")
+]
+
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="Aligned model, stock checkpoint or PEFT adapter.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Aligned model, stock checkpoint or PEFT adapter.")],
     repo_id: Annotated[
         str,
         typer.Argument(
@@ -33,9 +37,14 @@ def push(
         Path | None, typer.Option(help="results.json of `clipalign evaluate`, for the model card.")
     ] = None,
     message: Annotated[str | None, typer.Option(help="Title of the commit.")] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Upload this file or sub-folder, too; may be given several times."),
+    ] = None,
 ) -> None:
     """Push a folder to the Hugging Face Hub with a model card: everything in one commit, or nothing.
 
+    Only files that belong to such a folder are uploaded; the others are listed, and --include adds one by its name.
     A card that the repository has already is kept. Log in with [bold]hf auth login[/] or set HF_TOKEN.
 
     Examples:
@@ -57,5 +66,7 @@ def push(
         commit_message=message,
         overwrite_card=overwrite_card,
         evaluations=evaluations,
+        include=include or (),
     )
     console.print(f"pushed: {commit}", soft_wrap=True)
+    next_step("clipalign", "evaluate", "DATA", "--model", repo_id)

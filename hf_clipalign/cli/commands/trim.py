@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.commands.push import PrivateOption, RevisionOption
+from hf_clipalign.cli.commands.push import OverwriteOption, PrivateOption, RevisionOption
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import (
+    BaseModelOption,
     ImageBandOption,
     ModelOption,
     TextBandOption,
@@ -27,6 +28,7 @@ def trim(
     out: Annotated[Path, folder_option("Folder for the aligned model (IsoCLIPModel).")] = Path("isoclip"),
     image_band: ImageBandOption = None,
     text_band: TextBandOption = None,
+    base_model: BaseModelOption = None,
     stock: Annotated[
         str | None,
         typer.Option(
@@ -43,6 +45,7 @@ def trim(
     ] = None,
     private: PrivateOption = False,
     revision: RevisionOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Trim a model's projectors for image-image or text-text similarity. No data, no training, seconds.
 
@@ -56,28 +59,35 @@ def trim(
 
     [bold]clipalign trim --model mini:teacher --image-band 1,48 --stock image --compact --out teacher-image[/]
     """
+    from hf_clipalign.hub import written_folder
     from hf_clipalign.hub.push import SPECTRUM_FILE, push_isoclip, push_stock, save_spectrum
-    from hf_clipalign.isoclip import IsoCLIPModel
+    from hf_clipalign.isoclip import IsoCLIPModel, known_bands, unknown_band_message
 
     if push_to_hub is None and (private or revision is not None):
         raise ClipAlignError("--private and --revision need --push-to-hub OWNER/NAME.")
     if compact and stock is None:
         raise ClipAlignError("--compact needs --stock image or --stock text: only one tower can have a smaller space.")
     bands = parse_band(image_band), parse_band(text_band)
-    loaded, processor = load(chosen_model(model))
-    aligned = IsoCLIPModel.from_clip_pretrained(loaded, *bands)
+    source = chosen_model(model)
+    loaded, processor = load(source)
+    if bands == (None, None) and not hasattr(loaded, "aligned_backbone") and known_bands(loaded, base_model) is None:
+        raise ClipAlignError(unknown_band_message(source, spelling="cli"))
+    aligned = IsoCLIPModel.from_clip_pretrained(loaded, *bands, base_model=base_model)
+    form = "isoclip" if stock is None else "stock"
+    with written_folder(out, form, source, overwrite=overwrite, option="--overwrite") as folder:
+        if stock is None:
+            aligned.save_pretrained(folder, processor)
+        else:
+            aligned.save_stock(folder, modality=stock, compact=compact, processor=processor)  # type: ignore[arg-type]
+        save_spectrum(aligned, folder / SPECTRUM_FILE)
     if stock is None:
-        aligned.save_pretrained(out)
-        processor.save_pretrained(out)
         console.print(f"aligned model: {out}  (load it with IsoCLIPModel.from_pretrained)", soft_wrap=True)
     else:
-        aligned.save_stock(out, modality=stock, compact=compact, processor=processor)  # type: ignore[arg-type]
         kind = "Vision" if stock == "image" else "Text"
         console.print(
             f"stock checkpoint: {out}  (load it with the {kind}ModelWithProjection class of transformers)",
             soft_wrap=True,
         )
-    save_spectrum(aligned, out / SPECTRUM_FILE)
     for modality in ("image", "text"):
         band = getattr(aligned.config, f"{modality}_band")
         console.print(f"{modality} band: {'not aligned' if band is None else f'{band[0]},{band[1]}'}")
