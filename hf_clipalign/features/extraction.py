@@ -140,7 +140,8 @@ def _as_source(source: Any) -> Source:
         return source
     if isinstance(source, Captions):
         return TextSource(source.texts, labels=source.labels, name="captions")
-    if isinstance(source, (list, tuple)) or hasattr(source, "to_list"):  # a column of pandas or polars
+    is_column = hasattr(source, "to_list") and not hasattr(source, "column_names")  # of pandas or polars
+    if isinstance(source, (list, tuple)) or is_column:
         return TextSource(source)
     if type(source).__name__ == "IterableDataset":
         return open_stream(source)

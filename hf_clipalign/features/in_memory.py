@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.data import ImageSource, TextSource
@@ -202,7 +203,7 @@ def extract_text_features(
         `ClipAlignError`: no texts, labels of another length, or a text over the context length.
     """
     encoder = as_dual_encoder(model)
-    source = TextSource(texts, labels=labels)
+    source = TextSource(as_texts(texts, "texts"), labels=labels)
     with tqdm(total=len(source), desc="texts", unit="text", disable=None if progress else True) as bar:
         values = text_block(encoder, source.texts, tokenizer, batch_size, truncate, bar)
     return Features(

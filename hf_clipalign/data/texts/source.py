@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +42,10 @@ class TextSource:
     ```
     """
 
-    texts: Sequence[str]
-    ids: Sequence[str] | None = None
+    texts: list[str]
+    ids: list[str] | None = None
     labels: Any = None
-    class_names: Sequence[str] | None = None
+    class_names: list[str] | None = None
     name: str = "texts"
 
     def __post_init__(self) -> None:
