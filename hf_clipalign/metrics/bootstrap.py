@@ -22,8 +22,8 @@ def bootstrap_interval(
     """Mean of `values` with its percentile bootstrap interval (Efron 1979).
 
     Args:
-        values (array `[N]` or `[N, M]`): one number per query, or M metrics, which share the resamples. NaN entries are
-            left out.
+        values (array `[N]` or `[N, M]`): one number per query, or M metrics, which share the resamples. NaN entries
+            are left out.
         groups (array `[N]`, *optional*): labels; queries of one group are drawn together (cluster bootstrap). Use it
             where queries of one concept are alike, or the interval comes out too narrow.
         n_resamples (`int`, *optional*, defaults to 2000): number of resamples.
