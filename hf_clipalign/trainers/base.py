@@ -81,7 +81,7 @@ class AlignmentTrainer(Trainer):
             **kwargs: as in transformers.
 
         Raises:
-            `ClipAlignError`: there is an incomplete checkpoint.
+            `ClipAlignError`: there is no complete checkpoint.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         self._before_training()

@@ -43,7 +43,7 @@ def checkpoint_to_resume(choice: Any, output_dir: str | Path | None) -> str | No
     """The checkpoint that `resume_from_checkpoint` means: a folder, True for the newest complete one, or none.
 
     Raises:
-        `ClipAlignError`: there is an incomplete checkpoint.
+        `ClipAlignError`: there is no complete checkpoint.
     """
     if choice is None or choice is False:
         return None
@@ -57,7 +57,7 @@ def checkpoint_to_resume(choice: Any, output_dir: str | Path | None) -> str | No
     whole = whole_checkpoints(output_dir)
     if not whole:
         raise ClipAlignError(
-            f"there is an incomplete checkpoint to resume from in {os.fspath(output_dir or '.')!r}: train without "
+            f"there is no complete checkpoint to resume from in {os.fspath(output_dir or '.')!r}: train without "
             "resume_from_checkpoint, or give the output_dir of the run that was stopped"
         )
     return os.fspath(whole[0])
