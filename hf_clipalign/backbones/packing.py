@@ -46,6 +46,15 @@ class PackedPrompts:
         lengths (`LongTensor [C]`): the prompts' lengths with the end token.
         indices (`LongTensor [C]`): the prompts' places in the list that was packed first (`select` keeps them).
         layout (`PackingLayout`): what the rows were made for; `select` uses it again.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import pack_prompts, tokenize
+        >>> ids = tokenize(encoder, processor, ["a photo of a cat.", "a photo of a dog."])["input_ids"]
+        >>> plan = pack_prompts(encoder, ids, strategy="packed")
+        >>> len(plan), len(plan.input_ids), plan.prefix_length
+        (2, 1, 5)
+        ```
     """
 
     strategy: str
@@ -154,6 +163,14 @@ def pack_prompts(
     Raises:
         `ClipAlignError`: the tower cannot be packed or cut; a prompt is too long; a prompt does not begin with the
             shared prefix.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import pack_prompts, tokenize
+        >>> ids = tokenize(encoder, processor, ["a photo of a cat.", "a photo of a dog."])["input_ids"]
+        >>> pack_prompts(encoder, ids, strategy="packed").input_ids.shape
+        torch.Size([1, 11])
+        ```
     """
     allowed = encoder.prompt_strategies
     check_strategy(encoder, strategy)
@@ -189,6 +206,14 @@ def encode_prompts(encoder: DualEncoder, plan: PackedPrompts, batch_tokens: int 
 
     Returns:
         `Tensor [C, d_t]`: the features in the order of the prompts.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import encode_prompts, pack_prompts, tokenize
+        >>> ids = tokenize(encoder, processor, ["a photo of a cat.", "a photo of a dog."])["input_ids"]
+        >>> encode_prompts(encoder, pack_prompts(encoder, ids)).shape
+        torch.Size([2, 128])
+        ```
     """
     plan = plan.to(encoder.device)
     if batch_tokens is None:
@@ -259,7 +284,16 @@ def _encode_as_tokenized(
 
 
 def project_texts(encoder: DualEncoder, features: Tensor, normalize: bool = True) -> Tensor:
-    """Pre-projection text features `[N, d_t]` in the shared space, `[N, d]`; unit length if `normalize`."""
+    """Pre-projection text features `[N, d_t]` in the shared space, `[N, d]`; unit length if `normalize`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import encode_prompts, pack_prompts, project_texts, tokenize
+        >>> ids = tokenize(encoder, processor, ["a photo of a cat.", "a photo of a dog."])["input_ids"]
+        >>> project_texts(encoder, encode_prompts(encoder, pack_prompts(encoder, ids))).shape
+        torch.Size([2, 128])
+        ```
+    """
     projected = encoder.project_text(features)
     return F.normalize(projected, dim=-1) if normalize else projected
 

@@ -91,9 +91,10 @@ def extract_to_store(
 
     Example:
         ```python
-        >>> store = extract_to_store(model, "photos/", processor, "features/")
+        >>> from hf_clipalign.features import extract_to_store
+        >>> store = extract_to_store(model, "photos", processor, "features", shard_size=8, progress=False)
         >>> len(store), store.width
-        (120, 768)
+        (12, 128)
         ```
     """
     folder, ranks, encoder = Path(folder), Ranks.current(), as_dual_encoder(model)

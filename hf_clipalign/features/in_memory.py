@@ -34,6 +34,15 @@ class Features:
         class_names (`list[str]`, *optional*): what the numbers mean.
         skipped (`list[tuple[str, str]]`): name and reason of what could not be read.
         model (`str`, *optional*): where the model came from.
+
+    Example:
+        ```python
+        >>> features.values.shape, features.modality, features.ids[:2]
+        (torch.Size([24, 128]), 'image', ['0', '1'])
+        >>> features.save("emoji-features")
+        >>> Features.load("emoji-features").values.equal(features.values)
+        True
+        ```
     """
 
     values: Tensor
@@ -143,6 +152,13 @@ def extract_image_features(
 
     Raises:
         `ClipAlignError`: the source is empty, no image can be read, or (`strict`) one cannot.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import extract_image_features
+        >>> extract_image_features(model, images, processor, progress=False).values.shape
+        torch.Size([24, 128])
+        ```
     """
     encoder = as_dual_encoder(model)
     if len(source) == 0:
@@ -201,6 +217,13 @@ def extract_text_features(
 
     Raises:
         `ClipAlignError`: no texts, labels of another length, or a text over the context length.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import extract_text_features
+        >>> extract_text_features(model, ["a cat", "a dog"], processor, progress=False).values.shape
+        torch.Size([2, 128])
+        ```
     """
     encoder = as_dual_encoder(model)
     source = TextSource(as_texts(texts, "texts"), labels=labels)
@@ -250,6 +273,13 @@ def project_image_features(encoder: DualEncoder, features: Tensor) -> Tensor:
 
     Returns:
         `Tensor [N, d]`: in the dtype and on the device of `features`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import project_image_features
+        >>> project_image_features(encoder, features.values).shape
+        torch.Size([24, 128])
+        ```
     """
     with torch.no_grad():
         projected = encoder.project_image(features[:, : encoder.vision_dim].to(encoder.device, encoder.dtype))

@@ -56,8 +56,10 @@ class LabelledEmbeddings:
 
     Example:
         ```python
-        >>> labels = read_chexpert("CheXpert-v1.0-small/train.csv")
-        >>> data = LabelledEmbeddings.from_store("features/", labels, model)   # made by `clipalign embed`
+        >>> from hf_clipalign.features import LabelledEmbeddings
+        >>> data = LabelledEmbeddings(embeds, labels)
+        >>> data.embeds.shape, data.labels.findings
+        (torch.Size([24, 128]), ['Edema', 'Fracture'])
         ```
     """
 
@@ -183,6 +185,13 @@ def backbone_hash(model: Any) -> str:
 
     Returns:
         `str`: `weights_hash(…, before_projector=True)`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import backbone_hash
+        >>> len(backbone_hash(model)), backbone_hash(model) == backbone_hash(encoder)
+        (64, True)
+        ```
     """
     return weights_hash(as_dual_encoder(model).model, before_projector=True)
 

@@ -29,11 +29,13 @@ class FeatureStore:
 
     Example:
         ```python
-        >>> store = FeatureStore.open("features/")
-        >>> store.values([0, 70_000]).shape
-        torch.Size([2, 768])
-        >>> for block in store.blocks():
-        ...     index.add(block.values.numpy())
+        >>> from hf_clipalign.features import FeatureStore, extract_to_store
+        >>> path = extract_to_store(model, "photos", processor, "features", shard_size=8, progress=False).folder
+        >>> store = FeatureStore.open(path)
+        >>> store.values([0, 11]).shape
+        torch.Size([2, 128])
+        >>> [len(block.values) for block in store.blocks()]
+        [8, 4]
         ```
     """
 

@@ -30,6 +30,13 @@ class SpectralGCDConfig(PreTrainedConfig):
 
     Raises:
         `ClipAlignError`: a size, a number of classes or a temperature that cannot be used.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import SpectralGCDConfig
+        >>> SpectralGCDConfig(model.config, concepts=["fur", "wheel"], class_names=["cat"], n_novel=2).n_classes
+        3
+        ```
     """
 
     model_type = "spectralgcd"

@@ -80,10 +80,13 @@ def spectral_filter(
 
     Example:
         ```python
-        >>> texts = encode_texts(encoder, fill("a photo of a {} .", names), processor)
-        >>> result = spectral_filter(images, texts, names)
-        >>> result.concepts[:3], result.n_components, result.n_retained
-        (['dog', 'beach', 'bicycle'], 41, 388)
+        >>> from hf_clipalign.backbones import encode_texts
+        >>> from hf_clipalign.data import fill
+        >>> from hf_clipalign.gcd import spectral_filter
+        >>> texts = encode_texts(encoder, fill("an emoji of {}", mini.concepts.novel), processor)
+        >>> result = spectral_filter(embeds, texts, mini.concepts.novel)
+        >>> result.n_components, result.n_retained, result.concepts[:3]
+        (15, 61, ["man's shoe", 'melon', 'screwdriver'])
         ```
     """
     check_filter_settings(temperature, beta_e, beta_c, keep_components, block_size)

@@ -48,6 +48,15 @@ class SpectralGCDOutput(ModelOutput):
         cross_modal (`Tensor [N, C]`): cosines with the concepts, divided by the concept temperature; float32.
         projected (`Tensor [N, h]`): `cross_modal` after the concept projection.
         image_embeds (`Tensor [N, d]`): the backbone's image features, not normalised.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import SpectralGCDModel
+        >>> gcd = SpectralGCDModel.from_student(model, mini.concepts.novel[:50], ["cat"], n_novel=2, processor=processor)
+        >>> output = gcd(**processor(images=images.read(0), return_tensors="pt"))
+        >>> output.logits.shape, output.cross_modal.shape
+        (torch.Size([1, 3]), torch.Size([1, 50]))
+        ```
     """
 
     logits: Tensor | None = None
@@ -67,9 +76,10 @@ class SpectralGCDModel(PreTrainedModel):
 
     Example:
         ```python
-        >>> model = AutoModel.from_pretrained("me/animals-gcd")
-        >>> model.predict(["cat.jpg", "okapi.jpg"])[1].label
-        'okapi, zebra, antelope'
+        >>> from hf_clipalign.gcd import SpectralGCDModel
+        >>> gcd = SpectralGCDModel.from_student(model, mini.concepts.novel[:50], ["cat"], n_novel=2, processor=processor)
+        >>> len(gcd.predict([images.read(0), images.read(1)])), gcd.config.n_classes
+        (2, 3)
         ```
     """
 

@@ -39,6 +39,16 @@ class ClassCountEstimate:
         n_classes (`int`): the estimate, known and novel classes together.
         n_known (`int`): classes that have labels.
         curve (`dict[int, float]`): accuracy on the labelled samples, in [0, 1], by number of clusters, ascending.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import estimate_n_classes
+        >>> points = torch.eye(3).repeat_interleave(4, dim=0)
+        >>> labels = [0] * 4 + [1] * 4 + [-1] * 4
+        >>> estimate = estimate_n_classes(points, labels, [True] * 8 + [False] * 4, counts=[2, 3])
+        >>> estimate.n_known, estimate.curve
+        (2, {2: 0.5, 3: 1.0})
+        ```
     """
 
     n_classes: int
@@ -126,10 +136,11 @@ def estimate_n_classes(
 
     Example:
         ```python
-        >>> estimate = estimate_n_classes(features, labels, labelled_mask)
-        >>> estimate.n_classes, estimate.n_known
-        (102, 50)
-        >>> estimate.plot().savefig("classes.png")
+        >>> from hf_clipalign.gcd import estimate_n_classes
+        >>> points = torch.eye(3).repeat_interleave(4, dim=0)
+        >>> labels = [0] * 4 + [1] * 4 + [-1] * 4
+        >>> estimate_n_classes(points, labels, [True] * 8 + [False] * 4, counts=[2, 3]).n_classes
+        3
         ```
     """
     check_integer("n_init", n_init)

@@ -36,6 +36,15 @@ class CardEvaluation:
         results (`Sequence[EvalResult]`): this model's own numbers, for `model-index`.
         table (`ReportTable`, *optional*): this model beside what it is compared with.
         verdict (`str`): the outcome in words.
+
+    Example:
+        ```python
+        >>> from huggingface_hub import EvalResult
+        >>> from hf_clipalign.hub import CardEvaluation
+        >>> result = EvalResult("image-feature-extraction", "emoji", "emoji", "map", 78.6, metric_name="mAP, %")
+        >>> CardEvaluation("Image-image retrieval, emoji", [result]).verdict
+        ''
+        ```
     """
 
     title: str
@@ -82,6 +91,14 @@ class ModelCardInfo:
     Raises:
         `ClipAlignError`: unknown kind, method or modality; a stock model without its class; a class whose
             name is none.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import ModelCardInfo
+        >>> info = ModelCardInfo("isoclip", "clip-b32-isoclip", "me/clip-b32-isoclip", image_band=(150, 50))
+        >>> info.image_band
+        (150, 50)
+        ```
     """
 
     kind: Kind
@@ -248,6 +265,14 @@ def check_card(card: ModelCard | str) -> ModelCardData:
 
     Raises:
         `ClipAlignError`: the first thing that is wrong.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import ModelCardInfo, build_card, check_card
+        >>> info = ModelCardInfo("isoclip", "clip-b32-isoclip", "me/clip-b32-isoclip", image_band=(150, 50))
+        >>> check_card(build_card(info)).library_name
+        'hf_clipalign'
+        ```
     """
     from huggingface_hub import ModelCard
 

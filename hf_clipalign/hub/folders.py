@@ -32,8 +32,10 @@ def describe_folder(folder: str | Path, load_from: str | None = None) -> ModelCa
 
     Example:
         ```python
+        >>> from hf_clipalign.hub import describe_folder
+        >>> aligned.save_pretrained("clip-b32-isoclip")
         >>> describe_folder("clip-b32-isoclip", load_from="me/clip-b32-isoclip").image_band
-        (150, 50)
+        (1, 48)
         ```
     """
     folder = Path(folder)

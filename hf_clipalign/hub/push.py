@@ -74,8 +74,10 @@ def push_folder(
 
     Example:
         ```python
-        >>> push_folder("clip-b32-isoclip", "me/clip-b32-isoclip", private=True, include=["notes.txt"])
-        CommitInfo(commit_url='https://huggingface.co/me/clip-b32-isoclip/commit/…', …)
+        >>> from hf_clipalign.hub import push_folder
+        >>> aligned.save_pretrained("clip-isoclip")
+        >>> push_folder("clip-isoclip", "me/clip-isoclip", private=True).commit_message
+        'Upload clip-isoclip with hf_clipalign'
         ```
     """
     folder = Path(folder)
@@ -123,8 +125,9 @@ def push_isoclip(
 
     Example:
         ```python
-        >>> model = IsoCLIPModel.from_clip_pretrained("openai/clip-vit-base-patch32")
-        >>> push_isoclip(model, "me/clip-b32-isoclip", private=True)
+        >>> from hf_clipalign.hub import push_isoclip
+        >>> push_isoclip(aligned, "me/clip-isoclip", processor).repo_url.repo_id
+        'me/clip-isoclip'
         ```
     """
     processor = model.known_processor(local_files_only=False) if processor is None else processor
@@ -148,7 +151,9 @@ def push_model(model: Any, repo_id: str, **push_kwargs: Any) -> CommitInfo:
 
     Example:
         ```python
-        >>> push_model(SpectralGCDModel.from_pretrained("discovered"), "me/discovered")
+        >>> from hf_clipalign.hub import push_model
+        >>> push_model(model, "me/clip-student").repo_url.repo_id
+        'me/clip-student'
         ```
     """
     with _staging() as folder:
@@ -179,7 +184,9 @@ def push_stock(
 
     Example:
         ```python
-        >>> push_stock(model, "me/clip-b32-images", "image", compact=True)
+        >>> from hf_clipalign.hub import push_stock
+        >>> push_stock(aligned, "me/clip-images", "image", compact=True).repo_url.repo_id
+        'me/clip-images'
         ```
     """
     processor = model.known_processor(local_files_only=False) if processor is None else processor
@@ -214,8 +221,13 @@ def push_adapter(
 
     Example:
         ```python
-        >>> peft_model = get_peft_model(clip, CoOpConfig(n_ctx=4))
-        >>> push_adapter(peft_model, "me/clip-b32-prompts", base_model="openai/clip-vit-base-patch32")
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.hub import push_adapter
+        >>> from hf_clipalign.tuners import CoOpConfig
+        >>> prompted = get_peft_model(load_mini().student, CoOpConfig(n_ctx=4))
+        >>> push_adapter(prompted, "me/clip-prompts", base_model="me/clip-student").repo_url.repo_id
+        'me/clip-prompts'
         ```
     """
     with _staging() as folder:

@@ -51,6 +51,16 @@ def retrieval_evaluation(
 
     Raises:
         `ClipAlignError`: that head was not measured.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.evaluation import compare_heads, comparison_heads, retrieval_task
+        >>> from hf_clipalign.hub import retrieval_evaluation
+        >>> comparison = compare_heads(comparison_heads(encoder, band=(1, 48)), {"emoji": retrieval_task(features)})
+        >>> evaluation = retrieval_evaluation(comparison, "isoclip", dataset_name="emoji", dataset_type="emoji")
+        >>> evaluation.title
+        'Image-image retrieval, emoji: this model is “isoclip”'
+        ```
     """
     if not isinstance(comparison, RetrievalComparison):
         comparison = _as_comparison(comparison)
@@ -116,6 +126,19 @@ def read_evaluations(path: str | Path, info: ModelCardInfo) -> list[CardEvaluati
 
     Raises:
         `ClipAlignError`: the file is no such results file, or another band was measured.
+
+    Example:
+        ```python
+        >>> import json
+        >>> from hf_clipalign.evaluation import compare_heads, comparison_heads, retrieval_task
+        >>> from hf_clipalign.hub import ModelCardInfo, read_evaluations
+        >>> comparison = compare_heads(comparison_heads(encoder, band=(1, 48)), {"emoji": retrieval_task(features)})
+        >>> results = {"task": "image-image", "band": [1, 48], "data": "emoji", "comparison": comparison.to_dict()}
+        >>> _ = open("results.json", "w").write(json.dumps(results))  # `clipalign evaluate` writes such a file
+        >>> info = ModelCardInfo("isoclip", "clip-isoclip", "me/clip-isoclip", image_band=(1, 48))
+        >>> [evaluation.title for evaluation in read_evaluations("results.json", info)]
+        ['Image-image retrieval, emoji: this model is “isoclip”']
+        ```
     """
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -66,7 +66,12 @@ def ovi(
 
     Example:
         ```python
-        >>> queries = ovi(model, text_embeds, n_tokens=1).features  # compare these with text features
+        >>> from hf_clipalign.backbones import encode_texts
+        >>> from hf_clipalign.inversion import ovi
+        >>> texts = encode_texts(model, ["a cat", "a dog"], processor)
+        >>> queries = ovi(model, texts, n_tokens=1, steps=2, progress=False).features  # published: 1,000 steps
+        >>> queries.shape
+        torch.Size([2, 128])
         ```
     """
     encoder = as_dual_encoder(model)

@@ -48,6 +48,14 @@ class InversionOutput:
         losses (`Tensor [steps]`): mean of `1 - cosine` over the items BEFORE each step.
         snapshots (`dict[int, Tensor [N, d]]`): features after so many steps, for each of `evaluate_at`.
         steps_taken (`LongTensor [N]`): steps of each item; fewer than asked for only with `tolerance`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.inversion import oti
+        >>> output = oti(model, embeds[:4], processor=processor, steps=2, progress=False)
+        >>> output.tokens.shape, output.features.shape, output.losses.shape
+        (torch.Size([4, 1, 128]), torch.Size([4, 128]), torch.Size([2]))
+        ```
     """
 
     tokens: Tensor

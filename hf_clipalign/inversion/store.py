@@ -94,6 +94,13 @@ def invert_to_store(
     Raises:
         `ClipAlignError`: the folder belongs to another model, other data or other settings (it says which); ids occur
             twice; or as `oti` and `ovi`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.inversion import invert_to_store
+        >>> invert_to_store("inversions", "oti", model, embeds[:4], processor=processor, steps=2, progress=False).name
+        'inversions'
+        ```
     """
     check_integer("shard_size", shard_size)
     check_integer("seed", seed, 0)
@@ -146,6 +153,15 @@ def read_inversions(folder: str | Path) -> tuple[list[str], InversionOutput]:
 
     Raises:
         `ClipAlignError`: the folder holds no inversions, or shards are missing.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.inversion import invert_to_store, read_inversions
+        >>> folder = invert_to_store("inversions", "oti", model, embeds[:4], processor=processor, steps=2, progress=False)
+        >>> ids, output = read_inversions(folder)
+        >>> ids, output.features.shape
+        (['0', '1', '2', '3'], torch.Size([4, 128]))
+        ```
     """
     folder = Path(folder)
     shards = ShardFolder.open(folder, INVERSIONS)

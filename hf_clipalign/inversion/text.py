@@ -106,7 +106,10 @@ def oti(
 
     Example:
         ```python
-        >>> queries = oti(model, image_embeds, processor=processor).features  # compare these with image features
+        >>> from hf_clipalign.inversion import oti
+        >>> queries = oti(model, embeds, processor=processor, steps=2, progress=False).features  # published: 150 steps
+        >>> queries.shape
+        torch.Size([24, 128])
         ```
     """
     encoder = as_dual_encoder(model)

@@ -27,6 +27,13 @@ class KnownBands:
             the other layout the band means nothing (see `hf_clipalign.backbones.linearize_pooling_head`).
         sizes (`Sizes`, *optional*): of the checkpoint, to recognise a model that only has its name.
         source (`str`): where the numbers stand.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import KnownBands
+        >>> KnownBands(image=(150, 50)).text is None
+        True
+        ```
     """
 
     image: Band | None = None
@@ -116,6 +123,13 @@ def resolve_bands(
 
     Raises:
         `ClipAlignError`: there is no band at all; a given band beside a published one of another layout.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import resolve_bands
+        >>> resolve_bands(encoder, None, image_band=(1, 48), text_band=(2, 20))[1:]
+        ((1, 48), (2, 20))
+        ```
     """
     if image_band is not None and text_band is not None:
         return encoder, image_band, text_band
@@ -147,7 +161,15 @@ def resolve_bands(
 
 
 def known_checkpoints() -> list[str]:
-    """Hub ids for which `known_bands` has an answer, in lower case and sorted."""
+    """Hub ids for which `known_bands` has an answer, in lower case and sorted.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import known_checkpoints
+        >>> known_checkpoints()[0]
+        'facebook/pe-core-b16-224'
+        ```
+    """
     return sorted(_PUBLISHED)
 
 
@@ -170,7 +192,15 @@ def describe_published(spelling: str = "python") -> str:
 
 
 def unknown_band_message(name: str | None, spelling: str = "python") -> str:
-    """What to say where a band is needed, and neither given nor published for the model."""
+    """What to say where a band is needed, and neither given nor published for the model.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import unknown_band_message
+        >>> unknown_band_message("me/my-clip").split(":")[0]
+        "no band is published for 'me/my-clip'"
+        ```
+    """
     copy = "--base-model ID" if spelling == "cli" else "base_model=ID"
     if spelling == "cli":
         give = "--image-band K_TOP,K_BOTTOM or --text-band; `clipalign evaluate --band auto` finds one"

@@ -17,6 +17,14 @@ class IsoCLIPConfig(PreTrainedConfig):
         base_model_name_or_path (`str`, *optional*): where the base model came from, for the model card.
         projector_layout (`str`): "reference" for a SigLIP that was aligned in the authors' layout of its linearised
             head (`SiglipEncoder(model, layout="reference")`). Default "consistent".
+
+    Example:
+        ```python
+        >>> from hf_clipalign import IsoCLIPConfig
+        >>> config = IsoCLIPConfig(model.config, image_band=(1, 48))
+        >>> config.image_band, config.text_band
+        ([1, 48], None)
+        ```
     """
 
     model_type = "isoclip"

@@ -38,8 +38,11 @@ class IsoCLIPModel(PreTrainedModel):
 
     Example:
         ```python
-        >>> model = IsoCLIPModel.from_clip_pretrained("openai/clip-vit-base-patch32")
-        >>> features = model.get_image_features(**processor(images=images, return_tensors="pt")).pooler_output
+        >>> from hf_clipalign import IsoCLIPModel
+        >>> aligned = IsoCLIPModel.from_clip_pretrained(model, image_band=(1, 48))
+        >>> pixels = processor(images=[images.read(0), images.read(1)], return_tensors="pt")
+        >>> aligned.get_image_features(**pixels).pooler_output.shape
+        torch.Size([2, 128])
         ```
     """
 

@@ -39,6 +39,13 @@ def build_prompts(model: Any, tokenizer: Any, class_names: Sequence[str], templa
 
     Raises:
         `ClipAlignError`: no class names; a template without exactly one `{}`; a prompt over the model's length.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.tuners import build_prompts
+        >>> processor.tokenizer.batch_decode(build_prompts(model, processor, ["maine_coon"]), skip_special_tokens=True)
+        ['a photo of a maine coon .']
+        ```
     """
     encoder, tokenizer = as_dual_encoder(model), getattr(tokenizer, "tokenizer", tokenizer)
     class_names = as_texts(class_names, "class_names")

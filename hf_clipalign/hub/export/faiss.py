@@ -88,8 +88,12 @@ def build_faiss_index(
 
     Example:
         ```python
-        >>> file = build_faiss_index(Features.load("photos-b32"), "index", model.aligned_projector("image"))
-        >>> cosines, rows = faiss.read_index(str(file)).search(queries, 10)
+        >>> import faiss
+        >>> from hf_clipalign.hub import build_faiss_index
+        >>> file = build_faiss_index(features, "index", aligned.aligned_projector("image"))
+        >>> index = faiss.read_index(str(file))
+        >>> index.ntotal, index.d
+        (24, 128)
         ```
     """
     faiss = _faiss()

@@ -63,10 +63,13 @@ def export_onnx(
 
     Example:
         ```python
-        >>> export_onnx(model, "clip-b32-image.onnx", compact=True)
-        >>> processor = AutoProcessor.from_pretrained("clip-b32-image-processor")
-        >>> session = onnxruntime.InferenceSession("clip-b32-image.onnx")
-        >>> (embeds,) = session.run(None, {"pixel_values": pixel_values.numpy()})
+        >>> import onnxruntime
+        >>> from hf_clipalign.hub import export_onnx
+        >>> file = export_onnx(aligned, "clip-image.onnx", compact=True)
+        >>> session = onnxruntime.InferenceSession(file)
+        >>> pixels = processor(images=images.read(0), return_tensors="np")["pixel_values"]
+        >>> session.run(None, {"pixel_values": pixels})[0].shape
+        (1, 79)
         ```
     """
     projector = model.aligned_projector(modality, compact)

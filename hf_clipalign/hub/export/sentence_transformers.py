@@ -63,9 +63,11 @@ def export_sentence_transformers(
 
     Example:
         ```python
-        >>> export_sentence_transformers(model, "clip-b32-images", processor, compact=True)
-        >>> SentenceTransformer("clip-b32-images").encode([image]).shape
-        (1, 312)
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from hf_clipalign.hub import export_sentence_transformers
+        >>> folder = export_sentence_transformers(aligned, "clip-images", processor, compact=True)
+        >>> SentenceTransformer(str(folder)).encode([images.read(0)]).shape
+        (1, 79)
         ```
     """
     if modality not in ("image", "text", "both"):

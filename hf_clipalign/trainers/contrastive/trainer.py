@@ -68,13 +68,14 @@ class ContrastiveTrainer(AlignmentTrainer):
 
     Example:
         ```python
-        >>> trainer = ContrastiveTrainer(
-        ...     CLIPModel.from_pretrained(checkpoint),
-        ...     ContrastiveTrainingArguments("runs/closed-gap", temperature=1.0, temperature_mode="fixed"),
-        ...     processing_class=load_processor(checkpoint),
-        ...     train_dataset=with_captions(image_folder("train2017"), load_captions("captions_train2017.json")),
-        ... )
-        >>> trainer.train()
+        >>> from hf_clipalign.data import load_mini, with_captions
+        >>> from hf_clipalign.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
+        >>> settings = ContrastiveTrainingArguments("runs/captions", max_steps=1, temperature=1.0, temperature_mode="fixed")
+        >>> pairs = with_captions(images, [f"an emoji of {images.class_names[label]}" for label in images.labels])
+        >>> trainer = ContrastiveTrainer(load_mini().student, settings, processing_class=processor, train_dataset=pairs)
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 

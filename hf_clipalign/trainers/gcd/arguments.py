@@ -55,6 +55,13 @@ class SpectralGCDTrainingArguments(AlignmentTrainingArguments):
         warmup_teacher_epochs (`int`, *optional*, defaults to `30`): epochs on the way from one to the other.
         contrastive_temperature (`float`): of InfoNCE. Default 1, as the reference has it.
         supervised_contrastive_temperature (`float`, *optional*, defaults to `0.07`): of SupCon.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import SpectralGCDTrainingArguments
+        >>> SpectralGCDTrainingArguments("runs/animals", num_train_epochs=20).mean_entropy_weight
+        2.0
+        ```
     """
 
     # data

@@ -21,6 +21,13 @@ class KDPLTrainingArguments(PromptLearningTrainingArguments):
         cache_dir (`str`, *optional*): where teacher features are kept between runs. Default: not kept.
         cache_image_features (`bool`, *optional*): take the teacher's image features once for all epochs. Default: when
             `augment` is off; impossible with it.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import KDPLTrainingArguments
+        >>> KDPLTrainingArguments.preset("coop", output_dir="runs/kdpl", class_agnostic=True).k_max
+        1000
+        ```
     """
 
     teacher_template: str | None = field(

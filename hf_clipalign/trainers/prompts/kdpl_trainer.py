@@ -45,13 +45,21 @@ class KDPLTrainer(PromptLearningTrainer):
 
     Example:
         ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.trainers import KDPLTrainer, KDPLTrainingArguments
+        >>> from hf_clipalign.tuners import CoOpConfig
         >>> trainer = KDPLTrainer(
-        ...     get_peft_model(student, CoOpConfig(ctx_init="a photo of a")),
-        ...     KDPLTrainingArguments.preset("coop", output_dir="runs/kdpl", class_agnostic=True),
+        ...     get_peft_model(load_mini().student, CoOpConfig(ctx_init="a photo of a")),
+        ...     KDPLTrainingArguments("runs/kdpl", num_train_epochs=1, per_device_train_batch_size=24),
         ...     processing_class=processor,
-        ...     train_dataset=image_folder("unlabelled"),
-        ...     teacher="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        ...     train_dataset=images,
+        ...     teacher=mini.teacher,
+        ...     teacher_processor=mini.teacher_processor,
         ... )
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 

@@ -32,6 +32,13 @@ def training_preset(method: str, backbone: str = "vit_b32", protocol: str = "bas
 
     Raises:
         `ClipAlignError`: an unknown name; the message lists the known ones.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import training_preset
+        >>> sorted(training_preset("coop"))[:2]
+        ['learning_rate', 'momentum']
+        ```
     """
     _check(method, backbone, protocol)
     rate, epochs, batch = _TRAINING[method]
@@ -54,6 +61,13 @@ def adapter_preset(method: str, backbone: str = "vit_b32", protocol: str = "base
     """Keyword arguments of the method's PEFT config as published: `CoOpConfig(**adapter_preset("coop"))`.
 
     Args and errors as `training_preset`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import adapter_preset
+        >>> adapter_preset("coop")
+        {'n_ctx': 4, 'ctx_init': 'a photo of a'}
+        ```
     """
     _check(method, backbone, protocol)
     depth = 9 if protocol == "base_to_novel" else 3

@@ -35,6 +35,13 @@ class RETuneTrainingArguments(AlignmentTrainingArguments):
         reset_threshold (`float`, *optional*): undo small updates after every epoch (`undo_small_updates`); the
             authors' code has 0.01 for it, switched off in the released settings. Default None: off.
         reset_step (`float`, *optional*, defaults to `0.001`): added to the threshold after every epoch of a task.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import RETuneTrainingArguments
+        >>> RETuneTrainingArguments("runs/chest", uncertain="zeros").num_train_epochs
+        10
+        ```
     """
 
     # data

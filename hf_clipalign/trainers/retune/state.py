@@ -34,6 +34,13 @@ class RETuneState:
 
     Raises:
         `ClipAlignError`: the folder holds a state that cannot be read.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import RETuneState
+        >>> RETuneState("runs/not-begun").begun
+        False
+        ```
     """
 
     def __init__(self, folder: str | Path, learned: Mapping[str, Any] | None = None):

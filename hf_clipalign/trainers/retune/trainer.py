@@ -75,12 +75,22 @@ class RETuneTrainer(AlignmentTrainer):
 
     Example:
         ```python
-        >>> model = get_peft_model(clip, RETuneConfig())
-        >>> labels = read_chexpert("CheXpert-v1.0-small/train.csv")
-        >>> data = LabelledEmbeddings.from_store("features/", labels, model)
-        >>> trainer = RETuneTrainer(model, RETuneTrainingArguments("runs/chest"), train_dataset=data,
-        ...                         tasks=class_incremental(labels), processing_class=processor)
-        >>> trainer.train()
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import class_incremental
+        >>> from hf_clipalign.features import LabelledEmbeddings
+        >>> from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig
+        >>> trainer = RETuneTrainer(
+        ...     get_peft_model(EmbeddingSpace(128), RETuneConfig()),
+        ...     RETuneTrainingArguments("runs/chest", num_train_epochs=1),
+        ...     train_dataset=LabelledEmbeddings(embeds, labels),
+        ...     tasks=class_incremental(labels),
+        ...     processing_class=processor,
+        ...     encoder=encoder,
+        ... )
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 

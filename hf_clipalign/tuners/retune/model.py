@@ -15,7 +15,16 @@ from hf_clipalign.tuners.retune.layer import RETuneLayer
 
 
 class RETuneModel(BaseTuner):
-    """RE-tune: the modules that give the features of the shared space are wrapped."""
+    """RE-tune: the modules that give the features of the shared space are wrapped.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig
+        >>> type(get_peft_model(EmbeddingSpace(128), RETuneConfig()).base_model).__name__
+        'RETuneModel'
+        ```
+    """
 
     prefix = "clip_retune_"
     tuner_layer_cls = RETuneLayer
