@@ -13,7 +13,7 @@ class ClipAlignError(ValueError):
         >>> try:
         ...     load_model("no-such-folder/")
         ... except ClipAlignError as error:
-        ...     print("not loaded:", error)
-        not loaded: cannot load the model 'no-such-folder/': Repo id must use alphanumeric chars, '-', '_' or '.'. The name cannot start or end with '-' or '.' and the maximum length is 96: 'no-such-folder/'.
+        ...     print(error)
+        cannot load the model 'no-such-folder/': ...
         ```
     """

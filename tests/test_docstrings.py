@@ -42,6 +42,10 @@ def public_names():
 
 PUBLIC = list(public_names())
 PUBLIC_IDS = [name for _, name in PUBLIC]
+VALUES = {(room, name): getattr(importlib.import_module(room), name) for room, name in PUBLIC}
+SLOW = ("export_onnx", "onnx_facts")
+"""Their examples trace a model, which takes half a minute."""
+RUNS = [pytest.param(*one, marks=pytest.mark.slow) if one[1] in SLOW else one for one in PUBLIC]
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(hf_clipalign.__path__, "hf_clipalign.")
@@ -62,8 +66,7 @@ FINDER = doctest.DocTestFinder(parser=FencedExamples(), exclude_empty=True)
 
 def examples(room, name):
     """All examples of a public name, those of its methods too."""
-    value = getattr(importlib.import_module(room), name)
-    return [test for test in FINDER.find(value, name) if test.examples]
+    return [test for test in FINDER.find(VALUES[room, name], name) if test.examples]
 
 
 def failures(tests, room, names):
@@ -105,7 +108,7 @@ def hub(monkeypatch):
         yield hub
 
 
-@pytest.mark.parametrize(("room", "name"), PUBLIC, ids=PUBLIC_IDS)
+@pytest.mark.parametrize(("room", "name"), RUNS, ids=PUBLIC_IDS)
 def test_examples_print_what_they_say(room, name, names, place, monkeypatch, request):
     monkeypatch.chdir(place)
     if name.startswith("push_"):
@@ -123,7 +126,7 @@ def test_examples_of_what_is_not_public_print_what_they_say(names, place, monkey
 
 @pytest.mark.parametrize(("room", "name"), PUBLIC, ids=PUBLIC_IDS)
 def test_every_public_name_has_an_example_in_a_fence(room, name):
-    documented = getattr(importlib.import_module(room), name).__doc__
+    documented = VALUES[room, name].__doc__
     assert documented, f"{room}.{name} has no docstring"
     assert re.search(r"Example:\n\s+```python\n\s+>>> ", documented), f"{room}.{name} has no example"
 
@@ -141,13 +144,15 @@ def parameters(value):
 def documented_parameters(docstring):
     """The names that stand with a type in the sections Args and Attributes."""
     sections = re.findall(r"^(?:Args|Attributes):\n(.*?)(?=^\S|\Z)", docstring, flags=re.MULTILINE | re.DOTALL)
-    entries = re.findall(r"^    ((?:[*\w]+(?: \([^\n]*?\))?, )*\*{0,2}\w+)(?: \(|:)", "\n".join(sections), re.MULTILINE)
-    return {name for entry in entries for name in re.findall(r"\w+", re.sub(r"\([^)]*\)", "", entry))}
+    lines = [line[4:] for line in "\n".join(sections).splitlines() if re.match(r" {4}\S", line)]
+    typed = r"(?:^|, )\*{0,2}(\w+)(?= \()"
+    passed_on = r"(?:^|, )\*{1,2}(\w+)(?=:|, \*)"
+    return {name for line in lines for kind in (typed, passed_on) for name in re.findall(kind, line)}
 
 
 @pytest.mark.parametrize(("room", "name"), PUBLIC, ids=PUBLIC_IDS)
 def test_every_parameter_is_explained(room, name):
-    value = getattr(importlib.import_module(room), name)
+    value = VALUES[room, name]
     missing = set(parameters(value)) - documented_parameters(inspect.getdoc(value))
     assert not missing, f"{room}.{name} does not explain {', '.join(sorted(missing))}"
 
@@ -159,6 +164,6 @@ def test_docstrings_have_one_dialect():
         (name, match[0])
         for room, name in PUBLIC
         for dialect in dialects
-        for match in re.finditer(dialect, inspect.getdoc(getattr(importlib.import_module(room), name)), re.MULTILINE)
+        for match in re.finditer(dialect, inspect.getdoc(VALUES[room, name]), re.MULTILINE)
     ]
     assert not found

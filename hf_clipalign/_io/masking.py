@@ -95,7 +95,7 @@ def mask(text: str) -> str:
     """A text without secrets and local paths.
 
     A path in any spelling becomes `…`: absolute, relative, `~user/…`, of Windows, `file://…`; not even its last part
-    is told, as the names of medical data are those of people. Hub ids and addresses stay, without what logs in there.
+    is shown, as the names of medical data are those of people. Hub ids and addresses stay, without what logs in there.
 
     Args:
         text (`str`): for example a verdict, a note, a title.
@@ -132,7 +132,7 @@ def describe_run(command: str | Sequence[str], environment: Mapping[str, str] | 
         environment (`Mapping[str, str]`, *optional*): variables to show before it.
 
     Returns:
-        `str`: one line; empty where quotes are left open, since what is a path cannot be told then.
+        `str`: one line; empty where quotes are left open, since paths cannot be recognised then.
 
     Example:
         ```python

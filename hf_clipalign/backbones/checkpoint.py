@@ -113,7 +113,7 @@ def _check_report(model: nn.Module, info: dict[str, Any], name: str, may_differ:
     if missing := sorted(info["missing_keys"]):
         raise ClipAlignError(
             f"the checkpoint {name!r} lacks {_shown(missing)}, which would be random: get its files again, or the "
-            "checkpoint of the whole model."
+            "complete checkpoint."
         )
     mismatched = sorted(map(tuple, info["mismatched_keys"]))
     if mismatched and not may_differ:
@@ -154,6 +154,12 @@ def check_finite(model: nn.Module, name: str) -> None:
 
 def is_finite(tensor: Any) -> bool:
     """Whether all numbers of a tensor are finite; True for what holds no floating-point numbers of 16 bits or more.
+
+    Args:
+        tensor (`Tensor` or `Any`): what is looked at.
+
+    Returns:
+        `bool`.
 
     Example:
         ```python

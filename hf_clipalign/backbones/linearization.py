@@ -124,6 +124,13 @@ def image_projection_error(encoder: DualEncoder, pixel_values: Tensor, **kwargs:
 def projection_error(encoder: DualEncoder, features: Tensor) -> ProjectionError:
     """`image_projection_error` from image features before the projector, `[N, d_v]` or with the column of ones.
 
+    Args:
+        encoder (`DualEncoder`): the backbone.
+        features (`Tensor [N, d_v]`): from its image tower.
+
+    Returns:
+        `ProjectionError`.
+
     Example:
         ```python
         >>> from hf_clipalign.backbones import projection_error

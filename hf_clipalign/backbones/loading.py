@@ -107,6 +107,16 @@ def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any
 def load_image_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any:
     """Loads the image processor of a checkpoint that has no tokenizer; otherwise as `load_processor`.
 
+    Args:
+        path_or_id (`str` or `Path`): a local folder or a Hub id.
+        **from_pretrained_kwargs: passed to `AutoImageProcessor.from_pretrained`.
+
+    Returns:
+        The image processor.
+
+    Raises:
+        `ClipAlignError`: as `load_processor`.
+
     Example:
         ```python
         >>> from hf_clipalign.backbones import load_image_processor

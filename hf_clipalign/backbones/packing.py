@@ -154,7 +154,7 @@ def pack_prompts(
         shared_prefix (`int`, *optional*): number of leading tokens that must be common to all prompts, the start token
             included: a learned context that is put there once per row. Default: whatever they have in common.
         strategy (`str`): `"auto"` takes what costs least at the lengths at hand; `"packed"`, `"cut"` and `"full"`
-            insist (full: padded to the model's length). Towers whose attention looks both ways read the full length
+            insist (full: padded to the model's length). Towers with bidirectional attention read the full length
             only (`encoder.prompt_strategies`).
 
     Returns:
@@ -244,10 +244,11 @@ def encode_texts(
         model (`nn.Module` or `DualEncoder`): the backbone.
         texts (`Sequence[str]`): N texts: class prompts, dictionary entries, captions.
         processor (`ProcessorMixin` or `PreTrainedTokenizerBase`): the checkpoint's processor, or its tokenizer.
-        strategy (`str`): see `pack_prompts`. Default `"auto"`.
-        normalize (`bool`): unit length. Default True.
+        strategy (`str`, *optional*, defaults to `"auto"`): see `pack_prompts`.
+        normalize (`bool`, *optional*, defaults to `True`): unit length.
         batch_tokens (`int`, *optional*): see `encode_prompts`.
-        truncate (`bool`): cut texts that are over the backbone's length instead of raising. Default False.
+        truncate (`bool`, *optional*, defaults to `False`): cut texts that are over the backbone's length instead of
+            raising.
 
     Returns:
         `Tensor [N, d]`: the features in the order of the texts.
@@ -277,7 +278,7 @@ def encode_texts(
 def _encode_as_tokenized(
     encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], normalize: bool, truncate: bool
 ) -> Tensor:
-    """Towers that look both ways read each block of texts as the tokenizer pads it, with its mask."""
+    """Towers with bidirectional attention read each block of texts as the tokenizer pads it, with its mask."""
     blocks = [list(texts[start : start + _BLOCK_TEXTS]) for start in range(0, len(texts), _BLOCK_TEXTS)]
     batches = (tokenize(encoder, tokenizer, block, truncate=truncate) for block in blocks)
     return torch.cat([encoder.encode_text(**batch, normalize=normalize) for batch in batches])
@@ -285,6 +286,14 @@ def _encode_as_tokenized(
 
 def project_texts(encoder: DualEncoder, features: Tensor, normalize: bool = True) -> Tensor:
     """Pre-projection text features `[N, d_t]` in the shared space, `[N, d]`; unit length if `normalize`.
+
+    Args:
+        encoder (`DualEncoder`): the backbone.
+        features (`Tensor [N, d_t]`): from `encode_prompts`.
+        normalize (`bool`, *optional*, defaults to `True`): unit length.
+
+    Returns:
+        `Tensor [N, d]`.
 
     Example:
         ```python

@@ -40,6 +40,13 @@ def tower_parameters(model: Any, modality: Modality) -> list[nn.Parameter]:
 def projector_parameters(model: Any, modality: Modality) -> list[nn.Parameter]:
     """The parameters between the features before the projector and the shared space; see `tower_parameters`.
 
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone.
+        modality (`"image"` or `"text"`): which side.
+
+    Returns:
+        `list[nn.Parameter]`: in the order of the model.
+
     Example:
         ```python
         >>> from hf_clipalign.backbones import projector_parameters

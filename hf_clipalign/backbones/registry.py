@@ -20,6 +20,12 @@ _BUILT_IN_FAMILIES = ("clip", "siglip", "other_towers", "open_clip")
 def register_backbone(*model_types: str) -> Callable[[_View], _View]:
     """Class decorator: the view serves models whose `config.model_type` is one of `model_types`.
 
+    Args:
+        *model_types (`str`): as in the configurations of the family.
+
+    Returns:
+        `Callable`: the decorator, for a subclass of `DualEncoder`.
+
     Example:
         ```python
         >>> from hf_clipalign.backbones import DualEncoder, register_backbone, supported_model_types
@@ -40,6 +46,9 @@ def register_backbone(*model_types: str) -> Callable[[_View], _View]:
 
 def supported_model_types() -> list[str]:
     """The `config.model_type` values that `as_dual_encoder` accepts, sorted.
+
+    Returns:
+        `list[str]`: the types.
 
     Example:
         ```python

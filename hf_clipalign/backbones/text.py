@@ -25,7 +25,8 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
         encoder (`DualEncoder`): the backbone that will read the ids.
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer, or a processor with one.
         texts (`Sequence[str]`): N prompts.
-        truncate (`bool`): cut texts that are over the backbone's length instead of raising. Default False.
+        truncate (`bool`, *optional*, defaults to `False`): cut texts that are over the backbone's length instead of
+            raising.
 
     Returns:
         `dict`: `input_ids [N, T]` (and `attention_mask [N, T]` unless padded to the full length), on the encoder's

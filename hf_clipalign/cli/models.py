@@ -34,7 +34,7 @@ def chosen_model(model: str | None, data: str | None = None) -> str:
         `str`: the name.
 
     Raises:
-        [`ClipAlignError`]: no model for data that are not built in; a misspelt folder; a folder of images.
+        `ClipAlignError`: no model for data that are not built in; a misspelt folder; a folder of images.
     """
     if model is None and data is not None and (Path(data) / "features.json").is_file():
         from hf_clipalign.features import FeatureStore

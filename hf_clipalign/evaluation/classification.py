@@ -69,8 +69,8 @@ def zero_shot_weights(
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer or processor.
         class_names (`Sequence[str]`): C names; underscores become spaces. Classes with equal prompts (ImageNet has
             such names) get equal embeddings and are named in a warning.
-        templates (`str` or `Sequence[str]`): each with one `{}`. Default `"a photo of a {}."`.
-        batch_size (`int`): prompts per pass. Default 256.
+        templates (`str` or `Sequence[str]`, *optional*, defaults to `"a photo of a {}."`): each with one `{}`.
+        batch_size (`int`, *optional*, defaults to `256`): prompts per pass.
 
     Returns:
         `Tensor [C, d]`, unit rows: `features @ weights.T` are cosines.
@@ -108,7 +108,7 @@ def _warn_of_equal_prompts(equal: EqualRows, names: Sequence[str]) -> None:
     if pairs:
         shown = ", ".join(f"{first} and {second} ({names[second]!r})" for first, second in pairs[:_SHOWN])
         logger.warning(
-            "%d classes have the prompt of another class, from which they cannot be told apart: %s%s. Their images "
+            "%d classes have the prompt of another class, from which they cannot be distinguished: %s%s. Their images "
             "count as wrong; give these classes other names.",
             len(pairs),
             shown,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._checks.texts import as_texts
+from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.data import ImageSource, TextSource
@@ -141,11 +141,11 @@ def extract_image_features(
         model (`nn.Module` or `DualEncoder`): the backbone, in evaluation mode, on the device to use.
         source (`ImageSource`): the images; see `hf_clipalign.data.open_source`.
         processor (`ProcessorMixin` or image processor): the checkpoint's processor.
-        batch_size (`int`): images per pass. Default 64.
+        batch_size (`int`, *optional*, defaults to `64`): images per pass.
         num_workers (`int`, *optional*): processes that read images. Default: none for few images, else all cores
             but one, at most 8.
         strict (`bool`): raise at the first image that cannot be read, instead of recording it in `skipped`.
-        progress (`bool`): show a progress bar. Default True.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
         `Features`: rows in the order of the source, without the skipped images.
@@ -208,9 +208,9 @@ def extract_text_features(
         texts (`Sequence[str]`): N texts.
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer or processor.
         labels (array `[N]`, *optional*): for retrieval: texts of one image or class share a label.
-        batch_size (`int`): texts per pass. Default 256.
-        truncate (`bool`): cut texts over the context length instead of raising. Default False.
-        progress (`bool`): show a progress bar. Default True.
+        batch_size (`int`, *optional*, defaults to `256`): texts per pass.
+        truncate (`bool`, *optional*, defaults to `False`): cut texts over the context length instead of raising.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
         `Features`: rows in the order of `texts`; ids are row numbers.

@@ -100,8 +100,8 @@ class LabelledEmbeddings:
             store (`FeatureStore`, `str` or `Path`): image features.
             labels (`FindingLabels`): joined by id; leading folders that one side lacks are left out.
             model (`PeftModel`, `nn.Module` or `DualEncoder`): the backbone that made the features.
-            partial (`bool`): drop labels without features instead of raising. Images that could not be read are
-                always dropped, with a warning. Default False.
+            partial (`bool`, *optional*, defaults to `False`): drop labels without features instead of raising. Images
+                that could not be read are always dropped, with a warning.
 
         Raises:
             `ClipAlignError`: text features, features of another model, ids that occur twice or do not match.
@@ -114,7 +114,7 @@ class LabelledEmbeddings:
         width = encoder.vision_dim
         if store.width not in (width, width + 1):
             raise ClipAlignError(
-                f"the features in {str(store.folder)!r} have {store.width} numbers, {type(encoder.model).__name__} "
+                f"the features in {str(store.folder)!r} have dimension {store.width}, {type(encoder.model).__name__} "
                 f"takes {width}: they are of another model."
             )
         unread = {name for name, _ in store.skipped}

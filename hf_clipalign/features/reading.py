@@ -81,11 +81,11 @@ def image_batches(
         source, processor: the images, and what makes them inputs of the tower.
         jobs (`Iterable[ImageJob]`): what to read.
         num_workers (`int`): processes that read.
-        pin_memory (`bool`): for copies to an accelerator. Default False.
+        pin_memory (`bool`, *optional*, defaults to `False`): for copies to an accelerator.
         known (`Collection[bytes]`): hashes of images that need not be decoded.
 
     Raises:
-        [`ClipAlignError`]: if a worker process was ended from outside.
+        `ClipAlignError`: if a worker process was ended from outside.
     """
     loader = DataLoader(
         _ImageReader(source, processor, known),
@@ -131,7 +131,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _begin_worker(_: int) -> None:
-    """A worker ends at once when it is told to, and, on Linux, when the process that it works for is no more."""
+    """A worker ends at once on request, and, on Linux, when the process that it works for is no more."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)

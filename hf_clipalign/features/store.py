@@ -27,6 +27,9 @@ class FeatureStore:
     Opening reads the manifest only. A shard is compared with its checksum when it is first used, and is mapped into
     memory, not copied; no file stays open. Get one with `FeatureStore.open`.
 
+    Args:
+        shards (`ShardFolder`): the folder; `FeatureStore.open` reads it.
+
     Example:
         ```python
         >>> from hf_clipalign.features import FeatureStore, extract_to_store
@@ -139,9 +142,10 @@ class FeatureStore:
 
         Example:
             ```python
+            >>> store = extract_to_store(model, "photos", processor, "features", shard_size=8, progress=False)
             >>> dataset = store.to_dataset()
-            >>> dataset.add_faiss_index("features")
-            >>> scores, neighbours = dataset.get_nearest_examples("features", query, k=10)
+            >>> len(dataset), dataset.column_names
+            (12, ['id', 'features', 'label'])
             ```
         """
         import datasets

@@ -52,10 +52,10 @@ class SpectralGCDOutput(ModelOutput):
     Example:
         ```python
         >>> from hf_clipalign.gcd import SpectralGCDModel
-        >>> gcd = SpectralGCDModel.from_student(model, mini.concepts.novel[:50], ["cat"], n_novel=2, processor=processor)
+        >>> gcd = SpectralGCDModel.from_student(model, ["fur", "wheel"], ["cat"], n_novel=2, processor=processor)
         >>> output = gcd(**processor(images=images.read(0), return_tensors="pt"))
         >>> output.logits.shape, output.cross_modal.shape
-        (torch.Size([1, 3]), torch.Size([1, 50]))
+        (torch.Size([1, 3]), torch.Size([1, 2]))
         ```
     """
 
@@ -74,10 +74,13 @@ class SpectralGCDModel(PreTrainedModel):
     published, unless they were set (`SpectralGCDTrainingArguments.center_concepts`). Make a model with `from_student`,
     train it with `hf_clipalign.trainers.SpectralGCDTrainer`.
 
+    Args:
+        config (`SpectralGCDConfig`): sizes, concepts and classes; `from_student` makes it.
+
     Example:
         ```python
         >>> from hf_clipalign.gcd import SpectralGCDModel
-        >>> gcd = SpectralGCDModel.from_student(model, mini.concepts.novel[:50], ["cat"], n_novel=2, processor=processor)
+        >>> gcd = SpectralGCDModel.from_student(model, ["fur", "wheel"], ["cat"], n_novel=2, processor=processor)
         >>> len(gcd.predict([images.read(0), images.read(1)])), gcd.config.n_classes
         (2, 3)
         ```
@@ -348,9 +351,9 @@ class SpectralGCDModel(PreTrainedModel):
                 images or their paths, such as the column of a `datasets.Dataset`.
             pixel_values (`Tensor` or array `[N, 3, H, W]`, *optional*): images as the processor returns them,
                 instead.
-            n_concepts (`int`): concepts per image, at most. Default 5.
-            batch_size (`int`): images per pass. Default 64.
-            temperature (`float`): divides the class cosines for the probabilities. Default 0.1.
+            n_concepts (`int`, *optional*, defaults to `5`): concepts per image, at most.
+            batch_size (`int`, *optional*, defaults to `64`): images per pass.
+            temperature (`float`, *optional*, defaults to `0.1`): divides the class cosines for the probabilities.
 
         Returns:
             `list[ClassPrediction]`: one per image.

@@ -120,10 +120,10 @@ def estimate_n_classes(
         max_classes (`int`, *optional*): most clusters to try; a warning tells if they are the best. Default: four
             times the known classes, at least 10; doubled as long as the largest number is the best, up to N - 1.
         counts (`Sequence[int]`, *optional*): the numbers of clusters to try, instead of grid and refinement.
-        normalize (`bool`): unit length first, so that distances go by cosines. Default True.
-        n_init (`int`): starts of k-means for each count; the best is taken. Default 4.
-        seed (`int`): of k-means. Default 0.
-        progress (`bool`): show a progress bar. Default False.
+        normalize (`bool`, *optional*, defaults to `True`): unit length first, so that distances go by cosines.
+        n_init (`int`, *optional*, defaults to `4`): starts of k-means for each count; the best is taken.
+        seed (`int`, *optional*, defaults to `0`): of k-means.
+        progress (`bool`, *optional*, defaults to `False`): show a progress bar.
 
     Returns:
         `ClassCountEstimate`: the best count, of several equal ones the largest (before known classes are split; with

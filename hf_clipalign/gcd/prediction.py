@@ -34,7 +34,7 @@ class ClassPrediction:
     Example:
         ```python
         >>> from hf_clipalign.gcd import SpectralGCDModel
-        >>> gcd = SpectralGCDModel.from_student(model, ["fur", "wheel"], ["cat", "car"], n_novel=0, processor=processor)
+        >>> gcd = SpectralGCDModel.from_student(model, ["fur", "wheel"], ["cat", "car"], 0, processor=processor)
         >>> (prediction,) = gcd.predict([images.read(0)])
         >>> prediction.name in ("cat", "car"), [name for name, _ in prediction.concepts] != []
         (True, True)

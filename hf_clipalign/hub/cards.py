@@ -72,13 +72,13 @@ class ModelCardInfo:
         description (`str`): a paragraph under the title.
         image_band (`(k_top, k_bottom)`, *optional*): singular directions that the image projector lost.
         text_band (`(k_top, k_bottom)`, *optional*): the same for texts.
-        compact (`bool`): a stock tower with the smaller embedding. Default False.
+        compact (`bool`, *optional*, defaults to `False`): a stock tower with the smaller embedding.
         parameters (`Mapping[str, Any]`): what else was set, shown as a table.
         command (`str`): what was run, shown below the settings as `describe_run` masks it.
         template (`str`): the prompt with `{}` that a prompt adapter was trained with, for the snippet.
-        needs_package (`bool`): an adapter of a type that only this package knows. Default False.
-        has_processor (`bool`): a processor lies with the model. Default True.
-        has_spectrum (`bool`): `spectrum.png` lies with the model. Default False.
+        needs_package (`bool`, *optional*, defaults to `False`): an adapter of a type that only this package knows.
+        has_processor (`bool`, *optional*, defaults to `True`): a processor lies with the model.
+        has_spectrum (`bool`, *optional*, defaults to `False`): `spectrum.png` lies with the model.
         evaluations (`Sequence[CardEvaluation]`): measured results.
         limits (`Sequence[str]`): what one must not expect.
         licence (`str`, *optional*): licence identifier of the base model, as on the Hub (`"mit"`). None: not known.

@@ -71,6 +71,7 @@ def folder_kind(folder: str | Path) -> str:
 
     Example:
         ```python
+        >>> aligned.save_pretrained("clip-b32-isoclip")
         >>> folder_kind("clip-b32-isoclip")
         'isoclip'
         ```
@@ -138,7 +139,7 @@ def _stock(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
         image_band=band if facts["modality"] == "image" else None,
         text_band=band if facts["modality"] == "text" else None,
         compact=facts["compact"],
-        parameters={"numbers per embedding": config["projection_dim"]} if "projection_dim" in config else {},
+        parameters={"dimension": config["projection_dim"]} if "projection_dim" in config else {},
         **common,
     )
 

@@ -59,7 +59,7 @@ def push_folder(
         revision (`str`, *optional*): branch to commit to, made from `main` if it does not exist. Default `main`.
         commit_message (`str`, *optional*): title of the commit.
         token (`str`, *optional*): access token. Default: the one you are logged in with.
-        overwrite_card (`bool`): replace the repository's card. Default False.
+        overwrite_card (`bool`, *optional*, defaults to `False`): replace the repository's card.
         info (`ModelCardInfo`, *optional*): facts for the card. Default: `describe_folder(folder)`.
         evaluations (`Sequence[CardEvaluation]`): results for the card.
         include (`Sequence[str]`): further files or sub-folders to upload, by their path in the folder.
@@ -139,7 +139,7 @@ def push_isoclip(
 
 
 def push_model(model: Any, repo_id: str, **push_kwargs: Any) -> CommitInfo:
-    """Pushes a model that `save_pretrained` writes whole, with its card in one commit.
+    """Pushes a model that `save_pretrained` writes completely, with its card in one commit.
 
     Args:
         model (`PreTrainedModel`): the model.
@@ -310,7 +310,7 @@ def _spectrum_of(folder: Path) -> bytes:
 
 
 def _licence(api: HfApi, base_model: str) -> str | None:
-    """The licence that the base model's card names, or None where that cannot be told."""
+    """The licence that the base model's card names, or None where that is unknown."""
     from huggingface_hub.errors import HTTPError
 
     try:

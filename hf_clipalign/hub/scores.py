@@ -44,7 +44,7 @@ def retrieval_evaluation(
     Args:
         comparison (`RetrievalComparison` or its `to_dict()`): the measured heads.
         head (`str`): which one the model is: `"raw"`, `"isoclip"`, `"isoclip-compact"` …
-        modality (`"image"` or `"text"`): what was compared. Default `"image"`.
+        modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): what was compared.
         dataset_name (`str`): for people.
         dataset_type (`str`): Hub id of the data set, or a short name where it has none.
         verdict (`str`): the outcome in words.
@@ -152,7 +152,7 @@ def read_evaluations(path: str | Path, info: ModelCardInfo) -> list[CardEvaluati
     if info.head != "raw" and (band is None or list(band) != list(results.get("band") or ())):
         raise ClipAlignError(
             f"{str(path)!r} was measured with the {modality} band {results.get('band')}, the model has {band}: "
-            f"evaluate again with --band of the model."
+            f"evaluate again with --{modality}-band of the model."
         )
     data = str(results.get("data", "data"))
     name = public_name(data)

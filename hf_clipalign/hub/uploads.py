@@ -83,9 +83,11 @@ def plan_upload(folder: str | Path, include: Sequence[str] = ()) -> Upload:
 
     Example:
         ```python
-        >>> upload = plan_upload("clip-b32-isoclip", include=["notes.txt"])
-        >>> sorted(upload.files), upload.left_out
-        (['README.md', 'config.json', 'model.safetensors', 'notes.txt'], ['wandb/run-1.log'])
+        >>> from hf_clipalign.hub import plan_upload
+        >>> aligned.save_pretrained("clip-planned")
+        >>> _ = open("clip-planned/notes.txt", "w").write("for us only")
+        >>> plan_upload("clip-planned").left_out
+        ['notes.txt']
         ```
     """
     folder = Path(folder)

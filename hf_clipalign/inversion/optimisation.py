@@ -172,7 +172,7 @@ def initial_tokens(ids: Sequence[Any], shape: tuple[int, int], init: Any, genera
     """The tokens to start from, `[N, R, w]`: given, or drawn from N(0, 0.02²) by the seed and the item's name only.
 
     Args:
-        ids (`Sequence`): names of the items; numbers and strings are told apart by their text.
+        ids (`Sequence`): names of the items; numbers and strings are distinguished by their text.
         shape (`(R, w)`): tokens of one item.
         init (`Tensor` or array `[N, R, w]` or `[R, w]`, *optional*): given tokens.
         generator (`torch.Generator`, *optional*): gives the seed of all items. Default: a fixed seed.

@@ -115,7 +115,7 @@ def resolve_bands(
     Args:
         encoder (`DualEncoder`): the view of the model.
         name (`str`, *optional*): Hub id or folder that the model came from.
-        image_band (`(k_top, k_bottom)`, *optional*), text_band (*optional*): as given by the user.
+        image_band (`(k_top, k_bottom)`, *optional*), text_band (`(int, int)`, *optional*): as given by the user.
         base_model (`str`, *optional*): as in `known_bands`.
 
     Returns:
@@ -177,7 +177,8 @@ def describe_published(spelling: str = "python") -> str:
     """The published checkpoints with their bands, in one line for errors.
 
     Args:
-        spelling (`"python"` or `"cli"`): `image (150, 50)`, or `--image-band 150,50`. Default "python".
+        spelling (`"python"` or `"cli"`, *optional*, defaults to `"python"`): `image (150, 50)`, or `--image-band
+            150,50`.
     """
     entries = []
     for name, known in sorted(_PUBLISHED.items()):
@@ -193,6 +194,13 @@ def describe_published(spelling: str = "python") -> str:
 
 def unknown_band_message(name: str | None, spelling: str = "python") -> str:
     """What to say where a band is needed, and neither given nor published for the model.
+
+    Args:
+        name (`str`, *optional*): what the model is called.
+        spelling (`str`, *optional*, defaults to `"python"`): `"cli"` names options instead of arguments.
+
+    Returns:
+        `str`: one line.
 
     Example:
         ```python

@@ -36,6 +36,9 @@ class IsoCLIPModel(PreTrainedModel):
     `get_image_features` and `get_text_features` give the aligned features; `forward` gives the image-text logits of
     the untouched base model, bit for bit. Never compare an aligned image feature with a text feature.
 
+    Args:
+        config (`IsoCLIPConfig`): sizes and bands; `from_clip_pretrained` makes it.
+
     Example:
         ```python
         >>> from hf_clipalign import IsoCLIPModel
@@ -281,9 +284,9 @@ class IsoCLIPModel(PreTrainedModel):
 
         Args:
             path (`str` or `Path`): folder to write to.
-            modality (`"image"` or `"text"`): which tower. Default `"image"`.
-            compact (`bool`): write the exact smaller embedding, r - k_top - k_bottom numbers instead of d, with the
-                same cosines. Default False.
+            modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): which tower.
+            compact (`bool`, *optional*, defaults to `False`): write the exact smaller embedding, r - k_top - k_bottom
+                numbers instead of d, with the same cosines.
             processor (`ProcessorMixin`, *optional*): saved with it, so that the folder is complete. Default:
                 `known_processor()`.
             dtype (`torch.dtype`, *optional*): of the saved weights, `torch.float16` for half the size. Default: the

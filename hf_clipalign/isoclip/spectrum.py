@@ -118,7 +118,9 @@ def compact_projectors(
     `B_i = R U_S^T` has that Gram matrix and k rows. Image and text compact spaces are not comparable to each other.
 
     Args:
-        As `trim_projectors`.
+        image_projector (`Tensor [d, d_v]`), text_projector (`Tensor [d, d_t]`): the trained projectors.
+        k_top (`int`), k_bottom (`int`): as in `trim_projectors`.
+        spectrum (`Spectrum`, *optional*): the decomposition, if it is at hand.
 
     Returns:
         `tuple[Tensor [k, d_v], Tensor [k, d_t]]`.

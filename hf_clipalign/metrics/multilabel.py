@@ -96,7 +96,10 @@ def multilabel_intervals(
     """Percentile bootstrap intervals (Efron 1979) of AUROC and F1, by finding and in the mean.
 
     Args:
-        labels, scores, threshold, predictions, finding_names: See [`multilabel_metrics`].
+        labels (array `[N, F]`), scores (array `[N, F]`): see `multilabel_metrics`.
+        threshold (`float` or `Sequence[float]`, *optional*, defaults to 0.5): see `multilabel_metrics`.
+        predictions (array `[N, F]`, *optional*), finding_names (`Sequence[str]`, *optional*): see
+            `multilabel_metrics`.
         groups (array `[N]`, *optional*): integers or texts, none empty, the patient of each row for example: rows of a
             group are drawn together.
         n_resamples (`int`, *optional*, defaults to 1000): number of resamples.
@@ -109,7 +112,7 @@ def multilabel_intervals(
         out.
 
     Raises:
-        `ClipAlignError`: As [`multilabel_metrics`], a level outside (0, 1), no whole number of resamples, or groups
+        `ClipAlignError`: As `multilabel_metrics`, a level outside (0, 1), no whole number of resamples, or groups
             that are no labels.
 
     Example:

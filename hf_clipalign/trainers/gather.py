@@ -23,6 +23,12 @@ def gather_rows(rows: Tensor) -> Tensor:
     parameters' gradients: a loss that every process computes alike on the same rows therefore needs no factor, and one
     that they share is made ready by `whole_loss`. With one process the rows are returned as they are.
 
+    Args:
+        rows (`Tensor [N_r, …]`): of this process.
+
+    Returns:
+        `Tensor [ΣN_r, …]`: of all processes.
+
     Example:
         ```python
         >>> from hf_clipalign.trainers import gather_rows

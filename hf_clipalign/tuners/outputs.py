@@ -80,7 +80,7 @@ def class_text_features(
     Args:
         model (`nn.Module`): a supported CLIP, bare or with an adapter of this package.
         plan (`PackedPrompts`): the prompts, from `plan_prompts`.
-        normalize (`bool`): unit length. Default True.
+        normalize (`bool`, *optional*, defaults to `True`): unit length.
         image_features (`Tensor [N, d]`, *optional*): unit-length image features; only CoCoOp uses them.
 
     Returns:
@@ -146,6 +146,16 @@ def prompted_logits(
 ) -> Tensor:
     """The logits `[N, C]` of `prompted_outputs`; call it inside ONE module's forward under distributed training.
 
+    Args:
+        model (`nn.Module`): a supported CLIP, bare or with an adapter of this package.
+        pixel_values (`Tensor [N, 3, H, W]`): images.
+        plan (`PackedPrompts`): C class prompts, from `plan_prompts`.
+        text_features (`Tensor [C, d]`, *optional*): see `prompted_outputs`.
+        **image_kwargs: further inputs of the image tower.
+
+    Returns:
+        `Tensor [N, C]`.
+
     Example:
         ```python
         >>> from hf_clipalign.tuners import build_prompts, plan_prompts, prompted_logits
@@ -159,6 +169,12 @@ def prompted_logits(
 
 def has_text_prompts(model: Any) -> bool:
     """Whether the active adapter changes the text tower. If not, class text features may be computed once.
+
+    Args:
+        model (`nn.Module`): a supported CLIP, bare or with an adapter of this package.
+
+    Returns:
+        `bool`.
 
     Example:
         ```python

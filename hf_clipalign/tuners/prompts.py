@@ -35,7 +35,7 @@ def build_prompts(model: Any, tokenizer: Any, class_names: Sequence[str], templa
             placeholders and `{}.` if it started at random; `a photo of a {}.` without learned text prompts.
 
     Returns:
-        `LongTensor [C, T]`: padded to the longest prompt, or to the model's length where attention looks both ways.
+        `LongTensor [C, T]`: padded to the longest prompt, or to the model's length where attention is bidirectional.
 
     Raises:
         `ClipAlignError`: no class names; a template without exactly one `{}`; a prompt over the model's length.

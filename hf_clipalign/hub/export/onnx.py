@@ -48,10 +48,11 @@ def export_onnx(
     Args:
         model (`IsoCLIPModel`): the aligned model.
         path (`str` or `Path`): the file to write; the ending `.onnx` is added where it is missing.
-        modality (`"image"` or `"text"`): which tower. Default `"image"`.
-        compact (`bool`): the exact smaller embedding with the same cosines. Default False.
-        dtype (`"float32"` or `"float16"`): of the weights and the computation inside. Default `"float32"`.
-        normalize (`bool`): give unit vectors. Default False.
+        modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): which tower.
+        compact (`bool`, *optional*, defaults to `False`): the exact smaller embedding with the same cosines.
+        dtype (`"float32"` or `"float16"`, *optional*, defaults to `"float32"`): of the weights and the computation
+            inside.
+        normalize (`bool`, *optional*, defaults to `False`): give unit vectors.
         processor (`ProcessorMixin`, *optional*): saved beside it. Default: `model.known_processor()`.
 
     Returns:
@@ -120,8 +121,9 @@ def onnx_facts(file: str | Path) -> dict[str, Any] | None:
 
     Example:
         ```python
-        >>> onnx_facts("clip-b32-image.onnx")["dimension"]
-        312
+        >>> from hf_clipalign.hub import export_onnx, onnx_facts
+        >>> onnx_facts(export_onnx(aligned, "clip-image.onnx", compact=True))["dimension"]
+        79
         ```
     """
     import onnx

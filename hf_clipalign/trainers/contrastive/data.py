@@ -52,7 +52,8 @@ class ImageTextPairs(ImagesByEpoch):
         augmentation (`Augmentation`, *optional*): makes a random view. Default: the image as it is.
         two_views (`bool`, *optional*, defaults to `False`): also a second view of each image.
         captions (`str`, *optional*, defaults to `"random"`): "random" (one for each epoch), "first" or "all".
-        positives (`str`): what gives two images the same group: "image" (nothing) or "label". Default "image".
+        positives (`str`, *optional*, defaults to `"image"`): what gives two images the same group: "image" (nothing)
+            or "label".
         seed (`int`, *optional*, defaults to `0`): of views and captions.
 
     Raises:

@@ -70,9 +70,10 @@ class ContrastiveTrainer(AlignmentTrainer):
         ```python
         >>> from hf_clipalign.data import load_mini, with_captions
         >>> from hf_clipalign.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
-        >>> settings = ContrastiveTrainingArguments("runs/captions", max_steps=1, temperature=1.0, temperature_mode="fixed")
+        >>> settings = ContrastiveTrainingArguments("runs/captions", max_steps=1)
         >>> pairs = with_captions(images, [f"an emoji of {images.class_names[label]}" for label in images.labels])
-        >>> trainer = ContrastiveTrainer(load_mini().student, settings, processing_class=processor, train_dataset=pairs)
+        >>> clip = load_mini().student
+        >>> trainer = ContrastiveTrainer(clip, settings, processing_class=processor, train_dataset=pairs)
         >>> trainer.train().global_step
         {...}
         1
@@ -283,7 +284,7 @@ class ContrastiveTrainer(AlignmentTrainer):
         return rest
 
     def _run(self) -> dict[str, Any]:
-        """What a run cannot change when it goes on."""
+        """What cannot be changed when a run is resumed."""
         pairs: Any = self.train_dataset
         return {
             "model": type(self.learner.encoder.model).__name__,

@@ -33,11 +33,14 @@ class KDPLTrainer(PromptLearningTrainer):
     steps, so that results do not depend on how it is spread.
 
     Args:
-        model, args, processing_class, train_dataset, eval_dataset, class_names: see `PromptLearningTrainer`; labels of
-            `train_dataset` are ignored, and with `class_agnostic` the class names too.
+        model (`PeftModel`): see `PromptLearningTrainer`.
+        args (`KDPLTrainingArguments`, *optional*): settings. Default: CoOp's published ones.
         teacher (`str`, `Path`, `nn.Module` or `Teacher`): the bigger model; each tokenises with its own tokenizer.
         teacher_processor (`ProcessorMixin`, *optional*): its processor. Default: the one of the checkpoint.
         dictionary (`Sequence[str]`, *optional*): concepts for `class_agnostic`, instead of `args.dictionary`.
+        **kwargs: `processing_class`, `train_dataset`, `eval_dataset` and `class_names` of `PromptLearningTrainer`
+            (labels of `train_dataset` are ignored, and with `class_agnostic` the class names too), and the arguments
+            of `transformers.Trainer`.
 
     Raises:
         `ClipAlignError`: no class names and not class-agnostic; `k_max` above the dictionary; what

@@ -60,7 +60,14 @@ def training_preset(method: str, backbone: str = "vit_b32", protocol: str = "bas
 def adapter_preset(method: str, backbone: str = "vit_b32", protocol: str = "base_to_novel") -> dict[str, Any]:
     """Keyword arguments of the method's PEFT config as published: `CoOpConfig(**adapter_preset("coop"))`.
 
-    Args and errors as `training_preset`.
+    Args:
+        method (`str`), backbone (`str`), protocol (`str`): as in `training_preset`.
+
+    Returns:
+        `dict`: the keyword arguments.
+
+    Raises:
+        `ClipAlignError`: as `training_preset`.
 
     Example:
         ```python

@@ -93,7 +93,7 @@ def check_data(data: Any, embed_dim: int, model: dict[str, Any]) -> None:
         )
     if data.embeds.shape[1] != embed_dim:
         raise ClipAlignError(
-            f"the embeddings of {data.labels.name} have {data.embeds.shape[1]} numbers, the model's shared space "
+            f"the embeddings of {data.labels.name} have dimension {data.embeds.shape[1]}, the model's shared space "
             f"{embed_dim}: they are of another model, or from before the projector."
         )
 

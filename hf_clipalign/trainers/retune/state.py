@@ -203,6 +203,6 @@ class RETuneState:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file of a run, whole or not at all."""
+    """Writes a file of a run atomically."""
     with atomic_file(path) as staging:
         staging.write_text(text, encoding="utf-8")

@@ -44,7 +44,7 @@ _SEEDS_PER_TASK = 1_000_003
 
 
 class RETuneTrainer(AlignmentTrainer):
-    """Trains RE-tune's adapters task by task; the output folder remembers which tasks are learned.
+    """Trains RE-tune's adapters task by task; the output folder records which tasks are learned.
 
     Images are not needed: the data are embeddings with labels. Every prompt is encoded once. After a task the adapter,
     the optimizer's moments and the scores on `eval_dataset` are written to `output_dir`; a run that is stopped begins

@@ -23,7 +23,7 @@ class EmbeddingSpace(nn.Module):
 
     Args:
         embed_dim (`int`): size d of the shared space.
-        name_or_path (`str`): what the adapter's configuration names as its base model. Default "".
+        name_or_path (`str`, *optional*, defaults to `""`): what the adapter's configuration names as its base model.
         heads (`dict`, *optional*): dotted names of the heads by modality. Default: CLIP's.
 
     Example:

@@ -38,8 +38,8 @@ class RETuneModel(BaseTuner):
         heads, width = heads_and_width(model)
         if peft_config.embed_dim not in (None, width):
             raise ClipAlignError(
-                f"the adapter is for a shared space of {peft_config.embed_dim} numbers, the model's has {width}: load "
-                "it on the model that it was trained for."
+                f"the adapter is for a shared space of dimension {peft_config.embed_dim}, the model's has {width}: "
+                "load it on the model that it was trained for."
             )
         peft_config.embed_dim, peft_config.image_head, peft_config.text_head = width, heads["image"], heads["text"]
         wrapped = heads.values() if peft_config.sides in ("both", "shared") else [heads[peft_config.sides]]
