@@ -31,11 +31,11 @@ from torch.nn import functional as F
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import ImageSource, from_dataset, load_mini, open_source, take, with_captions
 from hf_clipalign.evaluation import ReportTable, compare_methods, retrieval_task, zero_shot_weights
 from hf_clipalign.features import extract_image_features
+from hf_clipalign.hub import describe_run
 from hf_clipalign.metrics import modality_gap
 from hf_clipalign.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 
@@ -80,7 +80,7 @@ COLUMNS = {
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     dataset: str = field(default=MINI, metadata={"help": "Hub id or parquet; mini is the built-in set."})
     train_split: str = field(default="train", metadata={"help": "Split of a data set to learn from."})

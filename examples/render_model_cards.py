@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_clipalign import IsoCLIPModel
-from hf_clipalign._files import atomic_file
 from hf_clipalign.data import load_mini
 from hf_clipalign.hub import CardEvaluation, ModelCardInfo, build_card, retrieval_evaluation
 from hf_clipalign.hub.push import SPECTRUM_FILE, save_spectrum
@@ -24,7 +23,7 @@ LICENCE = {
     "licences in the package's `licences.tsv`.",
 }
 LIMITS = (
-    "Not a general CLIP: it knows emoji and icons on plain paper, no photographs, and the words of their names only.",
+    "Not a general CLIP: trained on emoji and icons on plain paper and the words of their names, not on photographs.",
     "Images have to be put on white before the processor sees them: `hf_clipalign.data.read_image` does it.",
     "One training run, 909 image queries and 301 text queries: look at the intervals, not at single points.",
 )
@@ -72,8 +71,8 @@ def isoclip_card(results: dict[str, Any]) -> ModelCardInfo:
         method="isoclip",
         image_band=image,
         text_band=text,
-        description=f"Written by `{command}`. The bands were chosen on emoji that the model knows; all results are on "
-        "emoji whose concepts it never saw.",
+        description=f"Written by `{command}`. The bands were chosen on emoji that the model has seen; all results are "
+        "on emoji whose concepts it never saw.",
         has_spectrum=True,
         evaluations=evaluations(results, "isoclip", ("image", "text")),
         limits=LIMITS,
@@ -118,8 +117,9 @@ def all_cards() -> list[ModelCardInfo]:
 def main() -> None:
     """Writes every card, and the spectrum where a card shows one."""
     for info in all_cards():
-        with atomic_file(FOLDER / info.name / "README.md") as staging:
-            staging.write_text(str(build_card(info)), encoding="utf-8")
+        folder = FOLDER / info.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(str(build_card(info)), encoding="utf-8")
         if info.has_spectrum:
             bands = {"image_band": info.image_band, "text_band": info.text_band}
             model = IsoCLIPModel.from_clip_pretrained(load_mini().student, **bands)

@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import (
     GCDSplit,
@@ -45,7 +44,7 @@ from hf_clipalign.data import (
 from hf_clipalign.evaluation import ReportTable, ResultTable, class_gallery, kmeans_classes, write_report
 from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.gcd import SpectralFilterResult, SpectralGCDModel, estimate_n_classes, spectral_filter
-from hf_clipalign.hub import CardEvaluation
+from hf_clipalign.hub import CardEvaluation, describe_run
 from hf_clipalign.metrics import clustering_accuracy
 from hf_clipalign.trainers import (
     SpectralGCDTrainer,
@@ -83,7 +82,7 @@ PLAIN_TEMPLATE = "a photo of a {} ."
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     dataset: str = field(default=MINI, metadata={"help": "Folder, Hub id, parquet or CSV; mini is the built-in set."})
     split: str | None = field(default=None, metadata={"help": "Split of a data set."})
@@ -164,7 +163,7 @@ def student_features(student: Any, processor: Any, split: GCDSplit) -> Tensor:
 
 
 def dictionary(example: ExampleArguments) -> list[str]:
-    """The file that was named, or WordNet; for the built-in set the names of all emoji, which its models know."""
+    """The file that was named, or WordNet; for the built-in set the names of all emoji, which its models have seen."""
     if example.dataset == MINI and example.dictionary is None:
         names = load_mini().concepts
         return names.known + names.novel
@@ -190,7 +189,7 @@ def filter_concepts(
 
 
 def count_novel(example: ExampleArguments, split: GCDSplit, features: Tensor, show: bool = True) -> int:
-    """What was asked for, else the truth, else an estimate from the labelled part."""
+    """What was given, else the truth, else an estimate from the labelled part."""
     if example.n_novel is not None:
         return example.n_novel
     if split.has_truth:

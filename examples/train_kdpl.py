@@ -26,7 +26,6 @@ from rich.console import Console
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import load_model, load_processor
 from hf_clipalign.data import (
     ImageSource,
@@ -39,6 +38,7 @@ from hf_clipalign.data import (
     open_source,
 )
 from hf_clipalign.evaluation import ResultTable, zero_shot_accuracy
+from hf_clipalign.hub import describe_run
 from hf_clipalign.trainers import (
     METHODS,
     KDPLTrainer,
@@ -70,7 +70,7 @@ MINI_DEFAULTS = {
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     dataset: str = field(default=MINI, metadata={"help": "Hub id, folder, parquet or CSV; mini is the built-in set."})
     train_split: str = field(default="train", metadata={"help": "Split of a data set to learn from."})

@@ -1,4 +1,4 @@
-"""Learns findings one after the other with RE-tune's adapters, and shows what is remembered.
+"""Learns findings one after the other with RE-tune's adapters, and shows what is not forgotten.
 
     python examples/train_retune.py
 
@@ -12,7 +12,7 @@ On chest X-rays, from features that `clipalign embed` made (the images are not n
         --test_features chest-valid/ --test_labels CheXpert/valid.csv --scenarios class-incremental \
         --output_dir runs/chest
 
-Stopped runs go on with `--resume`. The defaults are the published settings. Research software, not for diagnosis.
+`--resume` resumes stopped runs. The defaults are the published settings. Research software, not for diagnosis.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from rich.console import Console
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._masking import describe_run
 from hf_clipalign.backbones import load_model, load_processor
 from hf_clipalign.data import (
     FindingLabels,
@@ -45,6 +44,7 @@ from hf_clipalign.data import (
 )
 from hf_clipalign.evaluation import IncrementalResult, write_incremental_report
 from hf_clipalign.features import LabelledEmbeddings, extract_to_store
+from hf_clipalign.hub import describe_run
 from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
 from hf_clipalign.tuners import RETuneConfig
 
@@ -67,7 +67,7 @@ OWN_DATA = ("model", "features", "labels", "test_features", "test_labels")
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     model: str | None = field(default=None, metadata={"help": "The CLIP: Hub id or folder. Default: the built-in."})
     features: str | None = field(default=None, metadata={"help": "Training features: a folder of `clipalign embed`."})
@@ -88,7 +88,7 @@ class ExampleArguments:
     adapter: str = field(default="mlp", metadata={"help": "mlp or linear."})
     sides: str = field(default="both", metadata={"help": "both, shared, image or text."})
     identity_start: bool = field(default=False, metadata={"help": "Start the adapters as the identity."})
-    resume: bool = field(default=False, metadata={"help": "Go on with a run that was stopped."})
+    resume: bool = field(default=False, metadata={"help": "Resume a run that was stopped."})
 
 
 @dataclass

@@ -7,13 +7,13 @@ Importing the package also makes its models known to the Auto classes of transfo
 import lazy_loader
 
 from hf_clipalign._hooks import before_first_push
-from hf_clipalign._registration import register_when_transformers_loads
 
 __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-register_when_transformers_loads()
+# rooms whose models register themselves
+from hf_clipalign import gcd, isoclip  # noqa: E402, F401
 
 
 def _load_hub() -> None:

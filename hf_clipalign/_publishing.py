@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_clipalign._files import atomic_folder
+from hf_clipalign._io.files import atomic_folder
 
 MODEL_FILES = (
     *("config.json", "generation_config.json", "model.safetensors", "model-?????-of-?????.safetensors"),

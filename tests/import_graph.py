@@ -67,10 +67,9 @@ class ImportGraph:
                 for alias in node.names:
                     if alias.name.split(".")[0] == PACKAGE:
                         yield Arrow(module, alias.name, None, alias.name)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
-                if _MODULE_NAME.fullmatch(node.value):
-                    target = self._nearest(node.value.rstrip("."))
-                    yield Arrow(module, target, None, target)
+            elif isinstance(node, ast.Constant) and id(node) not in texts and _MODULE_NAME.fullmatch(str(node.value)):
+                target = self._nearest(str(node.value).rstrip("."))
+                yield Arrow(module, target, None, target)
 
     def resolve(self, importer: str, source: str, name: str) -> Arrow:
         """The arrow of `from source import name`, with submodules and lazily loaded names followed to their file."""

@@ -12,8 +12,8 @@ import pytest
 from safetensors import SafetensorError
 
 from hf_clipalign import ClipAlignError, _replacing, _staging
-from hf_clipalign._files import atomic_file, atomic_folder
-from hf_clipalign._staging import staging_folder
+from hf_clipalign._io.files import atomic_file, atomic_folder
+from hf_clipalign._io.staging import staging_folder
 
 
 def write_half(path):
@@ -195,9 +195,9 @@ def test_a_failure_of_the_exchange_leaves_the_old_folder(tmp_path, monkeypatch):
 DIES = """
 import os, sys
 from pathlib import Path
-from hf_clipalign import _replacing
-from hf_clipalign._files import atomic_file, atomic_folder
-from hf_clipalign._staging import staging_folder
+from hf_clipalign._io import replacing as _replacing
+from hf_clipalign._io.files import atomic_file, atomic_folder
+from hf_clipalign._io.staging import staging_folder
 how, target = sys.argv[1], Path(sys.argv[2])
 if how == "between":
     def missing(one, other):

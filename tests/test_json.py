@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._json import read_json
+from hf_clipalign._io.limited_json import read_json
 
 
 def written(folder: Path, content: bytes) -> Path:

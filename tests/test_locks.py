@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._files import exclusive_lock
+from hf_clipalign._io.files import exclusive_lock
 
 
 @pytest.fixture(params=["ENOLCK", "ENOTSUP", "ENOSYS"])
@@ -40,7 +40,7 @@ HOLD = """
 import errno, fcntl, sys
 def refuse(*args): raise OSError(errno.ENOLCK, "no locks")
 fcntl.lockf = refuse
-from hf_clipalign._files import exclusive_lock
+from hf_clipalign._io.files import exclusive_lock
 with exclusive_lock(sys.argv[1], "taken"): print("held", flush=True); sys.stdin.read()
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_clipalign._masking import describe_run, is_hub_id, mask, mask_secrets, public_name, without_paths
+from hf_clipalign._io.masking import describe_run, is_hub_id, mask, mask_secrets, public_name, without_paths
 
 TOKEN = "hf_" + "AbCdEf0123456789" * 2
 PATHS = [

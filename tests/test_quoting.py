@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_clipalign._quoting import printable, quoted, readable_name, short, short_reason
+from hf_clipalign._checks.quoting import printable, quoted, readable_name, short, short_reason
 
 
 @pytest.mark.parametrize("value", ["a" * 10**6, ["x" * 500] * 500, b"\xff" * 10**6, {"k": "v" * 10**5}, "a\nb" * 999])

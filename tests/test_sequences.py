@@ -9,8 +9,8 @@ import pytest
 import torch
 from datasets import Dataset
 
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_array, as_list
 
 SHUFFLED = pd.Series(["c", "a", "b"], index=[2, 0, 1])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hf_clipalign._checks.tensors import check_finite
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import EqualRows, map_rows, similarities
-from hf_clipalign._tensors import check_finite
 
 
 def test_the_rows_that_are_not_finite_are_named() -> None:

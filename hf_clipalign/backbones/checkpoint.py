@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._json import parse_json, read_json
+from hf_clipalign._io.limited_json import parse_json, read_json
 
 _LARGEST_SIZE = 2**22
 """Largest integer of a model's configuration: the largest vocabularies have a million entries."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_clipalign._suggestions import nearest
+from hf_clipalign._checks.suggestions import nearest
 
 BUILT_IN_DATA = "mini:emoji"
 BUILT_IN_MODELS = {f"mini{mark}{name}": name for name in ("student", "teacher") for mark in (":", "-")}

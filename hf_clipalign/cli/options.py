@@ -34,6 +34,12 @@ DeviceOption = Annotated[
     str,
     typer.Option(help="Where to compute: auto (a GPU if there is one, else cpu), cpu, cuda, cuda:1, mps …"),
 ]
+BaseModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID", help="The model is a copy of this published one: take its bands. Default: by its names."
+    ),
+]
 ImageBandOption = Annotated[
     str | None,
     typer.Option(metavar="K_TOP,K_BOTTOM", help="Band for images. Default: the model's own or its published one."),

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import short
 from hf_clipalign.data.texts.dictionary import check_names
 from hf_clipalign.data.texts.templates import PROMPT_TEMPLATES, clean_class_name, prompt_template
 

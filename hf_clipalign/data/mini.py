@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import short
 
 if TYPE_CHECKING:
     import datasets

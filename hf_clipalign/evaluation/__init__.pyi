@@ -34,6 +34,7 @@ from .reports.class_gallery import class_gallery as class_gallery
 from .reports.concept_images import plot_image_rows as plot_image_rows
 from .reports.concept_images import strongest_images as strongest_images
 from .reports.incremental import write_incremental_report as write_incremental_report
+from .reports.match_rows import plot_match_rows as plot_match_rows
 from .reports.pages import ImageRow as ImageRow
 from .reports.pages import Match as Match
 from .reports.pages import MatchRow as MatchRow

@@ -30,6 +30,15 @@ class BandSearch:
         untrimmed_score (`float`): the score of `(0, 0)` on the same data.
         metric (`str`): what was maximised.
         grid (`dict`): every band tried and its score.
+
+    Example:
+        ```python
+        >>> search = search_band(retrieval_task(features), encoder, k_top=(0, 1), k_bottom=(0, 48))
+        >>> sorted(search.grid)
+        [(0, 0), (0, 48), (1, 0), (1, 48)]
+        >>> search.score >= search.untrimmed_score
+        True
+        ```
     """
 
     band: Band
@@ -66,6 +75,15 @@ def search_band(
 
     Raises:
         `ClipAlignError`: no task, features of another width than the backbone's, an unknown metric, or no valid band.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.evaluation import retrieval_task, search_band, split_by_class
+        >>> chosen_on, reported_on = split_by_class(retrieval_task(features))
+        >>> search = search_band(chosen_on, encoder, k_top=(0, 1, 2), k_bottom=(0, 16, 48))
+        >>> len(search.grid), search.band in search.grid
+        (9, True)
+        ```
     """
     tasks = [validation] if isinstance(validation, (LabelledRetrieval, JudgedPairs)) else list(validation)
     projector = encoder.projector(modality).matrix.detach().float()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._rows import EqualRows, similarities
-from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import as_dual_encoder, tokenize
 from hf_clipalign.data import clean_class_name, fill
 from hf_clipalign.evaluation.heads import Head
@@ -41,6 +41,13 @@ def nearest_class_mean_logits(
 
     Raises:
         `ClipAlignError`: a class has no image, or lengths differ.
+
+    Example:
+        ```python
+        >>> logits = nearest_class_mean_logits(Head("raw"), features.values, features.labels, features.values)
+        >>> logits.shape
+        torch.Size([24, 12])
+        ```
     """
     means = nearest_class_mean(train, train_labels, n_classes)
     test, means = head.embed(test, means.to(test))
@@ -71,6 +78,13 @@ def zero_shot_weights(
     Raises:
         `ClipAlignError`: a template without exactly one `{}`, a prompt over the context length, or a string where a
             list of names is wanted.
+
+    Example:
+        ```python
+        >>> weights = zero_shot_weights(encoder, processor, ["cat", "dog"], "an emoji of {}")
+        >>> weights.shape
+        torch.Size([2, 128])
+        ```
     """
     encoder = as_dual_encoder(model)
     names = [clean_class_name(name) for name in as_texts(class_names, "class_names")]

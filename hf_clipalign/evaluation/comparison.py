@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import EqualRows, top_k
-from hf_clipalign._sequences import as_array, as_list
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.evaluation.tasks import JudgedPairs, RetrievalTask, score_retrieval
@@ -36,6 +36,13 @@ class HeadScores:
         gain (`float`), gain_interval (`(low, high)`): mAP minus the first head's, with its paired interval.
         per_task (`dict`): mAP of each task.
         ms_per_query (`float`, *optional*): milliseconds that one query takes, where that was measured.
+
+    Example:
+        ```python
+        >>> comparison = compare_heads(comparison_heads(encoder), {"emoji": retrieval_task(features)})
+        >>> comparison.scores[0].head, comparison.scores[0].width
+        ('raw', 128)
+        ```
     """
 
     head: str
@@ -58,6 +65,13 @@ class RetrievalComparison:
         n_queries (`int`): queries with a positive.
         n_without_positive (`int`): queries left out because nothing in the gallery is relevant to them.
         without_positive (`list[str]`): up to ten of their names.
+
+    Example:
+        ```python
+        >>> comparison = compare_heads(comparison_heads(encoder), {"emoji": retrieval_task(features)})
+        >>> comparison.columns()[:3], comparison.n_queries
+        (['head', 'dimension', 'mAP'], 24)
+        ```
     """
 
     scores: list[HeadScores]
@@ -67,7 +81,7 @@ class RetrievalComparison:
     without_positive: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers and strings, for JSON."""
+        """Everything as plain values, for JSON."""
         return asdict(self)
 
     def columns(self) -> list[str]:
@@ -150,6 +164,14 @@ def compare_heads(
 
     Raises:
         `ClipAlignError`: no head or no task; or as `retrieval_metrics`.
+
+    Example:
+        ```python
+        >>> heads = comparison_heads(encoder, band=(1, 48), names=["raw", "isoclip"])
+        >>> comparison = compare_heads(heads, {"emoji": retrieval_task(features)})
+        >>> [score.head for score in comparison.scores]
+        ['raw', 'isoclip']
+        ```
     """
     if not heads or not tasks:
         raise ClipAlignError("a comparison needs at least one head and one task.")
@@ -188,6 +210,15 @@ def compare_embeddings(
 
     Raises:
         `ClipAlignError`: no method; or as `retrieval_metrics`.
+
+    Example:
+        ```python
+        >>> task = retrieval_task(features)
+        >>> embeddings = {head.name: head.embed(task.query, task.gallery) for head in comparison_heads(encoder)}
+        >>> comparison = compare_embeddings(embeddings, task, name="emoji")
+        >>> comparison.tasks
+        ['emoji']
+        ```
     """
     if not embeddings:
         raise ClipAlignError("a comparison needs at least one method.")
@@ -230,7 +261,15 @@ def _compare(
 
 
 def top_matches(head: Head, query: Tensor, gallery: Tensor, k: int = 8, block_size: int = 1024) -> np.ndarray:
-    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers; ties by row."""
+    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers; ties by row.
+
+    Example:
+        ```python
+        >>> best = top_matches(Head("raw"), features.values[:2], features.values, k=3)
+        >>> best.shape, best[:, 0].tolist()
+        ((2, 3), [0, 1])
+        ```
+    """
     query, gallery = head.embed(query, gallery)
     k, equal = min(k, len(gallery)), EqualRows(gallery)
     best = [top_k(equal.tie(block @ gallery.T, dim=1), k) for block in query.split(block_size)]

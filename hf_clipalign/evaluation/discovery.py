@@ -23,6 +23,12 @@ def kmeans_classes(features: Tensor, n_classes: int, seed: int = 0) -> np.ndarra
 
     Raises:
         `ClipAlignError`: more clusters than images.
+
+    Example:
+        ```python
+        >>> kmeans_classes(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), 2).shape
+        (3,)
+        ```
     """
     from sklearn.cluster import KMeans
 

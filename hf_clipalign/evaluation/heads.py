@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import map_rows, unit_rows
-from hf_clipalign._suggestions import unknown_name
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.features.in_memory import project_image_features
 from hf_clipalign.isoclip.bands import Band
@@ -33,6 +33,14 @@ class Head:
             subtracts from each side its own mean, for which the queries must be known together.
         before (`Callable`, *optional*): applied to the features before the matrix: the model's own head where it is
             not linear (SigLIP).
+
+    Example:
+        ```python
+        >>> head = Head("first two", torch.eye(2, 3))
+        >>> query, gallery = head.embed(torch.ones(1, 3), torch.ones(4, 3))
+        >>> query.shape, head.width(gallery)
+        (torch.Size([1, 2]), 2)
+        ```
     """
 
     name: str
@@ -92,6 +100,12 @@ def comparison_heads(
 
     Raises:
         `ClipAlignError`: an unknown name, or one whose band or texts were not given.
+
+    Example:
+        ```python
+        >>> [head.name for head in comparison_heads(encoder, band=(1, 48))]
+        ['raw', 'pre-projection', 'centred', 'centred-each', 'isoclip', 'isoclip-compact']
+        ```
     """
     available = _available_heads(encoder, modality, band, text_embeds)
     if names is None:

@@ -36,7 +36,7 @@ class IncrementalResult:
         findings (`list[str]`): F names.
         tasks (`list[str]`): names of the tasks learned so far, in order.
         taught (`list[list[str]]`): for each task the findings whose labels it saw.
-        scores (`dict[str, list[list[float]]]`): by metric (`"auroc"`, `"f1"`) one row of F numbers for each task, NaN
+        scores (`dict[str, list[list[float]]]`): by metric (`"auroc"`, `"f1"`) one row of F scores for each task, NaN
             where a score is undefined.
         means (`list[dict[str, float]]`): for each task the macro and weighted means and the subset accuracy, over the
             findings that have a score in its row.
@@ -46,6 +46,16 @@ class IncrementalResult:
             class at most.
         measured_on (`list[dict[str, list[str]]]`): for each task, by finding that was measured: the kind of score, and
             a mark of the test data.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.metrics import multilabel_metrics
+        >>> result = IncrementalResult("class-incremental", ["cough", "fever"])
+        >>> metrics = multilabel_metrics([[1, 0], [0, 1]], [[0.9, 0.2], [0.1, 0.8]], finding_names=result.findings)
+        >>> result.add("first", ["cough", "fever"], metrics)
+        >>> result.matrix("auroc").tolist()
+        [[1.0, 1.0]]
+        ```
     """
 
     scenario: str
@@ -125,14 +135,14 @@ class IncrementalResult:
         """
         for name in self.findings:
             if not any(name in taught for taught in self.taught):
-                raise ClipAlignError(f"no task taught {name!r} yet, so its forgetting cannot be told.")
+                raise ClipAlignError(f"no task taught {name!r} yet, so its forgetting cannot be measured.")
         return [next(i for i, taught in enumerate(self.taught) if name in taught) for name in self.findings]
 
     def forgetting(self, metric: str = "auroc") -> dict[str, Any]:
         """`forgetting_metrics` of the scores that were measured as after the last task; the others take no part.
 
         Zero-shot scores, where known, are the baseline of forward transfer. A finding is measured alike as long as its
-        known labels, the names of their rows and the kind of score stay the same: test data may grow by findings, and
+        known labels, the names of their rows and the kind of score are unchanged: test data may grow by findings, and
         by rows that have no label of it.
 
         Args:
@@ -245,6 +255,16 @@ def run_incremental(
 
     Returns:
         `IncrementalResult`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import IncrementalTask
+        >>> tasks = [IncrementalTask(name, np.arange(2), [name]) for name in ("cough", "fever")]
+        >>> scores = lambda: (np.array([[0.9, 0.2], [0.1, 0.8]]), np.array([[1, 0], [0, 1]]))
+        >>> result = run_incremental(tasks, lambda task: None, scores, [[1, 0], [0, 1]], ["cough", "fever"])
+        >>> result.tasks
+        ['cough', 'fever']
+        ```
     """
     result = IncrementalResult(scenario, list(findings))
     if zero_shot is not None:
@@ -298,6 +318,6 @@ def _with_nan(content: dict[str, Any]) -> dict[str, Any]:
             return [restored(part) for part in value]
         return math.nan if value is None else value
 
-    whole = {key: value for key, value in content.items() if key != "zero_shot"}
+    rest = {key: value for key, value in content.items() if key != "zero_shot"}
     zero_shot = content.get("zero_shot")
-    return {**restored(whole), "zero_shot": None if zero_shot is None else restored(zero_shot)}
+    return {**restored(rest), "zero_shot": None if zero_shot is None else restored(zero_shot)}

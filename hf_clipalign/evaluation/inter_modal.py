@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.sequences import as_list
+from hf_clipalign._checks.suggestions import unknown_name
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import similarities, top_k
-from hf_clipalign._sequences import as_list
-from hf_clipalign._suggestions import unknown_name
-from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.evaluation.classification import zero_shot_weights
@@ -46,6 +46,14 @@ class MethodComparison:
         milliseconds (`dict`): by method, per query: `tower`, `method` (projection or inversion), `search`.
         curve (`dict[int, float]`): mAP of the inversion after so many steps.
         inversion (`InversionOutput`, *optional*): of the queries, if an inversion was among the methods.
+
+    Example:
+        ```python
+        >>> task = retrieval_task(features)
+        >>> compared = compare_methods(model, task, processor=processor, methods=["raw", "centred"])
+        >>> [score.head for score in compared.retrieval.scores], compared.inversion
+        (['raw', 'centred'], None)
+        ```
     """
 
     retrieval: RetrievalComparison
@@ -72,7 +80,7 @@ def compare_methods(
     """Scores linear heads and inversions on the same features.
 
     An inversion moves the queries to the other modality; the gallery keeps its own embeddings. A query's native item
-    stays out of the gallery where the task says so.
+    is left out of the gallery where the task says so.
 
     Args:
         model (`nn.Module` or `DualEncoder`): the backbone.
@@ -94,6 +102,15 @@ def compare_methods(
     Raises:
         `ClipAlignError`: an unknown method, one that the task cannot have, one whose band or texts are missing, or an
             option that `oti` or `ovi` refuses.
+
+    Example:
+        ```python
+        >>> task = retrieval_task(features)
+        >>> options = {"methods": ["raw", "oti"], "steps": 2, "progress": False}
+        >>> compared = compare_methods(model, task, processor=processor, **options)
+        >>> sorted(compared.milliseconds["oti"])
+        ['method', 'search', 'tower']
+        ```
     """
     encoder, methods = as_dual_encoder(model), current_names(methods)
     options = check_comparison(encoder, processor=processor, modality=modality, methods=methods, **inversion)
@@ -154,6 +171,13 @@ def zero_shot_controls(
 
     Raises:
         `ClipAlignError`: no class names, an unknown method, or an option that `oti` or `ovi` refuses.
+
+    Example:
+        ```python
+        >>> rows = zero_shot_controls(model, features, processor=processor, template="an emoji of {}", methods=["raw"])
+        >>> sorted(rows[0])
+        ['mean_per_class', 'method', 'ms_per_image', 'top1', 'top5']
+        ```
     """
     if images.class_names is None or images.labels is None:
         raise ClipAlignError("zero-shot needs class names: a folder with one sub-folder per class, or a label column.")
@@ -197,6 +221,12 @@ def tower_milliseconds(model: Any) -> float:
 
     Returns:
         `float`: milliseconds.
+
+    Example:
+        ```python
+        >>> tower_milliseconds(model) > 0
+        True
+        ```
     """
     encoder = as_dual_encoder(model)
     inputs = encoder.blank_images(_TIMED_IMAGES)

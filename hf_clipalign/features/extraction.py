@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import hf_clipalign
+from hf_clipalign._checks.tensors import parse_dtype
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import parse_dtype
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.data import Captions, ImageSource, ImageStream, StreamRecord, TextSource, open_source, open_stream
 from hf_clipalign.features.description import describe_image_processor, describe_model, describe_tokenizer
-from hf_clipalign.features.in_memory import encode_texts, image_block
+from hf_clipalign.features.in_memory import image_block, text_block
 from hf_clipalign.features.ranks import Ranks
 from hf_clipalign.features.reading import ImageBatch, ImageJob, default_workers, image_batches, text_hash
 from hf_clipalign.features.reuse import KnownRows, change, hashes_as_tensor, may_reuse
@@ -140,7 +140,8 @@ def _as_source(source: Any) -> Source:
         return source
     if isinstance(source, Captions):
         return TextSource(source.texts, labels=source.labels, name="captions")
-    if isinstance(source, (list, tuple)) or hasattr(source, "to_list"):  # a column of pandas or polars
+    is_column = hasattr(source, "to_list") and not hasattr(source, "column_names")  # of pandas or polars
+    if isinstance(source, (list, tuple)) or is_column:
         return TextSource(source)
     if type(source).__name__ == "IterableDataset":
         return open_stream(source)
@@ -321,7 +322,7 @@ class _Run:
         content = [text_hash(text) for text in texts]
         known = [hashed in self.known.hashes for hashed in content]
         wanted = [text for text, is_known in zip(texts, known, strict=True) if not is_known]
-        fresh = encode_texts(self.encoder, wanted, self.processor, self.batch_size, self.truncate, bar)
+        fresh = text_block(self.encoder, wanted, self.processor, self.batch_size, self.truncate, bar)
         bar.update(len(texts) - len(wanted))
         ids = [str(row) for row in rows] if source.ids is None else source.ids[rows.start : rows.stop]
         labels = None if source.labels is None else torch.as_tensor(source.labels[rows.start : rows.stop])

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.data import ImageSource, TextSource
@@ -152,7 +153,7 @@ def extract_image_features(
     jobs = [ImageJob(0, range(start, min(start + batch_size, len(source)))) for start in starts]
     workers = default_workers(len(source)) if num_workers is None else num_workers
     blocks, rows, skipped = [], [], []
-    with tqdm(total=len(source), desc="images", unit="image", disable=not progress) as bar:
+    with tqdm(total=len(source), desc="images", unit="image", disable=None if progress else True) as bar:
         for batch in image_batches(source, processor, jobs, workers):
             if batch.failures and strict:
                 raise ClipAlignError(batch.failures[0][1])
@@ -168,7 +169,7 @@ def extract_image_features(
         modality="image",
         ids=[source.ids[row] for row in rows],
         labels=None if source.labels is None else np.asarray(source.labels)[rows],
-        class_names=source.class_names,
+        class_names=None if source.class_names is None else list(source.class_names),
         skipped=skipped,
         model=encoder.config._name_or_path or None,
     )
@@ -202,9 +203,9 @@ def extract_text_features(
         `ClipAlignError`: no texts, labels of another length, or a text over the context length.
     """
     encoder = as_dual_encoder(model)
-    source = TextSource(texts, labels=labels)
-    with tqdm(total=len(source), desc="texts", unit="text", disable=not progress) as bar:
-        values = encode_texts(encoder, source.texts, tokenizer, batch_size, truncate, bar)
+    source = TextSource(as_texts(texts, "texts"), labels=labels)
+    with tqdm(total=len(source), desc="texts", unit="text", disable=None if progress else True) as bar:
+        values = text_block(encoder, source.texts, tokenizer, batch_size, truncate, bar)
     return Features(
         values=values,
         modality="text",
@@ -226,7 +227,7 @@ def image_block(encoder: DualEncoder, inputs: dict[str, Any]) -> Tensor:
 
 
 @torch.no_grad()
-def encode_texts(
+def text_block(
     encoder: DualEncoder, texts: Sequence[str], tokenizer: Any, batch_size: int, truncate: bool, bar: tqdm
 ) -> Tensor:
     """Features before the projector `[N, w]`; sorted by length inside, so that little padding is computed."""

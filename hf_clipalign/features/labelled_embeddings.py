@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import explained_read
-from hf_clipalign._json import checked_json
+from hf_clipalign._io.files import explained_read
+from hf_clipalign._io.limited_json import checked_json
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.data import FindingLabels
 from hf_clipalign.features.extraction import extract_to_store

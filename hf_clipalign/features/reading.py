@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import printable
 from hf_clipalign.data import ImageSource, ImageStream, read_image
 from hf_clipalign.data.images.processing import process_images, reduce_image
 from hf_clipalign.data.images.streams import StreamRecord
@@ -32,6 +32,7 @@ _PR_SET_PDEATHSIG = 1
 _MOST_BYTES = 2**28  # larger files are read piece by piece, and have no hash
 NO_HASH = bytes(HASH_BYTES)
 """Of an image whose content is not known before it is decoded."""
+_ENDING = {signal.SIGTERM, signal.SIGINT}
 
 
 class ImageJob(NamedTuple):
@@ -95,7 +96,7 @@ def image_batches(
         pin_memory=pin_memory,
         worker_init_fn=_begin_worker if num_workers else None,
     )
-    with _no_errors_from_signals():
+    with _undisturbed():
         batches = iter(loader)
     try:
         yield from batches
@@ -111,18 +112,29 @@ def image_batches(
 
 
 @contextmanager
-def _no_errors_from_signals() -> Iterator[None]:
-    """Has a dead worker found where its batch is waited for, and not at any line that runs when the signal comes."""
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGCHLD) if is_main and hasattr(signal, "SIGCHLD") else None
-    yield
-    if before is not None:
-        signal.signal(signal.SIGCHLD, before)
+def _undisturbed() -> Iterator[None]:
+    """Workers are begun before a signal to end is acted on, so that whoever acts on it knows all of them.
+
+    A dead worker is found where its batch is waited for, and not at any line that runs when torch gets the signal.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGCHLD, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
 def _begin_worker(_: int) -> None:
     """A worker ends at once when it is told to, and, on Linux, when the process that it works for is no more."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if (parent := multiprocessing.parent_process()) is not None and os.getppid() != parent.pid:

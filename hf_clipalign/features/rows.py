@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._json import natural
+from hf_clipalign._io.limited_json import natural
 from hf_clipalign.features.storage.folder import ShardFolder
 from hf_clipalign.features.storage.manifest import Column, Kind
 from hf_clipalign.features.storage.shards import DamagedShard, Shard

@@ -49,7 +49,7 @@ def text_embeddings(model: Any, tokenizer: Any, prompts: Sequence[str], cache: s
     encoder = as_dual_encoder(model)
 
     def compute() -> dict[str, Tensor]:
-        return {"embeddings": encode_texts(encoder, tokenizer, prompts).float().cpu()}
+        return {"embeddings": encode_texts(encoder, prompts, tokenizer).float().cpu()}
 
     if cache is None:
         return compute()["embeddings"]

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.numbers import check_integer
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer
 from hf_clipalign._rows import in_float32_range, unit_rows
-from hf_clipalign._sequences import as_array, as_list
 from hf_clipalign.data.labels.columns import is_missing
 from hf_clipalign.gcd.similarities import finite_rows
 from hf_clipalign.metrics import clustering_accuracy
@@ -140,7 +140,7 @@ def estimate_n_classes(
     n_known = len(np.unique(known_labels))
     tried = _counts_to_try(counts, max_classes, n_known, len(rows))
     curve: dict[int, float] = {}
-    with tqdm(total=len(tried), desc="k-means", unit="count", disable=not progress) as bar:
+    with tqdm(total=len(tried), desc="k-means", unit="count", disable=None if progress else True) as bar:
         while tried:
             for count in tried:
                 clusters = _cluster(rows, count, n_init, seed)[labelled]

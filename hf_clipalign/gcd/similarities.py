@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.tensors import as_numbers, check_finite, not_finite_rows
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import unit_rows
-from hf_clipalign._tensors import as_numbers, check_finite, not_finite_rows
 
 _SHOWN = 3
 

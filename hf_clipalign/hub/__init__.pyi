@@ -10,6 +10,7 @@ from .export.sentence_transformers import export_sentence_transformers as export
 from .export.stock import export_stock as export_stock
 from .folders import describe_folder as describe_folder
 from .folders import folder_kind as folder_kind
+from .markdown import describe_run as describe_run
 from .outputs import check_onnx_file as check_onnx_file
 from .outputs import written_folder as written_folder
 from .push import push_adapter as push_adapter

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._masking import is_hub_id, public_name
+from hf_clipalign._io.masking import is_hub_id, public_name
 from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.hub.markdown import one_line, render
 from hf_clipalign.papers import Paper, paper
@@ -76,11 +76,11 @@ class ModelCardInfo:
         licence_note (`str`): a sentence on the licence.
         tags (`Sequence[str]`): more tags.
 
-    All texts are taken for what others have written: secrets and local paths are masked, Markdown other than `code` and
-    all HTML is shown as it is and not interpreted, and values in snippets are quoted.
+    All texts are taken for what others have written: secrets and local paths are masked, Markdown but `code` and
+    all HTML is shown and not interpreted, and values in snippets are quoted.
 
     Raises:
-        `ClipAlignError`: the kind, the method or the modality is unknown; a stock model without its class; a class whose
+        `ClipAlignError`: unknown kind, method or modality; a stock model without its class; a class whose
             name is none.
     """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._json import read_json
+from hf_clipalign._io.limited_json import read_json
 from hf_clipalign.hub.cards import SPECTRUM_FILE, ModelCardInfo, on_hub
 from hf_clipalign.hub.retune_folder import LIMITS, NOT_FOR_DIAGNOSIS, RETUNE_TYPE
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.runtime import Undefined
 
-from hf_clipalign._masking import describe_run, is_hub_id, mask, mask_secrets
+from hf_clipalign._io.masking import describe_run, is_hub_id, mask, mask_secrets
 
 _CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _ACTIVE = re.compile(r"\](?=[(\[:])|!(?=\[)|`|\\")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_folder
-from hf_clipalign._replacing import files_below
+from hf_clipalign._io.files import atomic_folder
+from hf_clipalign._io.replacing import files_below
 from hf_clipalign.hub.export.faiss import FACTS_FILE, FAISS_FILES, INDEX_FILE
 from hf_clipalign.hub.export.onnx import onnx_facts, onnx_path
 from hf_clipalign.hub.folders import folder_kind

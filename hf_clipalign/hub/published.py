@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hf_clipalign._masking import mask_secrets
+from hf_clipalign._io.masking import mask_secrets
 from hf_clipalign.hub.cards import on_hub
 
 _CARD = "README.md"

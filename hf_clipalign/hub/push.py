@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file, explained_write
 from hf_clipalign._hooks import register_push
-from hf_clipalign._staging import staging_folder
+from hf_clipalign._io.files import atomic_file, explained_write
+from hf_clipalign._io.staging import staging_folder
 from hf_clipalign.hub.cards import SPECTRUM_FILE, CardEvaluation, ModelCardInfo, build_card
 from hf_clipalign.hub.connection import commit, explained, full_id, open_api, open_repo, patiently
 from hf_clipalign.hub.folders import describe_folder

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.replacing import files_below
 from hf_clipalign._publishing import MODEL_FILES, SPECTRUM_FILE
-from hf_clipalign._replacing import files_below
 from hf_clipalign.hub.folders import folder_kind
 from hf_clipalign.hub.retune_folder import retune_files
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.numbers import check_integer, check_number
+from hf_clipalign._checks.tensors import as_numbers, check_finite
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
 from hf_clipalign._rows import unit_rows
-from hf_clipalign._tensors import as_numbers, check_finite
 
 INIT_STD = 0.02
 DEFAULT_SEED = 0
@@ -132,7 +132,7 @@ def invert(
     """
     n, blocks = len(targets), []
     filled_up = n > settings.batch_size and settings.tolerance is None
-    with tqdm(total=n * settings.steps, desc=title, unit="step", disable=not settings.progress) as bar:
+    with tqdm(total=n * settings.steps, desc=title, unit="step", disable=None if settings.progress else True) as bar:
         for start in range(0, n, settings.batch_size):
             end = min(start + settings.batch_size, n)
             rows = torch.arange(start, start + settings.batch_size if filled_up else end, device=targets.device)

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._json import natural
-from hf_clipalign._numbers import check_integer
+from hf_clipalign._io.limited_json import natural
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.features.storage.folder import ShardFolder, folder_lock
 from hf_clipalign.features.storage.manifest import Column, Kind, differences, is_earlier

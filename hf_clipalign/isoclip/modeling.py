@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_folder
 from hf_clipalign._hooks import push
+from hf_clipalign._io.files import atomic_folder
 from hf_clipalign._publishing import not_of_a_model, save_whole
 from hf_clipalign.backbones import (
     DualEncoder,
@@ -24,8 +24,9 @@ from hf_clipalign.backbones import (
     load_processor,
 )
 from hf_clipalign.backbones.dual_encoder import Modality
-from hf_clipalign.isoclip.bands import Band, known_bands, known_checkpoints
+from hf_clipalign.isoclip.bands import Band, resolve_bands
 from hf_clipalign.isoclip.configuration import IsoCLIPConfig
+from hf_clipalign.isoclip.heads import check_bias, empty_head, fill_head
 from hf_clipalign.isoclip.spectrum import band_slice, compact_projectors, decompose, trim_projectors
 
 
@@ -54,8 +55,8 @@ class IsoCLIPModel(PreTrainedModel):
         super().__init__(config)
         self.clip: Any = AutoModel.from_config(config.clip_config)
         encoder = as_dual_encoder(self.clip)
-        self.image_projection: Any = _empty_head(encoder.image_projector) if config.image_band else None
-        self.text_projection: Any = _empty_head(encoder.text_projector) if config.text_band else None
+        self.image_projection: Any = empty_head(encoder.image_projector) if config.image_band else None
+        self.text_projection: Any = empty_head(encoder.text_projector) if config.text_band else None
         self.post_init()
 
     @classmethod
@@ -64,23 +65,42 @@ class IsoCLIPModel(PreTrainedModel):
         model_or_id: str | Path | nn.Module,
         image_band: Band | None = None,
         text_band: Band | None = None,
+        base_model: str | None = None,
         **from_pretrained_kwargs: Any,
     ) -> IsoCLIPModel:
         """Aligns a trained model: no data, no training, a fraction of a second.
 
         Args:
-            model_or_id (`str`, `Path` or `nn.Module`): Hub id, checkpoint folder, or a loaded model (not copied).
+            model_or_id (`str`, `Path`, `nn.Module` or `DualEncoder`): Hub id, checkpoint folder, or a loaded model,
+                which becomes part of the aligned one and is not copied.
             image_band (`(k_top, k_bottom)`, *optional*): singular directions to drop for images. Default: the
-                published band of a known checkpoint. If only the other band is given or known, images are left
-                unaligned.
+                published band of a known checkpoint, in the layout that it was chosen with
+                (`IsoCLIPConfig.projector_layout`; a warning says so where that is not the usual one). If only the
+                other band is given or known, images are left unaligned.
             text_band (`(k_top, k_bottom)`, *optional*): the same for texts.
+            base_model (`str`, *optional*): Hub id of the published model that this one is a copy of, for the default
+                bands. Default: found out, see `known_bands`.
             **from_pretrained_kwargs: passed to `AutoModel.from_pretrained` (`revision`, `dtype`, …).
+
+        Returns:
+            `IsoCLIPModel`: in evaluation mode.
 
         Raises:
             `ClipAlignError`: no band is given and none is published; a band that is negative or removes everything;
-                a model that is no two-tower CLIP; broken weights.
+                a published band beside a given one of another layout; a model that is aligned already, or is no
+                two-tower CLIP; broken weights.
+
+        Example:
+            ```python
+            >>> from hf_clipalign import IsoCLIPModel
+            >>> from hf_clipalign.data import load_mini
+            >>> model = IsoCLIPModel.from_clip_pretrained(load_mini().student, image_band=(1, 48))
+            >>> model.config.image_band
+            [1, 48]
+            ```
         """
         base = load_model(model_or_id, **from_pretrained_kwargs)
+        _refuse_aligned(base, model_or_id)
         encoder = as_dual_encoder(base)
         if not isinstance(encoder.config, PreTrainedConfig):
             raise ClipAlignError(
@@ -88,7 +108,7 @@ class IsoCLIPModel(PreTrainedModel):
                 "hf_clipalign.backbones.open_clip_to_transformers, or use trim_projectors on as_dual_encoder(model)."
             )
         name = str(model_or_id) if isinstance(model_or_id, (str, Path)) else encoder.config._name_or_path
-        image_band, text_band = _resolve_bands(name, image_band, text_band)
+        encoder, image_band, text_band = resolve_bands(encoder, name, image_band, text_band, base_model)
         image, text = encoder.image_projector, encoder.text_projector
         spectrum = decompose(image.matrix, text.matrix)
         for band in filter(None, (image_band, text_band)):
@@ -97,16 +117,17 @@ class IsoCLIPModel(PreTrainedModel):
             clip_config=encoder.config,
             image_band=image_band,
             text_band=text_band,
-            base_model_name_or_path=None if not name or Path(name).exists() else name,
+            base_model_name_or_path=base_model or (None if not name or Path(name).exists() else name),
             projector_layout=encoder.layout,
         )
         config.dtype = encoder.dtype
         model = cls._around(config, encoder.model)
-        _check_biases(model, encoder)
+        for modality, head in (("image", model.image_projection), ("text", model.text_projection)):
+            check_bias(encoder, modality, head)
         if image_band:
-            _fill_head(model.image_projection, trim_projectors(image.matrix, text.matrix, *image_band, spectrum)[0])
+            fill_head(model.image_projection, trim_projectors(image.matrix, text.matrix, *image_band, spectrum)[0])
         if text_band:
-            _fill_head(model.text_projection, trim_projectors(image.matrix, text.matrix, *text_band, spectrum)[1])
+            fill_head(model.text_projection, trim_projectors(image.matrix, text.matrix, *text_band, spectrum)[1])
         return model.eval()
 
     @classmethod
@@ -349,45 +370,22 @@ class IsoCLIPModel(PreTrainedModel):
 _SIDES: tuple[Modality, ...] = ("image", "text")
 
 _HOW_TO_CHOOSE = (
-    "Choose one with hf_clipalign.isoclip.search_band on labelled images, look at the spectrum with "
+    "Choose one with hf_clipalign.evaluation.search_band on labelled images, look at the spectrum with "
     "`clipalign spectrum`, or start from suggest_band, which is only a guess."
 )
 
 
-def _resolve_bands(name: str, image_band: Band | None, text_band: Band | None) -> tuple[Band | None, Band | None]:
-    published = known_bands(name) if name else None
-    if published is not None:
-        image_band, text_band = image_band or published.image, text_band or published.text
-    if image_band is None and text_band is None:
-        raise ClipAlignError(
-            f"no band is published for {name or 'this model'!r} (known: {', '.join(known_checkpoints())}). "
-            "Give image_band=(k_top, k_bottom) and/or text_band. " + _HOW_TO_CHOOSE
-        )
-    return image_band, text_band
-
-
-def _check_biases(model: IsoCLIPModel, encoder: DualEncoder) -> None:
-    for modality, head in (("image", model.image_projection), ("text", model.text_projection)):
-        projector = encoder.image_projector if modality == "image" else encoder.text_projector
-        if head is not None and head.bias is None and projector.bias is not None:
-            raise ClipAlignError(
-                f"the {modality} projector of this {type(encoder.model).__name__} has a bias, which the class has no "
-                "place for: saving and loading would silently drop it. Take the bias out (fold it into the layer "
-                "norm before the projector), or work with trim_projectors on the matrices."
-            )
-
-
-def _empty_head(projector: Projector) -> nn.Linear:
-    shared, width = projector.weight.shape
-    return nn.Linear(width, shared, bias=projector.bias is not None)
-
-
-@torch.no_grad()
-def _fill_head(head: nn.Linear, matrix: Tensor) -> None:
-    """Copies a projector matrix `[d, w]`, or `[d, w + 1]` with the bias as its last column, into a linear layer."""
-    head.weight.copy_(matrix[:, : head.in_features])
-    if head.bias is not None:
-        head.bias.copy_(matrix[:, -1])
+def _refuse_aligned(model: Any, given: Any) -> None:
+    """An aligned model holds what it was made from: aligning it again would drop its bands without a word."""
+    if not hasattr(model, "aligned_backbone"):
+        return
+    bands = (f"{side} band {getattr(model.config, f'{side}_band')}" for side in ("image", "text"))
+    name = repr(str(given)) if isinstance(given, (str, Path)) else "this model"
+    source = model.config.base_model_name_or_path
+    raise ClipAlignError(
+        f"{name} is aligned already ({', '.join(bands)}): use it as it is (IsoCLIPModel.from_pretrained), or align "
+        f"its base model{f' {source!r}' if source else ' (model.clip)'} anew."
+    )
 
 
 AutoConfig.register(IsoCLIPConfig.model_type, IsoCLIPConfig, exist_ok=True)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_finite
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import check_finite
 from hf_clipalign.isoclip.spectrum import as_float64
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_clipalign._tensors import check_tensors
+from hf_clipalign._checks.tensors import check_tensors
 
 
 def promptsrc_losses(

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_tensors
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import check_tensors
 from hf_clipalign.losses.kdpl import kdpl_loss
 from hf_clipalign.losses.supervised_contrastive import supervised_contrastive_loss
 from hf_clipalign.losses.views import info_nce_loss, mean_entropy_regularizer, view_distillation_loss

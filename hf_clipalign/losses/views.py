@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_tensors
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import check_tensors
 
 
 def info_nce_loss(features: Tensor, temperature: float = 1.0, *, own: slice = slice(None)) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_array, as_list
+from hf_clipalign._checks.tensors import as_numbers, check_finite
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_array, as_list
-from hf_clipalign._tensors import as_numbers, check_finite
 
 
 def as_matrix(values: Any, name: str, device: torch.device | str | None = None) -> Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_array, as_list
 from hf_clipalign.metrics._inputs import as_floats, as_labels, encode_labels
 
 

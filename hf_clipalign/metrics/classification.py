@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.tensors import as_numbers
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import as_numbers
 from hf_clipalign.metrics._inputs import as_matrix, check_ks
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.sequences import as_array
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_array
 from hf_clipalign.metrics._inputs import as_labels, encode_labels
 
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_array, as_list
+from hf_clipalign._checks.tensors import check_finite
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_array, as_list
-from hf_clipalign._tensors import check_finite
 from hf_clipalign.metrics._inputs import as_floats
 from hf_clipalign.metrics.bootstrap import BLOCK_BYTES
 

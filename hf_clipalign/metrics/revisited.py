@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import in_float32_range
-from hf_clipalign._sequences import as_array, as_list
 from hf_clipalign.metrics._inputs import as_matrix, check_ks
 from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
 from hf_clipalign.metrics._relevance import as_positions

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer
 from hf_clipalign._rows import unit_rows
 from hf_clipalign.metrics._inputs import as_floats, as_labels, as_matrix, check_bins, encode_labels
 

@@ -20,7 +20,7 @@ from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource
 from hf_clipalign.features.storage.manifest import Column, Kind
 from hf_clipalign.features.storage.single_file import cached_tensors
-from hf_clipalign.trainers.prompts.data import collate
+from hf_clipalign.trainers.images import collate
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Teacher:
 
         def compute() -> Tensor:
             logger.info("computing the teacher's features of %d prompts", len(prompts))
-            return encode_texts(self.encoder, self.processor, prompts).float()
+            return encode_texts(self.encoder, prompts, self.processor).float()
 
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         return self._cached("text", [*prompts, repr(tokenizer(list(prompts))["input_ids"])], compute)
@@ -100,7 +100,7 @@ class Teacher:
         Args:
             images (`PromptImages`): the source's images with `teacher_pixel_values`, not augmented.
             source (`ImageSource`): the same images; its fingerprint is part of the key.
-            num_workers (`int`): processes that read images. Default 0.
+            num_workers (`int`, *optional*, defaults to `0`): processes that read images.
         """
 
         def compute() -> Tensor:

@@ -26,7 +26,7 @@ from hf_clipalign.data import (
 from hf_clipalign.evaluation import zero_shot_weights
 from hf_clipalign.features import extract_text_features, extract_to_store
 from hf_clipalign.tuners import build_prompts
-from tests.tiny_models import tiny_clip, tiny_tokenizer
+from tests.tiny_models import tiny_clip, tiny_image_processor, tiny_tokenizer
 
 NAMES = ["c", "a", "b"]
 NUMBERS = [2, 0, 1]
@@ -177,6 +177,14 @@ def test_features_of_a_sorted_column(tiny, tmp_path) -> None:
         assert torch.allclose(store.values(), plain.values, atol=1e-5)
 
 
+def test_a_data_set_of_images_is_not_taken_for_a_column(tiny, tmp_path) -> None:
+    images = datasets.Dataset.from_dict({"image": [np.zeros((9, 9, 3), np.uint8)] * 2}).cast_column(
+        "image", datasets.Image()
+    )
+    store = extract_to_store(tiny[0], images, tiny_image_processor(), tmp_path / "out", progress=False)
+    assert (store.modality, len(store)) == ("image", 2)
+
+
 def _around(tiny, texts):
     return tiny[0], texts, tiny[1]
 
@@ -185,7 +193,7 @@ def _around(tiny, texts):
     "call",
     [
         lambda model, tokenizer: extract_text_features(model, "dog", tokenizer),
-        lambda model, tokenizer: encode_texts(as_dual_encoder(model), tokenizer, "dog"),
+        lambda model, tokenizer: encode_texts(model, "dog", tokenizer),
         lambda model, tokenizer: tokenize(as_dual_encoder(model), tokenizer, "dog"),
         lambda model, tokenizer: zero_shot_weights(model, tokenizer, "dog"),
         lambda model, tokenizer: build_prompts(model, tokenizer, "dog"),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._masking import mask
+from hf_clipalign._io.masking import mask
 from hf_clipalign.data import base_and_novel, from_dataset, load_mini
 from hf_clipalign.hub import check_card
 

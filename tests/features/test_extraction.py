@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._files import exclusive_lock
+from hf_clipalign._io.files import exclusive_lock
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import Captions, ImageStream, StreamRecord, image_folder, open_stream
 from hf_clipalign.features import FeatureStore, extract_image_features, extract_text_features, extract_to_store

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.backbones import as_dual_encoder, encode_texts
+from hf_clipalign.backbones import encode_texts
 from hf_clipalign.data import load_mini
 from hf_clipalign.features import text_embeddings
 
@@ -19,7 +19,7 @@ def test_a_second_call_reads_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
     mini, file = load_mini(), tmp_path / "texts.safetensors"
     first = text_embeddings(mini.student, mini.student_processor, PROMPTS, file)
     with torch.no_grad():
-        expected = encode_texts(as_dual_encoder(mini.student), mini.student_processor, PROMPTS)
+        expected = encode_texts(mini.student, PROMPTS, mini.student_processor)
     torch.testing.assert_close(first, expected)
     monkeypatch.setattr("hf_clipalign.features.text_cache.encode_texts", None)
     torch.testing.assert_close(text_embeddings(mini.student, mini.student_processor, PROMPTS, file), first)

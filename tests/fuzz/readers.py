@@ -23,7 +23,7 @@ class Reader:
         make: fills an empty folder with sound input.
         read: reads the folder; the second argument is the damaged file.
         files: patterns of the files that are damaged, each with the kinds of damage.
-        check: says what is wrong with a result, or nothing. It gets the result, that of the sound input, and the folder.
+        check: says what is wrong with a result, or nothing. It gets the result, the sound input's, and the folder.
         share: inputs to try, of all readers' 7,000.
     """
 

@@ -1,7 +1,7 @@
 """Damaged and hostile files for every reader: one clear error, or a sound result; the same each time.
 
-The inputs are those of hypothesis without a random seed, so two runs try the same ones. `FUZZ_SECONDS` (300) bounds all
-readers together: one that is slower than its share tries fewer inputs. What failed once is kept in `regressions/`.
+The inputs are those of hypothesis without a random seed, so two runs try the same ones. `FUZZ_SECONDS` (300) bounds
+all readers together: one that is slower than its share tries fewer inputs. What failed once is kept in `regressions/`.
 """
 
 from __future__ import annotations

@@ -279,7 +279,7 @@ def test_saved_folders_describe_themselves(tmp_path):
     aligned, stock = describe_folder(tmp_path / "aligned", "me/aligned"), describe_folder(tmp_path / "stock")
     assert (aligned.kind, aligned.image_band, aligned.text_band) == ("isoclip", (1, 48), None)
     assert aligned.model_class == stock.model_class
-    assert (aligned.has_processor, aligned.base_model, aligned.name) == (False, None, "aligned")
+    assert (aligned.has_processor, aligned.base_model, aligned.name) == (True, None, "aligned")
     assert (stock.kind, stock.compact, stock.image_band, stock.has_processor) == ("stock", True, (1, 48), True)
     assert stock.model_class == "CLIPVisionModelWithProjection"
     assert describe(mini.student_path).kind == "clip"

@@ -137,8 +137,13 @@ def test_what_is_read_is_never_replaced(tmp_path, monkeypatch):
 
 def test_a_file_in_the_place_of_a_folder(trim, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ClipAlignError, match="a file of that name exists"):
+    with pytest.raises(ClipAlignError, match="is a file: name a folder"):
         trim(tmp_path / "out", "--overwrite")
+    with (
+        pytest.raises(ClipAlignError, match="a file of that name exists"),
+        written_folder(tmp_path / "out", "isoclip"),
+    ):
+        pass
     assert (tmp_path / "out").read_text() == "mine"
 
 

@@ -6,6 +6,8 @@ import json
 import logging
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hf_clipalign import ClipAlignError, IsoCLIPModel
 from hf_clipalign.backbones import load_processor
@@ -49,7 +51,10 @@ def folder(saved, tmp_path):
     for name in STRAYS:
         file = tmp_path / "model" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{PATIENT} {TOKEN}")
+        if file.suffix == ".safetensors":
+            save_file({"x": torch.zeros(1)}, file, {"of": f"{PATIENT} {TOKEN}"})
+        else:
+            file.write_text(f"{PATIENT} {TOKEN}")
     return tmp_path / "model"
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._suggestions import unknown_name
 from hf_clipalign.cli.commands.evaluation_run import (
     EvaluationRun,
     fixed_band,
@@ -17,7 +17,7 @@ from hf_clipalign.cli.commands.evaluation_run import (
     own_band,
     write_results,
 )
-from hf_clipalign.cli.data import check_path
+from hf_clipalign.cli.data import check_data, check_path
 from hf_clipalign.cli.models import chosen_model, load, template_for
 from hf_clipalign.cli.options import (
     DATA_HELP,
@@ -60,7 +60,7 @@ ToleranceOption = Annotated[
 
 
 def compare(
-    data: Annotated[str, typer.Argument(help=DATA_HELP + " text-text: a caption file.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP + " text-text: a caption file.")],
     model: ModelOption = None,
     task: Annotated[str, typer.Option(help="image-image, text-text or zero-shot.")] = "image-image",
     methods: MethodsOption = None,
@@ -104,6 +104,7 @@ def compare(
     if evaluate_at is not None and task == "zero-shot":
         raise ClipAlignError("--evaluate-at is for retrieval, not --task zero-shot: drop it, or set --steps.")
     chosen_band = own_band(task, "text" if task == "text-text" else "image", image_band, text_band, band)
+    check_data(data)
     name = chosen_model(model, data)
     prompt = template_for(template, name)
     fill(prompt, [])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.data import open_data
+from hf_clipalign.cli.data import check_data, open_data
 from hf_clipalign.cli.models import chosen_device, chosen_model, load, template_for
 from hf_clipalign.cli.options import (
     DATA_HELP,
@@ -47,7 +47,7 @@ OutOption = Annotated[
 
 
 def concepts(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)],
     model: ModelOption = None,
     dictionary: DictionaryOption = None,
     column: Annotated[str | None, typer.Option(help="The dictionary's column with names.")] = None,
@@ -83,6 +83,7 @@ def concepts(
 
     settings: dict[str, Any] = {"temperature": temperature, "beta_e": beta_e, "beta_c": beta_c}
     check_filter_settings(**settings)
+    check_data(data)
     model = chosen_model(model, data)
     _check_out(data, out)
     names = _names(dictionary, column, also)
@@ -120,7 +121,7 @@ def _names(dictionary: str | None, column: str | None, also: str | None) -> list
 
 def _report(result: Any, made: dict[str, Any], top: int, out: Path) -> None:
     """Prints the tables; writes concepts.json, concepts.csv and concepts.png."""
-    from hf_clipalign._files import atomic_file
+    from hf_clipalign._io.files import atomic_file
 
     console.print(result.table(top))
     console.print(result.component_table())
@@ -158,7 +159,7 @@ def _features(
 
 def _show(result: Any, loaded: Any, store: Any, source: Any, texts: Any, out: Path) -> Path:
     """Writes the images that show the first concepts best."""
-    from hf_clipalign._files import atomic_file
+    from hf_clipalign._io.files import atomic_file
     from hf_clipalign.evaluation import plot_image_rows, strongest_images
 
     shown = result.retained[:_SHOWN_CONCEPTS]

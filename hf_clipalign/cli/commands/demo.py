@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from hf_clipalign._suggestions import unknown_name
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign.cli.options import console, folder_option, next_step
 
 
@@ -26,7 +26,7 @@ def demo(
     """
     from transformers.utils import logging
 
-    from hf_clipalign._files import atomic_file
+    from hf_clipalign._io.files import atomic_file
     from hf_clipalign.evaluation import write_report
     from hf_clipalign.evaluation.mini_study import MODELS, run_mini_study
 
@@ -55,5 +55,5 @@ _LEAD = (
     "CLIP is trained to compare images with texts. Here it compares images with images: an emoji drawn in one "
     "style searches a gallery drawn in another. Every row of a table is another way to use the same image tower; "
     "IsoCLIP's rows trim the projector, without any training. The band of directions to keep was chosen on emoji that "
-    "the models know and is scored here on emoji whose concepts they never saw."
+    "the models have seen and is scored here on emoji whose concepts they never saw."
 )

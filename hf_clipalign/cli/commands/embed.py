@@ -28,8 +28,9 @@ def embed(
     data: Annotated[
         str,
         typer.Argument(
+            metavar="DATA",
             help="Folder of images (class = sub-folder), CSV/TSV/parquet table, Hub id, or mini:emoji, the built-in "
-            "images."
+            "images.",
         ),
     ],
     model: ModelOption = None,

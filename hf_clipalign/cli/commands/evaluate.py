@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._suggestions import unknown_name
 from hf_clipalign.cli.commands.evaluation_run import (
     EvaluationRun,
     fixed_band,
@@ -17,10 +17,11 @@ from hf_clipalign.cli.commands.evaluation_run import (
     own_band,
     write_results,
 )
-from hf_clipalign.cli.data import check_path
+from hf_clipalign.cli.data import check_data, check_path
 from hf_clipalign.cli.models import chosen_model, load, template_for
 from hf_clipalign.cli.options import (
     DATA_HELP,
+    BaseModelOption,
     DeviceOption,
     ImageColumnOption,
     LabelColumnOption,
@@ -41,7 +42,9 @@ _BAND_HELP = (
 def evaluate(
     data: Annotated[
         str,
-        typer.Argument(help=DATA_HELP + " text-text: a caption file, or a folder with queries, corpus and qrels."),
+        typer.Argument(
+            metavar="DATA", help=DATA_HELP + " text-text: a caption file, or a folder with queries, corpus and qrels."
+        ),
     ],
     model: ModelOption = None,
     task: Annotated[str, typer.Option(help="image-image, text-text, ncm or zero-shot.")] = "image-image",
@@ -62,6 +65,7 @@ def evaluate(
     ] = None,
     image_band: Annotated[str | None, typer.Option(metavar="BAND", help=_BAND_HELP.format("Image tasks"))] = None,
     text_band: Annotated[str | None, typer.Option(metavar="BAND", help="The same for --task text-text.")] = None,
+    base_model: BaseModelOption = None,
     band: Annotated[str | None, typer.Option("--band", hidden=True)] = None,
     template: TemplateOption = None,
     image_column: ImageColumnOption = None,
@@ -90,10 +94,12 @@ def evaluate(
         raise unknown_name("task", task, _TASKS)
     modality = "text" if task == "text-text" else "image"
     chosen_band = own_band(task, modality, image_band, text_band, band)
+    check_data(data)
     name = chosen_model(model, data)
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
     names = None if heads is None else [name.strip() for name in heads.split(",")]
     run = EvaluationRun(data, second, name, chosen_band, names, template_for(template, name), seed, columns, device)
+    run.base_model = base_model
     _check(run, task)
     run.model, run.processor = load(name, device)
     run.results = {"model": name, "data": data, "task": task, "second": second, "seed": seed}
@@ -233,7 +239,7 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
     from hf_clipalign.isoclip import decompose
     from hf_clipalign.metrics import pair_similarities
 
-    encoder = as_dual_encoder(run.model)
+    encoder, name = as_dual_encoder(run.model), Path(run.data).name or run.data
     section = Section(f"{modality}-{modality} retrieval", text=[], tables=[], figures=[])
     if run.band == "auto":
         judged = isinstance(task, JudgedPairs)
@@ -250,9 +256,10 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
         section.figures = [("mAP of every band, on the half it was chosen on", plot_band_grid(search.grid))]
         query_ids = None
     else:
-        band, query_ids = fixed_band(run, modality), {"data": ids}
+        band, query_ids = fixed_band(run, modality), {name: ids}
+        encoder = as_dual_encoder(run.model)
     heads = _heads(run, modality, band, class_names)
-    comparison = compare_heads(heads, {"data": task}, query_ids=query_ids, seed=run.seed)
+    comparison = compare_heads(heads, {name: task}, query_ids=query_ids, seed=run.seed)
     console.print(comparison.table(f"{modality}-{modality} retrieval, {run.model_name}"))
     spectrum = decompose(encoder.image_projector.matrix, encoder.text_projector.matrix)
     run.results |= {"band": band, "comparison": comparison.to_dict()}

@@ -29,6 +29,7 @@ class EvaluationRun:
     seed: int
     columns: dict[str, str | None]
     device: str
+    base_model: str | None = None
     model: Any = None
     processor: Any = None
     results: dict[str, Any] = field(default_factory=dict)
@@ -86,25 +87,35 @@ def image_features(run: EvaluationRun, data: str) -> Any:
 
 
 def fixed_band(run: EvaluationRun, modality: str) -> tuple[int, int] | None:
-    """The band that the option names; None for `none` and `auto`."""
+    """The band that the option names; None for `none` and `auto`.
+
+    A published band brings its projector layout: `run.model` becomes the view in that layout.
+    """
+    from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.isoclip import known_bands
 
     if run.band in ("none", "auto"):
         return None
     if run.band != "known":
         return parse_band(run.band)
-    band = getattr(known_bands(run.model_name), modality, None)
-    if band is None:
+    known = known_bands(run.model, run.base_model)
+    band = getattr(known, modality, None)
+    if known is None or band is None:
         option = f"--{modality}-band"
         raise ClipAlignError(
-            f"no {modality} band is published for {run.model_name!r}: use {option} auto or {option} K_TOP,K_BOTTOM."
+            f"no {modality} band is published for {run.model_name!r}: use {option} auto or {option} K_TOP,K_BOTTOM, "
+            "or --base-model ID if it is a copy of a published one."
         )
+    encoder = as_dual_encoder(run.model)
+    if known.layout != encoder.layout:
+        run.model = encoder.with_layout(known.layout)
+        warn("projector layout:", f"{known.layout}, with which the published band was chosen")
     return band
 
 
 def write_results(run: EvaluationRun, out: Path, title: str) -> None:
     """Writes `results.json` and `index.html` to a folder, and says where they are."""
-    from hf_clipalign._files import atomic_file
+    from hf_clipalign._io.files import atomic_file
     from hf_clipalign.evaluation import write_report
 
     with atomic_file(out / "results.json") as staging:

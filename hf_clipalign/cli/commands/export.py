@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._suggestions import unknown_name
 from hf_clipalign.cli.commands.push import OverwriteOption
 from hf_clipalign.cli.models import chosen_model, load
-from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, parse_band
+from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, next_step, parse_band
 
 
 def export(
@@ -74,6 +74,7 @@ def export(
     with written_folder(path, to, source, features or "", overwrite=overwrite, option="--overwrite") as folder:
         words = _WRITERS[to](job, folder)
     console.print(words.format(path=path, quoted=repr(str(path))), soft_wrap=True)
+    next_step("clipalign", "push", path, "OWNER/NAME")
 
 
 @dataclass(frozen=True)

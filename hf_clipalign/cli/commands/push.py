@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_clipalign.cli.options import console, repo_option
+from hf_clipalign.cli.options import console, next_step, repo_option
 
 PrivateOption = Annotated[
     bool, typer.Option("--private", help="Into a private repository: a public one of that name is refused.")
@@ -23,7 +23,7 @@ OverwriteOption = Annotated[
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="Aligned model, stock checkpoint or PEFT adapter.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Aligned model, stock checkpoint or PEFT adapter.")],
     repo_id: Annotated[
         str,
         typer.Argument(
@@ -69,3 +69,4 @@ def push(
         include=include or (),
     )
     console.print(f"pushed: {commit}", soft_wrap=True)
+    next_step("clipalign", "evaluate", "DATA", "--model", repo_id)

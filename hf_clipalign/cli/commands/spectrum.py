@@ -29,10 +29,10 @@ def spectrum(
 
     Example: [bold]clipalign spectrum --model openai/clip-vit-base-patch32[/]
     """
-    from hf_clipalign._files import atomic_file
+    from hf_clipalign._io.files import atomic_file
     from hf_clipalign.backbones import as_dual_encoder
     from hf_clipalign.evaluation import plot_spectrum
-    from hf_clipalign.isoclip import decompose
+    from hf_clipalign.isoclip import decompose, known_bands
 
     if out.suffix.lower() not in _ENDINGS or out.is_dir():
         raise ClipAlignError(f"--out {str(out)!r} is no plot: name a file that ends in {', '.join(_ENDINGS)}.")
@@ -40,8 +40,12 @@ def spectrum(
     given = {"image": parse_band(image_band), "text": parse_band(text_band)}
     loaded, _ = load(model, with_processor=False)
     encoder = as_dual_encoder(loaded)
+    published = None if all(given.values()) else known_bands(encoder)
+    if published is not None and not any(given.values()):
+        encoder = encoder.with_layout(published.layout)
     parts = decompose(encoder.image_projector.matrix, encoder.text_projector.matrix)
-    bands, sources = _bands(model, parts.S, given)
+    in_this_layout = published is not None and published.layout == encoder.layout
+    bands, sources = _bands(published if in_this_layout else None, parts.S, given)
     figure = plot_spectrum(parts.S, bands)
     with atomic_file(out) as staging:
         figure.savefig(staging, dpi=130, format=out.suffix.lower()[1:])
@@ -55,11 +59,10 @@ def spectrum(
     next_step("clipalign", "evaluate", "DATA", "--model", model)
 
 
-def _bands(model: str, values: Any, given: dict[str, Any]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    from hf_clipalign.isoclip import known_bands, suggest_band
+def _bands(published: Any, values: Any, given: dict[str, Any]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    from hf_clipalign.isoclip import suggest_band
     from hf_clipalign.isoclip.spectrum import band_slice
 
-    published = known_bands(model)
     bands, sources = {}, {}
     for modality, band in given.items():
         known = getattr(published, modality, None)

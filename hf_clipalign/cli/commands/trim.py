@@ -11,6 +11,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.commands.push import OverwriteOption, PrivateOption, RevisionOption
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import (
+    BaseModelOption,
     ImageBandOption,
     ModelOption,
     TextBandOption,
@@ -27,6 +28,7 @@ def trim(
     out: Annotated[Path, folder_option("Folder for the aligned model (IsoCLIPModel).")] = Path("isoclip"),
     image_band: ImageBandOption = None,
     text_band: TextBandOption = None,
+    base_model: BaseModelOption = None,
     stock: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +61,7 @@ def trim(
     """
     from hf_clipalign.hub import written_folder
     from hf_clipalign.hub.push import SPECTRUM_FILE, push_isoclip, push_stock, save_spectrum
-    from hf_clipalign.isoclip import IsoCLIPModel
+    from hf_clipalign.isoclip import IsoCLIPModel, known_bands, unknown_band_message
 
     if push_to_hub is None and (private or revision is not None):
         raise ClipAlignError("--private and --revision need --push-to-hub OWNER/NAME.")
@@ -68,7 +70,9 @@ def trim(
     bands = parse_band(image_band), parse_band(text_band)
     source = chosen_model(model)
     loaded, processor = load(source)
-    aligned = IsoCLIPModel.from_clip_pretrained(loaded, *bands)
+    if bands == (None, None) and not hasattr(loaded, "aligned_backbone") and known_bands(loaded, base_model) is None:
+        raise ClipAlignError(unknown_band_message(source, spelling="cli"))
+    aligned = IsoCLIPModel.from_clip_pretrained(loaded, *bands, base_model=base_model)
     form = "isoclip" if stock is None else "stock"
     with written_folder(out, form, source, overwrite=overwrite, option="--overwrite") as folder:
         if stock is None:

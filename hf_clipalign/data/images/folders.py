@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from hf_clipalign._checks.quoting import printable, readable_name
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import printable, readable_name
 from hf_clipalign.data.images.file_kinds import describe_other_kinds, image_extensions, is_skipped, other_kind
 from hf_clipalign.data.images.source import ImageSource, digest, file_state
 from hf_clipalign.data.labels.columns import encode_names

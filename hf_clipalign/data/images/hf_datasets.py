@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted
 from hf_clipalign.data.images.source import ImageSource, digest
 from hf_clipalign.data.labels.columns import read_labels, read_texts, require_column
 

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted, short, short_reason
 from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
 from hf_clipalign.data.images.folders import image_folder
 from hf_clipalign.data.images.hf_datasets import from_dataset

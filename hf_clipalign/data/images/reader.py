@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, TypeAlias, cast
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from hf_clipalign._checks.quoting import printable, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import printable, short_reason
 from hf_clipalign.data.images.file_kinds import hint_for, register_heif
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | dict[str, Any] | np.ndarray"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hf_clipalign._checks.sequences import as_list
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_list
-from hf_clipalign._texts import as_texts
 from hf_clipalign.data.images.reader import read_image
 from hf_clipalign.data.labels.columns import class_labels, read_texts
 

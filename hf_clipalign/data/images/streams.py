@@ -7,8 +7,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hf_clipalign._checks.quoting import quoted, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted, short
 from hf_clipalign.data.images.hf_datasets import _pick
 from hf_clipalign.data.images.source import digest
 from hf_clipalign.data.labels.columns import require_column

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted, short, short_reason
 from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
 from hf_clipalign.data.images.source import ImageSource
 from hf_clipalign.data.labels.columns import (
@@ -109,8 +109,8 @@ def _open_table(source: Any) -> _Table:
     if isinstance(source, pd.DataFrame):
         if twice := [column for column, count in Counter(source.columns).items() if count > 1]:
             raise ClipAlignError(f"table: several columns are called {quoted(twice)}; rename them")
-        read = partial(_frame_column, source)
-        return _Table("table", None, list(source.columns), read, read)
+        cells = partial(_frame_column, source)
+        return _Table("table", None, list(source.columns), cells, cells)
     path = Path(source).expanduser()
     if not path.is_file():
         raise ClipAlignError(f"{path}: no such table; pass a {', '.join(TABLE_EXTENSIONS)} file")

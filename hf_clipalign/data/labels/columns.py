@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short
+from hf_clipalign._checks.sequences import as_array
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted, short
-from hf_clipalign._sequences import as_array
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def class_labels(values: Any, class_names: list[str] | None, name: str) -> tuple
     """Labels that come with a source, by position: integers as int64, or names that are numbered in sorted order.
 
     Args:
-        values (array `[N]`): what [`~hf_clipalign._sequences.as_array`] takes.
+        values (array `[N]`): what [`~hf_clipalign._checks.sequences.as_array`] takes.
         class_names (`list[str]`, *optional*): What integers mean; names are looked up in it.
         name (`str`): What errors call the labels.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_clipalign._checks.quoting import quoted, short
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted, short
-from hf_clipalign._sequences import as_list
 
 CHEXPERT_COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """The five findings of the CheXpert competition, which RE-tune's paper learns one after the other."""

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_clipalign._checks.quoting import quoted, short
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted, short
-from hf_clipalign._texts import as_texts
 from hf_clipalign.data.labels.finding_names import checked_findings
 from hf_clipalign.data.labels.prompt_files import read_prompt_file
 

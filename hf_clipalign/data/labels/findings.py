@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted, short, short_reason
-from hf_clipalign._texts import as_texts
 from hf_clipalign.data.images.source import ImageSource, as_names, check_lengths, digest
 from hf_clipalign.data.labels.finding_names import checked_findings
 

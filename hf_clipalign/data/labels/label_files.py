@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted, short, short_reason
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from hf_clipalign._checks.quoting import printable, short, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import printable, short, short_reason
 
 _MOST_BYTES = 2**20
 

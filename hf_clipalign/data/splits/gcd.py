@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.numbers import check_integer, check_number
+from hf_clipalign._checks.quoting import quoted, readable_name, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
-from hf_clipalign._quoting import quoted, readable_name, short
 from hf_clipalign.data.images.file_kinds import is_skipped
 from hf_clipalign.data.images.opening import ImageSource, image_folder, open_source
 from hf_clipalign.data.splits.subsets import keep_classes

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_list
 from hf_clipalign.data.images.opening import ImageSource
 from hf_clipalign.data.labels.columns import class_labels
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
+from hf_clipalign._checks.sequences import as_list
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted, short, short_reason
-from hf_clipalign._sequences import as_list
-from hf_clipalign._texts import as_texts
 from hf_clipalign.data.images.source import ImageSource, check_lengths, digest
 from hf_clipalign.data.labels.columns import class_labels, first_column, read_texts
 from hf_clipalign.data.texts.delimited import csv_rows

@@ -6,8 +6,8 @@ import csv
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import short_reason
 
 
 def csv_rows(lines: Iterable[str], name: str, **options: Any) -> Iterator[tuple[int, list[str]]]:

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hf_clipalign._checks.quoting import short
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import short
-from hf_clipalign._sequences import as_list
 from hf_clipalign.data.texts.delimited import csv_rows
 from hf_clipalign.data.texts.templates import clean_class_name
 

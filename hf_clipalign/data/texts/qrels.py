@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import quoted, short, short_reason
 from hf_clipalign.data.labels.columns import first_column
 from hf_clipalign.data.texts.source import TextSource
 

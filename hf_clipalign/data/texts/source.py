@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._texts import as_texts
 from hf_clipalign.data.images.source import as_names, check_lengths, digest
 from hf_clipalign.data.labels.columns import class_labels
 
@@ -43,10 +42,10 @@ class TextSource:
     ```
     """
 
-    texts: Sequence[str]
-    ids: Sequence[str] | None = None
+    texts: list[str]
+    ids: list[str] | None = None
     labels: Any = None
-    class_names: Sequence[str] | None = None
+    class_names: list[str] | None = None
     name: str = "texts"
 
     def __post_init__(self) -> None:

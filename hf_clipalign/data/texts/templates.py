@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hf_clipalign._checks.quoting import short
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import short
-from hf_clipalign._texts import as_texts
 
 
 @dataclass(frozen=True)

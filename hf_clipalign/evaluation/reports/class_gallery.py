@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_clipalign._numbers import check_integer
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign.data import GCDSplit
 from hf_clipalign.evaluation.reports.pages import ImageRow, Match, Section
 from hf_clipalign.metrics.clustering import match_clusters
@@ -34,6 +34,16 @@ def class_gallery(
 
     Raises:
         `ClipAlignError`: `n_images` below 1.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import GCDSplit
+        >>> names = images.class_names
+        >>> split = GCDSplit(images, images.labels, images.labels < 6, names[:6], names[6:])
+        >>> sections = class_gallery(split, split.labels, names, [[("heart", 0.5)]] * 12, n_images=2)
+        >>> [section.title for section in sections]
+        ['Novel classes']
+        ```
     """
     check_integer("n_images", n_images)
     rows = split.unlabelled_rows

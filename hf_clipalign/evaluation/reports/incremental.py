@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import atomic_file
 from hf_clipalign.evaluation.incremental import METRICS, IncrementalResult
 from hf_clipalign.evaluation.reports.pages import Section, write_report
 
@@ -32,6 +32,16 @@ def write_incremental_report(
 
     Returns:
         `Path`: the page.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.metrics import multilabel_metrics
+        >>> result = IncrementalResult("by class", ["cough", "fever"])
+        >>> metrics = multilabel_metrics([[1, 0], [0, 1]], [[0.9, 0.2], [0.1, 0.8]], finding_names=result.findings)
+        >>> result.add("first", ["cough", "fever"], metrics)
+        >>> write_incremental_report("report", [result]).name
+        'index.html'
+        ```
     """
     folder = Path(folder)
     sections = []

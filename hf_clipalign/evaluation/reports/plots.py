@@ -24,6 +24,13 @@ def plot_spectrum(singular_values: Any, bands: Mapping[str, tuple[int, int]] | N
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> figure = plot_spectrum([5.0, 1.0, 0.9, 0.1], {"image": (1, 1)})
+        >>> figure.axes[0].get_title()
+        'image: keeps 2 of 4'
+        ```
     """
     values = np.asarray(singular_values, dtype=np.float64)
     values = values / values[0]
@@ -47,6 +54,13 @@ def plot_similarities(pairs: Mapping[str, tuple[Any, Any]], bins: int = 80) -> F
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> figure = plot_similarities({"raw": ([0.9, 0.8], [0.1, 0.2])})
+        >>> figure.axes[0].get_title()
+        'raw: overlap 0.00'
+        ```
     """
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
@@ -73,6 +87,15 @@ def plot_intra_modal(report: Mapping[str, Mapping[str, Any]]) -> Figure:
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.metrics import intra_modal_report
+        >>> embeds = features.values @ encoder.image_projector.matrix.T
+        >>> report = intra_modal_report(embeds, features.labels, embeds, features.labels)
+        >>> len(plot_intra_modal(report).axes) == len(report)
+        True
+        ```
     """
     figure = Figure(figsize=(6.5, 1.9 * len(report)), layout="constrained")
     panels = figure.subplots(len(report), 1, squeeze=False, sharex=True).ravel()
@@ -97,6 +120,11 @@ def plot_snapshots(curves: Mapping[str, Mapping[int, float]], baseline: float, m
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> plot_snapshots({"oti": {0: 0.02, 25: 0.53}}, baseline=0.54).savefig("steps.png")
+        ```
     """
     figure = Figure(figsize=(6.0, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -119,6 +147,11 @@ def plot_band_grid(grid: Mapping[tuple[int, int], float], metric: str = "mAP") -
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> plot_band_grid({(0, 0): 0.41, (1, 0): 0.44}).savefig("bands.png")
+        ```
     """
     tops, bottoms = sorted({top for top, _ in grid}), sorted({bottom for _, bottom in grid})
     table = np.array([[100 * grid.get((top, bottom), np.nan) for top in tops] for bottom in bottoms])
@@ -159,6 +192,14 @@ def plot_task_matrix(
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> matrix = [[0.9, 0.5], [0.8, 0.9]]
+        >>> figure = plot_task_matrix(matrix, ["first", "second"], ["cough", "fever"], [["cough"], ["fever"]])
+        >>> len(figure.axes)
+        2
+        ```
     """
     table = 100 * np.asarray(matrix, dtype=np.float64)
     row_height = 0.42 if spread is None else 0.6

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import exclusive_lock, explained_read
-from hf_clipalign._staging import remove_stale
+from hf_clipalign._io.files import exclusive_lock, explained_read
+from hf_clipalign._io.staging import remove_stale
 from hf_clipalign.features.storage.manifest import FORMAT, Kind, is_earlier, plain, read_manifest, write_manifest
 from hf_clipalign.features.storage.shards import (
     DamagedShard,

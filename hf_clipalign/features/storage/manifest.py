@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file, explained_read
-from hf_clipalign._json import BadJson, checked_json, natural
+from hf_clipalign._io.files import atomic_file, explained_read
+from hf_clipalign._io.limited_json import BadJson, checked_json, natural
 from hf_clipalign.features.storage.shards import DamagedShard
 
 FORMAT = 2
@@ -49,7 +49,7 @@ class Kind:
         noun (`str`): what messages call the content.
         columns (`Mapping[str, Column]`): the tensors of a shard. Others are not looked at.
         identity (`tuple[str, ...]`): the entries of the description that decide about the content.
-        description: the schema of the description, see `hf_clipalign._json`.
+        description: the schema of the description, see `hf_clipalign._io.limited_json`.
         remedy (`str`): what to do about a damaged shard.
         content (`tuple[str, ...]`): the entries of `identity` that name the items and sizes, so that rows of stores
             which differ in them alone can be reused.

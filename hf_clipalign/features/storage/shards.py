@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_clipalign._files import atomic_file
-from hf_clipalign._json import BadJson, checked_json, natural
+from hf_clipalign._io.files import atomic_file
+from hf_clipalign._io.limited_json import BadJson, checked_json, natural
 
 METADATA = "hf_clipalign"
 """Name of the one entry of the metadata."""

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import exclusive_lock, explained_read
-from hf_clipalign._staging import remove_stale
+from hf_clipalign._io.files import exclusive_lock, explained_read
+from hf_clipalign._io.staging import remove_stale
 from hf_clipalign.features.storage.manifest import FORMAT, Kind, differences, plain
 from hf_clipalign.features.storage.shards import (
     DamagedShard,

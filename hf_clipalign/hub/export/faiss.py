@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_finite, parse_dtype
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_folder
-from hf_clipalign._tensors import check_finite, parse_dtype
+from hf_clipalign._io.files import atomic_folder
 from hf_clipalign.backbones import Projector
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.features import Features, FeatureStore

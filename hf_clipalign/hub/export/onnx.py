@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import parse_dtype
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file, atomic_folder
-from hf_clipalign._tensors import parse_dtype
+from hf_clipalign._io.files import atomic_file, atomic_folder
 from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.hub.export.common import EXPORT_DTYPES, describe_preprocessing, example_inputs

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hf_clipalign._checks.tensors import parse_dtype
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_folder
-from hf_clipalign._tensors import parse_dtype
+from hf_clipalign._io.files import atomic_folder
 from hf_clipalign.backbones import Projector
 from hf_clipalign.hub.export.common import EXPORT_DTYPES, compression, processor_part
 from hf_clipalign.hub.uploads import ALLOWED, is_allowed

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hf_clipalign._tensors import parse_dtype
+from hf_clipalign._checks.tensors import parse_dtype
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.hub.export.common import EXPORT_DTYPES
 from hf_clipalign.isoclip import IsoCLIPModel

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import explained_read
+from hf_clipalign._io.files import explained_read
 from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.features.storage.manifest import Column, Kind
@@ -82,10 +82,10 @@ def teacher_concepts(
         source (`ImageSource`): the images, not augmented.
         concepts (`Sequence[str]`): the concepts.
         template (`str`): their prompt, with one `{}`.
-        temperature (`float`): divides the cosines. Default 0.01.
+        temperature (`float`, *optional*, defaults to `0.01`): divides the cosines.
         cache (`str` or `Path`, *optional*): safetensors file to read, or to write if it does not exist.
         num_workers (`int`, *optional*): processes that read images. Default: by the number of images.
-        progress (`bool`): show a progress bar. Default True.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Raises:
         `ClipAlignError`: the file is of another teacher, other images or other concepts, or a folder, or damaged and

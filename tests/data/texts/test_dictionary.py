@@ -81,6 +81,10 @@ def test_names_are_checked() -> None:
         check_names("fox")
     with pytest.raises(ClipAlignError, match="position 1 is blank"):
         check_names(["fox", " "])
+    with pytest.raises(ClipAlignError, match=r"before in 2\); keep one of each"):
+        check_names([*"abc", *"abc"])
+    with pytest.raises(ClipAlignError, match=r"before in 2\) and 1 more; keep one of each"):
+        check_names([*"abcd", *"abcd"])
 
 
 def test_a_name_that_is_no_text_is_named() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._staging import staging_path
+from hf_clipalign._io.staging import staging_path
 from tests.features.storage.kinds import KINDS, content, shards
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._json import BadJson, checked_json, natural
+from hf_clipalign._io.limited_json import BadJson, checked_json, natural
 from hf_clipalign.features import FeatureStore
 from hf_clipalign.features.rows import FEATURES
 from hf_clipalign.features.storage import manifest as manifests

@@ -84,7 +84,7 @@ import resource, sys
 from pathlib import Path
 import datasets, numpy, pyarrow, torch
 from hf_clipalign.features import Features, FeatureStore
-from hf_clipalign import _files
+from hf_clipalign._io import files as _files
 from hf_clipalign.features.rows import FEATURES, Rows, finish_rows, write_rows
 from hf_clipalign.features.storage.folder import ShardFolder
 

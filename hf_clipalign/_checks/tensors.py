@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_array
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._sequences import as_array
 
 _SHOWN_ROWS = 5
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hf_clipalign import _lock_files
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._replacing import files_below, flush, flush_tree, replace_folder
-from hf_clipalign._staging import remove_stale, remove_stale_once, staging_path
+from hf_clipalign._io import lock_files as _lock_files
+from hf_clipalign._io.replacing import files_below, flush, flush_tree, replace_folder
+from hf_clipalign._io.staging import remove_stale, remove_stale_once, staging_path
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -1,24 +1,47 @@
-"""Images as the trainers take them: read, augmented, processed for the student and for the teacher."""
+"""Images as the trainers take them: read, augmented, processed for the model and for its teacher."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, from_dataset
 from hf_clipalign.data.images.processing import process_images
 from hf_clipalign.data.splits.subsets import take
-from hf_clipalign.trainers.augmentation import ImagesByEpoch, crop_and_resize, random_view, view_generator
+from hf_clipalign.trainers.augmentation import crop_and_resize, random_view, view_generator
 
 logger = logging.getLogger(__name__)
 
 TEACHER_PREFIX = "teacher_"
 _SHOWN = 3
+
+
+class ImagesByEpoch(Dataset):
+    """Images that look different in every epoch.
+
+    Args:
+        source (`ImageSource`): the images.
+        seed (`int`): of what is drawn for them.
+    """
+
+    def __init__(self, source: ImageSource, seed: int):
+        self.source = source
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Gives the images what is drawn for another epoch; running workers see it too."""
+        self._epoch.fill_(epoch)
 
 
 class PromptImages(ImagesByEpoch):
@@ -34,8 +57,8 @@ class PromptImages(ImagesByEpoch):
             as `teacher_pixel_values`.
         teacher_image_size (`int`, *optional*): side of the teacher's input.
         augment (`bool`): random resized crop and flip. Default False: the processors' own resize and crop.
-        crop_scale (`float`): smallest share of the area in a crop. Default 0.08.
-        seed (`int`): of the augmentation. Default 0.
+        crop_scale (`float`, *optional*, defaults to `0.08`): smallest share of the area in a crop.
+        seed (`int`, *optional*, defaults to `0`): of the augmentation.
 
     Raises:
         `ClipAlignError`: the images are none, or not in a form that can be read.
@@ -85,6 +108,24 @@ class PromptImages(ImagesByEpoch):
         for (prefix, processor, _), view in zip(self.sides, views, strict=True):
             item[f"{prefix}pixel_values"] = pixel_values(processor, [view])[0]
         return item
+
+
+def holds_images(dataset: Any, model_input: str) -> bool:
+    """True for images that are still to be read, False for none and for model inputs: dicts with `model_input`.
+
+    Raises:
+        `ClipAlignError`: a path or a name, or a list of something else.
+    """
+    if isinstance(dataset, (str, Path)):
+        raise ClipAlignError(f"the data set is {str(dataset)!r}: open it first, for example with open_source")
+    if isinstance(dataset, ImageSource) or type(dataset).__module__.startswith("datasets."):
+        return True
+    if isinstance(dataset, (list, tuple)) and not all(isinstance(i, Mapping) and model_input in i for i in dataset):
+        raise ClipAlignError(
+            f"the data set is a {type(dataset).__name__} of items without {model_input}: give an ImageSource, a "
+            "datasets.Dataset, or model inputs"
+        )
+    return False
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -75,7 +75,6 @@ _FOLDER_WORDS = frozenset(
         "output",
         "outputs",
         "photos",
-        "pictures",
         "results",
         "run",
         "runs",
@@ -118,10 +117,8 @@ def mask_secrets(text: str) -> str:
     Args:
         text (`str`): any text.
     """
-    text = _CREDENTIALS.sub(rf"\1{HIDDEN}@", text)
-    text = _BEARER.sub(rf"\1 {HIDDEN}", text)
-    text = _NAMED_SECRET.sub(_hidden_value, text)
-    return _TOKENS.sub(HIDDEN, text)
+    text = _CREDENTIALS.sub(rf"\1{HIDDEN}@", _BEARER.sub(rf"\1 {HIDDEN}", text))
+    return _TOKENS.sub(HIDDEN, _NAMED_SECRET.sub(_hidden_value, text))
 
 
 def describe_run(command: str | Sequence[str], environment: Mapping[str, str] | None = None) -> str:

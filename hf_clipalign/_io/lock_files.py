@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from hf_clipalign._json import BadJson, checked_json, natural
-from hf_clipalign._staging import staging_path
+from hf_clipalign._io.limited_json import BadJson, checked_json, natural
+from hf_clipalign._io.staging import staging_path
 
 logger = logging.getLogger(__name__)
 

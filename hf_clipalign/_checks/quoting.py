@@ -27,7 +27,7 @@ def short(value: Any, limit: int = _MOST_CHARACTERS) -> str:
         "'aaaaaa…aaaaaa'"
         ```
     """
-    if isinstance(value, str | bytes) and len(value) > 2 * limit:
+    if type(value) in (str, bytes) and len(value) > 2 * limit:
         value = value[:limit] + value[-limit:]
     return _cut(printable(repr(value)), limit)
 

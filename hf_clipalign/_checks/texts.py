@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_clipalign._checks.quoting import short
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._quoting import short
-from hf_clipalign._sequences import as_list
 
 
 def as_texts(values: Any, name: str) -> list[str]:
     """The texts of a sequence in order of position.
 
     Args:
-        values (`Iterable[str]`): see [`~hf_clipalign._sequences.as_list`].
+        values (`Iterable[str]`): see [`~hf_clipalign._checks.sequences.as_list`].
         name (`str`): of the argument, for errors.
 
     Returns:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_clipalign._staging import aside_path
+from hf_clipalign._io.staging import aside_path
 
 _BUSY = (errno.EBUSY, errno.EXDEV)
 _FILLED_MEANWHILE = (errno.ENOTEMPTY, errno.EEXIST)
