@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.mutants import EQUIVALENT, modules, mutants_of, covering_tests
+from tests.mutants import EQUIVALENT, covering_tests, modules, mutants_of
 
 CASES = {
     "x = a < b": ["x = (a <= b)"],
