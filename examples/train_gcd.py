@@ -18,7 +18,6 @@ All flags of the Trainer work; the defaults are the published settings, and for 
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +44,7 @@ from hf_clipalign.data import (
 from hf_clipalign.evaluation import ReportTable, ResultTable, class_gallery, kmeans_classes, write_report
 from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.gcd import SpectralFilterResult, SpectralGCDModel, estimate_n_classes, spectral_filter
-from hf_clipalign.hub import CardEvaluation
+from hf_clipalign.hub import CardEvaluation, describe_run
 from hf_clipalign.metrics import clustering_accuracy
 from hf_clipalign.trainers import (
     SpectralGCDTrainer,
@@ -83,7 +82,7 @@ PLAIN_TEMPLATE = "a photo of a {} ."
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     dataset: str = field(default=MINI, metadata={"help": "Folder, Hub id, parquet or CSV; mini is the built-in set."})
     split: str | None = field(default=None, metadata={"help": "Split of a data set."})
@@ -164,7 +163,7 @@ def student_features(student: Any, processor: Any, split: GCDSplit) -> Tensor:
 
 
 def dictionary(example: ExampleArguments) -> list[str]:
-    """The file that was named, or WordNet; for the built-in set the names of all emoji, which its models know."""
+    """The file that was named, or WordNet; for the built-in set the names of all emoji, which its models have seen."""
     if example.dataset == MINI and example.dictionary is None:
         names = load_mini().concepts
         return names.known + names.novel
@@ -190,7 +189,7 @@ def filter_concepts(
 
 
 def count_novel(example: ExampleArguments, split: GCDSplit, features: Tensor, show: bool = True) -> int:
-    """What was asked for, else the truth, else an estimate from the labelled part."""
+    """What was given, else the truth, else an estimate from the labelled part."""
     if example.n_novel is not None:
         return example.n_novel
     if split.has_truth:
@@ -257,7 +256,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
     found, concepts, taught = filter_concepts(example, split, teacher, training.teacher_cache)
     del teacher  # all its work is done
     n_novel = count_novel(example, split, taught.images, show=training.process_index == 0)
-    command = shlex.join(["accelerate", "launch", "examples/train_gcd.py", *argv])
+    command = describe_run(["accelerate", "launch", "examples/train_gcd.py", *argv])
     table = ResultTable(f"Clustering accuracy of the unlabelled images of {example.dataset}", note=f"`{command}`.")
     if split.has_truth:
         features = {"student": student_features(student, processor, split), "teacher": taught.images}

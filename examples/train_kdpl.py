@@ -15,7 +15,6 @@ the defaults are the published settings of the method.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +38,7 @@ from hf_clipalign.data import (
     open_source,
 )
 from hf_clipalign.evaluation import ResultTable, zero_shot_accuracy
+from hf_clipalign.hub import describe_run
 from hf_clipalign.trainers import (
     METHODS,
     KDPLTrainer,
@@ -70,7 +70,7 @@ MINI_DEFAULTS = {
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     dataset: str = field(default=MINI, metadata={"help": "Hub id, folder, parquet or CSV; mini is the built-in set."})
     train_split: str = field(default="train", metadata={"help": "Split of a data set to learn from."})
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
     example, training = parse(argv)
     task = mini_task(training.seed) if example.dataset == MINI else own_task(example, training.seed)
     models = student, processor, teacher, teacher_processor = load_models(example)
-    command = shlex.join(["accelerate", "launch", "examples/train_kdpl.py", *argv])
+    command = describe_run(["accelerate", "launch", "examples/train_kdpl.py", *argv])
     note = f"`{command}`."
     if example.dataset == MINI:
         note += " Seen classes: the images that were learned from, with labels the training accuracy."

@@ -26,10 +26,6 @@ KNOWN: dict[str, int] = {
     "hf_clipalign/features/extraction.py": 1,
     "hf_clipalign/hub/push.py": 1,
     "hf_clipalign/inversion/store.py": 1,
-    "hf_clipalign/trainers/base.py": 2,
-    "hf_clipalign/trainers/checkpoints.py": 5,
-    "hf_clipalign/trainers/contrastive/trainer.py": 1,
-    "hf_clipalign/trainers/retune/trainer.py": 2,
 }
 
 

@@ -1,3 +1,5 @@
+from .checkpoint import check_finite as check_finite
+from .checkpoint import is_finite as is_finite
 from .dual_encoder import DualEncoder as DualEncoder
 from .dual_encoder import ModulePaths as ModulePaths
 from .dual_encoder import Projector as Projector
@@ -7,6 +9,7 @@ from .linearization import linearize_pooling_head as linearize_pooling_head
 from .linearization import projection_error as projection_error
 from .loading import load_image_processor as load_image_processor
 from .loading import load_model as load_model
+from .loading import load_pretrained as load_pretrained
 from .loading import load_processor as load_processor
 from .open_clip import OpenClipProcessor as OpenClipProcessor
 from .open_clip_conversion import open_clip_to_transformers as open_clip_to_transformers

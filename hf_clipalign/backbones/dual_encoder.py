@@ -284,6 +284,21 @@ class DualEncoder(ABC):
         """Column of each row's last token that the text feature depends on, `LongTensor [N]`. Default: the last."""
         return torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)
 
+    def checked_end_positions(self, input_ids: Tensor) -> Tensor:
+        """`end_positions` of texts that begin with their start token.
+
+        Raises:
+            `ClipAlignError`: where attention is causal, a row whose end comes first: it is padded on the left.
+        """
+        ends = self.end_positions(input_ids)
+        if self.causal_text and input_ids.shape[1] > 1 and bool((ends == 0).any()):
+            row = int((ends == 0).to(torch.int).argmax())
+            raise ClipAlignError(
+                f"text {row} begins with the end token or has none: the model would read nothing of it. Pad texts on "
+                "the right (hf_clipalign.backbones.tokenize does), or give their attention_mask."
+            )
+        return ends
+
     def image_preprojection(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
         """Image features before the projector, `[N, d_v]`, from `pixel_values [N, 3, H, W]`."""
         return self.image_outputs(pixel_values, **kwargs).pooler_output
@@ -292,9 +307,15 @@ class DualEncoder(ABC):
         """Text features before the projector, `[N, d_t]`, from `input_ids [N, T]`.
 
         Where attention is causal, columns after the last end token are cut off first: the same features, faster.
+        Texts that a tokenizer padded on the left are moved to the left first, by their mask.
+
+        Raises:
+            `ClipAlignError`: a text begins with its end token.
         """
+        if attention_mask is not None:
+            input_ids, attention_mask = padded_on_the_right(input_ids, attention_mask)
         if self.causal_text:
-            length = int(self.end_positions(input_ids).max()) + 1
+            length = int(self.checked_end_positions(input_ids).max()) + 1
             input_ids = input_ids[:, :length]
             attention_mask = None if attention_mask is None else attention_mask[:, :length]
         return self.text_outputs(input_ids, attention_mask).pooler_output
@@ -338,3 +359,12 @@ class DualEncoder(ABC):
     def projector(self, modality: Modality) -> Projector:
         """`image_projector` or `text_projector` by name."""
         return self.image_projector if modality == "image" else self.text_projector
+
+
+def padded_on_the_right(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Texts `[N, T]` and their mask with the padding of every row behind its tokens."""
+    first = attention_mask.to(torch.int).argmax(dim=1)
+    if not bool(first.any()):
+        return input_ids, attention_mask
+    columns = (torch.arange(input_ids.shape[1], device=input_ids.device) + first[:, None]) % input_ids.shape[1]
+    return input_ids.gather(1, columns), attention_mask.gather(1, columns)

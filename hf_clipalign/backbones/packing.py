@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.dual_encoder import DualEncoder
+from hf_clipalign.backbones.registry import as_dual_encoder
 from hf_clipalign.backbones.text import tokenize
 
 Strategy = Literal["auto", "packed", "cut", "full"]
@@ -157,7 +159,7 @@ def pack_prompts(
     check_strategy(encoder, strategy)
     _check_shape(encoder, input_ids)
     ids = input_ids.cpu()
-    lengths = encoder.end_positions(ids) + 1
+    lengths = encoder.checked_end_positions(ids) + 1
     if strategy == "auto" and "packed" not in allowed:
         strategy = "cut" if "cut" in allowed else "full"
     filler_id = int(ids[0, lengths[0] - 1])
@@ -203,9 +205,9 @@ def encode_prompts(encoder: DualEncoder, plan: PackedPrompts, batch_tokens: int 
 
 
 def encode_texts(
-    encoder: DualEncoder,
-    tokenizer: Any,
+    model: Any,
     texts: Sequence[str],
+    processor: Any,
     strategy: Strategy = "auto",
     normalize: bool = True,
     batch_tokens: int | None = None,
@@ -214,9 +216,9 @@ def encode_texts(
     """Features of texts in the shared space, packed where the tower allows it.
 
     Args:
-        encoder (`DualEncoder`): the backbone.
-        tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer, or a processor with one.
+        model (`nn.Module` or `DualEncoder`): the backbone.
         texts (`Sequence[str]`): N texts: class prompts, dictionary entries, captions.
+        processor (`ProcessorMixin` or `PreTrainedTokenizerBase`): the checkpoint's processor, or its tokenizer.
         strategy (`str`): see `pack_prompts`. Default `"auto"`.
         normalize (`bool`): unit length. Default True.
         batch_tokens (`int`, *optional*): see `encode_prompts`.
@@ -224,12 +226,25 @@ def encode_texts(
 
     Returns:
         `Tensor [N, d]`: the features in the order of the texts.
+
+    Raises:
+        `ClipAlignError`: a single string instead of a list; the others as in `tokenize`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import encode_texts
+        >>> from hf_clipalign.data import load_mini
+        >>> mini = load_mini()
+        >>> encode_texts(mini.student, ["a photo of a cat.", "a photo of a dog."], mini.student_processor).shape
+        torch.Size([2, 128])
+        ```
     """
-    if not len(texts):
+    encoder, texts = as_dual_encoder(model), as_texts(texts, "texts")
+    if not texts:
         return torch.empty(0, encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)
     if not encoder.causal_text and strategy in ("auto", "full"):
-        return _encode_as_tokenized(encoder, tokenizer, texts, normalize, truncate)
-    input_ids = tokenize(encoder, tokenizer, texts, truncate=truncate)["input_ids"]
+        return _encode_as_tokenized(encoder, processor, texts, normalize, truncate)
+    input_ids = tokenize(encoder, processor, texts, truncate=truncate)["input_ids"]
     features = encode_prompts(encoder, pack_prompts(encoder, input_ids, strategy=strategy), batch_tokens)
     return project_texts(encoder, features, normalize)
 

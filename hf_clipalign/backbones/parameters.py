@@ -33,7 +33,7 @@ def tower_parameters(model: Any, modality: Modality) -> list[nn.Parameter]:
     if modality == "image":
         return _reached(encoder, lambda: encoder.encode_image(**encoder.blank_images(1)))
     ids = torch.zeros(1, 2, dtype=torch.long, device=encoder.device)
-    return _reached(encoder, lambda: encoder.encode_text(ids))
+    return _reached(encoder, lambda: encoder.project_text(encoder.text_outputs(ids).pooler_output))
 
 
 def projector_parameters(model: Any, modality: Modality) -> list[nn.Parameter]:

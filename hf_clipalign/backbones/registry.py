@@ -14,7 +14,7 @@ from hf_clipalign.backbones.dual_encoder import DualEncoder
 _View = TypeVar("_View", bound=type[DualEncoder])
 
 _VIEW_BY_MODEL_TYPE: dict[str, type[DualEncoder]] = {}
-_BUILT_IN_FAMILIES = ("clip", "siglip", "first_token", "vision_text", "open_clip")
+_BUILT_IN_FAMILIES = ("clip", "siglip", "other_towers", "open_clip")
 
 
 def register_backbone(*model_types: str) -> Callable[[_View], _View]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.texts.dictionary import check_names
 from hf_clipalign.data.texts.templates import PROMPT_TEMPLATES, clean_class_name, prompt_template
@@ -24,6 +25,14 @@ class BenchmarkDataset:
         label_column (`str`, defaults to "label"): Column of the class.
         note (`str`, defaults to none): What to know before using it.
         verified (`bool`, defaults to `False`): Whether the id, splits and columns were checked by loading the set.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import BENCHMARKS
+    >>> BENCHMARKS["DTD"].template
+    '{} texture.'
+    ```
     """
 
     name: str
@@ -160,12 +169,20 @@ def benchmark_dataset(name: str) -> BenchmarkDataset:
 
     Raises:
         [`ClipAlignError`]: if the name is unknown; the message lists the known ones.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import benchmark_dataset
+    >>> benchmark_dataset("oxford pets").hub_id
+    'timm/oxford-iiit-pet'
+    ```
     """
     for entry in BENCHMARKS.values():
         spellings = (entry.name, *PROMPT_TEMPLATES[entry.name].aliases, entry.hub_id)
         if _key(name) in {_key(spelling) for spelling in spellings}:
             return entry
-    raise ClipAlignError(f"no benchmark data set {name!r}; known are {', '.join(BENCHMARKS)}")
+    raise ClipAlignError(f"no benchmark data set {short(name)}; known are {', '.join(BENCHMARKS)}")
 
 
 def clean_class_names(names: Iterable[str], dataset: str | None = None) -> list[str]:
@@ -183,6 +200,14 @@ def clean_class_names(names: Iterable[str], dataset: str | None = None) -> list[
 
     Raises:
         [`ClipAlignError`]: if a name is blank, or two are the same after cleaning (case ignored).
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import clean_class_names
+    >>> clean_class_names(["AnnualCrop", "SeaLake"], "EuroSAT")
+    ['Annual Crop Land', 'Sea or Lake']
+    ```
     """
     known = next((entry for entry in _RENAMED if dataset is not None and _key(entry) == _key(dataset)), None)
     renamed = _RENAMED.get(known or "", {})

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ class Concepts(NamedTuple):
     Args:
         known (`list[str]`): Names whose images were in training.
         novel (`list[str]`): Names whose images were kept out of training, in whole families (303 of them).
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import load_mini
+    >>> len(load_mini().concepts.known), len(load_mini().concepts.novel)
+    (1603, 303)
+    ```
     """
 
     known: list[str]
@@ -91,6 +100,14 @@ class Mini:
 
     Raises:
         [`ClipAlignError`]: if the files are missing.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import Mini
+    >>> Mini()
+    Mini(emoji=5,406, icons=4,937, share_alike=False)
+    ```
     """
 
     def __init__(self, share_alike: bool = False) -> None:
@@ -167,7 +184,8 @@ class Mini:
         ]
         if not rows:
             raise ClipAlignError(
-                f"no emoji with styles={styles!r}, novel={novel!r}, split={split!r}, exclude_groups={exclude_groups!r}"
+                f"no emoji with styles={short(styles)}, novel={short(novel)}, "
+                f"split={short(split)}, exclude_groups={short(exclude_groups)}"
             )
         return self.emoji.select(rows)
 
@@ -181,7 +199,7 @@ class Mini:
         present = sorted(set(self._values(column)))
         for option in sorted(options.difference(present)):
             hint = "" if self.share_alike else " (more with share_alike=True)"
-            raise ClipAlignError(f"no emoji {column} {option!r}; there are {', '.join(present)}{hint}")
+            raise ClipAlignError(f"no emoji {column} {short(option)}; there are {', '.join(present)}{hint}")
         return options
 
 

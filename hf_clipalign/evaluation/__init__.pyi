@@ -7,8 +7,6 @@ from ._features import extract_text_features as extract_text_features
 from ._features import extract_to_store as extract_to_store
 from ._features import text_embeddings as text_embeddings
 from .band_search import BandSearch as BandSearch
-from .band_search import JudgedPairs as JudgedPairs
-from .band_search import LabelledRetrieval as LabelledRetrieval
 from .band_search import search_band as search_band
 from .classification import nearest_class_mean_logits as nearest_class_mean_logits
 from .classification import zero_shot_weights as zero_shot_weights
@@ -17,14 +15,12 @@ from .comparison import RetrievalComparison as RetrievalComparison
 from .comparison import compare_embeddings as compare_embeddings
 from .comparison import compare_heads as compare_heads
 from .comparison import top_matches as top_matches
-from .discovery import class_gallery as class_gallery
 from .discovery import kmeans_classes as kmeans_classes
 from .heads import HEAD_NAMES as HEAD_NAMES
 from .heads import Head as Head
 from .heads import comparison_heads as comparison_heads
 from .incremental import IncrementalResult as IncrementalResult
 from .incremental import run_incremental as run_incremental
-from .incremental import write_incremental_report as write_incremental_report
 from .inter_modal import MethodComparison as MethodComparison
 from .inter_modal import compare_methods as compare_methods
 from .inter_modal import tower_milliseconds as tower_milliseconds
@@ -34,8 +30,11 @@ from .protocols import base_to_novel as base_to_novel
 from .protocols import cross_dataset as cross_dataset
 from .protocols import domain_generalization as domain_generalization
 from .protocols import zero_shot_accuracy as zero_shot_accuracy
+from .reports.class_gallery import class_gallery as class_gallery
 from .reports.concept_images import plot_image_rows as plot_image_rows
 from .reports.concept_images import strongest_images as strongest_images
+from .reports.incremental import write_incremental_report as write_incremental_report
+from .reports.match_rows import plot_match_rows as plot_match_rows
 from .reports.pages import ImageRow as ImageRow
 from .reports.pages import Match as Match
 from .reports.pages import MatchRow as MatchRow
@@ -48,6 +47,8 @@ from .reports.plots import plot_similarities as plot_similarities
 from .reports.plots import plot_snapshots as plot_snapshots
 from .reports.plots import plot_spectrum as plot_spectrum
 from .reports.plots import plot_task_matrix as plot_task_matrix
+from .tasks import JudgedPairs as JudgedPairs
+from .tasks import LabelledRetrieval as LabelledRetrieval
 from .tasks import class_labels as class_labels
 from .tasks import judged_task as judged_task
 from .tasks import nearest_class_mean_scores as nearest_class_mean_scores

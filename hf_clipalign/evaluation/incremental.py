@@ -6,16 +6,14 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import count, pairwise
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
 from hf_clipalign.data import IncrementalTask
-from hf_clipalign.evaluation.reports.pages import ReportTable, Section, write_report
+from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.evaluation.reports.plots import plot_task_matrix
 from hf_clipalign.metrics import forgetting_metrics, multilabel_metrics
 
@@ -38,7 +36,7 @@ class IncrementalResult:
         findings (`list[str]`): F names.
         tasks (`list[str]`): names of the tasks learned so far, in order.
         taught (`list[list[str]]`): for each task the findings whose labels it saw.
-        scores (`dict[str, list[list[float]]]`): by metric (`"auroc"`, `"f1"`) one row of F numbers for each task, NaN
+        scores (`dict[str, list[list[float]]]`): by metric (`"auroc"`, `"f1"`) one row of F scores for each task, NaN
             where a score is undefined.
         means (`list[dict[str, float]]`): for each task the macro and weighted means and the subset accuracy, over the
             findings that have a score in its row.
@@ -48,6 +46,16 @@ class IncrementalResult:
             class at most.
         measured_on (`list[dict[str, list[str]]]`): for each task, by finding that was measured: the kind of score, and
             a mark of the test data.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.metrics import multilabel_metrics
+        >>> result = IncrementalResult("class-incremental", ["cough", "fever"])
+        >>> metrics = multilabel_metrics([[1, 0], [0, 1]], [[0.9, 0.2], [0.1, 0.8]], finding_names=result.findings)
+        >>> result.add("first", ["cough", "fever"], metrics)
+        >>> result.matrix("auroc").tolist()
+        [[1.0, 1.0]]
+        ```
     """
 
     scenario: str
@@ -127,14 +135,14 @@ class IncrementalResult:
         """
         for name in self.findings:
             if not any(name in taught for taught in self.taught):
-                raise ClipAlignError(f"no task taught {name!r} yet, so its forgetting cannot be told.")
+                raise ClipAlignError(f"no task taught {name!r} yet, so its forgetting cannot be measured.")
         return [next(i for i, taught in enumerate(self.taught) if name in taught) for name in self.findings]
 
     def forgetting(self, metric: str = "auroc") -> dict[str, Any]:
         """`forgetting_metrics` of the scores that were measured as after the last task; the others take no part.
 
         Zero-shot scores, where known, are the baseline of forward transfer. A finding is measured alike as long as its
-        known labels, the names of their rows and the kind of score stay the same: test data may grow by findings, and
+        known labels, the names of their rows and the kind of score are unchanged: test data may grow by findings, and
         by rows that have no label of it.
 
         Args:
@@ -247,6 +255,16 @@ def run_incremental(
 
     Returns:
         `IncrementalResult`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import IncrementalTask
+        >>> tasks = [IncrementalTask(name, np.arange(2), [name]) for name in ("cough", "fever")]
+        >>> scores = lambda: (np.array([[0.9, 0.2], [0.1, 0.8]]), np.array([[1, 0], [0, 1]]))
+        >>> result = run_incremental(tasks, lambda task: None, scores, [[1, 0], [0, 1]], ["cough", "fever"])
+        >>> result.tasks
+        ['cough', 'fever']
+        ```
     """
     result = IncrementalResult(scenario, list(findings))
     if zero_shot is not None:
@@ -255,42 +273,6 @@ def run_incremental(
         learn(task)
         result.add(task.name, task.findings, _measured(scores, targets, findings))
     return result
-
-
-def write_incremental_report(
-    folder: str | Path,
-    results: Sequence[IncrementalResult],
-    bounds: Mapping[str, Mapping[str, Any]] | None = None,
-    title: str = "Incremental learning of findings",
-    lead: str = "",
-) -> Path:
-    """Writes `index.html`, and for every scenario and metric the heat map as PNG and the result as JSON.
-
-    The files are called as the scenario; a second result of the same name gets a number.
-
-    Args:
-        folder (`str` or `Path`): where to write.
-        results (`Sequence[IncrementalResult]`): one for each scenario.
-        bounds (`Mapping`, *optional*): see `IncrementalResult.table`.
-        title, lead (`str`): heading and first paragraph of the page.
-
-    Returns:
-        `Path`: the page.
-    """
-    folder = Path(folder)
-    sections = []
-    for result, name in zip(results, _file_names([result.scenario for result in results]), strict=True):
-        figures = []
-        for metric, label in METRICS.items():
-            figure = result.plot(metric)
-            figures.append((f"{label} of every finding after every task; framed: the findings of the task", figure))
-            with atomic_file(folder / f"{name}-{metric}.png") as staging:
-                figure.savefig(staging, dpi=110, format="png")
-        with atomic_file(folder / f"{name}.json") as staging:
-            staging.write_text(result.to_json(), encoding="utf-8")
-        tables = [result.table(metric, bounds) for metric in METRICS]
-        sections.append(Section(result.scenario, _summary(result), tables, figures))
-    return write_report(folder / "index.html", title, sections, lead)
 
 
 def percent(value: float) -> str:
@@ -314,42 +296,9 @@ def _marks(metrics: Mapping[str, Any], given: Mapping[str, Sequence[str]] | None
     return {name: ["", f"{positives[name]} positive of {known[name]}"] for name in metrics["auroc"]}
 
 
-def _file_names(scenarios: Sequence[str]) -> list[str]:
-    """Names for files, all different, on file systems that do not tell A from a too."""
-    names: list[str] = []
-    for scenario in scenarios:
-        plain = "".join(letter if letter.isalnum() else "-" for letter in scenario) or "result"
-        numbered = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
-        names.append(next(name for name in numbered if name.lower() not in map(str.lower, names)))
-    return names
-
-
 def _measured(scores: Scores, targets: Any, findings: Sequence[str]) -> dict[str, Any]:
     values, hard = scores()
     return multilabel_metrics(targets, values, predictions=hard, finding_names=findings)
-
-
-def _summary(result: IncrementalResult) -> list[str]:
-    if len(result.tasks) < 2 or not all(any(name in t for t in result.taught) for name in result.findings):
-        return []
-    lines, compared = [], []
-    for metric, label in METRICS.items():
-        found = result.forgetting(metric)
-        compared = found["compared"]
-        parts = [
-            f"{name.replace('_', ' ')} {100 * found[name]:+.1f}"
-            for name in ("forgetting", "backward_transfer", "forward_transfer")
-            if not math.isnan(found.get(name, math.nan))
-        ]
-        if parts:
-            lines.append(f"{label}, points: {', '.join(parts)}.")
-    earlier = [name for name in result.findings if any(name in taught for taught in result.taught[:-1])]
-    if left_out := [name for name in earlier if name not in compared]:
-        lines.append(
-            f"Forgetting and backward transfer are without {', '.join(left_out)}: no scores that were measured alike "
-            "after the task that taught it and after the last one."
-        )
-    return lines
 
 
 def _without_nan(value: Any) -> Any:
@@ -369,6 +318,6 @@ def _with_nan(content: dict[str, Any]) -> dict[str, Any]:
             return [restored(part) for part in value]
         return math.nan if value is None else value
 
-    whole = {key: value for key, value in content.items() if key != "zero_shot"}
+    rest = {key: value for key, value in content.items() if key != "zero_shot"}
     zero_shot = content.get("zero_shot")
-    return {**restored(whole), "zero_shot": None if zero_shot is None else restored(zero_shot)}
+    return {**restored(rest), "zero_shot": None if zero_shot is None else restored(zero_shot)}

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import atomic_file
+from hf_clipalign._rows import similarities
+from hf_clipalign._tables import NumberTable
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.data.splits.subsets import base_and_novel
-from hf_clipalign.metrics import harmonic_mean
+from hf_clipalign.metrics import harmonic_mean, top_k_accuracy
 
 Accuracy = Callable[[ImageSource], float]
 """Gives the share of a source's images that are classified right among its `class_names`, in [0, 1]."""
@@ -40,20 +41,41 @@ def base_to_novel(accuracy: Accuracy, source: ImageSource) -> dict[str, float]:
 
     Raises:
         `ClipAlignError`: the source has no labels or fewer than two classes.
+
+    Example:
+        ```python
+        >>> accuracy = lambda source: zero_shot_accuracy(model, processor, source, "an emoji of {}")
+        >>> sorted(base_to_novel(accuracy, images))
+        ['base', 'harmonic_mean', 'novel']
+        ```
     """
     base, novel = (accuracy(half) for half in base_and_novel(source))
     return {"base": base, "novel": novel, "harmonic_mean": harmonic_mean(base, novel)}
 
 
 def cross_dataset(accuracy: Accuracy, sources: Mapping[str, ImageSource]) -> dict[str, float]:
-    """Accuracy on data sets that the model was not trained on, and their mean (`average`)."""
+    """Accuracy on data sets that the model was not trained on, and their mean (`average`).
+
+    Example:
+        ```python
+        >>> cross_dataset(lambda source: 0.5, {"emoji": images})
+        {'emoji': 0.5, 'average': 0.5}
+        ```
+    """
     return _each_and_average(accuracy, sources)
 
 
 def domain_generalization(
     accuracy: Accuracy, source: ImageSource, targets: Mapping[str, ImageSource]
 ) -> dict[str, float]:
-    """Accuracy on the training domain (`source`), on each other one, and the mean of the OTHERS (`average`)."""
+    """Accuracy on the training domain (`source`), on each other one, and the mean of the OTHERS (`average`).
+
+    Example:
+        ```python
+        >>> domain_generalization(lambda source: 0.5, images, {"other style": images})
+        {'source': 0.5, 'other style': 0.5, 'average': 0.5}
+        ```
+    """
     return {"source": accuracy(source), **_each_and_average(accuracy, targets)}
 
 
@@ -71,6 +93,12 @@ def zero_shot_accuracy(
 
     Raises:
         `ClipAlignError`: no labels or no class names.
+
+    Example:
+        ```python
+        >>> 0 <= zero_shot_accuracy(model, processor, images, "an emoji of {}") <= 1
+        True
+        ```
     """
     from hf_clipalign.features.in_memory import extract_image_features
 
@@ -78,9 +106,9 @@ def zero_shot_accuracy(
     encoder = as_dual_encoder(model)
     features = extract_image_features(model, source, processor, batch_size=batch_size, strict=True, progress=False)
     with torch.no_grad():
-        texts = encode_texts(encoder, processor, fill(template, names)).float().cpu()
+        texts = encode_texts(encoder, fill(template, names), processor).float().cpu()
         images = features.values @ encoder.image_projector.matrix.float().cpu().T
-    return float(((images @ texts.T).argmax(dim=1).numpy() == features.labels).mean())
+    return top_k_accuracy(similarities(images, texts), features.labels, ks=(1,))["top1"]
 
 
 def source_class_names(source: ImageSource) -> list[str]:
@@ -151,15 +179,9 @@ class ResultTable:
         """Rows as text: the method and one cell per test, in percent."""
         return [[method, *(self._cell(method, test) for test in self.tests)] for method in self.scores]
 
-    def to_rich(self) -> Table:
+    def to_rich(self) -> NumberTable:
         """A table for the terminal."""
-        table = Table(title=self._heading(), caption=self.note or None)
-        table.add_column("method")
-        for test in self.tests:
-            table.add_column(test, justify="right")
-        for row in self.cells():
-            table.add_row(*row)
-        return table
+        return NumberTable(["method", *self.tests], self.cells(), self._heading(), self.note)
 
     def to_markdown(self) -> str:
         """Heading, table and note as Markdown."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
 from hf_clipalign.data import check_names
 from hf_clipalign.gcd.eigen import SymmetricEigen, add_outer_products
 from hf_clipalign.gcd.filtering_result import SpectralFilterResult
@@ -80,7 +80,7 @@ def spectral_filter(
 
     Example:
         ```python
-        >>> texts = encode_texts(encoder, processor, fill("a photo of a {} .", names))
+        >>> texts = encode_texts(encoder, fill("a photo of a {} .", names), processor)
         >>> result = spectral_filter(images, texts, names)
         >>> result.concepts[:3], result.n_components, result.n_retained
         (['dog', 'beach', 'bicycle'], 41, 388)
@@ -179,7 +179,7 @@ def _from_images(
     by_concept = similarities.by_concept(images, block_size, _HELD_BYTES)
 
     def centred(what: str) -> Iterator[tuple[slice, Tensor]]:
-        for start in tqdm(range(0, n_concepts, block_size), desc=what, disable=not progress):
+        for start in tqdm(range(0, n_concepts, block_size), desc=what, disable=None if progress else True):
             rows = slice(start, min(start + block_size, n_concepts))
             block = by_concept(rows)
             mean[rows] = block.mean(dim=1)
@@ -218,7 +218,7 @@ def _from_concepts(
     origin = torch.stack([similarities.of_images(block).sum(dim=0) for block in head]).sum(dim=0)
     origin /= sum(map(len, head))
     covariance, offset, n = origin.new_zeros(n_concepts, n_concepts), torch.zeros_like(origin), 0
-    for block in tqdm(chain(head, rest), desc="covariance", unit="block", disable=not progress):
+    for block in tqdm(chain(head, rest), desc="covariance", unit="block", disable=None if progress else True):
         rows = similarities.of_images(block).sub_(origin)
         add_outer_products(covariance, rows)
         offset += rows.sum(dim=0)

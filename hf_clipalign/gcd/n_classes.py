@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.numbers import check_integer
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer
+from hf_clipalign._rows import in_float32_range, unit_rows
 from hf_clipalign.data.labels.columns import is_missing
 from hf_clipalign.gcd.similarities import finite_rows
 from hf_clipalign.metrics import clustering_accuracy
@@ -138,7 +140,7 @@ def estimate_n_classes(
     n_known = len(np.unique(known_labels))
     tried = _counts_to_try(counts, max_classes, n_known, len(rows))
     curve: dict[int, float] = {}
-    with tqdm(total=len(tried), desc="k-means", unit="count", disable=not progress) as bar:
+    with tqdm(total=len(tried), desc="k-means", unit="count", disable=None if progress else True) as bar:
         while tried:
             for count in tried:
                 clusters = _cluster(rows, count, n_init, seed)[labelled]
@@ -207,16 +209,14 @@ def _counts_to_try(counts: Sequence[int] | None, max_classes: int | None, n_know
 
 
 def _rows(features: Any, normalize: bool) -> NDArray[np.float32]:
-    import torch
-
-    table = finite_rows(features, "features").float().cpu()
+    table = finite_rows(features, "features").cpu()
     if len(table) < 3 or bool((table == table[0]).all()):
         raise ClipAlignError(f"{len(table)} samples, all alike or too few: there is nothing to cluster.")
-    return (torch.nn.functional.normalize(table, dim=1) if normalize else table).numpy()
+    return (unit_rows(table) if normalize else in_float32_range(table)).numpy()
 
 
 def _labelled(labels: Any, labelled_mask: Any, n: int) -> tuple[NDArray, NDArray[np.bool_]]:
-    mask, names = np.asarray(labelled_mask), np.asarray(labels)
+    mask, names = as_array(labelled_mask, "labelled_mask"), np.array(as_list(labels, "labels"), dtype=object)
     for name, values in (("labelled_mask", mask), ("labels", names)):
         if values.shape != (n,):
             raise ClipAlignError(f"{name} has the shape {values.shape} for {n} samples: give one entry for each.")

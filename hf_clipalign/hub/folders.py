@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.limited_json import read_json
 from hf_clipalign.hub.cards import SPECTRUM_FILE, ModelCardInfo, on_hub
 from hf_clipalign.hub.retune_folder import LIMITS, NOT_FOR_DIAGNOSIS, RETUNE_TYPE
 
@@ -29,6 +29,12 @@ def describe_folder(folder: str | Path, load_from: str | None = None) -> ModelCa
 
     Raises:
         `ClipAlignError`: the folder holds neither a model nor an adapter, or its JSON is broken.
+
+    Example:
+        ```python
+        >>> describe_folder("clip-b32-isoclip", load_from="me/clip-b32-isoclip").image_band
+        (150, 50)
+        ```
     """
     folder = Path(folder)
     common: dict[str, Any] = {
@@ -37,20 +43,54 @@ def describe_folder(folder: str | Path, load_from: str | None = None) -> ModelCa
         "has_processor": any((folder / name).is_file() for name in _PROCESSOR_FILES),
         "has_spectrum": (folder / SPECTRUM_FILE).is_file(),
     }
-    if (folder / "adapter_config.json").is_file():
+    kind = folder_kind(folder)
+    if kind == "adapter":
         return _adapter(_read(folder / "adapter_config.json"), common)
-    if not (folder / "config.json").is_file():
+    if kind in ("onnx", "sentence-transformers"):
         raise ClipAlignError(
-            f"{str(folder)!r} holds no config.json and no adapter_config.json: give a folder that "
-            "`clipalign trim` or save_pretrained wrote."
+            f"{str(folder)!r} needs a README.md of its own: a card for {kind} cannot be made from it."
         )
-    config = _read(folder / "config.json")
-    if config.get("model_type") == "isoclip":
-        return _aligned(config, common)
-    if config.get("model_type") == "spectralgcd":
-        return _discovered(config, common)
-    if "hf_clipalign" in config:
-        return _stock(config, common)
+    describe = {"isoclip": _aligned, "gcd": _discovered, "stock": _stock, "clip": _plain}[kind]
+    return describe(_read(folder / "config.json"), common)
+
+
+def folder_kind(folder: str | Path) -> str:
+    """What a folder holds, by its files.
+
+    Args:
+        folder (`str` or `Path`): any folder.
+
+    Returns:
+        `str`: `"adapter"`, `"isoclip"`, `"gcd"`, `"stock"`, `"sentence-transformers"`, `"onnx"` or `"clip"` (any other
+        model of transformers).
+
+    Raises:
+        `ClipAlignError`: none of these, or its configuration cannot be read.
+
+    Example:
+        ```python
+        >>> folder_kind("clip-b32-isoclip")
+        'isoclip'
+        ```
+    """
+    folder = Path(folder)
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    if (folder / "modules.json").is_file() and (folder / "config_sentence_transformers.json").is_file():
+        return "sentence-transformers"
+    if (folder / "config.json").is_file():
+        config = _read(folder / "config.json")
+        named = {"isoclip": "isoclip", "spectralgcd": "gcd"}.get(str(config.get("model_type")))
+        return named or ("stock" if "hf_clipalign" in config else "clip")
+    if folder.is_dir() and any(folder.glob("*.onnx")):
+        return "onnx"
+    raise ClipAlignError(
+        f"{str(folder)!r} holds no config.json and no adapter_config.json: give a folder that `clipalign trim` or "
+        "save_pretrained wrote."
+    )
+
+
+def _plain(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
     return ModelCardInfo(kind="clip", model_class=_model_class(config), **common)
 
 
@@ -134,9 +174,9 @@ def _is_peft_own(peft_type: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ClipAlignError(f"cannot read {str(path)!r}: {error}. Write the folder again.") from error
+        return read_json(path)
+    except (OSError, ClipAlignError) as error:
+        raise ClipAlignError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def _model_class(config: dict[str, Any]) -> str:

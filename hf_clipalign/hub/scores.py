@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.masking import is_hub_id, public_name
+from hf_clipalign.evaluation import IncrementalResult, ResultTable
 from hf_clipalign.evaluation.comparison import HeadScores, RetrievalComparison
 from hf_clipalign.evaluation.reports.pages import ReportTable
-from hf_clipalign.hub.cards import CardEvaluation, ModelCardInfo, is_hub_id
+from hf_clipalign.hub.cards import CardEvaluation, ModelCardInfo
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -59,6 +63,50 @@ def retrieval_evaluation(
     return CardEvaluation(title, results, table, verdict)
 
 
+def table_evaluation(results: ResultTable, row: str | None = None) -> CardEvaluation:
+    """A table of accuracies for a card, one row of it for the metadata.
+
+    Args:
+        results (`ResultTable`): the numbers to show.
+        row (`str`, *optional*): the row that is the card's model. Defaults to the only row; of several none, so that
+            no other model's numbers are taken for this one's.
+
+    Raises:
+        `ClipAlignError`: there is no such row.
+    """
+    if row is not None and row not in results.scores:
+        raise ClipAlignError(f"the results have no row {row!r}, only {', '.join(results.scores)}: name one of them.")
+    if row is None and len(results.scores) == 1:
+        row = next(iter(results.scores))
+    runs = {} if row is None else {test: list(values.values()) for test, values in results.scores[row].items()}
+    own = [
+        _zero_shot_result(test, "accuracy", "accuracy, %", round(100 * values[0], 2))
+        for test, values in runs.items()
+        if len(values) == 1 and math.isfinite(values[0])  # a mean over several is no number of this model
+    ]
+    table = ReportTable(["method", *results.tests], results.cells())
+    return CardEvaluation(f"{results.title or 'Accuracy'}{results.unit}", own, table, results.note)
+
+
+def incremental_evaluation(result: IncrementalResult, dataset: str) -> CardEvaluation:
+    """The scores after every task for a card, the means after the last one for the metadata.
+
+    Args:
+        result (`IncrementalResult`): what was measured, after one task or more.
+        dataset (`str`): what the test data are called; not by their file, which may tell who the people are.
+    """
+    last = zip(result.findings, result.scores["auroc"][-1], strict=True)
+    scored = [name for name, score in last if math.isfinite(score)]
+    over = "findings" if scored == result.findings else ", ".join(scored)
+    labels = {"macro_auroc": f"AUROC, mean over {over}", "macro_f1": f"F1, mean over {over}"}
+    own = [
+        _zero_shot_result(dataset, key, label, round(result.means[-1][key], 4))
+        for key, label in labels.items()
+        if math.isfinite(result.means[-1][key])
+    ]
+    return CardEvaluation(f"{dataset}, after every task", own, result.table("auroc"))
+
+
 def read_evaluations(path: str | Path, info: ModelCardInfo) -> list[CardEvaluation]:
     """Reads the `results.json` of `clipalign evaluate` for the card of one model.
 
@@ -84,8 +132,21 @@ def read_evaluations(path: str | Path, info: ModelCardInfo) -> list[CardEvaluati
             f"evaluate again with --band of the model."
         )
     data = str(results.get("data", "data"))
-    name = data if is_hub_id(data) and not Path(data).exists() else Path(data).name
+    name = public_name(data)
     return [retrieval_evaluation(comparison, info.head, modality, dataset_name=name, dataset_type=name)]
+
+
+def _zero_shot_result(dataset: str, metric: str, label: str, value: float) -> EvalResult:
+    from huggingface_hub import EvalResult
+
+    return EvalResult(
+        task_type="zero-shot-image-classification",
+        dataset_type=dataset if is_hub_id(dataset) else re.sub(r"[^\w.]+", "-", dataset),
+        dataset_name=dataset,
+        metric_type=metric,
+        metric_name=label,
+        metric_value=value,
+    )
 
 
 def _as_comparison(values: Mapping[str, Any]) -> RetrievalComparison:

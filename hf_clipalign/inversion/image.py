@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.inversion.optimisation import (
+    PUBLISHED_EPS,
     InversionOutput,
     InversionSettings,
     check_targets,
@@ -33,6 +34,7 @@ def ovi(
     ids: Iterable[Any] | None = None,
     lr: float = 2e-2,
     weight_decay: float = 0.01,
+    eps: float = PUBLISHED_EPS,
     batch_size: int = 64,
     evaluate_at: Sequence[int] = (),
     tolerance: float | None = None,
@@ -50,7 +52,8 @@ def ovi(
         steps (`int`): AdamW steps. Default 1,000.
         init (`Tensor` or array `[N, R, d_v]` or `[R, d_v]`, *optional*): tokens to start from. Default: N(0, 0.02²).
         generator (`torch.Generator`, *optional*), ids (`Iterable`, *optional*): as in `oti`.
-        lr (`float`), weight_decay (`float`), batch_size (`int`), evaluate_at (`Sequence[int]`): as in `oti`.
+        lr (`float`), weight_decay (`float`), eps (`float`), batch_size (`int`), evaluate_at (`Sequence[int]`): as in
+            `oti`.
         tolerance (`float`, *optional*): an item stops once its loss fell by less than this within ten steps.
         progress (`bool`): show a progress bar. Default True.
 
@@ -67,7 +70,7 @@ def ovi(
         ```
     """
     encoder = as_dual_encoder(model)
-    settings = InversionSettings(n_tokens, steps, lr, weight_decay, batch_size, evaluate_at, tolerance, progress)
+    settings = InversionSettings(n_tokens, steps, lr, weight_decay, eps, batch_size, evaluate_at, tolerance, progress)
     targets, names = check_targets(text_embeds, encoder.embed_dim, "text embeddings", ids)
     check_patches(encoder, n_tokens)
     start = initial_tokens(names, (n_tokens, _patch_width(encoder)), init, generator)

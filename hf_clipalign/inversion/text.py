@@ -15,6 +15,7 @@ from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_prompts,
 from hf_clipalign.backbones.packing import Strategy, check_strategy
 from hf_clipalign.backbones.text import token_count
 from hf_clipalign.inversion.optimisation import (
+    PUBLISHED_EPS,
     InversionOutput,
     InversionSettings,
     check_targets,
@@ -55,6 +56,7 @@ def oti(
     ids: Iterable[Any] | None = None,
     lr: float = 2e-2,
     weight_decay: float = 0.01,
+    eps: float = PUBLISHED_EPS,
     batch_size: int = 64,
     evaluate_at: Sequence[int] = (),
     tolerance: float | None = None,
@@ -86,6 +88,8 @@ def oti(
         ids (`Iterable`, *optional*): names of the items. Default: their row numbers.
         lr (`float`): learning rate. Default 0.02.
         weight_decay (`float`): decoupled weight decay. Default 0.01.
+        eps (`float`): AdamW's, added to the size of an item's OWN gradient. The reference code takes the mean of the
+            losses over its batch and 1e-8, which is 1e-8 times its batch size here. Default 64e-8, its batch of 64.
         batch_size (`int`): items per pass. Default 64. Other sizes round otherwise, see below.
         evaluate_at (`Sequence[int]`): steps whose features are kept in `snapshots`.
         tolerance (`float`, *optional*): an item stops once its loss fell by less than this within ten steps.
@@ -106,7 +110,7 @@ def oti(
         ```
     """
     encoder = as_dual_encoder(model)
-    settings = InversionSettings(n_tokens, steps, lr, weight_decay, batch_size, evaluate_at, tolerance, progress)
+    settings = InversionSettings(n_tokens, steps, lr, weight_decay, eps, batch_size, evaluate_at, tolerance, progress)
     targets, names = check_targets(image_embeds, encoder.embed_dim, "image embeddings", ids)
     prompt = pseudo_prompt(encoder, processor, template, n_tokens)
     start = initial_tokens(names, (n_tokens, _token_table(encoder).embedding_dim), init, generator)

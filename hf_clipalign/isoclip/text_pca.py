@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_finite
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.isoclip.spectrum import as_float64
 
@@ -35,8 +36,7 @@ def text_pca_projector(image_projector: Tensor, text_embeds: Tensor, n_component
             f"text embeddings have shape {tuple(text_embeds.shape)}, but the image projector has {shared} outputs: "
             "encode the texts with the same model, projector included."
         )
-    if not torch.isfinite(text_embeds).all():
-        raise ClipAlignError("a text embedding is NaN or infinite: check the texts and the checkpoint.")
+    check_finite(text_embeds, "text_embeds")
     n_components = shared // 2 if n_components is None else n_components
     if not 0 < n_components <= min(shared, len(text_embeds) - 1):
         raise ClipAlignError(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_clipalign._tensors import check_tensors
+from hf_clipalign._checks.tensors import check_tensors
 
 
 def promptsrc_losses(
@@ -37,6 +37,14 @@ def promptsrc_losses(
 
     Raises:
         `ClipAlignError`: no tensors.
+
+    Example:
+        ```python
+        >>> text, image = torch.eye(2), torch.tensor([[0.6, 0.8]])
+        >>> losses = promptsrc_losses(text, text, image, torch.tensor([[0.8, 0.6]]), image @ text, image @ text)
+        >>> {name: round(float(value), 4) for name, value in losses.items()}
+        {'text': 0.0, 'image': 2.0, 'logits': 0.0, 'loss': 2.0}
+        ```
     """
     check_tensors(
         text_features=text_features,
@@ -60,6 +68,15 @@ def gaussian_prompt_weights(n_epochs: int, mean: float = 15.0, std: float = 1.0)
         n_epochs (`int`): number of epochs.
         mean (`float`): epoch with the largest weight. Default 15 (of 20).
         std (`float`): width in epochs. Default 1.
+
+    Returns:
+        `Tensor [n_epochs]`: float32.
+
+    Example:
+        ```python
+        >>> gaussian_prompt_weights(3, mean=2.0)
+        tensor([0.2741, 0.4519, 0.2741])
+        ```
     """
     epochs = torch.arange(1, n_epochs + 1, dtype=torch.float64)
     return torch.softmax(-((epochs - mean) ** 2) / (2 * std**2), dim=0).to(torch.float32)

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.sequences import as_array
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_labels, as_numpy, encode_labels
+from hf_clipalign.metrics._inputs import as_labels, encode_labels
 
 
 def clustering_accuracy(labels: Any, predictions: Any, known_mask: Any, balanced: bool = False) -> dict[str, float]:
@@ -19,21 +20,25 @@ def clustering_accuracy(labels: Any, predictions: Any, known_mask: Any, balanced
     Where several matchings are best, the reference code's is taken, up to 2,000 ids of classes and clusters together.
 
     Args:
-        labels: [N], true classes, integers or strings.
-        predictions: [N], clusters, integers or strings; their names mean nothing, and there may be more or fewer
-            clusters than classes.
-        known_mask: [N] of bool, whether the sample's CLASS was known in training (not whether it was labelled).
-        balanced: Whether every class counts the same, however many samples it has. Default False.
+        labels (array `[N]`): true classes, integers or strings.
+        predictions (array `[N]`): clusters, integers or strings; their names mean nothing, and there may be more or
+            fewer clusters than classes.
+        known_mask (array `[N]`): booleans, whether the sample's CLASS was known in training (not whether it was
+            labelled).
+        balanced (`bool`, *optional*, defaults to False): whether every class counts the same, however many samples it
+            has.
 
     Returns:
         `all`, `old` (known classes) and `new` (novel classes), fractions in [0, 1]; NaN for a part without samples.
 
     Raises:
-        ClipAlignError: Lengths differ, there is no sample, or an input is of the wrong kind.
+        `ClipAlignError`: Lengths differ, there is no sample, or an input is of the wrong kind.
 
     Example:
+        ```python
         >>> clustering_accuracy(["cat", "cat", "dog", "dog"], [1, 1, 0, 1], [True, True, False, False])
         {'all': 0.75, 'old': 1.0, 'new': 0.5}
+        ```
     """
     codes, known = _checked(labels, predictions, known_mask)
     return _accuracies(codes, known, balanced)
@@ -43,23 +48,26 @@ def match_clusters(labels: Any, predictions: Any) -> dict[Any, Any]:
     """The class that each cluster is matched with, such that most samples are right (Hungarian method).
 
     Args:
-        labels: [N], true classes, integers or strings.
-        predictions: [N], clusters, integers or strings.
+        labels (array `[N]`): true classes, integers or strings.
+        predictions (array `[N]`): clusters, integers or strings.
 
     Returns:
         Class by cluster; a cluster that is left over, or shares no sample with the class left for it, is missing.
 
     Raises:
-        ClipAlignError: Lengths differ, there is no sample, or an input is of the wrong kind.
+        `ClipAlignError`: Lengths differ, there is no sample, or an input is of the wrong kind.
 
     Example:
+        ```python
         >>> match_clusters(["cat", "cat", "dog"], [7, 7, 2])
         {2: 'dog', 7: 'cat'}
+        ```
     """
+    labels, predictions = as_array(labels, "labels"), as_array(predictions, "predictions")
     codes, _ = _checked(labels, predictions, None)
     right = np.flatnonzero(_is_right(codes))
     examples = right[np.unique(codes.clusters[right], return_index=True)[1]]
-    clusters, classes = as_numpy(predictions)[examples].tolist(), as_numpy(labels)[examples].tolist()
+    clusters, classes = predictions[examples].tolist(), labels[examples].tolist()
     return dict(zip(clusters, classes, strict=True))
 
 
@@ -67,9 +75,10 @@ def clustering_report(labels: Any, predictions: Any, known_mask: Any = None) -> 
     """All that is usually reported of a clustering: accuracies, balanced accuracies, NMI and ARI.
 
     Args:
-        labels: [N], true classes, integers or strings.
-        predictions: [N], clusters, integers or strings.
-        known_mask: [N] of bool, as in `clustering_accuracy`; without it `old` and `new` are left out.
+        labels (array `[N]`): true classes, integers or strings.
+        predictions (array `[N]`): clusters, integers or strings.
+        known_mask (array `[N]`, *optional*): booleans, as in `clustering_accuracy`; without it `old` and `new` are
+            left out.
 
     Returns:
         `all`, `old`, `new` and `balanced_all`, `balanced_old`, `balanced_new` as in `clustering_accuracy`; `nmi`, the
@@ -77,12 +86,14 @@ def clustering_report(labels: Any, predictions: Any, known_mask: Any = None) -> 
         chance, at most 1 (both of scikit-learn); `n_classes` and `n_clusters`, how many occur.
 
     Raises:
-        ClipAlignError: As `clustering_accuracy`.
+        `ClipAlignError`: As `clustering_accuracy`.
 
     Example:
+        ```python
         >>> report = clustering_report(["cat", "cat", "dog", "dog"], [1, 1, 0, 0])
         >>> report["all"], report["nmi"], report["ari"]
         (1.0, 1.0, 1.0)
+        ```
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -110,7 +121,8 @@ class _Codes(NamedTuple):
 
 
 def _checked(labels: Any, predictions: Any, known_mask: Any) -> tuple[_Codes, NDArray[np.bool_]]:
-    n = len(as_numpy(labels).reshape(-1))
+    labels = as_array(labels, "labels")
+    n = labels.size
     if not n:
         raise ClipAlignError("labels are empty: a clustering of nothing has no accuracy")
     classes, clusters = as_labels(labels, "labels", n), as_labels(predictions, "predictions", n)

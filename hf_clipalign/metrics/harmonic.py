@@ -17,11 +17,13 @@ def harmonic_mean(*values: float) -> float:
         In the unit of the values.
 
     Raises:
-        ClipAlignError: No value, or one that is no number, negative, NaN or infinite.
+        `ClipAlignError`: No value, or one that is no number, negative, NaN or infinite.
 
     Example:
+        ```python
         >>> harmonic_mean(80, 60)
         68.57142857142857
+        ```
     """
     try:
         numbers = [float(value) for value in values]

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_array, as_list
+from hf_clipalign._checks.tensors import check_finite
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_floats, as_numpy
+from hf_clipalign.metrics._inputs import as_floats
 from hf_clipalign.metrics.bootstrap import BLOCK_BYTES
 
 
@@ -27,11 +31,12 @@ def multilabel_metrics(
     and left out of the means.
 
     Args:
-        labels: [N, F], 1 present, 0 absent, NaN not known (left out).
-        scores: [N, F], higher where a finding is more likely.
-        threshold: Scores at or above it count as present; one number, or one for each finding.
-        predictions: [N, F] hard labels, 1 or 0, to be used instead of a threshold.
-        finding_names: F names. Default: "0", "1", …
+        labels (array `[N, F]`): 1 present, 0 absent, NaN not known (left out).
+        scores (array `[N, F]`): higher where a finding is more likely.
+        threshold (`float` or `Sequence[float]`, *optional*, defaults to 0.5): scores at or above it, rounded to the
+            precision of the scores, count as present; one number, or one for each finding.
+        predictions (array `[N, F]`, *optional*): hard labels, 1 or 0, to be used instead of a threshold.
+        finding_names (`Sequence[str]`, *optional*): F names. Default: "0", "1", …
 
     Returns:
         `auroc` and `f1` by finding (NaN where undefined); `macro_auroc`, `macro_f1`: plain means over the defined
@@ -40,17 +45,19 @@ def multilabel_metrics(
         `undefined`: names. A mean of nothing is NaN.
 
     Raises:
-        ClipAlignError: Shapes do not fit, labels are not 0, 1 or NaN, scores are not finite, a threshold is NaN,
+        `ClipAlignError`: Shapes do not fit, labels are not 0, 1 or NaN, scores are not finite, a threshold is NaN,
             predictions are not 0 or 1, names repeat.
 
     Example:
+        ```python
         >>> multilabel_metrics([[1], [0], [1]], [[0.9], [0.2], [0.4]])["macro_auroc"]
         1.0
+        ```
     """
     from sklearn.metrics import f1_score, roc_auc_score
 
     target, score, names = _checked(labels, scores, finding_names)
-    hard = _hard_labels(score, threshold, predictions)
+    hard = _hard_labels(score, scores, threshold, predictions)
     known = ~np.isnan(target)
     positives = np.nansum(target, axis=0).astype(int)
     defined = (positives > 0) & (positives < known.sum(axis=0))
@@ -90,11 +97,11 @@ def multilabel_intervals(
 
     Args:
         labels, scores, threshold, predictions, finding_names: See [`multilabel_metrics`].
-        groups: [N] integers or texts, none empty, the patient of each row for example: rows of a group are drawn
-            together.
-        n_resamples: Number of resamples.
-        level: Coverage, between 0 and 1.
-        seed: Seed of the resampling.
+        groups (array `[N]`, *optional*): integers or texts, none empty, the patient of each row for example: rows of a
+            group are drawn together.
+        n_resamples (`int`, *optional*, defaults to 1000): number of resamples.
+        level (`float`, *optional*, defaults to 0.95): coverage, between 0 and 1.
+        seed (`int`, *optional*, defaults to 0): seed of the resampling.
 
     Returns:
         `auroc/<finding>`, `f1/<finding>`, `macro_auroc` and `macro_f1`: (low, high). A resample without both classes
@@ -102,15 +109,21 @@ def multilabel_intervals(
         out.
 
     Raises:
-        ClipAlignError: As [`multilabel_metrics`], a level outside (0, 1), no whole number of resamples, or groups
+        `ClipAlignError`: As [`multilabel_metrics`], a level outside (0, 1), no whole number of resamples, or groups
             that are no labels.
+
+    Example:
+        ```python
+        >>> multilabel_intervals([[1], [0], [1], [0]], [[0.9], [0.2], [0.8], [0.1]])["macro_auroc"]
+        (1.0, 1.0)
+        ```
     """
     if not 0 < level < 1 or not isinstance(n_resamples, (int, np.integer)) or n_resamples < 1:
         raise ClipAlignError(
             f"level must be between 0 and 1 and n_resamples an integer of at least 1, got {level} and {n_resamples}"
         )
     target, score, names = _checked(labels, scores, finding_names)
-    hard = _hard_labels(score, threshold, predictions)
+    hard = _hard_labels(score, scores, threshold, predictions)
     unit = np.arange(len(target)) if groups is None else _units(groups, len(target))
     drawn: dict[str, list[NDArray]] = {kind: [] for kind in ("auroc", "f1")}
     rng = np.random.default_rng(seed)
@@ -146,9 +159,12 @@ def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, bas
     finding without a score after the last task or after the task that taught it is named.
 
     Args:
-        matrix: [T, F] scores, one row per task. Without `learned_at` it must be square: finding j is taught by task j.
-        learned_at: [F], the first task that teaches each finding. All 0 where every task teaches every finding.
-        baseline: [F], scores before the first task, for forward transfer. Default: none, and no forward transfer.
+        matrix (array `[T, F]`): scores, one row per task. Without `learned_at` it must be square: finding j is taught
+            by task j.
+        learned_at (`Sequence[int]`, *optional*): [F], the first task that teaches each finding. All 0 where every task
+            teaches every finding.
+        baseline (array `[F]`, *optional*): scores before the first task, for forward transfer. Default: none, and no
+            forward transfer.
 
     Returns:
         `forgetting`, `backward_transfer`, `average` (mean of the last row) and, with a baseline, `forward_transfer`:
@@ -156,11 +172,13 @@ def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, bas
         scores.
 
     Raises:
-        ClipAlignError: Shapes do not fit, infinite scores, or a task number outside the matrix.
+        `ClipAlignError`: Shapes do not fit, infinite scores, or a task number outside the matrix.
 
     Example:
+        ```python
         >>> forgetting_metrics([[0.75, 0.5], [0.5, 0.75]])["backward_transfer"]
         -0.25
+        ```
     """
     scores = as_floats(matrix, "matrix")
     if scores.ndim != 2 or 0 in scores.shape or (learned_at is None and scores.shape[0] != scores.shape[1]):
@@ -199,15 +217,12 @@ def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, bas
 
 def _units(groups: Any, n_rows: int) -> NDArray[np.int64]:
     """The number of each row's group."""
-    names = as_numpy(groups)
+    names = as_array(groups, "groups")
     if names.shape != (n_rows,):
         raise ClipAlignError(f"groups has {len(names) if names.ndim else 0} entries for {n_rows} rows")
-    try:
-        if names.dtype.kind == "f" and np.isnan(names).any():
-            raise TypeError("NaN")
-        return np.unique(names, return_inverse=True)[1]
-    except TypeError as error:
-        raise ClipAlignError("groups must be all integers or all texts, and none may be empty") from error
+    if names.dtype.kind not in "biufUS" or (names.dtype.kind == "f" and np.isnan(names).any()):
+        raise ClipAlignError("groups must be all integers or all texts, and none may be empty")
+    return np.unique(names, return_inverse=True)[1]
 
 
 def _checked(labels: Any, scores: Any, finding_names: Sequence[str] | None) -> tuple[NDArray, NDArray, list[str]]:
@@ -218,16 +233,18 @@ def _checked(labels: Any, scores: Any, finding_names: Sequence[str] | None) -> t
         )
     if not (np.isin(target, (0.0, 1.0)) | np.isnan(target)).all():
         raise ClipAlignError("labels must be 1, 0, or NaN where they are not known")
-    if not np.isfinite(score).all():
-        row = int(np.flatnonzero(~np.isfinite(score).all(axis=1))[0])
-        raise ClipAlignError(f"scores hold NaN or infinite values, first in row {row}")
-    names = [str(column) for column in range(target.shape[1])] if finding_names is None else list(finding_names)
+    check_finite(torch.from_numpy(score), "scores")
+    names = (
+        [str(column) for column in range(target.shape[1])]
+        if finding_names is None
+        else as_list(finding_names, "finding_names")
+    )
     if len(names) != target.shape[1] or len(set(names)) != len(names):
         raise ClipAlignError(f"finding_names must be {target.shape[1]} different names, got {len(names)}")
     return target, score, names
 
 
-def _hard_labels(score: NDArray, threshold: float | Sequence[float], predictions: Any) -> NDArray:
+def _hard_labels(score: NDArray, given: Any, threshold: float | Sequence[float], predictions: Any) -> NDArray:
     if predictions is not None:
         hard = as_floats(predictions, "predictions")
         if hard.shape != score.shape:
@@ -235,12 +252,21 @@ def _hard_labels(score: NDArray, threshold: float | Sequence[float], predictions
         if not np.isin(hard, (0.0, 1.0)).all():
             raise ClipAlignError("predictions must be 1 or 0: for scores give a threshold")
         return hard.astype(bool)
-    limits = as_floats(threshold, "threshold")
+    limits = _rounded_as(given, as_floats(threshold, "threshold"))
     if np.isnan(limits).any():
         raise ClipAlignError("threshold is NaN: give a number")
     if limits.ndim > 1 or (limits.ndim == 1 and len(limits) != score.shape[1]):
         raise ClipAlignError(f"threshold must be one number or {score.shape[1]}, got shape {limits.shape}")
     return score >= limits
+
+
+def _rounded_as(given: Any, limits: NDArray) -> NDArray:
+    """Thresholds rounded to the precision of the scores, in which a score of 0.7 may be a little less than 0.7."""
+    if isinstance(given, Tensor):
+        dtype = given.dtype if given.is_floating_point() else torch.float64
+        return torch.from_numpy(np.array(limits)).to(dtype).double().numpy()
+    scores = as_array(given, "scores")
+    return limits.astype(scores.dtype).astype(np.float64) if scores.dtype.kind == "f" else limits
 
 
 def _mean(values: NDArray, weights: NDArray | None = None) -> float:

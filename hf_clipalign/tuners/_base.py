@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
-from hf_clipalign.tuners._layers import PIXEL_MASK_NAMES, PROMPT_STD, PromptLayer, widen_pixel_mask
+from hf_clipalign.tuners._layers import (
+    PIXEL_MASK_NAMES,
+    PROMPT_STD,
+    PromptLayer,
+    check_loaded_adapters,
+    widen_pixel_mask,
+)
 
 
 @dataclass
@@ -114,6 +120,7 @@ class PromptTuner(BaseTuner):
                 f"{self.method_name} cannot be learned for {type(model).__name__}: where its towers keep their "
                 "layers is not known. It works on CLIP, MetaCLIP 2, SigLIP and SigLIP 2."
             )
+        check_when_loaded(self)
         self.check(peft_config, encoder)
         peft_config.target_modules = "|".join(re.escape(path) for path in self._sites(peft_config, encoder))
 
@@ -151,6 +158,12 @@ class PromptTuner(BaseTuner):
                 path = embeddings[tower] if index == 0 else f"{layers[tower]}.{index}"
                 sites[path] = Site(tower, index)
         return sites
+
+
+def check_when_loaded(tuner: BaseTuner) -> None:
+    """Makes a tuner look at what is loaded into it; see `check_loaded_adapters`."""
+    if check_loaded_adapters not in tuner._load_state_dict_post_hooks.values():
+        tuner.register_load_state_dict_post_hook(check_loaded_adapters)
 
 
 def n_layers(encoder: DualEncoder, tower: Modality) -> int:

@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones import is_finite
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 
 PROMPT_STD = 0.02
@@ -29,7 +30,47 @@ def only_active(layer: BaseTunerLayer, known: Container[str]) -> str | None:
     return active[0] if active else None
 
 
-class PromptLayer(nn.Module, BaseTunerLayer):
+class CheckedWeights(nn.Module):
+    """A tuner layer that refuses broken adapter weights when they are loaded."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
+        own = tuple(f"{prefix}{name}." for name in self.adapter_layer_names)  # type: ignore[union-attr]
+        broken = [key for key, value in state_dict.items() if key.startswith(own) and not is_finite(value)]
+        if broken:
+            raise ClipAlignError(
+                f"the adapter has NaN or infinite weights in {broken[0]}: it is broken, get it again or train it anew."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def check_loaded_adapters(tuner: Any, incompatible_keys: Any) -> None:
+    """Load hook of a tuner: an adapter that a file holds in part, or not at all, is no adapter.
+
+    Raises:
+        `ClipAlignError`: names the weights that are missing.
+    """
+    keys_of: dict[str, list[str]] = {}
+    for key in tuner.state_dict():
+        names = key.split(".")
+        place = next((index for index, name in enumerate(names) if name.startswith(tuner.prefix)), None)
+        if place is not None:
+            keys_of.setdefault(names[place + 1], []).append(key)
+    missing = incompatible_keys.missing_keys
+    lacking = {name: [key for key in keys if _ends_one(missing, key)] for name, keys in keys_of.items()}
+    in_part = {name: keys for name, keys in lacking.items() if 0 < len(keys) < len(keys_of[name])}
+    nothing = len(missing) >= len(tuner.state_dict())
+    for name, keys in (lacking if nothing else in_part).items():
+        raise ClipAlignError(
+            f"the file of adapter {name!r} lacks {len(keys)} of {len(keys_of[name])} weights, the first is {keys[0]}: "
+            "get the adapter again, or the one for this model."
+        )
+
+
+def _ends_one(missing: list[str], key: str) -> bool:
+    return any(name == key or name.endswith(f".{key}") for name in missing)
+
+
+class PromptLayer(CheckedWeights, BaseTunerLayer):
     """Wraps a module of the tower and holds one set of prompts per adapter name.
 
     The first name in `adapter_layer_names` is the `ParameterDict` of the prompts.

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import DualEncoder
+from hf_clipalign.backbones.text import check_end_token
 from hf_clipalign.tuners._layers import active_context
 
 _DEFAULT_TEMPLATE = "a photo of a {}."
@@ -39,6 +41,7 @@ def build_prompts(model: Any, tokenizer: Any, class_names: Sequence[str], templa
         `ClipAlignError`: no class names; a template without exactly one `{}`; a prompt over the model's length.
     """
     encoder, tokenizer = as_dual_encoder(model), getattr(tokenizer, "tokenizer", tokenizer)
+    class_names = as_texts(class_names, "class_names")
     names = [name.replace("_", " ") for name in class_names]
     if not names:
         raise ClipAlignError("no class names: give at least one.")
@@ -55,7 +58,9 @@ def build_prompts(model: Any, tokenizer: Any, class_names: Sequence[str], templa
         n_before = layer.n_ctx // 2 if position == "middle" else 0
         rows = [writer.around_name(name, n_before, layer.n_ctx - n_before) for name in names]
     _check_lengths(encoder, class_names, rows)
-    return _pad(encoder, tokenizer, rows)
+    input_ids = _pad(encoder, tokenizer, rows)
+    check_end_token(encoder, tokenizer, input_ids)
+    return input_ids
 
 
 class _PromptWriter:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_folder
+from hf_clipalign._io.files import atomic_folder
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 from hf_clipalign.tuners._layers import active_context

@@ -51,7 +51,7 @@ def test_table_gallery_model_and_card(example: Any, tmp_path: Path, capsys: pyte
     assert '<div class="group">' in (run / "gallery.html").read_text()
     text = (run / "README.md").read_text()
     assert check_card(text).pipeline_tag == "image-classification"
-    assert "examples/train_gcd.py" in text
+    assert "launch train_gcd.py" in text
     assert "| SpectralGCD |" in text
     loaded = AutoModel.from_pretrained(run)
     assert isinstance(loaded, SpectralGCDModel)

@@ -107,7 +107,10 @@ def test_table_and_plot_show_the_curve() -> None:
         ({"labelled_mask": np.ones(29, bool)}, r"labelled_mask has the shape \(29,\) for 30"),
         ({"labelled_mask": np.full(30, 2)}, "True or False"),
         ({"labels": [0, 1]}, r"labels has the shape \(2,\)"),
-        ({"features": torch.full((30, 4), float("nan"))}, "row 0 of features"),
+        (
+            {"features": torch.full((30, 4), float("nan"))},
+            r"NaN or infinite values in 30 of 30 rows \(0, 1",
+        ),
         ({"features": torch.ones(30, 4)}, "nothing to cluster"),
         ({"max_classes": 2}, "at least the 3 known classes"),
         ({"max_classes": 30}, "fewer than the 30 samples"),

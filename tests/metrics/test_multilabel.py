@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
@@ -128,15 +130,21 @@ def test_undefined_scores_are_named_and_a_past_without_them_is_not():
     [
         (lambda: multilabel_metrics([[1, 0]], [[0.5]]), "must both be"),
         (lambda: multilabel_metrics([[2.0]], [[0.5]]), "labels must be 1, 0, or NaN"),
-        (lambda: multilabel_metrics([[1.0], [0.0]], [[0.5], [NAN]]), "first in row 1"),
+        (
+            lambda: multilabel_metrics([[1.0], [0.0]], [[0.5], [NAN]]),
+            r"1 of 2 rows \(1\)",
+        ),
         (lambda: multilabel_metrics([[1.0]], [[0.5]], finding_names=["a", "b"]), "1 different names"),
         (lambda: multilabel_metrics([[1.0]], [[0.5]], threshold=[0.1, 0.2]), "threshold"),
         (lambda: multilabel_metrics([[1.0]], [[0.5]], predictions=[[1, 0]]), "predictions"),
         (lambda: multilabel_intervals([[1.0]], [[0.5]], level=95), "level"),
         (lambda: multilabel_intervals([[1.0]], [[0.5]], groups=[1, 2]), "2 entries for 1"),
-        (lambda: multilabel_intervals([[1.0], [0.0]], [[0.5], [0.1]], groups=[None, "a"]), "none may be empty"),
+        (
+            lambda: multilabel_intervals([[1.0], [0.0]], [[0.5], [0.1]], groups=[None, "a"]),
+            "groups has no value",
+        ),
         (lambda: multilabel_intervals([[1.0], [0.0]], [[0.5], [0.1]], groups=[NAN, 1]), "none may be empty"),
-        (lambda: multilabel_intervals([[1.0]], [[0.5]], groups="a"), "0 entries for 1"),
+        (lambda: multilabel_intervals([[1.0]], [[0.5]], groups="a"), "groups is a single string"),
         (lambda: multilabel_intervals([[1.0]], [[0.5]], n_resamples=10.0), "n_resamples an integer"),
         (lambda: forgetting_metrics([[0.5, 0.5]]), "square"),
         (lambda: forgetting_metrics([[0.5]], learned_at=[1]), "task numbers"),
@@ -158,3 +166,34 @@ def test_undefined_scores_are_named_and_a_past_without_them_is_not():
 def test_bad_input_names_the_culprit(call, message):
     with pytest.raises(ClipAlignError, match=message):
         call()
+
+
+@pytest.mark.parametrize("label", [-1.0, 0.5, 2.0, float("inf")])
+def test_labels_that_are_neither_known_nor_unknown_are_refused(label):
+    for metric in (multilabel_metrics, multilabel_intervals):
+        with pytest.raises(ClipAlignError, match="labels must be 1, 0, or NaN"):
+            metric([[1.0], [0.0], [label]], [[0.9], [0.1], [0.5]])
+
+
+def test_unknown_labels_take_no_part():
+    labels, scores = [[1, 0], [0, 1], [1, 1], [0, 0]], [[0.9, 0.2], [0.6, 0.3], [0.4, 0.8], [0.1, 0.6]]
+    known = multilabel_metrics(labels, scores)
+    more = multilabel_metrics([*labels, [NAN, NAN], [NAN, NAN]], [*scores, [0.0, 0.0], [1.0, 1.0]])
+    assert more == known
+    one = multilabel_metrics([*labels, [NAN, 1]], [*scores, [0.0, 0.1]])
+    assert one["auroc"]["0"] == known["auroc"]["0"]
+    assert one["auroc"]["1"] != known["auroc"]["1"]
+    assert one["subset_accuracy"] == known["subset_accuracy"]
+    assert one["known"] == {"0": 4, "1": 5}
+    missing = pd.DataFrame([*labels, [None, 1]], dtype="Int64")
+    assert multilabel_metrics(missing, [*scores, [0.0, 0.1]]) == one
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16, np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, 0.9])
+def test_a_score_equal_to_the_threshold_counts_as_present(kind, threshold):
+    values = [[threshold], [threshold - 0.05], [threshold + 0.05], [0.0]]
+    scores = torch.tensor(values, dtype=kind) if isinstance(kind, torch.dtype) else np.array(values, dtype=kind)
+    labels = [[1], [0], [1], [0]]
+    assert multilabel_metrics(labels, scores, threshold=threshold)["subset_accuracy"] == 1.0
+    assert multilabel_metrics(labels, scores, threshold=[threshold])["f1"] == {"0": 1.0}

@@ -84,10 +84,10 @@ def test_half_a_state_is_no_whole_checkpoint(tmp_path: Path) -> None:
     state.write_text(state.read_text()[:-20])
     assert checkpoint_to_resume("True", tmp_path) == str(tmp_path / "checkpoint-2")
     assert checkpoint_to_resume(False, tmp_path) is None
-    with pytest.raises(ClipAlignError, match=r"checkpoint-4' is no whole checkpoint: .*trainer_state.json"):
+    with pytest.raises(ClipAlignError, match=r"checkpoint-4' is an incomplete checkpoint: .*trainer_state.json"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     shutil.rmtree(tmp_path / "checkpoint-2")
-    with pytest.raises(ClipAlignError, match="no whole checkpoint to resume from in"):
+    with pytest.raises(ClipAlignError, match="no complete checkpoint to resume from in"):
         trainer.train(resume_from_checkpoint=True)
 
 
@@ -95,7 +95,7 @@ def test_no_checkpoint_is_said_before_the_teacher_is_asked(tmp_path: Path, monke
     for kind in ("kdpl", "gcd"):
         trainer = TRAINERS[kind](tmp_path)
         monkeypatch.setattr(trainer, "teacher", None)
-        with pytest.raises(ClipAlignError, match="no whole checkpoint to resume from in"):
+        with pytest.raises(ClipAlignError, match="no complete checkpoint to resume from in"):
             trainer.train(resume_from_checkpoint=True)
 
 

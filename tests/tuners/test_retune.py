@@ -21,7 +21,7 @@ def features(model: Any, family: str) -> tuple[torch.Tensor, torch.Tensor]:
     encoder = as_dual_encoder(model)
     with torch.no_grad():
         images = encoder.encode_image(**tiny_pixel_values(2, family))
-        texts = encode_texts(encoder, tokenizer_of(family), ["a cat", "old house"], normalize=False)
+        texts = encode_texts(encoder, ["a cat", "old house"], tokenizer_of(family), normalize=False)
     return images, texts
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted
 from hf_clipalign.data.images.source import ImageSource, digest
 from hf_clipalign.data.labels.columns import read_labels, read_texts, require_column
 
@@ -41,6 +41,14 @@ def from_dataset(
     Raises:
         [`ClipAlignError`]: if a column is missing or ambiguous, a label is missing, or the data set is empty, a dict
             of splits or a stream.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import from_dataset, load_mini
+    >>> from_dataset(load_mini().emoji, text_column="name").texts[0]
+    ['grinning face']
+    ```
     """
     import datasets
 

@@ -7,8 +7,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hf_clipalign._checks.quoting import quoted, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted
 from hf_clipalign.data.images.hf_datasets import _pick
 from hf_clipalign.data.images.source import digest
 from hf_clipalign.data.labels.columns import require_column
@@ -24,6 +24,14 @@ class StreamRecord(NamedTuple):
         id (`str`): its name.
         item: what [`read_image`] takes: bytes, a path, a `{"bytes", "path"}` dict or an array.
         label (`int`, *optional*): its class.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import StreamRecord
+    >>> StreamRecord("first", "photos/cat/1.png", label=0).id
+    'first'
+    ```
     """
 
     id: str
@@ -41,6 +49,20 @@ class ImageStream:
         fingerprint (`Callable[[], str]`): Computes the value of [`fingerprint`].
         class_names (`list[str]`, *optional*): Name per class.
         name (`str`, defaults to `"stream"`): What errors call the source.
+
+    Example:
+
+    ```python
+    >>> from itertools import islice
+    >>> from hf_clipalign.data import ImageStream, StreamRecord, image_folder
+    >>> source = image_folder("photos")
+    >>> def records(first):
+    ...    for row in range(first, len(source)):
+    ...        yield StreamRecord(source.ids[row], source.items[row])
+    >>> stream = ImageStream(records, fingerprint=source.fingerprint, name="photos")
+    >>> [record.id for record in islice(stream.records(10), 2)]
+    ['owl/3.png', 'owl/4.png']
+    ```
     """
 
     def __init__(
@@ -87,6 +109,15 @@ def open_stream(
 
     Raises:
         [`ClipAlignError`]: if it is no streamed data set, a column is missing or ambiguous, or it is empty.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import load_mini, open_stream
+    >>> stream = open_stream(load_mini().emoji.to_iterable_dataset(), id_column="emoji_id")
+    >>> next(stream.records(0)).id
+    '1F600'
+    ```
     """
     import datasets
 
@@ -126,7 +157,8 @@ def _records(
         label = None if label_column is None else example[label_column]
         if label_column is not None and (not isinstance(label, int) or label < 0):
             raise ClipAlignError(
-                f"{name}: row {row} (from 0) of column {label_column!r} holds {label!r}; labels of a stream are class "
+                f"{name}: row {row} (from 0) of column {short(label_column)} holds "
+                f"{short(label)}; labels of a stream are class "
                 "numbers from 0: number them first, or leave label_column out"
             )
         yield StreamRecord(str(row if id_column is None else example[id_column]), example[image_column], label)

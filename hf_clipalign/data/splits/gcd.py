@@ -7,13 +7,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.numbers import check_integer, check_number
+from hf_clipalign._checks.quoting import quoted, readable_name, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
-from hf_clipalign.data._common import quoted
+from hf_clipalign.data.images.file_kinds import is_skipped
 from hf_clipalign.data.images.opening import ImageSource, image_folder, open_source
 from hf_clipalign.data.splits.subsets import keep_classes
 from hf_clipalign.data.texts.dictionary import check_names, load_dictionary
@@ -36,6 +38,14 @@ class GCDPreset:
         mean_entropy_weight (`float`): The weight ε of SpectralGCD's mean-entropy term for it.
         template (`str`): SpectralGCD's prompt of the concepts in training.
         listed (`bool`): Whether the known classes follow a published list (SSB, arXiv 2110.06207) and not their order.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import GCD_PRESETS
+    >>> GCD_PRESETS["cub"].n_known
+    100
+    ```
     """
 
     name: str
@@ -74,6 +84,15 @@ class GCDSplit:
         labelled (`np.ndarray [N]`, bool): Which images a method may see the label of.
         class_names (`list[str]`): Names of the known classes, 0 … K - 1.
         novel_names (`list[str]`): True names of the other classes, for evaluation only; empty if they are not known.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import GCDSplit
+    >>> split = GCDSplit.from_source("photos", known=["cat", "dog"])
+    >>> split
+    GCDSplit('photos', 12 images, 4 labelled, 2 known classes, 1 novel classes)
+    ```
     """
 
     source: ImageSource
@@ -84,7 +103,7 @@ class GCDSplit:
 
     def __post_init__(self) -> None:
         counts = np.bincount(self.labels[self.labelled], minlength=len(self.class_names))
-        few = [f"{self.class_names[i]!r} ({counts[i]})" for i in np.flatnonzero(counts < _FEWEST_LABELLED)]
+        few = [f"{short(self.class_names[i])} ({counts[i]})" for i in np.flatnonzero(counts < _FEWEST_LABELLED)]
         if few:
             raise ClipAlignError(
                 f"{self.source.name}: a known class needs {_FEWEST_LABELLED} labelled images or more, but "
@@ -161,14 +180,6 @@ class GCDSplit:
         Raises:
             [`ClipAlignError`]: if there are no labels, known names are missing, a class has no image or too few
                 labelled ones, nothing is left to discover, or a number cannot be used.
-
-        Example:
-
-        ```python
-        >>> split = GCDSplit.from_source("animals/", known=["cat", "dog", "horse"])
-        >>> split
-        GCDSplit('animals', 1200 images, 200 labelled, 3 known classes, 3 novel classes)
-        ```
         """
         check_integer("seed", seed, 0)
         check_number("labelled_fraction", labelled_fraction, "a share between 0 and 1", above=0, below=1)
@@ -256,13 +267,15 @@ class GCDSplit:
         if stray:
             raise ClipAlignError(
                 f"{source.name}: {quoted(stray[:3])}{' and others' if len(stray) > 3 else ''} in no sub-folder: move "
-                f"images of a known class into its folder, and those without a label into {unlabelled!r}"
+                f"images of a known class into its folder, and those without a label into {short(unlabelled)}"
             )
         names = source.class_names or []
-        folders = sorted(entry.name for entry in os.scandir(source.name) if entry.is_dir() and entry.name[0] != ".")
+        entries = os.scandir(Path(path).expanduser())
+        folders = sorted(readable_name(e.name) for e in entries if e.is_dir() and not is_skipped(e.name))
         if source.labels is None or unlabelled not in folders:
             raise ClipAlignError(
-                f"{source.name}: no sub-folder {unlabelled!r}; its sub-folders are {quoted(names)}: put all images "
+                f"{source.name}: no sub-folder {short(unlabelled)}; its sub-folders are "
+                f"{quoted(names)}: put all images "
                 "without a label into one, and name it with unlabelled"
             )
         empty = [name for name in folders if name not in names]
@@ -282,11 +295,19 @@ def gcd_preset(name: str) -> GCDPreset:
 
     Raises:
         [`ClipAlignError`]: if there is none.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import gcd_preset
+    >>> gcd_preset("CIFAR-100").n_known
+    80
+    ```
     """
     key = "".join(character for character in name.casefold() if character.isalnum())
     found = {preset.replace("_", ""): preset for preset in GCD_PRESETS}.get(key)
     if found is None:
-        raise ClipAlignError(f"no setting {name!r}; there are {', '.join(GCD_PRESETS)}")
+        raise ClipAlignError(f"no setting {short(name)}; there are {', '.join(GCD_PRESETS)}")
     return GCD_PRESETS[found]
 
 
@@ -341,7 +362,7 @@ def _known_first(names: Sequence[str], known: Any, class_seed: int | None) -> tu
     for name, found in zip(known, places, strict=True):
         if len(found) > 1:
             raise ClipAlignError(
-                f"known class {name!r} may be any of {quoted(names[i] for i in found)}: write it exactly as one"
+                f"known class {short(name)} may be any of {quoted(names[i] for i in found)}: write it exactly as one"
             )
     chosen = [found[0] for found in places]
     if len(chosen) == n:
@@ -368,4 +389,4 @@ def _refuse_empty_classes(name: str, labels: np.ndarray, names: Sequence[str]) -
 def _refuse(name: str, classes: Sequence[str], problem: str) -> None:
     if classes:
         more = f" (and {len(classes) - 1} more)" if len(classes) > 1 else ""
-        raise ClipAlignError(f"{name}: class {classes[0]!r}{more} {problem}")
+        raise ClipAlignError(f"{name}: class {short(classes[0])}{more} {problem}")

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.opening import ImageSource
+from hf_clipalign.data.labels.columns import class_labels
 
 
 def few_shot(source: ImageSource, k: int, seed: int = 0) -> ImageSource:
@@ -30,7 +32,9 @@ def few_shot(source: ImageSource, k: int, seed: int = 0) -> ImageSource:
     Example:
 
     ```python
-    >>> train = few_shot(open_source("oxford_pets"), k=16, seed=1)
+    >>> from hf_clipalign.data import few_shot, open_source
+    >>> few_shot(open_source("photos"), k=2, seed=1)
+    ImageSource('photos', 6 images, 3 classes)
     ```
     """
     return take(source, few_shot_rows(_labels(source), k, seed))
@@ -46,10 +50,20 @@ def few_shot_rows(labels: Any, k: int, seed: int = 0) -> list[int]:
 
     Returns:
         `list[int]`: rows in ascending order.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import few_shot_rows
+    >>> len(few_shot_rows([0, 0, 0, 1, 1, 1], k=2))
+    4
+    ```
     """
     if k < 1:
         raise ClipAlignError(f"{k} images per class cannot be drawn; give 1 or more")
-    labels = np.asarray(labels)
+    labels, _ = class_labels(labels, None, "labels")
+    if len(unknown := np.flatnonzero(labels < 0)):
+        raise ClipAlignError(f"labels: {labels[unknown[0]]} in row {unknown[0]} (from 0) is no class; number from 0")
     rows: list[int] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -63,16 +77,33 @@ def take(source: ImageSource, rows: Iterable[int]) -> ImageSource:
 
     Args:
         source ([`ImageSource`]): The images.
-        rows (iterable of `int`): Positions from 0.
+        rows (iterable of `int`, or mask `[N]` of `bool`): Positions from 0.
 
     Raises:
         [`ClipAlignError`]: if there is no row.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import open_source, take
+    >>> take(open_source("photos"), [11, 0]).ids
+    ['owl/4.png', 'cat/1.png']
+    ```
     """
-    chosen = [int(row) for row in rows]
+    chosen = _chosen(rows, source)
     if not chosen:
         raise ClipAlignError(f"{source.name}: no image is left; check the classes or rows that were asked for")
     labels = None if source.labels is None else np.asarray(source.labels)[chosen]
     return _part(source, chosen, labels, source.class_names)
+
+
+def _chosen(rows: Iterable[int], source: ImageSource) -> list[int]:
+    chosen = as_list(rows, "rows")
+    if chosen and all(isinstance(row, (bool, np.bool_)) for row in chosen):
+        if len(chosen) != len(source):
+            raise ClipAlignError(f"{source.name}: a mask of {len(chosen)} entries for {len(source)} images")
+        return np.flatnonzero(chosen).tolist()
+    return [int(row) for row in chosen]
 
 
 def keep_classes(source: ImageSource, classes: Sequence[int]) -> ImageSource:
@@ -84,6 +115,14 @@ def keep_classes(source: ImageSource, classes: Sequence[int]) -> ImageSource:
 
     Raises:
         [`ClipAlignError`]: if there are no labels, or none of the classes has an image.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import keep_classes, open_source
+    >>> keep_classes(open_source("photos"), [2, 0]).class_names
+    ['owl', 'cat']
+    ```
     """
     number = {int(label): new for new, label in enumerate(classes)}
     labels = _labels(source)
@@ -105,6 +144,15 @@ def base_and_novel(source: ImageSource) -> tuple[ImageSource, ImageSource]:
 
     Raises:
         [`ClipAlignError`]: if there are no labels, or fewer than two classes.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import base_and_novel, open_source
+    >>> base, novel = base_and_novel(open_source("photos"))
+    >>> base.class_names, novel.class_names
+    (['cat', 'dog'], ['owl'])
+    ```
     """
     n_classes = int(_labels(source).max()) + 1 if source.class_names is None else len(source.class_names)
     if n_classes < 2:

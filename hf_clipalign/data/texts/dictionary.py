@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hf_clipalign._checks.quoting import short
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data.texts.delimited import csv_rows
 from hf_clipalign.data.texts.templates import clean_class_name
 
 CONCEPTS = Path(__file__).resolve().parents[2] / "assets" / "concepts"
@@ -53,11 +55,13 @@ def load_dictionary(path_or_name: str | os.PathLike[str] | None = None, column: 
         file = Path(str(path_or_name)).expanduser()
     if not file.is_file():
         problem = "is a folder" if file.is_dir() else "no such file"
-        raise ClipAlignError(f"dictionary {str(file)!r}: {problem}; give a file, or {_SHIPPED!r}, which is shipped")
+        raise ClipAlignError(
+            f"dictionary {short(str(file))}: {problem}; give a file, or {short(_SHIPPED)}, which is shipped"
+        )
     lines = _read_lines(file)
     rows = _read_table(file, lines, column) if _delimiter(file) else list(enumerate(lines, start=1))
     names = [clean_class_name(name) for _, name in rows]
-    return check_names(names, f"dictionary {str(file)!r}", [line for line, _ in rows])
+    return check_names(names, f"dictionary {short(str(file))}", [line for line, _ in rows])
 
 
 def check_names(names: Iterable[str], what: str = "class names", lines: Sequence[int] | None = None) -> list[str]:
@@ -73,11 +77,16 @@ def check_names(names: Iterable[str], what: str = "class names", lines: Sequence
 
     Raises:
         [`ClipAlignError`]: none at all, a blank one, or duplicates.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import check_names
+    >>> check_names(["cat", "dog"])
+    ['cat', 'dog']
+    ```
     """
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        kind = "the single string " if isinstance(names, str) else ""
-        raise ClipAlignError(f"{what}: a list of names is needed, not {kind}{names!r}")
-    names = list(names)
+    names = as_list(names, what)
     place = "position" if lines is None else "line"
     positions = range(len(names)) if lines is None else lines
     if not names:
@@ -86,12 +95,12 @@ def check_names(names: Iterable[str], what: str = "class names", lines: Sequence
     duplicates = []
     for position, name in zip(positions, names, strict=True):
         if not isinstance(name, str):
-            raise ClipAlignError(f"{what}: {place} {position} is {name!r}, not a text; write it as one")
+            raise ClipAlignError(f"{what}: {place} {position} is {short(name)}, not a text; write it as one")
         if not name.strip():
             raise ClipAlignError(f"{what}: {place} {position} is blank; fill or delete it")
         key = clean_class_name(name).casefold()
         if key in first:
-            duplicates.append(f"{name!r} ({place} {position}, before in {first[key]})")
+            duplicates.append(f"{short(name)} ({place} {position}, before in {first[key]})")
         first.setdefault(key, position)
     if duplicates:
         more = f" and {len(duplicates) - _SHOWN} more" if len(duplicates) > _SHOWN else ""
@@ -133,7 +142,7 @@ def _read_lines(file: Path) -> list[str]:
         content = file.read_bytes()
         return (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise ClipAlignError(f"dictionary {str(file)!r} cannot be read as UTF-8 text: {error}") from error
+        raise ClipAlignError(f"dictionary {short(str(file))} cannot be read as UTF-8 text: {error}") from error
 
 
 def _delimiter(file: Path) -> str | None:
@@ -143,11 +152,12 @@ def _delimiter(file: Path) -> str | None:
 
 def _read_table(file: Path, lines: list[str], column: str | None) -> list[tuple[int, str]]:
     """Line number and name per row; the first row is a header if it holds the column, or one of the usual names."""
-    reader = csv.reader(lines, delimiter=str(_delimiter(file)))
-    rows = [(reader.line_num, row) for row in reader]
+    rows = list(csv_rows(lines, f"dictionary {short(str(file))}", delimiter=str(_delimiter(file))))
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     if column is not None and column.lower() not in header:
-        raise ClipAlignError(f"dictionary {str(file)!r}: no column {column!r}; the columns are {', '.join(header)}")
+        raise ClipAlignError(
+            f"dictionary {short(str(file))}: no column {short(column)}; the columns are {', '.join(header)}"
+        )
     chosen = next((name for name in (column, *_COLUMNS) if name and name.lower() in header), None)
     if chosen is None:
         return [(line, row[0] if row else "") for line, row in rows]

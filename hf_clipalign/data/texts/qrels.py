@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import first_column, quoted, short_reason
+from hf_clipalign.data.labels.columns import first_column
 from hf_clipalign.data.texts.source import TextSource
 
 _ID_COLUMNS = ("_id", "id", "query-id", "corpus-id", "query_id", "corpus_id", "doc_id", "docid", "qid")
@@ -32,6 +33,15 @@ class JudgedRetrieval:
         grades (`list[numpy.ndarray]`): how relevant, float64, above 0; for binary judgements all 1.
         excluded (`numpy.ndarray` of int64 `[Q]`):
             Position in the corpus of the text with the query's own id, which is not to be found, -1 if there is none.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import load_qrels
+    >>> judged = load_qrels("retrieval")
+    >>> judged.queries.texts, judged.relevant
+    (['what purrs?'], [array([1])])
+    ```
     """
 
     queries: TextSource
@@ -71,9 +81,9 @@ def load_qrels(
     Example:
 
     ```python
-    >>> from datasets import load_dataset
-    >>> names = ("queries", "corpus", "qrels")
-    >>> judged = load_qrels(**{name: load_dataset("zeta-alpha-ai/NanoNQ", name, split="train") for name in names})
+    >>> from hf_clipalign.data import load_qrels
+    >>> load_qrels("retrieval").corpus.texts
+    ['a dog', 'a cat']
     ```
     """
     if source is not None:
@@ -89,7 +99,19 @@ def load_qrels(
 
 
 def is_qrels_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder looks like one that [`load_qrels`] reads."""
+    """Whether a folder looks like one that [`load_qrels`] reads.
+
+    Args:
+        path (`str` or `os.PathLike`): The folder.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import is_qrels_folder
+    >>> is_qrels_folder("retrieval"), is_qrels_folder("photos")
+    (True, False)
+    ```
+    """
     folder = Path(path).expanduser()
     return folder.is_dir() and all(any(folder.glob(f"{part}*")) for part in ("queries", "corpus", "qrels"))
 
@@ -111,7 +133,7 @@ def _files(folder: Path, part: str, split: str | None) -> list[Path]:
         chosen = [file for file in files if file.stem == wanted or file.stem.startswith(f"{wanted}-")]
         if not chosen:
             present = quoted(file.stem for file in files)
-            raise ClipAlignError(f"{folder}: no qrels of split {wanted!r}; pass split, one of {present}")
+            raise ClipAlignError(f"{folder}: no qrels of split {short(wanted)}; pass split, one of {present}")
         return chosen
     if not files:
         endings = ", ".join(_READERS)
@@ -168,7 +190,7 @@ def _texts(rows: list[dict[str, Any]], name: str) -> TextSource:
     if len(set(ids)) != len(ids):
         seen: set[str] = set()
         double = next(entry for entry in ids if entry in seen or seen.add(entry))  # type: ignore[func-returns-value]
-        raise ClipAlignError(f"{name}: the id {double!r} appears twice; ids must be unique")
+        raise ClipAlignError(f"{name}: the id {short(double)} appears twice; ids must be unique")
     texts = [" ".join(part for part in (row.get("title"), row[text_column]) if isinstance(part, str)) for row in rows]
     return TextSource([text.strip() for text in texts], ids=ids, name=name)
 
@@ -185,7 +207,9 @@ def _judgements(
         ids = str(row[query_column]), str(row[corpus_column])
         for entry, known, what in ((ids[0], query_of, "query"), (ids[1], text_of, "corpus text")):
             if entry not in known:
-                raise ClipAlignError(f"{name}: row {number} (from 0) names the {what} {entry!r}, which does not exist")
+                raise ClipAlignError(
+                    f"{name}: row {number} (from 0) names the {what} {short(entry)}, which does not exist"
+                )
         grade = 1.0 if score_column is None else float(row[score_column])
         if grade > 0:
             judged.setdefault(query_of[ids[0]], {})[text_of[ids[1]]] = grade

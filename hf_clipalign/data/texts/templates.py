@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hf_clipalign._checks.quoting import short
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 
 
@@ -16,6 +18,14 @@ class PromptTemplate:
         dataset (`str`): Name of the data set, as papers write it.
         template (`str`): Prompt with one `{}` for the class name.
         aliases (`tuple[str, ...]`, defaults to none): Further names, in any spelling.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import PROMPT_TEMPLATES
+    >>> PROMPT_TEMPLATES["Food101"].template
+    'a photo of {}, a type of food.'
+    ```
     """
 
     dataset: str
@@ -84,7 +94,9 @@ def prompt_template(dataset: str) -> str:
         if _key(name) in table:
             return table[_key(name)]
     known = ", ".join(PROMPT_TEMPLATES)
-    raise ClipAlignError(f"no prompt template for data set {dataset!r}; known are {known}; or write one: '{_PHOTO}'")
+    raise ClipAlignError(
+        f"no prompt template for data set {short(dataset)}; known are {known}; or write one: '{_PHOTO}'"
+    )
 
 
 def clean_class_name(name: str) -> str:
@@ -95,6 +107,14 @@ def clean_class_name(name: str) -> str:
 
     Returns:
         `str`: such as `"maine coon"`.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import clean_class_name
+    >>> clean_class_name("maine_coon")
+    'maine coon'
+    ```
     """
     return " ".join(name.replace("_", " ").split())
 
@@ -111,12 +131,18 @@ def fill(template: str, names: Iterable[str]) -> list[str]:
 
     Raises:
         [`ClipAlignError`]: if the template has no `{}` or several, or if `names` is a single string.
+
+    Example:
+
+    ```python
+    >>> from hf_clipalign.data import fill
+    >>> fill("a photo of a {}.", ["cat", "maine_coon"])
+    ['a photo of a cat.', 'a photo of a maine coon.']
+    ```
     """
     if (count := template.count("{}")) != 1:
-        raise ClipAlignError(f"template {template!r} holds {count} times '{{}}'; it must hold exactly one")
-    if isinstance(names, str):
-        raise ClipAlignError(f"names must be a list of class names, not the single string {names!r}")
-    return [template.replace("{}", clean_class_name(name)) for name in names]
+        raise ClipAlignError(f"template {short(template)} holds {count} times '{{}}'; it must hold exactly one")
+    return [template.replace("{}", clean_class_name(name)) for name in as_texts(names, "names")]
 
 
 def _key(name: str) -> str:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from hf_clipalign.metrics import histogram_iou
 
 _BAND_COLOURS = {"top": "#d1495b", "middle": "#2e7d4f", "bottom": "#8d99ae"}
+_NARROWEST = 1e-3
 _POSITIVE, _NEGATIVE = "#2e7d4f", "#d1495b"
 
 
@@ -23,6 +24,13 @@ def plot_spectrum(singular_values: Any, bands: Mapping[str, tuple[int, int]] | N
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> figure = plot_spectrum([5.0, 1.0, 0.9, 0.1], {"image": (1, 1)})
+        >>> figure.axes[0].get_title()
+        'image: keeps 2 of 4'
+        ```
     """
     values = np.asarray(singular_values, dtype=np.float64)
     values = values / values[0]
@@ -46,14 +54,20 @@ def plot_similarities(pairs: Mapping[str, tuple[Any, Any]], bins: int = 80) -> F
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> figure = plot_similarities({"raw": ([0.9, 0.8], [0.1, 0.2])})
+        >>> figure.axes[0].get_title()
+        'raw: overlap 0.00'
+        ```
     """
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
     figure = Figure(figsize=(4.4 * columns, 2.8 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, (positive, negative)) in zip(panels, pairs.items(), strict=False):
-        low = min(np.min(positive), np.min(negative))
-        edges = np.linspace(low, 1.0, bins + 1)
+        edges = _cosine_edges(positive, negative, bins)
         axes.hist(negative, edges, density=True, alpha=0.6, color=_NEGATIVE, label="other")
         axes.hist(positive, edges, density=True, alpha=0.6, color=_POSITIVE, label="same")
         axes.set_title(f"{name}: overlap {histogram_iou(positive, negative):.2f}", fontsize=10)
@@ -73,6 +87,15 @@ def plot_intra_modal(report: Mapping[str, Mapping[str, Any]]) -> Figure:
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.metrics import intra_modal_report
+        >>> embeds = features.values @ encoder.image_projector.matrix.T
+        >>> report = intra_modal_report(embeds, features.labels, embeds, features.labels)
+        >>> len(plot_intra_modal(report).axes) == len(report)
+        True
+        ```
     """
     figure = Figure(figsize=(6.5, 1.9 * len(report)), layout="constrained")
     panels = figure.subplots(len(report), 1, squeeze=False, sharex=True).ravel()
@@ -97,6 +120,11 @@ def plot_snapshots(curves: Mapping[str, Mapping[int, float]], baseline: float, m
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> plot_snapshots({"oti": {0: 0.02, 25: 0.53}}, baseline=0.54).savefig("steps.png")
+        ```
     """
     figure = Figure(figsize=(6.0, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -119,6 +147,11 @@ def plot_band_grid(grid: Mapping[tuple[int, int], float], metric: str = "mAP") -
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> plot_band_grid({(0, 0): 0.41, (1, 0): 0.44}).savefig("bands.png")
+        ```
     """
     tops, bottoms = sorted({top for top, _ in grid}), sorted({bottom for _, bottom in grid})
     table = np.array([[100 * grid.get((top, bottom), np.nan) for top in tops] for bottom in bottoms])
@@ -159,6 +192,14 @@ def plot_task_matrix(
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> matrix = [[0.9, 0.5], [0.8, 0.9]]
+        >>> figure = plot_task_matrix(matrix, ["first", "second"], ["cough", "fever"], [["cough"], ["fever"]])
+        >>> len(figure.axes)
+        2
+        ```
     """
     table = 100 * np.asarray(matrix, dtype=np.float64)
     row_height = 0.42 if spread is None else 0.6
@@ -177,6 +218,12 @@ def plot_task_matrix(
     axes.set_yticks(range(len(tasks)), [f"after {task}" for task in tasks], parse_math=False)
     figure.colorbar(image, ax=axes, label=f"{metric}, %")
     return figure
+
+
+def _cosine_edges(positive: Any, negative: Any, bins: int) -> np.ndarray:
+    """Edges `[bins + 1]` from the smallest cosine to 1, never closer than the rounding of equal items is wide."""
+    low, high = min(np.min(positive), np.min(negative)), max(1.0, np.max(positive), np.max(negative))
+    return np.linspace(min(low, high - _NARROWEST), high, bins + 1)
 
 
 def _draw_spectrum(axes: Any, values: np.ndarray, k_top: int, k_bottom: int) -> None:

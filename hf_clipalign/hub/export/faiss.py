@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +12,55 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_finite, parse_dtype
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_folder
-from hf_clipalign._tensors import parse_dtype
+from hf_clipalign._io.files import atomic_folder
 from hf_clipalign.backbones import Projector
-from hf_clipalign.features import Features
+from hf_clipalign.backbones.dual_encoder import Modality
+from hf_clipalign.features import Features, FeatureStore
 from hf_clipalign.hub.export.common import EXPORT_DTYPES
+from hf_clipalign.isoclip import IsoCLIPModel
 
-INDEX_FILE, IDS_FILE = "index.faiss", "ids.json"
+INDEX_FILE, IDS_FILE, FACTS_FILE = "index.faiss", "ids.json", "index.json"
+FAISS_FILES = (INDEX_FILE, IDS_FILE, FACTS_FILE)
+
+
+def export_faiss(
+    model: IsoCLIPModel,
+    path: str | Path,
+    features: str | Path,
+    modality: Modality = "image",
+    compact: bool = False,
+    dtype: Literal["float32", "float16"] | torch.dtype = "float32",
+) -> Path:
+    """Writes a faiss index of stored features as a model aligns them (extra `faiss`).
+
+    Args:
+        model (`IsoCLIPModel`): the aligned model.
+        path (`str` or `Path`): folder for `index.faiss`, `ids.json` (names by row) and `index.json` (band, dimension).
+        features (`str` or `Path`): folder that `clipalign embed` wrote, with the same base model.
+        modality (`"image"` or `"text"`): what the features are of, defaults to `"image"`.
+        compact (`bool`): the exact smaller embedding with the same cosines, defaults to False.
+        dtype (`"float32"` or `"float16"`): how vectors are stored, defaults to `"float32"`.
+
+    Returns:
+        `Path`: the index file.
+
+    Raises:
+        `ClipAlignError`: the features are of another model or modality; or as `build_faiss_index`.
+
+    Example:
+        ```python
+        >>> export_faiss(model, "photos-index", "photos-b32", compact=True)
+        ```
+    """
+    store = FeatureStore.open(features)
+    if store.modality != modality:
+        raise ClipAlignError(f"{str(features)!r} holds {store.modality} features, but {modality} ones are asked for.")
+    store.check_model(model.encoder)
+    projector = model.aligned_projector(modality, compact)
+    facts = {**model.export_facts("faiss", modality, compact), "dimension": len(projector.weight)}
+    return build_faiss_index(store.to_features(), path, projector, dtype, facts)
 
 
 def build_faiss_index(
@@ -26,6 +68,7 @@ def build_faiss_index(
     path: str | Path,
     projector: Projector | None = None,
     dtype: Literal["float32", "float16"] | torch.dtype = "float32",
+    facts: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes an exact inner-product index of unit vectors: a search gives cosines (extra `faiss`).
 
@@ -34,6 +77,7 @@ def build_faiss_index(
         path (`str` or `Path`): folder for `index.faiss` and, for `Features`, `ids.json` with the N names by row.
         projector (`Projector`, *optional*): `model.aligned_projector("image", compact=True)`, for example.
         dtype (`"float32"` or `"float16"`): how vectors are stored; float16 halves the file. Default `"float32"`.
+        facts (`Mapping[str, Any]`, *optional*): more for `index.json`, which holds dimension, number and similarity.
 
     Returns:
         `Path`: the index file.
@@ -57,7 +101,9 @@ def build_faiss_index(
     else:
         index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    with atomic_folder(path) as staging:
+    described = {"dimension": index.d, "vectors": index.ntotal, "normalized": True, "similarity": "cosine"}
+    with atomic_folder(path, keep=lambda name: name not in FAISS_FILES) as staging:
+        (staging / FACTS_FILE).write_text(json.dumps({"hf_clipalign": {**described, **(facts or {})}}, indent=1))
         faiss.write_index(index, str(staging / INDEX_FILE))
         if isinstance(features, Features):
             (staging / IDS_FILE).write_text(json.dumps(features.ids, ensure_ascii=False), encoding="utf-8")
@@ -70,8 +116,7 @@ def _unit_vectors(features: Tensor, projector: Projector | None) -> np.ndarray:
         raise ClipAlignError(f"an index needs features [N, width] with N of at least 1, got {tuple(features.shape)}.")
     if projector is not None:
         features = _project(features, projector)
-    if not torch.isfinite(features).all():
-        raise ClipAlignError("a feature is NaN or infinite: check the images and the checkpoint.")
+    check_finite(features, "features")
     return np.ascontiguousarray(F.normalize(features, dim=-1).numpy())
 
 

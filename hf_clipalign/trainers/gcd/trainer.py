@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.optim import SGD, Optimizer
 from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.masking import public_name
 from hf_clipalign.data import GCDSplit
 from hf_clipalign.data.splits.gcd import check_class_count
 from hf_clipalign.gcd import SpectralGCDModel
@@ -28,7 +28,7 @@ from hf_clipalign.trainers.gcd.arguments import SpectralGCDTrainingArguments
 from hf_clipalign.trainers.gcd.data import BalancedSampler, GCDImages
 from hf_clipalign.trainers.gcd.optimization import cosine_by_epoch, parameter_groups
 from hf_clipalign.trainers.gcd.teacher import TeacherConcepts, teacher_concepts
-from hf_clipalign.trainers.prompts.data import PromptImages, collate
+from hf_clipalign.trainers.images import PromptImages, collate
 from hf_clipalign.trainers.teacher import Teacher
 
 _OWN_IMAGES = (
@@ -76,6 +76,7 @@ class SpectralGCDTrainer(AlignmentTrainer):
     """
 
     args: SpectralGCDTrainingArguments
+    _paper = "spectralgcd"
     _against_divergence = "Lower learning_rate and backbone_learning_rate, and train float32 weights."
 
     def __init__(
@@ -196,7 +197,6 @@ class SpectralGCDTrainer(AlignmentTrainer):
         """Gives images, draws and the loss their epoch."""
         super().begin_epoch(epoch)
         self._epoch = epoch
-        self._sampler.set_epoch(epoch)
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
         """Two groups of parameters with rates of their own; weight decay on all, as published."""
@@ -219,9 +219,6 @@ class SpectralGCDTrainer(AlignmentTrainer):
             self.lr_scheduler = cosine_by_epoch(optimizer, epochs, self._steps_per_epoch, self.args.rate_floor)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> BalancedSampler:
-        return self._sampler
 
     # Evaluation
 
@@ -274,10 +271,7 @@ class SpectralGCDTrainer(AlignmentTrainer):
             )
         rows = self.split.unlabelled_rows
         scores = clustering_accuracy(self.split.labels[rows], self.assign_classes()[rows], self.split.known_mask[rows])
-        metrics = {f"{metric_key_prefix}_{name}": float(scores[name]) for name in ("all", "old", "new")}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return self._report({f"{metric_key_prefix}_{name}": float(scores[name]) for name in ("all", "old", "new")})
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Not there: `SpectralGCDModel.predict` takes images.
@@ -293,23 +287,20 @@ class SpectralGCDTrainer(AlignmentTrainer):
         self.gcd_model.save_pretrained(folder)
         cast(Any, self.processing_class).save_pretrained(folder)
 
-    def create_model_card(self, *args: Any, evaluations: Any = (), command: str = "", **kwargs: Any) -> None:
-        """Writes `README.md` beside the model.
-
-        Args:
-            *args: ignored: those of `transformers.Trainer.create_model_card`.
-            evaluations (`Sequence[CardEvaluation]`): measured results.
-            command (`str`): what was run.
-            **kwargs: ignored, as `args`.
-        """
-        from hf_clipalign.hub import build_card, describe_folder
-
-        folder = Path(self.args.output_dir or ".")
-        if self.is_world_process_zero():
-            info = dataclasses.replace(
-                describe_folder(folder, self.args.hub_model_id), evaluations=evaluations, command=command
-            )
-            build_card(info).save(folder / "README.md")
+    def card_facts(self) -> dict[str, Any]:
+        """Classes and concepts."""
+        config = self.gcd_model.config
+        return {
+            "kind": "gcd",
+            "base_model": public_name(config.base_model_name_or_path) or None,
+            "parameters": {
+                "known classes": len(config.class_names),
+                "novel classes": config.n_novel,
+                "concepts": len(config.concepts),
+                "prompt of the concepts": config.template,
+                "learning rate of the image tower": self.args.backbone_learning_rate,
+            },
+        }
 
 
 def _as_teacher(teacher: Any, processor: Any) -> Teacher:

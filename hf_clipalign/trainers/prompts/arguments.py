@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
-
-import torch
-from transformers import TrainingArguments
+from typing import Any, TypeVar
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.trainers.arguments import AlignmentTrainingArguments
 from hf_clipalign.trainers.prompts.presets import training_preset
 
 _Arguments = TypeVar("_Arguments", bound="PromptLearningTrainingArguments")
 
 
 @dataclass
-class PromptLearningTrainingArguments(TrainingArguments):
-    """Settings of `PromptLearningTrainer`: those of `transformers.TrainingArguments`, and the ones below.
+class PromptLearningTrainingArguments(AlignmentTrainingArguments):
+    """Settings of `PromptLearningTrainer`: those of `AlignmentTrainingArguments`, and the ones below.
 
     The defaults are CoOp's published settings; `preset` gives those of the other methods. Set differently from
     transformers: SGD with momentum 0.9 and weight decay 5e-4 on every prompt parameter, no gradient clipping, no
@@ -24,17 +22,17 @@ class PromptLearningTrainingArguments(TrainingArguments):
     (`published_rates`).
 
     Args:
-        learning_rate (`float`): full rate. Default 0.002.
-        num_train_epochs (`float`): default 50.
-        per_device_train_batch_size (`int`): images per process. Default 32.
-        weight_decay (`float`): L2 term, also on biases. Default 5e-4.
-        momentum (`float`): of SGD. Default 0.9.
+        learning_rate (`float`, *optional*, defaults to `0.002`): full rate.
+        num_train_epochs (`float`, *optional*, defaults to `50`): passes over the images.
+        per_device_train_batch_size (`int`, *optional*, defaults to `32`): images per process.
+        weight_decay (`float`, *optional*, defaults to `5e-4`): L2 term, also on biases.
+        momentum (`float`, *optional*, defaults to `0.9`): of SGD.
         published_schedule (`bool`): the papers' learning rates by epoch; False gives `lr_scheduler_type`.
-        warmup_epochs (`int`): epochs at `warmup_rate` before the cosine. Default 1.
-        warmup_rate (`float`): default 1e-5.
+        warmup_epochs (`int`, *optional*, defaults to `1`): epochs at `warmup_rate` before the cosine.
+        warmup_rate (`float`, *optional*, defaults to `1e-5`): rate of these epochs.
         template (`str`): prompt with one `{}`; learned context takes the place of its first words.
         augment (`bool`): random resized crop and flip, reproducible from `seed`, epoch and image.
-        crop_scale (`float`): smallest share of the image's area in a crop. Default 0.08.
+        crop_scale (`float`, *optional*, defaults to `0.08`): smallest share of the image's area in a crop.
         skip_unreadable (`bool`): leave out images that cannot be read, and say how many. Default: an error.
         gaussian_mean (`float`, *optional*): epoch with the highest weight in the average of prompts (PromptSRC).
         gaussian_std (`float`, *optional*): standard deviation in epochs of these weights.
@@ -42,8 +40,6 @@ class PromptLearningTrainingArguments(TrainingArguments):
         frozen_templates (`str`, *optional*): file of prompts, one a line, whose mean text features PromptSRC stays
             close to. Default: the 60 of CLIP; class-agnostic, `template` alone.
     """
-
-    _paper: ClassVar[str] = "https://arxiv.org/abs/2109.01134"
 
     # data
     template: str = field(
@@ -61,14 +57,6 @@ class PromptLearningTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Leave out images that cannot be read, naming and counting them; else they are an error."},
     )
-    dataloader_drop_last: bool = field(
-        default=True,
-        metadata={"help": "Drop an incomplete last training batch, so that every image has the same weight."},
-    )
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})
 
     # training
     learning_rate: float = field(default=0.002, metadata={"help": "Full learning rate, after the warm-up."})
@@ -84,11 +72,6 @@ class PromptLearningTrainingArguments(TrainingArguments):
     )
     warmup_epochs: int = field(default=1, metadata={"help": "Epochs at the warm-up rate (published schedule)."})
     warmup_rate: float = field(default=1e-5, metadata={"help": "Rate of the warm-up epochs (published schedule)."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: epoch, steps or no."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; None keeps all."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
-    )
 
     # PromptSRC
     gaussian_mean: float | None = field(
@@ -108,8 +91,6 @@ class PromptLearningTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the image column")
         if self.template.count("{}") != 1:
             raise ClipAlignError(f"template {self.template!r} must hold exactly one '{{}}' for the class name")
         if not 0 < self.crop_scale <= 1:

@@ -1,4 +1,4 @@
-"""Gaussian average of the prompts of all epochs (PromptSRC), kept beside the checkpoints so that a run can go on."""
+"""Gaussian average of the prompts of all epochs (PromptSRC), kept beside the checkpoints so that a run can resume."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArguments
@@ -23,8 +22,6 @@ class KDPLTrainingArguments(PromptLearningTrainingArguments):
         cache_image_features (`bool`, *optional*): take the teacher's image features once for all epochs. Default: when
             `augment` is off; impossible with it.
     """
-
-    _paper: ClassVar[str] = "https://arxiv.org/abs/2407.03056"
 
     teacher_template: str | None = field(
         default=None, metadata={"help": "The teacher's prompt with one {}; by default the data set's template."}

@@ -13,8 +13,9 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import fill
 from hf_clipalign.data.texts.dictionary import check_names, load_dictionary
 from hf_clipalign.losses import kdpl_loss, top_classes
+from hf_clipalign.trainers.cards import shown_model
+from hf_clipalign.trainers.images import PromptImages
 from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArguments
-from hf_clipalign.trainers.prompts.data import PromptImages
 from hf_clipalign.trainers.prompts.kdpl_arguments import KDPLTrainingArguments
 from hf_clipalign.trainers.prompts.trainer import PromptLearningTrainer
 from hf_clipalign.trainers.teacher import Teacher
@@ -55,6 +56,7 @@ class KDPLTrainer(PromptLearningTrainer):
     """
 
     args: KDPLTrainingArguments
+    _paper = "kdpl"
     learns_from_labels = False
 
     def __init__(
@@ -153,6 +155,16 @@ class KDPLTrainer(PromptLearningTrainer):
     def _frozen_templates(self) -> Sequence[str]:
         agnostic = self.args.class_agnostic and self.args.frozen_templates is None
         return [_AGNOSTIC_TEMPLATE] if agnostic else super()._frozen_templates()
+
+    def card_facts(self) -> dict[str, Any]:
+        """The teacher, and the dictionary where class names are unknown."""
+        facts, name = super().card_facts(), shown_model(self.teacher.model)
+        unknown = ", class names unknown" if self.args.class_agnostic else ""
+        if self.args.class_agnostic:
+            facts["parameters"]["classes"] += f" concepts of a dictionary, {self.args.k_max:,} kept per step"
+        size = f"{self.teacher.n_parameters / 1e6:.1f} M parameters"
+        facts["parameters"]["teacher"] = f'{name}, {size}, prompt "{self.teacher_template}"'
+        return {**facts, "description": f"The prompt was distilled without labels from `{name}` (KDPL{unknown})."}
 
     @torch.no_grad()
     def _teach(self, batches: list[dict[str, Any]]) -> None:

@@ -31,7 +31,7 @@ class PromptLearner(nn.Module):
     Args:
         model (`PeftModel`): a CLIP with a prompt adapter of this package.
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the backbone's tokenizer or processor.
-        template (`str`): prompt with one `{}`. Default "a photo of a {}.".
+        template (`str`, *optional*, defaults to `"a photo of a {}."`): prompt with one `{}`.
 
     Raises:
         `ClipAlignError`: the model is no PeftModel, or nothing in it is trainable.
@@ -107,7 +107,7 @@ class PromptLearner(nn.Module):
             pixel_values (`Tensor [N, 3, H, W]`): images.
             class_set (`str`): which classes. Default: those that are trained on.
             class_indices (`LongTensor [K]`, *optional*): some of them only.
-            with_frozen (`bool`): also the image features without prompts. Default False.
+            with_frozen (`bool`, *optional*, defaults to `False`): also the image features without prompts.
 
         Returns:
             `dict`: `logits [N, K]`, `image_embeds [N, d]` and `text_embeds [K, d]` (`[N, K, d]` for CoCoOp), the
@@ -173,7 +173,7 @@ class PromptLearner(nn.Module):
         """Text features without prompts: per class the mean over templates, then unit length, `[C, d]`."""
         with self.model.disable_adapter():
             total = sum(
-                encode_texts(self.encoder, self.tokenizer, fill(template, class_names), normalize=False).float()
+                encode_texts(self.encoder, fill(template, class_names), self.tokenizer, normalize=False).float()
                 for template in templates
             )
         return F.normalize(torch.as_tensor(total), dim=-1)

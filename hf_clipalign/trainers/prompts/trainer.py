@@ -10,8 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
@@ -20,15 +18,17 @@ from transformers.training_args import OptimizerNames
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
-from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup, holds_images
+from hf_clipalign.metrics import top_k_accuracy
+from hf_clipalign.papers import paper
+from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup
+from hf_clipalign.trainers.cards import shown_model
+from hf_clipalign.trainers.images import PromptImages, collate, drop_unreadable, holds_images
 from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArguments
 from hf_clipalign.trainers.prompts.average import PromptAverage
-from hf_clipalign.trainers.prompts.card import write_prompt_card
-from hf_clipalign.trainers.prompts.data import PromptImages, collate, drop_unreadable
 from hf_clipalign.trainers.prompts.learner import TRAIN, PromptLearner
 from hf_clipalign.trainers.prompts.learning_rate import published_rates, published_scheduler
 
-_ADAPTER_FILE = "adapter_model.safetensors"
+_LIMIT = "Prompts must begin with the words of the template: learned context takes the place of its first tokens."
 
 
 class PromptLearningTrainer(AlignmentTrainer):
@@ -61,6 +61,7 @@ class PromptLearningTrainer(AlignmentTrainer):
     """
 
     args: PromptLearningTrainingArguments
+    _tag_names = ("prompt-learning",)
     learns_from_labels = True
 
     def __init__(
@@ -102,9 +103,6 @@ class PromptLearningTrainer(AlignmentTrainer):
             **kwargs,
         )
         self.class_names = list(names)
-        self._results: Any = None
-        self._command = ""
-        self._row: str | None = None
         self.average = self._prompt_average()
 
     @staticmethod
@@ -141,11 +139,6 @@ class PromptLearningTrainer(AlignmentTrainer):
 
     def _teacher_inputs(self, training: bool) -> dict[str, Any]:
         return {}
-
-    def _eval_images(self, dataset: Any, args: PromptLearningTrainingArguments) -> Any:
-        if isinstance(dataset, Mapping) and not isinstance(dataset, ImageSource):
-            return {name: self._images(part, args, training=False) for name, part in dataset.items()}
-        return self._images(dataset, args, training=False)
 
     def _training_class_names(
         self, images: Any, class_names: Sequence[str] | None, args: PromptLearningTrainingArguments
@@ -273,11 +266,7 @@ class PromptLearningTrainer(AlignmentTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Accuracy and cross-entropy, every data set among its own classes. See `transformers.Trainer.evaluate`."""
-        known: Any = self.eval_dataset
-        dataset = known if eval_dataset is None else eval_dataset
-        if isinstance(dataset, str):
-            dataset = known[dataset]
-        dataset = self._eval_images(dataset, self.args)
+        dataset = self._chosen_images(eval_dataset)
         if isinstance(dataset, Mapping):
             return super().evaluate(dict(dataset), ignore_keys, metric_key_prefix)
         with self._classes_of(dataset):
@@ -304,27 +293,22 @@ class PromptLearningTrainer(AlignmentTrainer):
 
     # Checkpoints and card
 
-    def create_model_card(
-        self, *args: Any, results: Any = None, command: str | None = None, row: str | None = None, **kwargs: Any
-    ) -> None:
-        """Writes `README.md` beside the adapter; `push_to_hub` calls it again with what was given last.
-
-        Args:
-            *args: ignored: those of `transformers.Trainer.create_model_card`.
-            results (`ResultTable`, *optional*): the numbers to show.
-            command (`str`, *optional*): what was run.
-            row (`str`, *optional*): the row of `results` that is this adapter: its numbers go into the metadata.
-                Default: the only row; of several none.
-            **kwargs: ignored, as `args`.
-
-        Raises:
-            `ClipAlignError`: `results` has no such row.
-        """
-        if results is not None:
-            self._results, self._row = results, row
-        self._command = command if command is not None else self._command
-        if self.is_world_process_zero():
-            write_prompt_card(self, self.args.output_dir or ".", self._results, self._command, self._row)
+    def card_facts(self) -> dict[str, Any]:
+        """The method of the adapter, the classes and their prompt."""
+        method = self.learner.method.removeprefix("clip_")
+        also = [] if self._paper is None else [self._paper]
+        methods = " + ".join(paper(key).method for key in (method, *also))
+        return {
+            "name": f"{methods} prompt for {shown_model(self.learner.encoder.model).rsplit('/', 1)[-1]}",
+            "base_model": shown_model(self.learner.encoder.model),
+            "method": method,
+            "also_cites": also,
+            "description": "The prompt was learned from labelled images.",
+            "parameters": {"classes": f"{len(self.class_names):,}", "prompt template": self.args.template},
+            "template": self.args.template,
+            "needs_package": True,
+            "limits": [] if method == "vpt" else [_LIMIT],
+        }
 
     def _write_model(self, folder: Path, checkpoint: bool) -> None:
         """The adapter; in a checkpoint also the average so far, elsewhere the processor."""
@@ -341,15 +325,6 @@ class PromptLearningTrainer(AlignmentTrainer):
 
     def _load_best_model(self) -> None:
         self._load_adapter(str(self.state.best_model_checkpoint))
-
-    def _load_adapter(self, checkpoint: str) -> None:
-        name = self.learner.adapter_name
-        folder = Path(checkpoint) / name
-        file = (folder if folder.is_dir() else Path(checkpoint)) / _ADAPTER_FILE
-        if not file.is_file():
-            raise ClipAlignError(f"{checkpoint!r} is no checkpoint of a prompt adapter: it has no {_ADAPTER_FILE}")
-        device = str(self.learner.encoder.device)
-        set_peft_model_state_dict(self.peft_model, load_file(file, device=device), adapter_name=name)
 
 
 class _Classes:
@@ -371,9 +346,8 @@ class _Classes:
 
 
 def accuracy_metric(prediction: Any) -> dict[str, float]:
-    """Share of images whose highest logit is the right class."""
-    logits, labels = prediction.predictions, prediction.label_ids
-    return {"accuracy": float((np.asarray(logits).argmax(axis=1) == np.asarray(labels)).mean())}
+    """Share of images whose highest logit is the right class, ties counted as in `top_k_accuracy`."""
+    return {"accuracy": top_k_accuracy(prediction.predictions, prediction.label_ids, ks=(1,))["top1"]}
 
 
 def _check_training_images(

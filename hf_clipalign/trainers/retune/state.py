@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file, atomic_folder
+from hf_clipalign._io.files import atomic_file, atomic_folder, exclusive_lock
 from hf_clipalign.data import FindingPrompts
 from hf_clipalign.evaluation import IncrementalResult
 from hf_clipalign.hub.retune_folder import STATE_FILE
@@ -62,6 +63,11 @@ class RETuneState:
         return self.content["tasks"]
 
     @property
+    def done(self) -> dict[str, dict[str, Any]]:
+        """The tasks that are done, by name."""
+        return {entry["name"]: entry for entry in self.tasks}
+
+    @property
     def begun(self) -> bool:
         """Whether a run has begun here."""
         return self.content["model"] is not None
@@ -91,6 +97,15 @@ class RETuneState:
     def adapter_folder(self) -> Path:
         """The newest adapter."""
         return self._task_folder(len(self.tasks) - 1)
+
+    def held(self) -> AbstractContextManager:
+        """Keeps a second run out of the folder.
+
+        Raises:
+            `ClipAlignError`: another run learns there.
+        """
+        busy = f"another run is learning in {str(self.folder)!r}: use another output_dir."
+        return exclusive_lock(self.folder / ".retune.lock", busy)
 
     def check(self, model: dict[str, Any], adapter: dict[str, Any]) -> None:
         """Compares model and adapter with those that the folder was begun with.
@@ -132,6 +147,22 @@ class RETuneState:
         both = {**self.prompts, **new}
         return FindingPrompts(*({name: p[kind] for name, p in both.items()} for kind in ("positive", "negative")))
 
+    def prompts_of(self, given: FindingPrompts | None, findings: Sequence[str]) -> FindingPrompts:
+        """The prompts given, those that the folder was learned with, and published ones where none are given.
+
+        Raises:
+            `ClipAlignError`: a finding without prompts, or one that was learned with others.
+        """
+        if given is None:
+            new = [name for name in dict.fromkeys(findings) if name not in self.prompts]
+            given = FindingPrompts.published(new) if new or not self.prompts else None
+        known = self.prompts
+        kinds = ({name: prompts[kind] for name, prompts in known.items()} for kind in ("positive", "negative"))
+        merged = FindingPrompts(*kinds) if given is None else self.merged_prompts(given)
+        if findings and given is not None:
+            merged.select(list(dict.fromkeys(findings)))
+        return merged
+
     def begin(
         self, model: dict[str, Any], adapter: dict[str, Any], prompts: FindingPrompts, save: Callable[[Path], None]
     ) -> None:
@@ -151,10 +182,6 @@ class RETuneState:
         self._write(content)
         (self._task_folder(index - 1) / OPTIMIZER_FILE).unlink(missing_ok=True)
 
-    def write_result(self, result: IncrementalResult) -> None:
-        """Replaces what was measured."""
-        self._write({**self.content, "result": json.loads(result.to_json())})
-
     def _task_folder(self, index: int) -> Path:
         return self.folder / "tasks" / (_START if index < 0 else f"{index:03d}")
 
@@ -164,6 +191,11 @@ class RETuneState:
             save(staging)
 
     def _write(self, content: dict[str, Any]) -> None:
-        with atomic_file(self.folder / STATE_FILE) as staging:
-            staging.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_text(self.folder / STATE_FILE, json.dumps(content, indent=1))
         self.content = content
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of a run, whole or not at all."""
+    with atomic_file(path) as staging:
+        staging.write_text(text, encoding="utf-8")

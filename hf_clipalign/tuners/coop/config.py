@@ -28,8 +28,12 @@ class CoOpConfig(ContextConfig):
 
     Example:
         ```python
-        >>> model = CLIPModel.from_pretrained("openai/clip-vit-base-patch32")
-        >>> model = get_peft_model(model, CoOpConfig(n_ctx=4, ctx_init="a photo of a"))
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import CoOpConfig
+        >>> model = get_peft_model(load_mini().student, CoOpConfig(n_ctx=4))
+        >>> model.get_nb_trainable_parameters()[0]
+        512
         ```
     """
 

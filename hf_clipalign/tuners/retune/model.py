@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.tuners._base import check_when_loaded
 from hf_clipalign.tuners.retune.embeddings import heads_and_width
 from hf_clipalign.tuners.retune.layer import RETuneLayer
 
@@ -24,6 +25,7 @@ class RETuneModel(BaseTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        check_when_loaded(self)
         heads, width = heads_and_width(model)
         if peft_config.embed_dim not in (None, width):
             raise ClipAlignError(

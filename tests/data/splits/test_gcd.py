@@ -117,8 +117,8 @@ def test_a_known_name_is_the_class_that_is_called_exactly_so(names: list[str], k
         (lambda: GCDSplit.from_source(dataset(label=["a", "a", "b", None]), 1), "no label in row 3"),
         (lambda: GCDSplit.from_source(dataset(label=[0, -1, 1, 1]), 1), r"1 labels are below 0, the first in row 1"),
         (lambda: GCDSplit.from_source(source(), float("nan")), "known is nan"),
-        (lambda: GCDSplit.from_source(source(), None), "known classes: a list of names is needed, not None"),
-        (lambda: GCDSplit.from_source(source(), True), "a list of names is needed, not True"),
+        (lambda: GCDSplit.from_source(source(), None), "known classes is None: give a list"),
+        (lambda: GCDSplit.from_source(source(), True), "known classes is True: give a list"),
         (lambda: GCDSplit.from_source(source(), 2, labelled_fraction="a"), "labelled_fraction is 'a'"),
         (lambda: GCDSplit.from_source(source(), 2, seed=-1), "seed is -1"),
         (lambda: GCDSplit.from_source(source(), 2, class_seed=-1), "class_seed is -1"),
@@ -216,3 +216,11 @@ def test_bad_folders(tmp_path: Path, counts: dict[str, int], message: str) -> No
 def test_the_number_of_novel_classes_is_a_number(tmp_path: Path, n_novel: Any) -> None:
     with pytest.raises(ClipAlignError, match=f"n_novel is {n_novel!r}"):
         GCDSplit.from_folder(folder(tmp_path, {"cat": 2, "unlabelled": 4}), n_novel=n_novel)
+
+
+@pytest.mark.parametrize("n_known_images", [25, 31, 32])
+def test_of_an_odd_number_of_images_the_smaller_half_is_labelled_as_published(n_known_images) -> None:
+    labels = np.concatenate([np.arange(n_known_images) % 2, np.full(6, 2)])
+    split = GCDSplit.from_source(source(labels, ["a", "b", "c"]), 2)
+    drawn = np.random.RandomState(0).choice(n_known_images, size=n_known_images // 2, replace=False)
+    assert np.flatnonzero(split.labelled).tolist() == sorted(drawn.tolist())

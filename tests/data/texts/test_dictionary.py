@@ -77,10 +77,14 @@ def test_missing_file_folder_column_and_encoding(tmp_path: Path) -> None:
 
 
 def test_names_are_checked() -> None:
-    with pytest.raises(ClipAlignError, match="single string 'fox'"):
+    with pytest.raises(ClipAlignError, match="class names is a single string, 'fox'"):
         check_names("fox")
     with pytest.raises(ClipAlignError, match="position 1 is blank"):
         check_names(["fox", " "])
+    with pytest.raises(ClipAlignError, match=r"before in 2\); keep one of each"):
+        check_names([*"abc", *"abc"])
+    with pytest.raises(ClipAlignError, match=r"before in 2\) and 1 more; keep one of each"):
+        check_names([*"abcd", *"abcd"])
 
 
 def test_a_name_that_is_no_text_is_named() -> None:

@@ -258,22 +258,28 @@ def test_the_cache_holds_features_and_what_they_belong_to(tmp_path: Path) -> Non
     tensors = load_file(file)
     assert tensors["images"].shape == (len(split()), 128)
     save_file(tensors, file)
-    with pytest.raises(ClipAlignError, match="other images"):
+    with pytest.raises(ClipAlignError, match="holds no features of a teacher of this version"):
         teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file)
 
 
 @pytest.mark.parametrize("name", ["images", "texts"])
 @pytest.mark.parametrize("spoil", [lambda rows: rows[:-1], lambda rows: rows * np.nan, lambda rows: rows[:, :-1]])
-def test_a_cache_with_bad_features_is_damaged(name: str, spoil: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+def test_a_cache_with_other_features_is_damaged_and_made_again(
+    name: str, spoil: Callable[[Tensor], Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     teacher = Teacher(mini().teacher, mini().teacher_processor)
     file = tmp_path / "teacher.safetensors"
-    teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file, progress=False)
+    first = teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file, progress=False)
     with safe_open(file, framework="pt") as stored:
         keys = stored.metadata()
     tensors = load_file(file)
     save_file({**tensors, name: spoil(tensors[name]).contiguous()}, file, metadata=keys)
     with pytest.raises(ClipAlignError, match="damaged: delete it"):
-        teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file)
+        teacher_concepts(None, split().source, CONCEPTS, TEMPLATE, cache=file)
+    again = teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file, progress=False)
+    assert torch.equal(again.images, first.images)
+    assert torch.equal(again.texts, first.texts)
+    assert "teacher.safetensors is damaged" in caplog.text
 
 
 def test_all_images_that_cannot_be_read_are_told_at_once(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_facts_of_the_run(trainer: Any, tmp_path: Path) -> None:
         "classes": 12,
         "fingerprint of the data": images().fingerprint(),
         "teacher": 'teacher, 3.0 M parameters, prompt "an emoji of {}."',
-        "trained numbers": 384,
+        "trained parameters": 384,
         "prompt template": "an emoji of {}.",
         "learning rate": 0.01,
         "epochs": 2,
