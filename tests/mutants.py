@@ -307,13 +307,13 @@ def main() -> int:
 
 
 def _run(lane: Lane, waiting: list[Mutant], report: list[dict[str, object]], out: Path) -> None:
-    sound: dict[tuple[str, ...], bool] = {}
+    sound: dict[tuple[str, ...], str] = {}
     for mutant in waiting:
         tests = covering_tests(mutant.file)
         if tuple(tests) not in sound:
-            sound[tuple(tests)] = lane.run(None, tests)[0] == "survived"
-        start = time.monotonic()
-        outcome, by = lane.run(mutant, tests) if sound[tuple(tests)] else ("broken", "the tests fail without a mutant")
+            sound[tuple(tests)] = lane.run(None, tests)[1]
+        start, failed = time.monotonic(), sound[tuple(tests)]
+        outcome, by = ("broken", f"without a mutant: {failed}") if failed else lane.run(mutant, tests)
         if f"{mutant.file}: {mutant.change}" in EQUIVALENT:
             outcome = "equivalent"
         entry = {"name": mutant.name, "file": mutant.file, "line": mutant.line, "change": mutant.change}
