@@ -150,7 +150,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from hf_clipalign.data import image_folder
 from hf_clipalign.features.reading import ImageJob, _ImageReader
 
-reader = _ImageReader(image_folder(sys.argv[1]), CLIPImageProcessorPil())
+reader = _ImageReader(image_folder(sys.argv[1]), CLIPImageProcessorPil(), frozenset())
 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 batch = reader[ImageJob(0, range(8))]
 assert batch.inputs["pixel_values"].shape == (8, 3, 224, 224), batch.failures
