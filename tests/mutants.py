@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ROOMS = [
     *("isoclip", "losses", "metrics", "gcd", "inversion", "tuners", "backbones/packing.py", "features", "evaluation"),
-    *("trainers", "hub", "data"),
+    *("trainers", "hub", "data", "_io", "_checks"),
 ]
 # tests beside those of the room itself, by the beginning of the module's path
 ALSO: dict[str, list[str]] = {
@@ -44,6 +44,8 @@ ALSO: dict[str, list[str]] = {
     "trainers/retune": ["tests/trainers/retune", "tests/tuners/test_retune.py"],
     "trainers": ["tests/trainers"],
     "hub": ["tests/hub", "tests/gcd/test_modeling.py", "tests/isoclip"],
+    "_io": ["tests/test_files.py", "tests/test_json.py", "tests/test_locks.py", "tests/test_masking.py"],
+    "_checks": ["tests/test_tensors.py", "tests/test_sequences.py", "tests/test_quoting.py", "tests/losses"],
     "losses": ["tests/losses", "tests/trainers/prompts/test_parity.py"],
     "data": ["tests/data"],
     "features": ["tests/features"],
