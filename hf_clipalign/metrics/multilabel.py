@@ -177,7 +177,9 @@ def auroc_differences(
     _, second, _ = _checked(labels, others, finding_names)
 
     def difference(times: NDArray) -> NDArray:
-        pairs = ((_weighted_auroc(target[:, c], kind[:, c], times) for kind in (first, second)) for c in range(len(names)))
+        pairs = (
+            (_weighted_auroc(target[:, c], kind[:, c], times) for kind in (first, second)) for c in range(len(names))
+        )
         return np.stack([one - other for one, other in pairs], 1)
 
     drawn = [difference(times) for times in _resamples(len(target), groups, n_resamples, level, seed)]
@@ -376,9 +378,7 @@ def _weighted_f1(target: NDArray, hard: NDArray, times: NDArray) -> NDArray:
 _WEIGHTED = {"auroc": _weighted_auroc, "auprc": _weighted_auprc, "f1": _weighted_f1}
 
 
-def _intervals(
-    kind: str, drawn: NDArray, names: Sequence[str], level: float
-) -> dict[str, tuple[float, float]]:
+def _intervals(kind: str, drawn: NDArray, names: Sequence[str], level: float) -> dict[str, tuple[float, float]]:
     """Quantiles of the columns that are ever defined, and of the mean over them."""
     usable, tails = ~np.isnan(drawn).all(axis=0), [(1 - level) / 2, (1 + level) / 2]
     found = {}

@@ -11,7 +11,13 @@ from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.labels.finding_names import CHEXPERT_COMPETITION, checked_findings
 from hf_clipalign.data.labels.findings import FindingLabels
-from hf_clipalign.data.labels.label_files import checked_path, label_values, read_label_file, require_columns, subgroup_values
+from hf_clipalign.data.labels.label_files import (
+    checked_path,
+    label_values,
+    read_label_file,
+    require_columns,
+    subgroup_values,
+)
 
 _SUBGROUPS = {"Frontal/Lateral": "view", "Sex": "sex", "Age": "age"}
 _PATIENT = re.compile(r"(?:^|/)(patient\d+)(?:/|$)")

@@ -52,9 +52,11 @@ def label_values(frame: pd.DataFrame, findings: Sequence[str], name: str) -> np.
         values[:, column] = numbers.to_numpy(dtype=np.float64)
         wrong = np.flatnonzero((numbers.isna() & frame[finding].notna()).to_numpy() | ~is_label(values[:, column]))
         if len(wrong):
+            number, cell = numbers.iloc[wrong[0]], frame[finding].iloc[wrong[0]]
+            what = f"a label is no number, found {short(cell)}" if pd.isna(number) else f"found {number:g}"
             raise ClipAlignError(
-                f"{name}: row {frame.index[wrong[0]]} (from 0), column {short(finding)}: "
-                f"{short(frame[finding].iloc[wrong[0]])} is no label: write 1, 0, -1 (uncertain) or leave the cell empty"
+                f"{name}: row {frame.index[wrong[0]]} (from 0), column {short(finding)}: {what}; labels must be 1, 0, "
+                "-1 (uncertain) or empty"
             )
     return values
 

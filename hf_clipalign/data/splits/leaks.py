@@ -91,7 +91,9 @@ def check_leaks(seen: SeenRows, test: FindingLabels, what: str = "test") -> str:
     if not patients:
         return ""
     of = len(set(test.patients or ()))
-    return f"{len(patients)} of {of} patients of the {what} data were seen in training too: scores on them are too good."
+    return (
+        f"{len(patients)} of {of} patients of the {what} data were seen in training too: scores on them are too good."
+    )
 
 
 def split_patients(labels: FindingLabels, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
