@@ -40,8 +40,8 @@ def multilabel_metrics(
         finding_names (`Sequence[str]`, *optional*): F names. Default: "0", "1", …
 
     Returns:
-        `auroc`, `auprc` (average precision) and `f1` by finding (NaN where undefined); `macro_auroc`, `macro_f1`: plain
-        means over the defined findings; `weighted_auroc`, `weighted_f1`: means weighted by the number of positives;
+        `auroc`, `auprc` (average precision) and `f1` by finding (NaN where undefined); `macro_auroc`, `macro_f1`:
+        plain means over the defined findings; `weighted_auroc`, `weighted_f1`: means weighted by the number of positives;
         `subset_accuracy`: share of the rows with all labels known whose hard labels are all right; `positives`,
         `known` and `predicted` (known rows whose hard label is 1) by finding; `undefined`: names. A mean of nothing is
         NaN.
@@ -213,9 +213,9 @@ def forgetting_metrics(matrix: Any, learned_at: Sequence[int] | None = None, bas
             forward transfer.
 
     Returns:
-        `forgetting`, `backward_transfer`, `average` (mean of all scores of the last row) and, with a baseline, `forward_transfer`:
-        numbers, NaN where nothing can be averaged; `forgetting_by_finding` [F]; `undefined`: the columns without such
-        scores.
+        `forgetting`, `backward_transfer`, `average` (mean of all scores of the last row) and, with a baseline,
+        `forward_transfer`: numbers, NaN where nothing can be averaged; `forgetting_by_finding` [F]; `undefined`: the
+        columns without a score after the last task or after the one that taught them.
 
     Raises:
         `ClipAlignError`: Shapes do not fit, infinite scores, or a task number outside the matrix.

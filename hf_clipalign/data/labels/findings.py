@@ -82,8 +82,8 @@ class FindingLabels:
         if len(strange):
             row, column = strange[0]
             raise ClipAlignError(
-                f"{self.name}: labels must be 1, 0, -1 (uncertain) or empty, found {self.values[row, column]:g} in row "
-                f"{row} (from 0, {short(self.ids[row])}), column {short(self.findings[column])}"
+                f"{self.name}: labels must be 1, 0, -1 (uncertain) or empty, found {self.values[row, column]:g} in "
+                f"row {row} (from 0, {short(self.ids[row])}), column {short(self.findings[column])}"
             )
 
     def _numbers(self) -> np.ndarray:

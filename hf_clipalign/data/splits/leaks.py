@@ -84,8 +84,8 @@ def check_leaks(seen: SeenRows, test: FindingLabels, what: str = "test") -> str:
     """
     if images := seen.images_in(test):
         raise ClipAlignError(
-            f"{test.name}: {len(images)} of {len(test)} {what} images were seen in training, first {short(images[0])}: "
-            "leave them out of one of the two."
+            f"{test.name}: {len(images)} of {len(test)} {what} images were seen in training, first {short(images[0])}"
+            ": leave them out of one of the two."
         )
     patients = seen.patients_in(test)
     if not patients:

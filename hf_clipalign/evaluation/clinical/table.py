@@ -133,8 +133,8 @@ def clinical_table(
     Args:
         models (`Sequence[ModelScores]`): the first is the one that the table is about, the others are baselines.
         test (`FindingLabels`): the test labels; with `subgroups`, the first model is also scored on each.
-        validation (`FindingLabels`, *optional*): of data that are neither training nor test data. Default: none, and no
-            number that depends on a threshold.
+        validation (`FindingLabels`, *optional*): of data that are neither training nor test data. Default: none, and
+            no number that depends on a threshold.
         learned (`Sequence[str]`, *optional*): the findings that the model has learned. Default: those of the test.
         n_resamples (`int`, *optional*, defaults to 1000): of the bootstrap.
 

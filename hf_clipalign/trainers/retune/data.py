@@ -132,8 +132,8 @@ def without_negatives(
         absent = (targets(data, task, args) == 0).any(dim=0)
         if names := [name for name, is_there in zip(task.findings, absent.tolist(), strict=True) if not is_there]:
             found.append(
-                f"the task {task.name!r} has no negative example of {quoted(names)}, only present and empty labels: if "
-                'empty means absent, set missing="zeros".'
+                f"the task {task.name!r} has no negative example of {quoted(names)}, only present and empty labels: "
+                'where empty means absent, set missing="zeros".'
             )
     return found
 

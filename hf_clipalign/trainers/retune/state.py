@@ -103,7 +103,7 @@ class RETuneState:
 
     @property
     def seen(self) -> SeenRows:
-        """The images and patients of all tasks that are done; of those before version 0.2 nothing is known."""
+        """The images and patients of all tasks that are done, as far as the folder has kept them."""
         files = [self._task_folder(index) / SEEN_FILE for index in range(len(self.tasks))]
         seen = SeenRows(np.empty(0, np.int64), np.empty(0, np.int64))
         for file in files:

@@ -74,8 +74,9 @@ class RETuneTrainer(AlignmentTrainer):
 
     Raises:
         `ClipAlignError`: embeddings of another model or width, a finding without prompts or without positives, an
-            image in a task (also an earlier one of the folder) and in `eval_dataset`, an output folder that was begun with another model, adapter or prompts, other prompts for a finding that the
-            adapter has learned.
+            image that is both in a task (of now or, in this folder, before) and in `eval_dataset`, an output folder
+            that was begun with another model, adapter or prompts, other prompts for a finding that the adapter has
+            learned.
 
     Example:
         ```python
@@ -184,8 +185,8 @@ class RETuneTrainer(AlignmentTrainer):
             self.state_folder = RETuneState(self.state_folder.folder, self._learned_elsewhere)
             pending = pending_tasks(self.tasks, self.state_folder, self.data, self.args, bool(resume_from_checkpoint))
             self._begin()
-            if pending and self.result is None:
-                self._before = self._measured_before()
+            if pending and self.result is None and self.eval_dataset is not None:
+                self._before = self.state_folder.learned, self.measure(cast(Any, self.eval_dataset))
             output = TrainOutput(0, 0.0, {})
             for task in pending:
                 output = self._learn(task)
@@ -304,11 +305,6 @@ class RETuneTrainer(AlignmentTrainer):
         if test is None:
             return ""
         return check_leaks(self.state_folder.seen | seen_rows(self.tasks, self.data), test.labels)
-
-    def _measured_before(self) -> tuple[list[str], dict[str, Any]] | None:
-        """What the adapter has learned, and scores, as it came."""
-        data = cast(Any, self.eval_dataset)
-        return None if data is None else (self.state_folder.learned, self.measure(data))
 
     def _measured(self, name: str, task: IncrementalTask) -> IncrementalResult | None:
         data = cast(Any, self.eval_dataset)
