@@ -41,7 +41,7 @@ def multilabel_metrics(
 
     Returns:
         `auroc`, `auprc` (average precision) and `f1` by finding (NaN where undefined); `macro_auroc`, `macro_f1`:
-        plain means over the defined findings; `weighted_auroc`, `weighted_f1`: means weighted by the number of positives;
+        plain means over the defined findings; `weighted_auroc`, `weighted_f1`: weighted by the number of positives;
         `subset_accuracy`: share of the rows with all labels known whose hard labels are all right; `positives`,
         `known` and `predicted` (known rows whose hard label is 1) by finding; `undefined`: names. A mean of nothing is
         NaN.

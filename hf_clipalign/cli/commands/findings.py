@@ -94,7 +94,7 @@ def findings(
         raise ClipAlignError(f"holdout is {holdout}: give a share from 0 to below 1.")
     model = chosen_model(model)
     parts = _labels(train, test, validation, label_format, splits, names, images, holdout, seed)
-    _check_leaks(parts, allow_shared_patients)
+    leak = _check_leaks(parts, adapter, allow_shared_patients)
     loaded, processor = load(model, device)
     data = _embedded(parts, images, loaded, processor, model, out)
     from hf_clipalign.trainers import RETuneTrainingArguments
@@ -116,6 +116,7 @@ def findings(
         use_cpu=loaded.device.type == "cpu",
     )
     trainer = _trainer(loaded, processor, settings, data, tasks, prompts, adapter, identity_start, scenario)
+    trainer.leak = leak or trainer.leak  # an earlier folder's training data are known here alone
     trainer.train(resume_from_checkpoint=True)
     _report(trainer, data, out, resamples)
 
@@ -153,11 +154,15 @@ def _labels(
     return parts
 
 
-def _check_leaks(parts: dict[str, Any], allow_shared_patients: bool) -> None:
-    """Stops where test data were seen: images always, patients unless they are allowed."""
+def _check_leaks(parts: dict[str, Any], adapter: str | None, allow_shared_patients: bool) -> str:
+    """Stops where test data were seen, also by an earlier adapter in its folder: images always, patients unless they
+    are allowed; gives the sentence about those of the test data."""
     from hf_clipalign.data import SeenRows, check_leaks
+    from hf_clipalign.trainers import RETuneState
 
-    seen = SeenRows.of(parts["train"])
+    seen, leak = SeenRows.of(parts["train"]), ""
+    if adapter is not None:
+        seen |= RETuneState(adapter).seen
     others = {"validation": seen, "test": seen}
     if "validation" in parts:
         others["test"] = seen | SeenRows.of(parts["validation"])
@@ -166,6 +171,7 @@ def _check_leaks(parts: dict[str, Any], allow_shared_patients: bool) -> None:
             if not allow_shared_patients:
                 raise ClipAlignError(f"{leak} Give other data, or add --allow-shared-patients.")
             warn("warning:", leak)
+    return leak
 
 
 def _embedded(
@@ -210,7 +216,7 @@ def _trainer(
     scenario: str,
 ) -> Any:
     from peft import PeftModel, get_peft_model
-    from transformers import set_seed
+    from transformers import PrinterCallback, set_seed
 
     from hf_clipalign.data import FindingPrompts
     from hf_clipalign.trainers import RETuneTrainer
@@ -221,7 +227,7 @@ def _trainer(
         wrapped = get_peft_model(loaded, RETuneConfig(identity_start=identity_start))
     else:
         wrapped = PeftModel.from_pretrained(loaded, adapter, is_trainable=True)
-    return RETuneTrainer(
+    trainer = RETuneTrainer(
         wrapped,
         settings,
         prompts=None if prompts is None else FindingPrompts.load(prompts),
@@ -231,6 +237,8 @@ def _trainer(
         processing_class=processor,
         scenario=scenario,
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _report(trainer: Any, data: dict[str, Any], out: Path, resamples: int) -> None:
