@@ -14,7 +14,7 @@ import numpy as np
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.masking import without_secrets
 from hf_clipalign.data import IncrementalTask
-from hf_clipalign.evaluation.incremental_rows import marks_of, means_of, silent_of
+from hf_clipalign.evaluation.incremental_rows import constant_of, marks_of, means_of, silent_of
 from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.evaluation.reports.plots import plot_task_matrix
 from hf_clipalign.metrics import forgetting_metrics, multilabel_metrics
@@ -50,7 +50,8 @@ class IncrementalResult:
             a mark of the test data.
         before (`dict`, *optional*): what the adapter scored as it came, before the first task, and `taught`, the
             findings that it had learned elsewhere. With any, it is the first row of the matrix.
-        silent (`list[list[str]]`): for each task the findings that no hard label said to be present.
+        silent, constant (`list[list[str]]`): for each task the findings that no hard label, and that every one, said
+            to be present.
         warnings (`list[str]`): what a reader of the scores must know of the training data.
         leak (`str`): how many patients are in both training and test data, in a sentence; empty where none is.
 
@@ -76,11 +77,13 @@ class IncrementalResult:
     measured_on: list[dict[str, list[str]]] = field(default_factory=list)
     before: dict[str, Any] | None = None
     silent: list[list[str]] = field(default_factory=list)
+    constant: list[list[str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     leak: str = ""
 
     def __post_init__(self) -> None:
         self.silent = self.silent or [[] for _ in self.tasks]
+        self.constant = self.constant or [[] for _ in self.tasks]
         self.undefined = self.undefined or [[] for _ in self.tasks]
         self.measured_on = self.measured_on or [{} for _ in self.tasks]
 
@@ -108,6 +111,7 @@ class IncrementalResult:
         self.means.append({key: float(metrics[key]) for key in kept})
         self.undefined.append(list(metrics["undefined"]))
         self.silent.append(silent_of(metrics))
+        self.constant.append(constant_of(metrics))
         self.measured_on.append(marks_of(metrics, measured_on))
 
     def add_before(
@@ -122,8 +126,8 @@ class IncrementalResult:
             taught (`Sequence[str]`): what it had learned elsewhere; none for a fresh adapter.
             metrics, measured_on: see `add`.
         """
-        marks, silent = marks_of(metrics, measured_on), silent_of(metrics)
-        self.before = {**metrics, "taught": list(taught), "measured_on": marks, "silent": silent}
+        hard = {"silent": silent_of(metrics), "constant": constant_of(metrics)}
+        self.before = {**metrics, **hard, "taught": list(taught), "measured_on": marks_of(metrics, measured_on)}
 
     def add_zero_shot(
         self, metrics: Mapping[str, Any], measured_on: Mapping[str, Sequence[str]] | None = None
@@ -190,19 +194,19 @@ class IncrementalResult:
         Args:
             metric (`str`): `"auroc"` (default) or `"f1"`.
 
-        An F1 of zero since nothing is ever predicted present is no score that could be forgotten: such findings take
-        no part either.
+        An F1 of findings that are never, or always, predicted present says nothing of what was learned, so nothing
+        could be forgotten: such findings take no part either.
 
         Returns:
             `dict`: also `compared`, the findings that forgetting and backward transfer are means over, and, for F1,
-            `never_predicted`, those that were left out as no task made the adapter say that they are present.
+            `never_predicted` and `one_answer`, those left out as the hard labels were all absent, or all the same.
         """
         rows = self._rows_of("measured_on")
         last = rows[-1] if rows else {}
-        scores, silent = self.matrix(metric), self._rows_of("silent")
+        scores, silent, constant = self.matrix(metric), self._flags("silent"), self._flags("constant")
         for row, marks in enumerate(rows):
             scores[row, [marks.get(name) != last.get(name) for name in self.findings]] = math.nan
-        mute = [metric == "f1" and all(name in row for row in silent) for name in self.findings]
+        mute = (silent | constant).all(axis=0) & (metric == "f1")
         average = forgetting_metrics(scores, self.learned_at)["average"]
         scores[:, mute] = math.nan
         baseline = None
@@ -215,7 +219,8 @@ class IncrementalResult:
             **found,
             "average": average,
             "compared": [name for name, value in forgotten if not math.isnan(value)],
-            "never_predicted": [name for name, is_mute in zip(self.findings, mute, strict=True) if is_mute],
+            "never_predicted": [self.findings[column] for column in np.flatnonzero(mute & silent.all(axis=0))],
+            "one_answer": [self.findings[column] for column in np.flatnonzero(mute & ~silent.all(axis=0))],
         }
 
     def table(self, metric: str = "auroc", bounds: Mapping[str, Mapping[str, Any]] | None = None) -> ReportTable:
@@ -270,6 +275,7 @@ class IncrementalResult:
         remarks = {
             "undefined, as the test data have one class of it at most": undefined,
             "never predicted present, so that F1 is 0": silent & ~undefined & (metric == "f1"),
+            "predicted present on all images": self._flags("constant") & ~undefined & (metric == "f1"),
             "not measured": np.isnan(self.matrix(metric)) & ~undefined,
             "on other test data than the rows above": others[0],
             "by another score than the rows above": others[1],

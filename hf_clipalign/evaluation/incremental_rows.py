@@ -14,6 +14,12 @@ def silent_of(metrics: Mapping[str, Any]) -> list[str]:
     return [name for name, count in metrics.get("predicted", {}).items() if not count and metrics["positives"][name]]
 
 
+def constant_of(metrics: Mapping[str, Any]) -> list[str]:
+    """The findings that every hard label says to be present, though some test images have them not."""
+    counts = metrics.get("predicted", {}).items()
+    return [name for name, count in counts if count and count == metrics["known"][name] > metrics["positives"][name]]
+
+
 def means_of(scores: Mapping[str, Mapping[str, float]], positives: Mapping[str, int]) -> dict[str, float]:
     """Plain and weighted means over the findings that have a score."""
     found = {}

@@ -91,7 +91,7 @@ def test_two_label_files_become_a_page_and_a_second_run_embeds_nothing(chest, mo
     assert float(whole[2]["auroc"]) > 0.9  # the colours are easily told apart
     assert {row["subgroup"] for row in rows if row["subgroup"]} == {
         *("view: Frontal", "view: Lateral", "sex: Female", "sex: Male"),
-        *("age: under 40", "age: 40–59", "age: 80 and over"),
+        *("age: 0–39", "age: 40–59", "age: 80+"),
     }
     card = (chest / "out" / "adapter" / "README.md").read_text(encoding="utf-8")
     check_card(card)

@@ -207,7 +207,7 @@ def test_heat_map_with_the_spread_of_seeds() -> None:
 
 def measured_rows(scores: list[float], predicted: int = 3) -> dict[str, Any]:
     by_finding = dict(zip(NAMES, scores, strict=True))
-    counts = {key: dict.fromkeys(NAMES, 5) for key in ("positives", "known")}
+    counts = {"positives": dict.fromkeys(NAMES, 5), "known": dict.fromkeys(NAMES, 9)}
     return {
         "auroc": by_finding,
         "f1": by_finding,
@@ -260,6 +260,12 @@ def test_an_f1_of_zero_since_nothing_is_predicted_is_no_forgetting(tmp_path: Pat
     text = write_incremental_report(tmp_path, [found]).read_text(encoding="utf-8")
     assert "F1 of A, B, C is 0 throughout, since they were never predicted present" in text
     assert "F1, points: forgetting" not in text
+    always = IncrementalResult("always", list(NAMES))
+    for task in NAMES:
+        always.add(task, [task], measured_rows([0.6] * 3, predicted=9))
+    assert math.isnan(always.forgetting("f1")["forgetting"])
+    assert always.forgetting("f1")["one_answer"] == NAMES
+    assert "predicted present on all images: A, B, C" in always.table("f1").caption
     lost = IncrementalResult("lost", list(NAMES))
     lost.add("all", NAMES, measured_rows([0.5] * 3))
     lost.add("more", NAMES, measured_rows([0.0] * 3, predicted=0))

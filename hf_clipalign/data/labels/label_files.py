@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _TEXT_COLUMNS = dict.fromkeys(("Path", "dicom_id", "study_id", "subject_id"), str)
 
 _AGES = (0, 40, 60, 80, 1000)
-_AGE_GROUPS = ("under 40", "40–59", "60–79", "80 and over")
+_AGE_GROUPS = ("0–39", "40–59", "60–79", "80+")
 
 
 def read_label_file(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, str]:

@@ -84,6 +84,8 @@ def _summary(result: IncrementalResult) -> list[str]:
                 f"{label} of {', '.join(mute)} is 0 throughout, since they were never predicted present: "
                 "forgetting is without them."
             )
+        if same := found["one_answer"]:
+            lines.append(f"{label} of {', '.join(same)} is of one answer for all images: forgetting is without them.")
         parts = [
             f"{name.replace('_', ' ')} {100 * found[name]:+.1f}"
             for name in ("forgetting", "backward_transfer", "forward_transfer")

@@ -308,7 +308,7 @@ def test_subgroups_come_with_the_labels(tmp_path: Path) -> None:
     assert found.subgroups == {
         "view": ["Frontal", "Frontal", "Lateral"],
         "sex": ["Female"] * 3,
-        "age": ["60–79", "80 and over", "80 and over"],
+        "age": ["60–79", "80+", "80+"],
     }
     assert found.select([2, 0]).subgroups["view"] == ["Lateral", "Frontal"]
     views = MIMIC_SPLIT.replace("split\n", "split,ViewPosition\n").replace(",train\n", ",train,PA\n")

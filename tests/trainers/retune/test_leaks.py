@@ -1,4 +1,4 @@
-"""What the trainer says of test data that were seen, tasks without negatives, and an adapter that came with findings."""
+"""Test data that were seen, tasks without negatives, an adapter that came with findings; what page and card say."""
 
 from __future__ import annotations
 
