@@ -145,9 +145,13 @@ def documented_parameters(docstring):
     """The names that stand with a type in the sections Args and Attributes."""
     sections = re.findall(r"^(?:Args|Attributes):\n(.*?)(?=^\S|\Z)", docstring, flags=re.MULTILINE | re.DOTALL)
     lines = [line[4:] for line in "\n".join(sections).splitlines() if re.match(r" {4}\S", line)]
-    typed = r"(?:^|, )\*{0,2}(\w+)(?= \()"
-    passed_on = r"(?:^|, )\*{1,2}(\w+)(?=:|, \*)"
-    return {name for line in lines for kind in (typed, passed_on) for name in re.findall(kind, line)}
+    names = set()
+    for line in lines:
+        bare = re.sub(r"\([^()]*\)", "", re.sub(r"\([^()]*\)", "", line))  # types may hold parentheses
+        head = re.split(r":| \(", bare)[0]
+        if " (" in line.partition(":")[0] or head.startswith("*"):
+            names |= set(re.findall(r"\w+", head))
+    return names
 
 
 @pytest.mark.parametrize(("room", "name"), PUBLIC, ids=PUBLIC_IDS)

@@ -203,7 +203,9 @@ def compare_embeddings(
         task (`LabelledRetrieval` or `JudgedPairs`): what is relevant, and what is left out.
         name (`str`): of the task.
         ms_per_query (`Mapping[str, float]`, *optional*): what one query takes, by method.
-        ks, query_ids, n_resamples, seed: as in `compare_heads`.
+        ks (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`): as in `compare_heads`.
+        query_ids (`Sequence[str]`, *optional*): as in `compare_heads`.
+        n_resamples (`int`, *optional*, defaults to `2000`), seed (`int`, *optional*, defaults to `0`): likewise.
 
     Returns:
         `RetrievalComparison`.

@@ -27,7 +27,7 @@ class LabelledRetrieval(NamedTuple):
 
     Attributes:
         query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
-        query_labels, gallery_labels: Q and G labels; equal labels are relevant to each other.
+        query_labels (array `[Q]`), gallery_labels (array `[G]`): equal labels are relevant to each other.
         exclude_self (`bool`, *optional*, defaults to `False`): query i is gallery item i and is no match for itself.
 
     Example:
@@ -49,7 +49,8 @@ class JudgedPairs(NamedTuple):
 
     Attributes:
         query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
-        relevant, grades: for each query the positions of its relevant items and how relevant they are.
+        relevant (`Sequence[Sequence[int]]`): for each query the positions of its relevant items.
+        grades (`Sequence[Sequence[float]]`): how relevant they are.
         excluded (`np.ndarray [Q]`): position that is no match for the query, -1 for none.
 
     Example:
