@@ -20,7 +20,7 @@ from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 from hf_clipalign.backbones.registry import as_dual_encoder
-from hf_clipalign.backbones.text import tokenize
+from hf_clipalign.backbones.text import project_texts, tokenize
 
 Strategy = Literal["auto", "packed", "cut", "full"]
 
@@ -282,29 +282,6 @@ def _encode_as_tokenized(
     blocks = [list(texts[start : start + _BLOCK_TEXTS]) for start in range(0, len(texts), _BLOCK_TEXTS)]
     batches = (tokenize(encoder, tokenizer, block, truncate=truncate) for block in blocks)
     return torch.cat([encoder.encode_text(**batch, normalize=normalize) for batch in batches])
-
-
-def project_texts(encoder: DualEncoder, features: Tensor, normalize: bool = True) -> Tensor:
-    """Pre-projection text features `[N, d_t]` in the shared space, `[N, d]`; unit length if `normalize`.
-
-    Args:
-        encoder (`DualEncoder`): the backbone.
-        features (`Tensor [N, d_t]`): from `encode_prompts`.
-        normalize (`bool`, *optional*, defaults to `True`): unit length.
-
-    Returns:
-        `Tensor [N, d]`.
-
-    Example:
-        ```python
-        >>> from hf_clipalign.backbones import encode_prompts, pack_prompts, project_texts, tokenize
-        >>> ids = tokenize(encoder, processor, ["a photo of a cat.", "a photo of a dog."])["input_ids"]
-        >>> project_texts(encoder, encode_prompts(encoder, pack_prompts(encoder, ids))).shape
-        torch.Size([2, 128])
-        ```
-    """
-    projected = encoder.project_text(features)
-    return F.normalize(projected, dim=-1) if normalize else projected
 
 
 def _check_shape(encoder: DualEncoder, input_ids: Tensor) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
@@ -136,3 +137,26 @@ def _check_length(index: int, text: str, length: int, limit: int) -> None:
             f"text {index} ({shown!r}) has {length} tokens, but the model reads {limit}. "
             "Shorten it, or pass truncate=True to cut it."
         )
+
+
+def project_texts(encoder: DualEncoder, features: Tensor, normalize: bool = True) -> Tensor:
+    """Pre-projection text features `[N, d_t]` in the shared space, `[N, d]`; unit length if `normalize`.
+
+    Args:
+        encoder (`DualEncoder`): the backbone.
+        features (`Tensor [N, d_t]`): from `encode_prompts`.
+        normalize (`bool`, *optional*, defaults to `True`): unit length.
+
+    Returns:
+        `Tensor [N, d]`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import encode_prompts, pack_prompts, project_texts, tokenize
+        >>> ids = tokenize(encoder, processor, ["a photo of a cat.", "a photo of a dog."])["input_ids"]
+        >>> project_texts(encoder, encode_prompts(encoder, pack_prompts(encoder, ids))).shape
+        torch.Size([2, 128])
+        ```
+    """
+    projected = encoder.project_text(features)
+    return F.normalize(projected, dim=-1) if normalize else projected

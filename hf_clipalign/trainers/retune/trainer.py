@@ -81,21 +81,13 @@ class RETuneTrainer(AlignmentTrainer):
     Example:
         ```python
         >>> from peft import get_peft_model
-        >>> from hf_clipalign.data import class_incremental
         >>> from hf_clipalign.features import LabelledEmbeddings
-        >>> from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
         >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig
-        >>> trainer = RETuneTrainer(
-        ...     get_peft_model(EmbeddingSpace(128), RETuneConfig()),
-        ...     RETuneTrainingArguments("runs/chest", num_train_epochs=1),
-        ...     train_dataset=LabelledEmbeddings(embeds, labels),
-        ...     tasks=class_incremental(labels),
-        ...     processing_class=processor,
-        ...     encoder=encoder,
-        ... )
-        >>> trainer.train().global_step
+        >>> model, args = get_peft_model(EmbeddingSpace(128), RETuneConfig()), RETuneTrainingArguments("runs/chest")
+        >>> data = {"train_dataset": LabelledEmbeddings(embeds, labels), "processing_class": processor}
+        >>> RETuneTrainer(model, args, **data, encoder=encoder).train().global_step
         {...}
-        1
+        10
         ```
     """
 
