@@ -59,12 +59,10 @@ class RETuneTrainer(AlignmentTrainer):
         model (`PeftModel`): `get_peft_model(clip, RETuneConfig())`; or an `EmbeddingSpace` in the place of the CLIP,
             with `encoder`.
         args (`RETuneTrainingArguments`): settings. Default: the published ones.
-        prompts (`FindingPrompts`, *optional*): of the findings. Default: the published ones, for the findings of the
-            data.
+        prompts (`FindingPrompts`, *optional*): of the data's findings. Default: the published ones.
         train_dataset (`LabelledEmbeddings`): training data.
         eval_dataset (`LabelledEmbeddings`, *optional*): test data, scored after every task.
-        tasks (`Sequence[IncrementalTask]`, *optional*): what is learned, in order; rows of `train_dataset`. Default:
-            everything at once.
+        tasks (`Sequence[IncrementalTask]`, *optional*): what is learned, in order. Default: all of `train_dataset`.
         processing_class (`ProcessorMixin` or tokenizer): the backbone's, for the prompts.
         encoder (`DualEncoder`, *optional*): the backbone, where `model` has no towers.
         encode_prompts (`Callable`, *optional*): gives text embeddings `[M, d]`, not of unit length, for a list of M
