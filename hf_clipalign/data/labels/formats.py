@@ -99,7 +99,7 @@ def below(labels: FindingLabels, root: str | os.PathLike[str]) -> FindingLabels:
     Example:
         ```python
         >>> from hf_clipalign.data.labels.formats import below
-        >>> labels = below(FindingLabels(["CheXpert-v1.0-small/train/a.png"], ["Edema"], [[1]]), "photos")
+        >>> labels = below(FindingLabels(["CheXpert-v1.0-small/cat/1.png"], ["Edema"], [[1]]), "photos")
         ```
     """
     folder = Path(root).expanduser()
