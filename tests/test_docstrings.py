@@ -46,11 +46,7 @@ VALUES = {(room, name): getattr(importlib.import_module(room), name) for room, n
 SLOW = ("export_onnx", "onnx_facts")
 """Their examples trace a model, which takes half a minute."""
 RUNS = [pytest.param(*one, marks=pytest.mark.slow) if one[1] in SLOW else one for one in PUBLIC]
-MODULES = [
-    module.name
-    for module in pkgutil.walk_packages(hf_clipalign.__path__, "hf_clipalign.")
-    if not module.name.endswith("__main__")
-]
+MODULES = [module.name for module in pkgutil.walk_packages(hf_clipalign.data.__path__, "hf_clipalign.data.")]
 
 
 class FencedExamples(doctest.DocTestParser):
@@ -116,7 +112,7 @@ def test_examples_print_what_they_say(room, name, names, place, monkeypatch, req
     assert failures(examples(room, name), importlib.import_module(room), names) == 0
 
 
-def test_examples_of_what_is_not_public_print_what_they_say(names, place, monkeypatch):
+def test_examples_of_the_data_room_print_what_they_say(names, place, monkeypatch):
     monkeypatch.chdir(place)
     public = {test.docstring for room, name in PUBLIC for test in examples(room, name)}
     for module in map(importlib.import_module, MODULES):
