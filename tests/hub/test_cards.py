@@ -252,7 +252,7 @@ def test_results_survive_the_metadata():
 
 
 def test_head_that_was_not_measured():
-    with pytest.raises(ClipAlignError, match="hold no head 'isoclip-compact', only raw, isoclip"):
+    with pytest.raises(ClipAlignError, match="hold no head 'isoclip-compact', only 'raw', 'isoclip'"):
         retrieval_evaluation(COMPARISON, "isoclip-compact", dataset_name="d", dataset_type="d")
 
 

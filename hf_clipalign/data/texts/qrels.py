@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,10 +211,20 @@ def _judgements(
                 raise ClipAlignError(
                     f"{name}: row {number} (from 0) names the {what} {short(entry)}, which does not exist"
                 )
-        grade = 1.0 if score_column is None else float(row[score_column])
+        grade = 1.0 if score_column is None else _grade(row[score_column], number, name)
         if grade > 0:
             judged.setdefault(query_of[ids[0]], {})[text_of[ids[1]]] = grade
     return judged
+
+
+def _grade(value: Any, number: int, name: str) -> float:
+    try:
+        grade = float(value)
+    except (TypeError, ValueError, OverflowError):
+        grade = math.nan
+    if not math.isfinite(grade):
+        raise ClipAlignError(f"{name}: row {number} (from 0) has the score {short(value)}, which is no number")
+    return grade
 
 
 def _positions(source: TextSource) -> dict[str, int]:
