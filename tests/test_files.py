@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from hf_clipalign import ClipAlignError, _replacing, _staging
+from hf_clipalign import ClipAlignError
+from hf_clipalign._io import replacing as _replacing
+from hf_clipalign._io import staging as _staging
 from hf_clipalign._io.files import atomic_file, atomic_folder
 from hf_clipalign._io.staging import staging_folder
 

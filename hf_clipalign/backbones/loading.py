@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.backbones.checkpoint import check_files, check_model_size, load_checked
+from hf_clipalign.backbones.checkpoint import check_files, check_model_size, is_finite, load_checked
 
 _LONGEST_REASON = 300
+_TRIED_SIZE = (40, 30)
 
 
 def load_model(model_or_id: Any, **from_pretrained_kwargs: Any) -> nn.Module:
@@ -81,7 +84,8 @@ def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any
         `ProcessorMixin`: the processor.
 
     Raises:
-        `ClipAlignError`: as `load_model`, and for a folder without a processor.
+        `ClipAlignError`: as `load_model`, for a folder without a processor, and for one whose settings (sizes, mean,
+            std …) fail on a small image, or give pixels that are not finite.
 
     Example:
         ```python
@@ -93,15 +97,40 @@ def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any
     """
     from transformers import AutoProcessor
 
-    return _load(AutoProcessor.from_pretrained, path_or_id, "processor", **_pillow(), **from_pretrained_kwargs)
+    load = partial(_load_and_try, AutoProcessor.from_pretrained)
+    return _load(load, path_or_id, "processor", **_pillow(), **from_pretrained_kwargs)
 
 
 def load_image_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any:
     """Loads the image processor of a checkpoint that has no tokenizer; otherwise as `load_processor`."""
     from transformers import AutoImageProcessor
 
-    load = AutoImageProcessor.from_pretrained
+    load = partial(_load_and_try, AutoImageProcessor.from_pretrained)
     return _load(load, path_or_id, "image processor", **_pillow(), **from_pretrained_kwargs)
+
+
+def _load_and_try(load: Any, name: str, **kwargs: Any) -> Any:
+    """What transformers does not check as it loads it: whether the settings of images can be used."""
+    from PIL import Image
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    processor = load(name, **kwargs)
+    on_images = getattr(processor, "image_processor", processor)
+    if not isinstance(on_images, ImageProcessingMixin):
+        return processor
+    try:
+        pixels = on_images(images=[Image.new("RGB", _TRIED_SIZE)], return_tensors="pt")["pixel_values"]
+    except Exception as error:
+        raise ClipAlignError(
+            f"the image processor of {name!r} fails on a small image ({short_reason(error)}): its "
+            "preprocessor_config.json is damaged, get it again."
+        ) from error
+    if not is_finite(pixels):
+        raise ClipAlignError(
+            f"the image processor of {name!r} gives pixels that are not finite: the mean, std or rescale_factor of its "
+            "preprocessor_config.json is damaged, get it again."
+        )
+    return processor
 
 
 def _pillow() -> dict[str, Any]:

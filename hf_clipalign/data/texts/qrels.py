@@ -179,10 +179,17 @@ def _rows(table: Any) -> list[dict[str, Any]]:
 def _column(rows: list[dict[str, Any]], usual: tuple[str, ...], name: str) -> str:
     if not rows:
         raise ClipAlignError(f"{name}: the table has no rows")
-    column = first_column(rows[0], usual)
+    column = first_column(rows[0], usual) if isinstance(rows[0], dict) else None
     if column is None:
         raise ClipAlignError(f"{name}: no column {quoted(usual[:2])}; the columns are {quoted(rows[0])}")
+    _check_rows(rows, column, name)
     return column
+
+
+def _check_rows(rows: list[dict[str, Any]], column: str, name: str) -> None:
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or column not in row:
+            raise ClipAlignError(f"{name}: row {number} (from 0) has no {short(column)}; fill it or drop the row")
 
 
 def _texts(rows: list[dict[str, Any]], name: str) -> TextSource:
@@ -202,6 +209,8 @@ def _judgements(
     """Grade by position of the query and of the text; only relevant ones."""
     query_column, corpus_column = _column(rows, _QUERY_COLUMNS, name), _column(rows, _CORPUS_COLUMNS, name)
     score_column = first_column(rows[0], _SCORE_COLUMNS)
+    if score_column is not None:
+        _check_rows(rows, score_column, name)
     query_of, text_of = _positions(queries), _positions(corpus)
     judged: dict[int, dict[int, float]] = {}
     for number, row in enumerate(rows):
