@@ -17,15 +17,15 @@ _OLDEST = 24 * 3600.0
 """Seconds after which staging files of another host count as left behind: whether they are in use cannot be asked."""
 
 _NAME = re.compile(
-    r"\.(?P<target>.+)~(?P<host>[\w-]*)~(?P<pid>\d+)~((?P<began>\d+)~)?[0-9a-f]{8}(?P<aside>\.aside)?(\.\w+)?"
+    r"\.(?P<target>.+)~(?P<host>[\w-]*)~(?P<pid>\d+)~[0-9a-f]{8}(-(?P<began>\d+))?(?P<aside>\.aside)?(\.\w+)?"
 )
 
 
 def staging_path(target: Path, suffix: str = "") -> Path:
     """A new hidden name beside `target` that says which process writes there."""
     began = started(os.getpid())
-    process = f"{os.getpid()}~{began}" if began else f"{os.getpid()}"
-    return target.parent / f".{target.name}~{_host()}~{process}~{secrets.token_hex(4)}{suffix}"
+    unique = secrets.token_hex(4) + (f"-{began}" if began else "")
+    return target.parent / f".{target.name}~{_host()}~{os.getpid()}~{unique}{suffix}"
 
 
 def aside_path(target: Path) -> Path:

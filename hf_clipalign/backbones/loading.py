@@ -14,7 +14,7 @@ from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.checkpoint import check_files, check_model_size, is_finite, load_checked
 
-_LONGEST_REASON = 300
+_LONGEST_REASON = 240
 _TRIED_SIZE = (40, 30)
 
 
@@ -110,14 +110,26 @@ def load_image_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) 
 
 
 def _load_and_try(load: Any, name: str, **kwargs: Any) -> Any:
-    """What transformers does not check as it loads it: whether the settings of images can be used."""
-    from PIL import Image
+    """What transformers does not check as it loads it: whether the settings of images and texts can be used."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     processor = load(name, **kwargs)
     on_images = getattr(processor, "image_processor", processor)
-    if not isinstance(on_images, ImageProcessingMixin):
-        return processor
+    if isinstance(on_images, ImageProcessingMixin):
+        _try_on_image(on_images, name)
+    try:
+        getattr(processor, "tokenizer", str)("a")
+    except Exception as error:
+        raise ClipAlignError(
+            f"the tokenizer of {name!r} fails on a short text ({short_reason(error)}): its tokenizer_config.json is "
+            "damaged, get it again."
+        ) from error
+    return processor
+
+
+def _try_on_image(on_images: Any, name: str) -> None:
+    from PIL import Image
+
     try:
         pixels = on_images(images=[Image.new("RGB", _TRIED_SIZE)], return_tensors="pt")["pixel_values"]
     except Exception as error:
@@ -127,10 +139,9 @@ def _load_and_try(load: Any, name: str, **kwargs: Any) -> Any:
         ) from error
     if not is_finite(pixels):
         raise ClipAlignError(
-            f"the image processor of {name!r} gives pixels that are not finite: the mean, std or rescale_factor of its "
+            f"the image processor of {name!r} gives pixels that are not finite: mean, std or rescale_factor in its "
             "preprocessor_config.json is damaged, get it again."
         )
-    return processor
 
 
 def _pillow() -> dict[str, Any]:

@@ -203,3 +203,10 @@ def test_heat_map_frames_what_a_task_taught() -> None:
 def test_heat_map_with_the_spread_of_seeds() -> None:
     axes = plot_task_matrix([[0.5, math.nan]], ["A"], ["A", "B"], [["A"]], spread=[[0.021, math.nan]]).axes[0]
     assert [text.get_text() for text in axes.texts] == ["50.0\n± 2.1", "–"]
+
+
+@pytest.mark.parametrize("damage", [{"tasks": 3}, {"scores": {"auroc": ["a"]}}, {"findings": None}, {"unknown": 1}])
+def test_damaged_scores_are_one_clear_error(damage: dict[str, Any]) -> None:
+    content = json.loads(result().to_json())
+    with pytest.raises(ClipAlignError, match="no scores of learning in tasks"):
+        IncrementalResult.from_json(json.dumps({**content, **damage}))

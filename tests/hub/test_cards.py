@@ -271,6 +271,30 @@ def test_files_that_are_no_results(tmp_path, content):
         read_evaluations(tmp_path / "results.json", info())
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"scores": []}, {"scores": None}, {"tasks": 1}, {"n_queries": "x"}, {"without_positive": [1]}),
+        *({"scores": [{**COMPARISON["scores"][1], "metrics": {"map": "x" * 3000}}]},),
+        *({"scores": [COMPARISON["scores"][0], {**COMPARISON["scores"][1], "metrics": {"recall_at_5": 0.1}}]},),
+        *({"scores": [{**COMPARISON["scores"][1], "map_interval": [0.1]}]},),
+    ],
+)
+def test_damaged_results_are_one_clear_error(tmp_path, damage):
+    results = {"task": "image-image", "band": [150, 50], "data": "d", "comparison": {**COMPARISON, **damage}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ClipAlignError, match="comparison of heads") as caught:
+        read_evaluations(tmp_path / "results.json", info())
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 300
+
+
+@pytest.mark.parametrize("damage", [{"image_band": [3]}, {"image_band": 0.5}, {"clip_config": {"architectures": [3]}}])
+def test_damaged_configurations_are_one_clear_error(tmp_path, damage):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "isoclip", **damage}))
+    with pytest.raises(ClipAlignError, match=f"it says that {next(iter(damage))}"):
+        describe_folder(tmp_path)
+
+
 def test_saved_folders_describe_themselves(tmp_path):
     mini = load_mini()
     model = IsoCLIPModel.from_clip_pretrained(mini.student, image_band=(1, 48))

@@ -141,7 +141,11 @@ def extend_dictionary(names: Iterable[str], more: Iterable[str]) -> list[str]:
 def _read_lines(file: Path) -> list[str]:
     with explained_content(file):
         content = file.read_bytes()
-        return (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8-sig").splitlines()
+        text = gzip.decompress(content) if file.suffix == ".gz" else content
+        try:
+            return text.decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ClipAlignError(f"dictionary {short(str(file))} is no text in UTF-8: {error}.") from error
 
 
 def _delimiter(file: Path) -> str | None:

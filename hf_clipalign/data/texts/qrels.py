@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,9 @@ def _read_tsv(file: Path) -> list[dict[str, Any]]:
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:
-    return table.to_dict("records") if hasattr(table, "iloc") else [dict(row) for row in table]
+    if hasattr(table, "iloc"):
+        return table.to_dict("records")
+    return [dict(row) if isinstance(row, Mapping) else row for row in table]
 
 
 def _column(rows: list[dict[str, Any]], usual: tuple[str, ...], name: str) -> str:
