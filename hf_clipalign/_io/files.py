@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io import lock_files as _lock_files
 from hf_clipalign._io.replacing import files_below, flush, flush_tree, replace_folder
@@ -192,6 +193,20 @@ def explained_read(target: str | Path) -> Iterator[None]:
         raise ClipAlignError(
             f"cannot read {str(target)!r}: {reason}. Nothing was changed: run again when the disk answers."
         ) from error
+
+
+@contextlib.contextmanager
+def explained_content(target: str | Path) -> Iterator[None]:
+    """Turns what a library raises on a damaged file inside the block into a `ClipAlignError` that names `target`.
+
+    For files that a library reads whose errors are of many types: parquet, gzip, safetensors, adapters of PEFT.
+    """
+    try:
+        yield
+    except ClipAlignError:
+        raise
+    except Exception as error:
+        raise ClipAlignError(f"{str(target)!r} cannot be read ({short_reason(error)}): replace it.") from error
 
 
 @contextlib.contextmanager

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_clipalign._checks.quoting import quoted, short
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_read
+from hf_clipalign._io.limited_json import MAX_BYTES, BadJson, check_schema, checked_json, entries, natural, number
 from hf_clipalign._io.masking import is_hub_id, public_name
 from hf_clipalign.evaluation import IncrementalResult, ResultTable
 from hf_clipalign.evaluation.comparison import HeadScores, RetrievalComparison
@@ -28,6 +31,27 @@ _TASKS = {
     "image": ("image-feature-extraction", "Image-image retrieval"),
     "text": ("sentence-similarity", "Text-text retrieval"),
 }
+
+
+def interval(value: Any) -> bool:
+    """Whether a value is an interval, `(low, high)`."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(number, value))
+
+
+def retrieval_task(value: Any) -> bool:
+    """Whether a value names a task whose heads are compared."""
+    return value in ("image-image", "text-text")
+
+
+_SCORE = {
+    **{"head": str, "width": natural, "metrics": entries(number), "map_interval": interval, "gain": number},
+    **{"gain_interval": interval, "per_task": entries(number), "ms_per_query?": (None, number)},
+}
+_COMPARISON = {
+    **{"scores": [_SCORE], "tasks": [str], "n_queries": natural},
+    **{"n_without_positive": natural, "without_positive": [str]},
+}
+_RESULTS = {"task": retrieval_task, "comparison": _COMPARISON, "band?": (None, [natural]), "data?": str}
 
 
 def retrieval_evaluation(
@@ -66,7 +90,7 @@ def retrieval_evaluation(
         comparison = _as_comparison(comparison)
     found = {score.head: score for score in comparison.scores}
     if head not in found:
-        raise ClipAlignError(f"the results hold no head {head!r}, only {', '.join(found)}: evaluate it first.")
+        raise ClipAlignError(f"the results hold no head {head!r}, only {quoted(found)}: evaluate it first.")
     results = _eval_results(found[head], modality, dataset_name, dataset_type)
     table = ReportTable(comparison.columns(), comparison.rows(), comparison.caption())
     title = f"{_TASKS[modality][1]}, {dataset_name}: this model is “{head}”"
@@ -85,7 +109,7 @@ def table_evaluation(results: ResultTable, row: str | None = None) -> CardEvalua
         `ClipAlignError`: there is no such row.
     """
     if row is not None and row not in results.scores:
-        raise ClipAlignError(f"the results have no row {row!r}, only {', '.join(results.scores)}: name one of them.")
+        raise ClipAlignError(f"the results have no row {row!r}, only {quoted(results.scores)}: name one of them.")
     if row is None and len(results.scores) == 1:
         row = next(iter(results.scores))
     runs = {} if row is None else {test: list(values.values()) for test, values in results.scores[row].items()}
@@ -141,21 +165,21 @@ def read_evaluations(path: str | Path, info: ModelCardInfo) -> list[CardEvaluati
         ```
     """
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-        modality, comparison = results["task"].split("-")[0], results["comparison"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with explained_read(path):
+            results = checked_json(Path(path).read_bytes(), _RESULTS, MAX_BYTES)
+    except BadJson as error:
         raise ClipAlignError(
-            f"{str(path)!r} is no results.json of `clipalign evaluate` with a comparison of heads "
-            f"({type(error).__name__}: {error}). Run it with --task image-image or text-text."
+            f"{str(path)!r} is no results.json of `clipalign evaluate` with a comparison of heads: it {error}. Run it "
+            "with --task image-image or text-text."
         ) from error
+    modality, comparison = results["task"].split("-")[0], results["comparison"]
     band = getattr(info, f"{modality}_band")
     if info.head != "raw" and (band is None or list(band) != list(results.get("band") or ())):
         raise ClipAlignError(
-            f"{str(path)!r} was measured with the {modality} band {results.get('band')}, the model has {band}: "
+            f"{str(path)!r} was measured with the {modality} band {short(results.get('band'))}, the model has {band}: "
             f"evaluate again with --{modality}-band of the model."
         )
-    data = str(results.get("data", "data"))
-    name = public_name(data)
+    name = public_name(results.get("data", "data"))
     return [retrieval_evaluation(comparison, info.head, modality, dataset_name=name, dataset_type=name)]
 
 
@@ -174,10 +198,21 @@ def _zero_shot_result(dataset: str, metric: str, label: str, value: float) -> Ev
 
 def _as_comparison(values: Mapping[str, Any]) -> RetrievalComparison:
     try:
-        scores = [HeadScores(**score) for score in values["scores"]]
-        return RetrievalComparison(**{**values, "scores": scores})
-    except (KeyError, TypeError) as error:
-        raise ClipAlignError(f"the results are no comparison of heads: {error}. Evaluate again.") from error
+        check_schema(values, _COMPARISON)
+    except BadJson as error:
+        raise ClipAlignError(f"no comparison of heads: it {error}. Evaluate again.") from error
+    known = [
+        {field.name: score[field.name] for field in fields(HeadScores) if field.name in score}
+        for score in values["scores"]
+    ]
+    scores = [HeadScores(**score) for score in known]
+    if not scores or any(score.metrics.keys() != scores[0].metrics.keys() for score in scores):
+        raise ClipAlignError(
+            "no comparison of heads: not all of them were measured by the same metrics. Evaluate again."
+        )
+    return RetrievalComparison(
+        **{field.name: values[field.name] for field in fields(RetrievalComparison)} | {"scores": scores}
+    )
 
 
 def _eval_results(score: HeadScores, modality: str, dataset_name: str, dataset_type: str) -> list[EvalResult]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_content
 from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
 from hf_clipalign.data.images.source import ImageSource
 from hf_clipalign.data.labels.columns import (
@@ -128,7 +129,11 @@ def _open_table(source: Any) -> _Table:
 def _read_parquet(path: Path) -> tuple[list[str], Callable[[str], list[Any]]]:
     import pyarrow.parquet as pq
 
-    return pq.read_schema(path).names, lambda column: pq.read_table(path, columns=[column])[column].to_pylist()
+    def read(column: str) -> list[Any]:
+        with explained_content(path):
+            return pq.read_table(path, columns=[column])[column].to_pylist()
+
+    return pq.read_schema(path).names, read
 
 
 def _read_csv(path: Path, suffix: str) -> tuple[list[str], Callable[[str], list[Any]]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from hf_clipalign._checks.quoting import short
 from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_content
 from hf_clipalign.data.texts.delimited import csv_rows
 from hf_clipalign.data.texts.templates import clean_class_name
 
@@ -135,11 +136,13 @@ def extend_dictionary(names: Iterable[str], more: Iterable[str]) -> list[str]:
 
 
 def _read_lines(file: Path) -> list[str]:
-    try:
+    with explained_content(file):
         content = file.read_bytes()
-        return (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise ClipAlignError(f"dictionary {short(str(file))} cannot be read as UTF-8 text: {error}") from error
+        text = gzip.decompress(content) if file.suffix == ".gz" else content
+        try:
+            return text.decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ClipAlignError(f"dictionary {short(str(file))} is no text in UTF-8: {error}.") from error
 
 
 def _delimiter(file: Path) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,16 +171,25 @@ def _read_tsv(file: Path) -> list[dict[str, Any]]:
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:
-    return table.to_dict("records") if hasattr(table, "iloc") else [dict(row) for row in table]
+    if hasattr(table, "iloc"):
+        return table.to_dict("records")
+    return [dict(row) if isinstance(row, Mapping) else row for row in table]
 
 
 def _column(rows: list[dict[str, Any]], usual: tuple[str, ...], name: str) -> str:
     if not rows:
         raise ClipAlignError(f"{name}: the table has no rows")
-    column = first_column(rows[0], usual)
+    column = first_column(rows[0], usual) if isinstance(rows[0], dict) else None
     if column is None:
         raise ClipAlignError(f"{name}: no column {quoted(usual[:2])}; the columns are {quoted(rows[0])}")
+    _check_rows(rows, column, name)
     return column
+
+
+def _check_rows(rows: list[dict[str, Any]], column: str, name: str) -> None:
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or column not in row:
+            raise ClipAlignError(f"{name}: row {number} (from 0) has no {short(column)}; fill it or drop the row")
 
 
 def _texts(rows: list[dict[str, Any]], name: str) -> TextSource:
@@ -198,6 +209,8 @@ def _judgements(
     """Grade by position of the query and of the text; only relevant ones."""
     query_column, corpus_column = _column(rows, _QUERY_COLUMNS, name), _column(rows, _CORPUS_COLUMNS, name)
     score_column = first_column(rows[0], _SCORE_COLUMNS)
+    if score_column is not None:
+        _check_rows(rows, score_column, name)
     query_of, text_of = _positions(queries), _positions(corpus)
     judged: dict[int, dict[int, float]] = {}
     for number, row in enumerate(rows):
@@ -207,10 +220,20 @@ def _judgements(
                 raise ClipAlignError(
                     f"{name}: row {number} (from 0) names the {what} {short(entry)}, which does not exist"
                 )
-        grade = 1.0 if score_column is None else float(row[score_column])
+        grade = 1.0 if score_column is None else _grade(row[score_column], number, name)
         if grade > 0:
             judged.setdefault(query_of[ids[0]], {})[text_of[ids[1]]] = grade
     return judged
+
+
+def _grade(value: Any, number: int, name: str) -> float:
+    try:
+        grade = float(value)
+    except (TypeError, ValueError, OverflowError):
+        grade = math.nan
+    if not math.isfinite(grade):
+        raise ClipAlignError(f"{name}: row {number} (from 0) has the score {short(value)}, which is no number")
+    return grade
 
 
 def _positions(source: TextSource) -> dict[str, int]:

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._checks.tensors import check_tensors
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_content
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
 
@@ -148,15 +150,17 @@ def load_without_towers(folder: str | Path, **kwargs: Any) -> Any:
 
     try:
         config: Any = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what odd files raise in PEFT is of any kind
         raise ClipAlignError(
-            f"{str(folder)!r} holds no adapter that can be read: give the folder or Hub id of a saved one."
+            f"{str(folder)!r} holds no adapter that can be read ({short_reason(error)}): give the folder or Hub id of "
+            "a saved one."
         ) from error
     if str(config.peft_type.value) != "CLIP_RETUNE":
         raise ClipAlignError(f"{str(folder)!r} holds an adapter of type {config.peft_type.value}, not RE-tune's.")
     heads: dict[Modality, str] = {"image": config.image_head, "text": config.text_head}
-    space = EmbeddingSpace(config.embed_dim, config.base_model_name_or_path or "", heads)
-    return PeftModel.from_pretrained(space, str(folder), **kwargs)  # type: ignore[arg-type]
+    with explained_content(folder):
+        space = EmbeddingSpace(config.embed_dim, config.base_model_name_or_path or "", heads)
+        return PeftModel.from_pretrained(space, str(folder), **kwargs)  # type: ignore[arg-type]
 
 
 def _adapt(model: Any, side: Modality, embeds: Tensor) -> Tensor:
