@@ -27,6 +27,7 @@ from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArgume
 from hf_clipalign.trainers.prompts.average import PromptAverage
 from hf_clipalign.trainers.prompts.learner import TRAIN, PromptLearner
 from hf_clipalign.trainers.prompts.learning_rate import published_rates, published_scheduler
+from hf_clipalign.trainers.prompts.templates import read_templates
 
 _LIMIT = "Prompts must begin with the words of the template: learned context takes the place of its first tokens."
 
@@ -162,7 +163,8 @@ class PromptLearningTrainer(AlignmentTrainer):
     ) -> Any:
         """Cross-entropy of the logits over the training classes."""
         outputs = model(inputs["pixel_values"], with_frozen=self._regularised)
-        losses = {"loss": F.cross_entropy(outputs["logits"], inputs["labels"])}
+        smoothing = self.args.label_smoothing_factor
+        losses = {"loss": F.cross_entropy(outputs["logits"], inputs["labels"], label_smoothing=smoothing)}
         return self._finish_loss(losses, outputs, inputs, return_outputs)
 
     @property
@@ -202,8 +204,7 @@ class PromptLearningTrainer(AlignmentTrainer):
     def _frozen_templates(self) -> Sequence[str]:
         if self.args.frozen_templates is None:
             return IMAGENET_TEMPLATES
-        lines = Path(self.args.frozen_templates).read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip()]
+        return read_templates(self.args.frozen_templates)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay is on every prompt parameter, as published."""
@@ -260,7 +261,7 @@ class PromptLearningTrainer(AlignmentTrainer):
         if isinstance(images, PromptImages) and not images.has_labels:
             raise ClipAlignError(f"{images.source.name}: no labels, so there is no accuracy to measure")
         with self._classes_of(images, class_names):
-            return float((self.predict(images).metrics or {})["test_accuracy"])
+            return accuracy_metric(self.predict(images))["accuracy"]
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -304,8 +305,8 @@ class PromptLearningTrainer(AlignmentTrainer):
             "method": method,
             "also_cites": also,
             "description": "The prompt was learned from labelled images.",
-            "parameters": {"classes": f"{len(self.class_names):,}", "prompt template": self.args.template},
-            "template": self.args.template,
+            "parameters": {"classes": f"{len(self.class_names):,}", "prompt template": self.learner.template},
+            "template": self.learner.template,
             "needs_package": True,
             "limits": [] if method == "vpt" else [_LIMIT],
         }
