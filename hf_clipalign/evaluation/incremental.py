@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.masking import without_secrets
 from hf_clipalign.data import IncrementalTask
 from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.evaluation.reports.plots import plot_task_matrix
@@ -185,7 +186,7 @@ class IncrementalResult:
 
     def to_json(self) -> str:
         """Everything, so that `from_json` gives the same result."""
-        return json.dumps(_without_nan(asdict(self)), indent=1)
+        return json.dumps(without_secrets(_without_nan(asdict(self))), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> IncrementalResult:
