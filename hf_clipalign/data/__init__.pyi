@@ -33,6 +33,9 @@ from .splits.incremental import data_incremental as data_incremental
 from .splits.incremental import disjoint_parts as disjoint_parts
 from .splits.incremental import joint as joint
 from .splits.incremental import label_incremental as label_incremental
+from .splits.published import published_few_shot as published_few_shot
+from .splits.published import published_few_shot_rows as published_few_shot_rows
+from .splits.published import read_split as read_split
 from .splits.subsets import base_and_novel as base_and_novel
 from .splits.subsets import few_shot as few_shot
 from .splits.subsets import few_shot_rows as few_shot_rows

@@ -21,6 +21,6 @@ from .retune import adapt_image as adapt_image
 from .retune import adapt_text as adapt_text
 from .retune import load_without_towers as load_without_towers
 from .vocabulary import export_vocabulary as export_vocabulary
-from .words import nearest_words as nearest_words
 from .vpt import VPTConfig as VPTConfig
 from .vpt import VPTModel as VPTModel
+from .words import nearest_words as nearest_words

@@ -193,7 +193,6 @@ class TextPrompts(PromptLayer):
             return self.put(self.base_layer(hidden_states, *args, **kwargs), hidden_states)
         return self.base_layer(self.put(hidden_states), *args, **kwargs)
 
-
     def _check_rows(self, input_ids: Tensor) -> None:
         """Refuses token ids in which the context would take the place of a class name or of the end token."""
         name = self.active_adapter_name

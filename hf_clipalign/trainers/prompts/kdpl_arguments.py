@@ -25,7 +25,8 @@ class KDPLTrainingArguments(PromptLearningTrainingArguments):
     """
 
     teacher_template: str | None = field(
-        default=None, metadata={"help": "The teacher's prompt with one {}, or a file of several; by default the template."}
+        default=None,
+        metadata={"help": "The teacher's prompt with one {}, or a file of several; by default the template."},
     )
     class_agnostic: bool = field(
         default=False, metadata={"help": "Class names are unknown: choose among the concepts of a dictionary."}
@@ -59,5 +60,3 @@ class KDPLTrainingArguments(PromptLearningTrainingArguments):
             raise ClipAlignError(f"k_max is {self.k_max}: keep at least 2 concepts")
         if self.teacher_template is not None:
             read_templates(self.teacher_template, "teacher_template")
-        if self.label_smoothing_factor:
-            raise ClipAlignError("label_smoothing_factor is for learning from labels, which KDPL does not read: drop it")

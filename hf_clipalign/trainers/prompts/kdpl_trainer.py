@@ -71,6 +71,8 @@ class KDPLTrainer(PromptLearningTrainer):
         **kwargs: Any,
     ):
         args = args or self.default_arguments()
+        if args.label_smoothing_factor:
+            raise ClipAlignError("label_smoothing_factor is for labels, which KDPL does not read: leave it at 0")
         self._dictionary = dictionary
         if not isinstance(teacher, Teacher):
             teacher = Teacher(teacher, teacher_processor, args.cache_dir)

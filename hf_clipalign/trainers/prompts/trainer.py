@@ -17,6 +17,7 @@ from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
+from hf_clipalign.evaluation import Verdict
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
 from hf_clipalign.metrics import top_k_accuracy
 from hf_clipalign.papers import paper
@@ -28,6 +29,7 @@ from hf_clipalign.trainers.prompts.average import PromptAverage
 from hf_clipalign.trainers.prompts.learner import TRAIN, PromptLearner
 from hf_clipalign.trainers.prompts.learning_rate import published_rates, published_scheduler
 from hf_clipalign.trainers.prompts.templates import read_templates
+from hf_clipalign.trainers.prompts.verdict import adapter_verdict
 
 _LIMIT = "Prompts must begin with the words of the template: learned context takes the place of its first tokens."
 
@@ -262,6 +264,28 @@ class PromptLearningTrainer(AlignmentTrainer):
             raise ClipAlignError(f"{images.source.name}: no labels, so there is no accuracy to measure")
         with self._classes_of(images, class_names):
             return accuracy_metric(self.predict(images))["accuracy"]
+
+    def verdict(
+        self, dataset: Any, class_names: Sequence[str] | None = None, template: str | Sequence[str] | None = None
+    ) -> Verdict:
+        """Whether the adapter is better than the plain student on held-out images; `str` gives one sentence.
+
+        Args:
+            dataset (`ImageSource` or `datasets.Dataset`): images that were not trained on. Without labels, what counts
+                is agreement with the teacher, and the sentence says so.
+            class_names (`Sequence[str]`, *optional*): the classes to choose from. Default: those of the data set, else
+                those of training.
+            template (`str` or `Sequence[str]`, *optional*): the plain student's prompt. Default: `template` of the
+                settings, else the words that the context started from.
+
+        Returns:
+            `Verdict`: the difference with its paired bootstrap interval.
+
+        Raises:
+            `ClipAlignError`: neither labels nor a teacher.
+        """
+        source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset)
+        return adapter_verdict(self, source, class_names, template)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
