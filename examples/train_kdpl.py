@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,13 +42,12 @@ from hf_clipalign.data import (
     load_dictionary,
     load_mini,
     open_source,
-    published_few_shot,
     published_few_shot_rows,
     read_split,
     take,
 )
 from hf_clipalign.evaluation import ResultTable, zero_shot_accuracy
-from hf_clipalign.hub import describe_run
+from hf_clipalign.hub import CardEvaluation, describe_run
 from hf_clipalign.hub.connection import check_push_access
 from hf_clipalign.trainers import (
     METHODS,
@@ -101,9 +100,7 @@ class ExampleArguments:
     )
     protocol: str = field(
         default="all",
-        metadata={
-            "help": f"Classes to learn and to test, one of {', '.join(PROTOCOLS)}; the last three as published."
-        },
+        metadata={"help": f"Classes to learn and to test: one of {', '.join(PROTOCOLS)}."},
     )
     targets: str | None = field(
         default=None, metadata={"help": 'Data sets to test on only, "a, b", for cross_dataset and domain.'}
@@ -225,10 +222,8 @@ def own_task(example: ExampleArguments, training: KDPLTrainingArguments) -> Task
     if example.shots:
         rows = published_few_shot_rows(train.labels, example.shots, training.seed)
         rest = sorted(set(range(len(train))) - set(rows))
-        train, test = (
-            published_few_shot(train, example.shots, training.seed),
-            test or (take(train, rest) if rest else None),
-        )
+        test = take(train, rest) if test is None and rest else test
+        train = take(train, rows)
     if test is None and example.holdout:
         train, test = hold_out(train, example.holdout, training.seed)
     if example.protocol == "base_to_novel":
@@ -304,14 +299,11 @@ def add_prompts(student: Any, processor: Any, example: ExampleArguments) -> Any:
     The context starts from the words of `--ctx_init`, whatever the data set's prompt is.
     """
     settings = adapter_preset(example.method, protocol=_published_protocol(example))
-    n_layers = {
-        "text": student.config.text_config.num_hidden_layers,
-        "image": student.config.vision_config.num_hidden_layers,
-    }
+    towers = {"text": student.config.text_config, "image": student.config.vision_config}
+    layers = {tower: config.num_hidden_layers for tower, config in towers.items()}
+    both = layers["image"] if example.method == "vpt" else min(layers.values())
     for name in [name for name in settings if "depth" in name]:
-        fits = n_layers.get(name.removesuffix("_depth"), min(n_layers.values()))
-        fits = n_layers["image"] if example.method == "vpt" else fits
-        settings[name] = min(settings[name], fits)
+        settings[name] = min(settings[name], layers.get(name.removesuffix("_depth"), both))
     if "ctx_init" in settings:
         words = example.ctx_init.strip()
         n_words = len(processor.tokenizer(words, add_special_tokens=False)["input_ids"])
@@ -369,12 +361,19 @@ def run(argv: list[str]) -> Outcome:
     if task.held_out is not None and (task.held_out.class_names or task.class_names):
         names = task.held_out.class_names or task.class_names
         outcome.verdict = trainer.verdict(task.held_out, names, templates)
-        table.note += f" {outcome.verdict}"
     trainer.save_model()
-    trainer.create_model_card(results=table if task.tests else None, command=command, row=outcome.row)
+    trainer.create_model_card(results=card_results(outcome), command=command, row=outcome.row)
     if training.push_to_hub:
         trainer.push_to_hub()
     return outcome
+
+
+def card_results(outcome: Outcome) -> Any:
+    """The table with the verdict below it; the verdict alone where there are no labels to make a table of."""
+    verdict = str(outcome.verdict or "")
+    if outcome.task.tests:
+        return replace(outcome.table, note=f"{outcome.table.note} {verdict}".strip())
+    return [CardEvaluation("Held-out images", [], verdict=verdict)] if verdict else None
 
 
 def main(argv: list[str] | None = None) -> ResultTable:

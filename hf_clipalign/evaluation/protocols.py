@@ -136,9 +136,9 @@ def zero_shot_logits(
         processor (`ProcessorMixin`): the checkpoint's processor.
         source (`ImageSource`): N images.
         class_names (`Sequence[str]`): C names.
-        template (`str` or `Sequence[str]`, *optional*): prompt with one `{}`; of several, an ensemble, each class takes
-            the mean of the unit text features (Radford et al., 2021, section 3.1.4). Default: the adapter's own;
-            `a photo of a {}.` without one.
+        template (`str` or `Sequence[str]`, *optional*): prompt with one `{}`; of several, an ensemble, each class
+            takes the mean of the unit text features (Radford et al., 2021, section 3.1.4). Default: the adapter's
+            own; `a photo of a {}.` without one.
         batch_size (`int`): images per pass. Default 64.
 
     Returns:

@@ -39,9 +39,10 @@ class Verdict:
         words = {"better": "better than", "worse": "worse than", "not told apart": "not told apart from"}
         what = "accuracy" if self.teacher is None else f"agreement with the teacher {self.teacher}"
         caveat = "" if self.teacher is None else " Without labels this is agreement only, not accuracy."
+        interval = f"95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}"
         return (
             f"On {self.n_images:,} held-out images the adapter is {words[self.outcome]} the plain student: {what} "
-            f"{100 * self.difference:+.1f} points (95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}).{caveat}"
+            f"{100 * self.difference:+.1f} points ({interval}).{caveat}"
         )
 
 

@@ -56,9 +56,7 @@ def check_push_access(repo_id: str | None, token: str | None = None) -> None:
         full_id(api, repo_id)
         access = patiently(api.whoami).get("auth", {}).get("accessToken", {})
     if access.get("role") == "read":
-        raise ClipAlignError(
-            f"the token may only read, so nothing can be pushed to {repo_id!r}: use one that may write."
-        )
+        raise ClipAlignError(f"the token may only read, not push to {repo_id!r}: use one with write access.")
 
 
 def full_id(api: HfApi, repo_id: str) -> str:

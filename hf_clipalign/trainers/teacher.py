@@ -87,7 +87,7 @@ class Teacher:
         return self._cached("text", [*prompts, repr(tokenizer(list(prompts))["input_ids"])], compute)
 
     def class_features(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Unit text features of classes, `[C, d]`; of several templates the mean of the unit features of each class."""
+        """Unit text features of classes, `[C, d]`; of several templates the mean of each class's unit features."""
         features = [self.text_features(fill(template, class_names)) for template in templates]
         return features[0] if len(features) == 1 else F.normalize(torch.stack(features).sum(dim=0), dim=-1)
 

@@ -169,8 +169,8 @@ def _check_classes(config: Any, names: Sequence[str]) -> None:
         return
     if len(names) != config.n_classes:
         raise ClipAlignError(
-            f"{len(names)} prompts for a class-specific context of {config.n_classes} classes: give the classes that it "
-            "was trained on, in their order, or train a context that all classes share (class_specific=False)."
+            f"{len(names)} prompts for a class-specific context of {config.n_classes} classes: give the classes that "
+            "it was trained on, in their order, or train a context that all classes share (class_specific=False)."
         )
     known = config.class_names
     differing = [] if known is None else [name for name, own in zip(names, known, strict=True) if name != own]

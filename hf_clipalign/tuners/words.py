@@ -20,8 +20,8 @@ def nearest_words(peft_model: Any, tokenizer: Any, k: int = 5) -> list[list[tupl
     distance 0.
 
     Args:
-        peft_model (`PeftModel`): a model with an active CoOp, CoCoOp, MaPLe or PromptSRC adapter, its context shared by
-            all classes. Of deeper prompts and of CoCoOp's shift nothing is seen.
+        peft_model (`PeftModel`): a model with an active CoOp, CoCoOp, MaPLe or PromptSRC adapter, its context shared
+            by all classes. Of deeper prompts and of CoCoOp's shift nothing is seen.
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the model's tokenizer, or a processor with one.
         k (`int`, *optional*, defaults to `5`): how many words for each vector.
 

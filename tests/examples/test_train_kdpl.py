@@ -33,14 +33,8 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def flags(folder: Path, *more: str) -> list[str]:
-    settings = {
-        "output_dir": folder,
-        "num_train_epochs": 1,
-        "warmup_epochs": 0,
-        "per_device_train_batch_size": 6,
-        "report_to": "none",
-    }
-    quiet = {"disable_tqdm": "true", "use_cpu": "true"}
+    settings = {"output_dir": folder, "num_train_epochs": 1, "warmup_epochs": 0, "per_device_train_batch_size": 6}
+    quiet = {"report_to": "none"} | {"disable_tqdm": "true", "use_cpu": "true"}
     return [word for name, value in {**settings, **quiet}.items() for word in (f"--{name}", str(value))] + list(more)
 
 

@@ -23,7 +23,7 @@ _MOST_BYTES = 2**28
 def read_split(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> dict[str, ImageSource]:
     """Opens the images of a split file of the prompt-learning papers (`split_zhou_OxfordPets.json`, …).
 
-    The file, published with CoOp (Zhou et al., 2022), has the lists "train", "val" and "test" of `[path, label, name]`.
+    The file, published with CoOp (Zhou et al., 2022), has lists "train", "val" and "test" of `[path, label, name]`.
 
     Args:
         path (`str` or `os.PathLike`): The file.

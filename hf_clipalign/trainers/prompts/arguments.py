@@ -110,8 +110,8 @@ class PromptLearningTrainingArguments(AlignmentTrainingArguments):
             )
         if self.published_schedule and self.max_steps <= 0 and self.num_train_epochs <= self.warmup_epochs:
             raise ClipAlignError(
-                f"all of num_train_epochs={self.num_train_epochs:g} would be warm-up at {self.warmup_rate:g}: train for "
-                f"{self.warmup_epochs + 1} or more, or pass warmup_epochs=0"
+                f"all of num_train_epochs={self.num_train_epochs:g} would be warm-up at {self.warmup_rate:g}: train "
+                f"for {self.warmup_epochs + 1} or more, or pass warmup_epochs=0"
             )
 
     @classmethod

@@ -26,7 +26,7 @@ class KDPLTrainingArguments(PromptLearningTrainingArguments):
 
     teacher_template: str | None = field(
         default=None,
-        metadata={"help": "The teacher's prompt with one {}, or a file of several; by default the template."},
+        metadata={"help": "The teacher's prompt, or a file of several; by default the template."},
     )
     class_agnostic: bool = field(
         default=False, metadata={"help": "Class names are unknown: choose among the concepts of a dictionary."}

@@ -31,9 +31,7 @@ def adapter_verdict(
     source = drop_unreadable(source) if trainer.args.skip_unreadable else source
     teacher = getattr(trainer, "teacher", None)
     if source.labels is None and teacher is None:
-        raise ClipAlignError(
-            f"{source.name}: no labels and no teacher, so nothing tells whether the adapter is better"
-        )
+        raise ClipAlignError(f"{source.name}: neither labels nor a teacher, so nothing can be compared")
     names = class_names if class_names is not None else source.class_names or trainer.class_names
     template = template or trainer.args.template or _start(trainer)
     model, processor = trainer.peft_model, trainer.processing_class
