@@ -179,6 +179,6 @@ def test_nearest_words_of_a_moved_context() -> None:
     assert [distance for _, distance in found[1]] == sorted(distance for _, distance in found[1])
     with pytest.raises(ClipAlignError, match="no learned context"):
         nearest_words(get_peft_model(tiny_clip(), VPTConfig()), tiny_tokenizer())
+    specific = get_peft_model(tiny_clip(), CoOpConfig(n_ctx=2, class_specific=True, n_classes=2))
     with pytest.raises(ClipAlignError, match="class-specific"):
-        specific = CoOpConfig(n_ctx=2, class_specific=True, n_classes=2)
-        nearest_words(get_peft_model(tiny_clip(), specific), tiny_tokenizer())
+        nearest_words(specific, tiny_tokenizer())
