@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from pathlib import Path
@@ -12,14 +13,13 @@ import pytest
 import torch
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModel, pipeline
+from transformers import AutoModel, CLIPModel, pipeline
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign._io.masking import mask
 from hf_clipalign.data import base_and_novel, from_dataset, load_mini, take
 from hf_clipalign.evaluation import zero_shot_logits
 from hf_clipalign.hub import check_card
-from tests.tiny_models import tiny_clip
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PARTS = ["seen classes", "unseen classes", "unseen domain"]
@@ -216,7 +216,10 @@ def test_promptsrc_is_as_deep_as_the_protocol_says(example: Any, protocol: str, 
     own = ["--method", "promptsrc", "--dataset", str(tmp_path), "--protocol", protocol, *targets]
     arguments, training = example.parse([*own, "--output_dir", str(tmp_path)])
     assert training.gaussian_mean == (15.0 if depth == 9 else 6.0)
-    student = tiny_clip(n_layers=10)
+    shape = copy.deepcopy(load_mini().student.config)
+    shape.text_config.num_hidden_layers = shape.vision_config.num_hidden_layers = 10
+    shape.name_or_path = str(load_mini().student_path)
+    student = CLIPModel(shape)
     config = example.add_prompts(student, load_mini().student_processor, arguments).peft_config["default"]
     assert (config.text_depth, config.image_depth) == (depth, depth)
 
