@@ -129,7 +129,7 @@ def zero_shot_logits(
     template: str | Sequence[str] | None = None,
     batch_size: int = 64,
 ) -> Tensor:
-    """Cosines, up to each image's own scale, of images and class prompts: hand-written ones, or an adapter's.
+    """Cosines of images and class prompts: hand-written ones, or an adapter's.
 
     Args:
         model (`nn.Module` or `DualEncoder`): the backbone, bare or with an adapter.
@@ -157,7 +157,7 @@ def zero_shot_logits(
 
     encoder = as_dual_encoder(model)
     features = extract_image_features(model, source, processor, batch_size=batch_size, strict=True, progress=False)
-    images = features.values @ encoder.image_projector.matrix.float().cpu().T
+    images = F.normalize(features.values @ encoder.image_projector.matrix.float().cpu().T, dim=-1)
     if has_text_prompts(model):
         return _prompted_logits(model, processor, images, class_names, template, batch_size)
     templates = [template or adapter_template(model)] if template is None or isinstance(template, str) else template
@@ -178,7 +178,7 @@ def _prompted_logits(
         raise ClipAlignError("a learned context is one prompt: give one template, or none for the adapter's own")
     plan = plan_prompts(model, build_prompts(model, processor, class_names, template))
     parts = []
-    for rows in F.normalize(images, dim=-1).split(batch_size):
+    for rows in images.split(batch_size):
         texts = class_text_features(model, plan, image_features=rows.to(as_dual_encoder(model).device))
         texts = texts.float().cpu()
         parts.append(similarities(rows, texts) if texts.dim() == 2 else torch.einsum("nd,ncd->nc", rows, texts))

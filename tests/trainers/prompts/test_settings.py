@@ -155,10 +155,11 @@ def test_verdict_by_labels(method: str, tmp_path: Path) -> None:
 
 
 def test_a_spoilt_adapter_is_worse_and_agreement_is_called_agreement(tmp_path: Path) -> None:
-    trainer = build("kdpl", tmp_path, "vpt", class_names=images().class_names)
+    model = adapted(VPTConfig(n_prompts=2, modules_to_save=["visual_projection"]))
+    trainer = build("kdpl", tmp_path, model=model, class_names=images().class_names)
     with torch.no_grad():
-        for parameter in (p for p in trainer.peft_model.parameters() if p.requires_grad):
-            parameter.normal_(std=20)
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.normal_()
     verdict = trainer.verdict(images())
     assert verdict.outcome == "worse"
     assert "worse than the plain student: accuracy -" in str(verdict)
