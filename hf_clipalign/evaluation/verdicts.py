@@ -20,6 +20,12 @@ class Verdict:
         low (`float`), high (`float`): its 95 % bootstrap interval over the images.
         n_images (`int`): how many images.
         teacher (`str`, *optional*): what stood in for labels: a model, whose opinion is not the truth.
+
+    Example:
+        ```python
+        >>> Verdict(0.02, -0.01, 0.05, 120).outcome
+        'not told apart'
+        ```
     """
 
     difference: float
