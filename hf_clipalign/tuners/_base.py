@@ -160,8 +160,9 @@ class PromptTuner(BaseTuner):
         encoder = as_dual_encoder(model)
         if encoder.module_paths is None:
             raise ClipAlignError(
-                f"{self.method_name} cannot be learned for {type(model).__name__}: where its towers keep their "
-                "layers is not known. It works on CLIP, MetaCLIP 2, SigLIP and SigLIP 2."
+                f"{self.method_name} cannot be learned for {_full_name(model)}: where its towers keep their layers is "
+                "not known. It works on transformers' CLIP, MetaCLIP 2, SigLIP and SigLIP 2; ViTs of open_clip can be "
+                "converted with open_clip_to_transformers, ResNets cannot."
             )
         check_when_loaded(self)
         self.check(peft_config, encoder)
@@ -221,6 +222,11 @@ def remove_hooks(module: nn.Module, hooks: tuple[Callable[..., Any], ...]) -> No
         for key in [key for key, hook in registry.items() if hook in hooks]:
             del registry[key]
             with_kwargs.pop(key, None)
+
+
+def _full_name(model: nn.Module) -> str:
+    """The class with the package that it is from: transformers' and open_clip's CLIP are not the same."""
+    return f"{type(model).__name__} of {type(model).__module__.partition('.')[0]}"
 
 
 def _end_token(encoder: DualEncoder) -> int | None:

@@ -25,7 +25,15 @@ from hf_clipalign.tuners import (
     nearest_words,
     plan_prompts,
 )
-from tests.tiny_models import tiny_clip, tiny_metaclip2, tiny_model, tiny_pixel_values, tiny_siglip, tiny_tokenizer
+from tests.tiny_models import (
+    tiny_altclip,
+    tiny_clip,
+    tiny_metaclip2,
+    tiny_model,
+    tiny_pixel_values,
+    tiny_siglip,
+    tiny_tokenizer,
+)
 
 START, END = 632, 633
 CONTEXTS = {"coop": CoOpConfig, "cocoop": CoCoOpConfig, "maple": MaPLeConfig, "promptsrc": PromptSRCConfig}
@@ -182,3 +190,10 @@ def test_nearest_words_of_a_moved_context() -> None:
     specific = get_peft_model(tiny_clip(), CoOpConfig(n_ctx=2, class_specific=True, n_classes=2))
     with pytest.raises(ClipAlignError, match="class-specific"):
         nearest_words(specific, tiny_tokenizer())
+
+
+@pytest.mark.parametrize("method", [*CONTEXTS, "vpt"])
+def test_a_model_whose_layers_are_not_known_is_refused_with_the_ways_out(method: str) -> None:
+    config = {**CONTEXTS, "vpt": VPTConfig}[method]()
+    with pytest.raises(ClipAlignError, match=r"cannot be learned for AltCLIPModel of transformers.*ResNets cannot"):
+        get_peft_model(tiny_altclip(), config)

@@ -64,7 +64,7 @@ class PromptLearner(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self._encoder = [as_dual_encoder(model)]
-        self.config = copy.deepcopy(self.encoder.model.config)
+        self.config = copy.deepcopy(self.encoder.config)
         """Of the backbone; transformers reads it, and writes to it."""
         self.template = self._stored(template)
         self._reaches_text: bool | None = None

@@ -20,7 +20,7 @@ from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
 from hf_clipalign.evaluation import Verdict
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
 from hf_clipalign.metrics import top_k_accuracy
-from hf_clipalign.papers import paper
+from hf_clipalign.papers import PAPERS, paper
 from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup
 from hf_clipalign.trainers.cards import shown_model
 from hf_clipalign.trainers.images import PromptImages, collate, drop_unreadable, holds_images
@@ -30,6 +30,7 @@ from hf_clipalign.trainers.prompts.learner import TRAIN, PromptLearner
 from hf_clipalign.trainers.prompts.learning_rate import published_rates, published_scheduler
 from hf_clipalign.trainers.prompts.templates import read_templates
 from hf_clipalign.trainers.prompts.verdict import adapter_verdict
+from hf_clipalign.tuners import has_text_prompts
 
 _LIMIT = "Prompts must begin with the words of the template: learned context takes the place of its first tokens."
 
@@ -321,18 +322,18 @@ class PromptLearningTrainer(AlignmentTrainer):
     def card_facts(self) -> dict[str, Any]:
         """The method of the adapter, the classes and their prompt."""
         method = self.learner.method.removeprefix("clip_")
-        also = [] if self._paper is None else [self._paper]
-        methods = " + ".join(paper(key).method for key in (method, *also))
+        own, also = [method] if method in PAPERS else [], [] if self._paper is None else [self._paper]
+        methods = " + ".join([*([] if own else [method.upper()]), *(paper(key).method for key in (*own, *also))])
         return {
             "name": f"{methods} prompt for {shown_model(self.learner.encoder.model).rsplit('/', 1)[-1]}",
             "base_model": shown_model(self.learner.encoder.model),
-            "method": method,
-            "also_cites": also,
+            "method": next(iter([*own, *also]), None),
+            "also_cites": also if own else [],
             "description": "The prompt was learned from labelled images.",
             "parameters": {"classes": f"{len(self.class_names):,}", "prompt template": self.learner.template},
             "template": self.learner.template,
-            "needs_package": True,
-            "limits": [] if method == "vpt" else [_LIMIT],
+            "needs_package": bool(own),
+            "limits": [_LIMIT] if has_text_prompts(self.peft_model) else [],
         }
 
     def _write_model(self, folder: Path, checkpoint: bool) -> None:

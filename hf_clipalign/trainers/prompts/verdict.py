@@ -37,7 +37,7 @@ def adapter_verdict(
     model, processor = trainer.peft_model, trainer.processing_class
     was_training = model.training
     model.eval()
-    adapted = zero_shot_logits(model, processor, source, names)
+    adapted = zero_shot_logits(model, processor, source, names, trainer.learner.template)
     with model.disable_adapter():
         plain = zero_shot_logits(model, processor, source, names, template)
     model.train(was_training)

@@ -211,3 +211,16 @@ def test_an_adapter_goes_on_with_its_own_template(tmp_path: Path) -> None:
     loaded = PeftModel.from_pretrained(base, tmp_path, is_trainable=True)
     assert build("supervised", tmp_path, model=loaded, template=None).learner.template == "an emoji of {}, drawn."
     assert build("supervised", tmp_path, model=student(), template=None).learner.template == "an emoji of {}."
+
+
+@pytest.mark.parametrize("mode", ["supervised", "kdpl"])
+def test_a_lora_student_has_a_card_and_a_verdict(mode: str, tmp_path: Path) -> None:
+    model = adapted(LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    trainer = build(mode, tmp_path, model=model)
+    untrained = trainer.verdict(images())
+    assert (untrained.difference, untrained.outcome) == (0.0, "not told apart")
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "LORA" in card
+    assert "| prompt template | an emoji of {}. |" in card
+    assert "import hf_clipalign.tuners" not in card
