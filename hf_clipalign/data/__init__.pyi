@@ -33,6 +33,9 @@ from .splits.incremental import data_incremental as data_incremental
 from .splits.incremental import disjoint_parts as disjoint_parts
 from .splits.incremental import joint as joint
 from .splits.incremental import label_incremental as label_incremental
+from .splits.leaks import SeenRows as SeenRows
+from .splits.leaks import check_leaks as check_leaks
+from .splits.leaks import split_patients as split_patients
 from .splits.published import published_few_shot as published_few_shot
 from .splits.published import published_few_shot_rows as published_few_shot_rows
 from .splits.published import read_split as read_split
