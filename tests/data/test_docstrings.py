@@ -17,9 +17,6 @@ from tests.test_docstrings import FencedExamples
 FILES = {
     "table.csv": "image,kind\nphotos/cat/1.png,pet\nphotos/dog/1.png,pet\nphotos/owl/1.png,wild\n",
     "captions.csv": "image,caption\ncat.png,a cat\ncat.png,a red cat\ndog.png,a dog\n",
-    "split_zhou_Photos.json": json.dumps(
-        {"train": [["cat/1.png", 0, "cat"]], "test": [["cat/2.png", 0, "cat"], ["dog/1.png", 1, "dog"]]}
-    ),
     "prompts.yaml": "Edema:\n  positive: [fluid in the lungs]\n  negative: [clear lungs]\n",
     "train.csv": "Path,Frontal/Lateral,Cardiomegaly,Edema\n"
     "train/patient00001/study1/view1_frontal.jpg,Frontal,,\n"

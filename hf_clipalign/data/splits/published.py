@@ -39,9 +39,14 @@ def read_split(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> di
     Example:
 
     ```python
+    >>> import json
+    >>> from pathlib import Path
+    >>> from PIL import Image
     >>> from hf_clipalign.data import read_split
-    >>> read_split("split_zhou_Photos.json", "photos")["test"]
-    ImageSource('split_zhou_Photos.json: test', 2 images, 2 classes)
+    >>> Image.new("RGB", (8, 8)).save("cat.png")
+    >>> _ = Path("split_zhou_Test.json").write_text(json.dumps({"test": [["cat.png", 0, "cat"]]}))
+    >>> read_split("split_zhou_Test.json", ".")["test"]
+    ImageSource('split_zhou_Test.json: test', 1 images, 1 classes)
     ```
     """
     name = Path(path).name
@@ -77,9 +82,10 @@ def published_few_shot(source: ImageSource, k: int, seed: int = 1) -> ImageSourc
     Example:
 
     ```python
-    >>> from hf_clipalign.data import open_source, published_few_shot
-    >>> published_few_shot(open_source("photos"), k=2, seed=1)
-    ImageSource('photos', 6 images, 3 classes)
+    >>> from hf_clipalign.data import ImageSource, published_few_shot
+    >>> source = ImageSource([b""] * 5, ids="abcde", labels=["cat", "dog", "cat", "dog", "cat"])
+    >>> published_few_shot(source, k=2, seed=1).ids
+    ['a', 'e', 'd', 'b']
     ```
     """
     if source.labels is None:
