@@ -38,6 +38,27 @@ def open_api(token: str | None) -> HfApi:
     return HfApi(token=token)
 
 
+def check_push_access(repo_id: str | None, token: str | None = None) -> None:
+    """Refuses a push that could not work, before the hours of training that come before it.
+
+    Args:
+        repo_id (`str`, *optional*): `owner/name`, or `name` for the token's own namespace.
+        token (`str`, *optional*): access token. Default: the one that is logged in.
+
+    Raises:
+        `ClipAlignError`: no repository is named, no token, an offline machine, a token that the Hub does not accept or
+            that may only read.
+    """
+    if not repo_id:
+        raise ClipAlignError("where to push? Give hub_model_id, owner/name.")
+    with explained(repo_id):
+        api = open_api(token)
+        full_id(api, repo_id)
+        access = patiently(api.whoami).get("auth", {}).get("accessToken", {})
+    if access.get("role") == "read":
+        raise ClipAlignError(f"the token may only read, not push to {repo_id!r}: use one with write access.")
+
+
 def full_id(api: HfApi, repo_id: str) -> str:
     """`owner/name`; a name alone is in the token's own namespace."""
     from huggingface_hub.utils import validate_repo_id

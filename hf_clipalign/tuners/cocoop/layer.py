@@ -52,7 +52,8 @@ class CoCoOpContext(TextPrompts):
     def for_images(self, image_features: Tensor, rows_per_image: int) -> Iterator[None]:
         self._shift = self.shift(image_features).repeat_interleave(rows_per_image, dim=0)
         try:
-            yield
+            with self.for_classes(image_features):
+                yield
         finally:
             self._shift = None
 

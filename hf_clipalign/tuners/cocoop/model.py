@@ -27,6 +27,7 @@ class CoCoOpModel(PromptTuner):
 
     prefix = "clip_cocoop_"
     method_name = "CoCoOp"
+    hooks = (*PromptTuner.hooks, condition_on_images)
 
     def depths(self, config: Any, encoder: DualEncoder) -> dict[Modality, int]:
         return {"text": 1}
