@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._texts import as_texts
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.data import ImageSource, TextSource

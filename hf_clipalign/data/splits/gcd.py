@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from hf_clipalign.data.texts.dictionary import check_names, load_dictionary
 from hf_clipalign.data.texts.templates import clean_class_name
 
 _FEWEST_LABELLED = 2
+_HOLD_OUT = 7  # a stream of draws of its own
 _IMAGENET_CLASSES = 1000
 _LABEL = "label"
 _KNOWN = "names, a number of classes, or a share of them"
@@ -250,29 +251,24 @@ class GCDSplit:
     def from_folder(
         cls, path: str | os.PathLike[str], unlabelled: str = "unlabelled", n_novel: int | None = None
     ) -> GCDSplit:
-        """Your own images: a sub-folder for every class you know, and one with all others.
+        """Your own images: a sub-folder for every class you know, all others in one sub-folder or beside them.
 
         Args:
-            path (`str` or `os.PathLike`): The folder.
+            path (`str` or `os.PathLike`): The folder. Images directly in it have no label.
             unlabelled (`str`, defaults to "unlabelled"): Its sub-folder of images without a label.
             n_novel (`int`, *optional*): How many novel classes you want to look for, checked against the images.
 
         Raises:
-            [`ClipAlignError`]: if there is no such sub-folder, no or one image in a class, or more classes than
+            [`ClipAlignError`]: if there is no image without a label, no or one image in a class, or more classes than
                 images.
         """
         n_novel = 0 if n_novel is None else check_integer("n_novel", n_novel, 0)
         source = image_folder(path)
-        stray = [name for name in source.ids if "/" not in name]
-        if stray:
-            raise ClipAlignError(
-                f"{source.name}: {quoted(stray[:3])}{' and others' if len(stray) > 3 else ''} in no sub-folder: move "
-                f"images of a known class into its folder, and those without a label into {short(unlabelled)}"
-            )
-        names = source.class_names or []
+        folder_of = [name.split("/", 1)[0] if "/" in name else None for name in source.ids]
+        names = sorted({name for name in folder_of if name is not None})
         entries = os.scandir(Path(path).expanduser())
         folders = sorted(readable_name(e.name) for e in entries if e.is_dir() and not is_skipped(e.name))
-        if source.labels is None or unlabelled not in folders:
+        if unlabelled not in folders and None not in folder_of:
             raise ClipAlignError(
                 f"{source.name}: no sub-folder {short(unlabelled)}; its sub-folders are "
                 f"{quoted(names)}: put all images "
@@ -282,12 +278,49 @@ class GCDSplit:
         _refuse(source.name, empty, "has no image: fill or delete the folder")
         known = [name for name in names if name != unlabelled]
         if not known:
-            raise ClipAlignError(f"{source.name}: no class has labelled images; there must be one or more")
-        number = {names.index(name): index for index, name in enumerate(known)}
-        labels = np.array([number.get(int(label), -1) for label in source.labels], dtype=np.int64)
+            raise ClipAlignError(
+                f"{source.name}: no class has labelled images: move some images of each class that you know into a "
+                "sub-folder with its name (`clipalign concepts` needs no label)"
+            )
+        number = {name: index for index, name in enumerate(known)}
+        labels = np.array([number.get(name, -1) if name else -1 for name in folder_of], dtype=np.int64)
         check_class_count(source.name, len(known) + n_novel, len(source))
         readable = check_names([clean_class_name(name) for name in known], f"{source.name}: class names")
         return cls(source, labels, labels >= 0, readable, [])
+
+    def hold_out(self, share: float = 0.2, seed: int = 0) -> tuple[GCDSplit, np.ndarray]:
+        """Takes the label from some labelled images, so that what a method makes of them can be checked.
+
+        Args:
+            share (`float`, defaults to 0.2): Share of every known class's labelled images, at least one image; classes
+                with two labelled images keep both.
+            seed (`int`, defaults to 0): Which images.
+
+        Returns:
+            The split without these labels, and the positions of the images `[n]`; none where no class has three
+            labelled images.
+
+        Example:
+
+        ```python
+        >>> from hf_clipalign.data import GCDSplit
+        >>> split = GCDSplit.from_source("photos", known=["cat", "dog"], labelled_fraction=0.75)
+        >>> visible, held_out = split.hold_out()
+        >>> len(held_out), int(visible.labelled.sum()), int(split.labelled.sum())
+        (2, 4, 6)
+        ```
+        """
+        check_number("share", share, "a share between 0 and 1", above=0, below=1)
+        generator = np.random.default_rng((check_integer("seed", seed, 0), _HOLD_OUT))
+        held_out = []
+        for label in range(len(self.class_names)):
+            rows = np.flatnonzero(self.labelled & (self.labels == label))
+            most = max(0, len(rows) - _FEWEST_LABELLED)
+            held_out.extend(generator.permutation(rows)[: min(most, max(1, round(share * len(rows))))].tolist())
+        chosen = np.array(sorted(held_out), dtype=np.int64)
+        labelled = self.labelled.copy()
+        labelled[chosen] = False
+        return replace(self, labelled=labelled), chosen
 
 
 def gcd_preset(name: str) -> GCDPreset:
