@@ -130,8 +130,8 @@ def collapse(classes: Any, unlabelled: Any, n_known: int, n_novel: int) -> str |
     """What is wrong with classes that hold nearly all images in a few of them; None where nothing is.
 
     A result counts as collapsed if it is spread over no more classes than half of those that were looked for (by
-    `effective` of `cluster_balance`, the exponential of the entropy), or if more than half of the novel classes have no
-    unlabelled image. It needs no truth, and so cannot tell a collapse from images of which most are alike.
+    `effective` of `cluster_balance`, the exponential of the entropy), or if more than half of the novel classes have
+    no unlabelled image. It needs no truth, and so cannot tell a collapse from images of which most are alike.
 
     Args:
         classes (integer array `[N]`): what a method says: known classes first.

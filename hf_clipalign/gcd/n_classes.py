@@ -110,8 +110,8 @@ def estimate_n_classes(
     and unlabelled samples are clustered together into k clusters, for many k; the best k is the one whose clusters,
     matched one to one with the known classes, are right on most of the LABELLED samples. With too few clusters known
     classes are merged with others, with too many they are split. They look for the maximum with Brent's method; here
-    the curve is evaluated on a grid, which is then refined around the end of its best part until neighbouring counts are tried,
-    so that the whole curve can be seen. (Only the idea is theirs: the grid, the refinement and the plateau are ours.)
+    the curve is evaluated on a grid, which is then refined around the end of its best part until neighbouring counts
+    are tried, so that the whole curve can be seen. (Only the idea is theirs: grid, refinement and plateau are ours.)
 
     A single point of the curve owes much to the draw of k-means. So counts whose accuracy is within one standard error
     of the best one (of a share of the n labelled samples) are equal; of the runs of neighbouring counts that are, the

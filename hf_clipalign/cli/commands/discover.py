@@ -199,6 +199,7 @@ def _write(result: Any, method: str, taught: Any, concepts: list[str], out: Path
         assignments,
         comparison,
         write_assignments,
+        write_card,
         write_gallery,
         write_summary,
     )
@@ -209,6 +210,7 @@ def _write(result: Any, method: str, taught: Any, concepts: list[str], out: Path
     write_assignments(out / "assignments-kmeans.csv", kmeans)
     write_summary(out / "summary.json", result, method, rows, made)
     gallery = write_gallery(out, result, method, taught, concepts)
+    write_card(result, f"clipalign discover {made['images']}", "Unlabelled images")
     if result.model is not None:
         result.model.save_pretrained(out / "model")
     console.print(comparison(result).to_rich())

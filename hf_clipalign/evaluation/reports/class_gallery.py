@@ -29,8 +29,8 @@ def class_gallery(
     """All classes as rows of unlabelled images, known classes first, empty ones included; for `write_report`.
 
     A row shows all images of its class, or, where it has more than `n_images`, as many as that, evenly from the first
-    to the last. Where the true classes are known, a frame shows whether an image belongs to the class that its cluster is matched
-    with, and the row says which class that is.
+    to the last. Where the true classes are known, a frame shows whether an image belongs to the class that its cluster
+    is matched with, and the row says which class that is.
 
     Args:
         split (`GCDSplit`): the images.

@@ -79,6 +79,7 @@ class Discovery:
         methods (`dict[str, FoundClasses]`): by name, k-means first.
         trained (`str`, *optional*): the name of the training that is kept.
         model (`SpectralGCDModel`, *optional*): its model.
+        trainer (`SpectralGCDTrainer`, *optional*): its trainer; None where the training was done before.
     """
 
     split: GCDSplit
@@ -87,6 +88,7 @@ class Discovery:
     methods: dict[str, FoundClasses] = field(repr=False)
     trained: str | None = None
     model: SpectralGCDModel | None = field(default=None, repr=False)
+    trainer: SpectralGCDTrainer | None = field(default=None, repr=False)
 
     @property
     def best_kmeans(self) -> str:
@@ -168,8 +170,8 @@ def discover(
         hold_out (`float`, *optional*, defaults to 0.0): share of the labels that all methods do without, so that they
             can be compared; see `GCDSplit.hold_out`.
         centring (`Sequence[bool]`, *optional*): values of `center_concepts` to train with, each in a folder of its
-            own; kept is the model that has not collapsed and is right on most held-out images, of equal ones the first.
-            Default: that of `training` alone, in `output_dir`.
+            own; kept is the model that has not collapsed and is right on most held-out images, of equal ones the
+            first. Default: that of `training` alone, in `output_dir`.
         train (`bool`, *optional*, defaults to `True`): False leaves it at k-means.
         reuse (`bool`, *optional*, defaults to `False`): take finished trainings with the same settings and data from
             their folders, and resume interrupted ones.
@@ -187,7 +189,7 @@ def discover(
         judge.add(name, classes)
     if not train:
         return Discovery(visible, held_out, n_novel, judge.methods)
-    models = {}
+    models, trainers = {}, {}
     for centred in centring or [training.center_concepts]:
         name = CENTRED if centred or centring is None else NOT_CENTRED
         folder = Path(training.output_dir or ".")
@@ -197,10 +199,10 @@ def discover(
         model = SpectralGCDModel.from_student(
             student, concepts, split.class_names, n_novel, processor=processor, template=template, **sizes
         )
-        models[name], classes = _trained(model, settings, visible, taught, reuse)
+        models[name], classes, trainers[name] = _trained(model, settings, visible, taught, reuse)
         judge.add(name, classes)
     best = max(models, key=lambda name: judge.rank(name))
-    return Discovery(visible, held_out, n_novel, judge.methods, best, models[best])
+    return Discovery(visible, held_out, n_novel, judge.methods, best, models[best], trainers[best])
 
 
 def baselines(
@@ -258,15 +260,15 @@ def _trained(
     split: GCDSplit,
     taught: TeacherConcepts,
     reuse: bool,
-) -> tuple[SpectralGCDModel, np.ndarray]:
-    """The trained model and its classes, from its folder if the same training ended there."""
+) -> tuple[SpectralGCDModel, np.ndarray, SpectralGCDTrainer | None]:
+    """The trained model, its classes and its trainer; from its folder, without one, if the training ended there."""
     folder = Path(settings.output_dir or ".")
     key = _key(model, settings, split, taught) if reuse else ""
     record = _read_record(folder, key) if reuse else {}
     if "classes" in record:
         kept = SpectralGCDModel.from_pretrained(folder).to(settings.device)
         kept.image_processor = model.image_processor
-        return kept, np.array(record["classes"], dtype=np.int64)
+        return kept, np.array(record["classes"], dtype=np.int64), None
     if reuse and not record:
         _write_record(folder, {"key": key})
     resume: Any = settings.resume_from_checkpoint
@@ -276,12 +278,11 @@ def _trained(
     trainer.train(resume_from_checkpoint=resume)
     classes = trainer.assign_classes()
     trainer.save_model()
-    trainer.create_model_card()
     if reuse:
         _write_record(folder, {"key": key, "classes": classes.tolist()})
         for checkpoint in whole_checkpoints(folder):
             shutil.rmtree(checkpoint)
-    return model, classes
+    return model, classes, trainer
 
 
 def _key(

@@ -17,13 +17,14 @@ from hf_clipalign._io.files import atomic_file
 from hf_clipalign.evaluation import ReportTable, Section, class_gallery, write_report
 from hf_clipalign.gcd import concept_contributions, top_concepts
 from hf_clipalign.gcd.explanation import ProfileSums, concept_labels
+from hf_clipalign.hub import CardEvaluation
 from hf_clipalign.trainers.gcd.discovery import Discovery
 from hf_clipalign.trainers.gcd.teacher import TeacherConcepts
 
 COMPARED = (
     "Held out: some labels of every known class are hidden from all methods; clusters are matched one to one "
-    "with known classes on the labels that stay; the share of the hidden ones whose image lies in the cluster of their "
-    "class. It says nothing of novel classes. Spread: classes of equal size with the same entropy."
+    "with known classes on the labels that stay; what counts is the share of the hidden labels whose image lies in "
+    "the cluster of its class. It says nothing of novel classes. Spread: classes of equal size with the same entropy."
 )
 _FIELDS = ("image", "class", "name", "probability", "concepts", "label")
 _BATCH = 64
@@ -143,8 +144,8 @@ def write_gallery(
     doubts = [f"{reason}." for reason in discovery.doubts()] if method == discovery.trained else []
     sections.insert(0, Section("Methods", text=doubts, tables=[comparison(discovery)]))
     lead = (
-        f"By {method}: {len(split)} images, {int(split.labelled.sum())} with a label of {len(split.class_names)} known "
-        f"classes; {discovery.n_novel} others were looked for, with {len(concepts)} concepts.{note}"
+        f"By {method}: {len(split)} images, {int(split.labelled.sum())} with a label of {len(split.class_names)} "
+        f"known classes; {discovery.n_novel} others were looked for, with {len(concepts)} concepts.{note}"
     )
     return write_report(folder / "gallery.html", "Classes that were found", sections, lead)
 
@@ -158,6 +159,13 @@ def write_assignments(path: Path, rows: Sequence[Assignment]) -> Path:
             probability = "" if row.probability is None else f"{row.probability:.4f}"
             writer.writerow([row.image, row.class_name, row.name, probability, "; ".join(row.concepts), row.label])
     return path
+
+
+def write_card(discovery: Discovery, command: str, title: str) -> None:
+    """Writes the card beside the model that was trained, with the comparison; a training done before has one."""
+    if discovery.trainer is not None:
+        evaluations = [CardEvaluation(title, [], comparison(discovery), " ".join(discovery.doubts()))]
+        discovery.trainer.create_model_card(command=command, evaluations=evaluations)
 
 
 def write_summary(

@@ -210,8 +210,8 @@ class SpectralGCDTrainer(AlignmentTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains, then describes the classes by their concepts. See `transformers.Trainer.train`.
 
-        Afterwards `collapse` says what is wrong where nearly all images are in a few classes (else None), and a warning
-        says what to do; see `hf_clipalign.evaluation.collapse`.
+        Afterwards `collapse` says what is wrong where nearly all images are in a few classes (else None), and a
+        warning says what to do; see `hf_clipalign.evaluation.collapse`.
         """
         output = super().train(*args, **kwargs)
         config = self.gcd_model.config
