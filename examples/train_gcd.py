@@ -44,6 +44,7 @@ from hf_clipalign.trainers.gcd.discovery import Discovery, discover
 from hf_clipalign.trainers.gcd.outcome import (
     assignments,
     comparison,
+    verdict,
     write_assignments,
     write_card,
     write_gallery,
@@ -226,7 +227,7 @@ def main(argv: list[str] | None = None) -> ResultTable:
         Console(markup=False).print(table.to_rich() if split.has_truth else comparison(found).to_rich())
         print(f"{filtered.n_retained} of {len(filtered.concept_names)} concepts tell the images apart")
         print(f"the gallery is {gallery}, the model, its card and assignments.csv are in {folder}")
-        for reason in found.doubts():
+        for reason in verdict(found):
             print(f"warning: {reason}")
         if training.push_to_hub and found.model is not None:
             found.model.push_to_hub(training.hub_model_id or folder.name)

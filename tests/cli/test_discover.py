@@ -16,6 +16,7 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.cli.app import app
 from hf_clipalign.data import load_mini, read_image
 from hf_clipalign.gcd import SpectralGCDModel
+from hf_clipalign.trainers.gcd.discovery import KMEANS_TEACHER, SEMI_SUPERVISED, Discovery, FoundClasses
 
 CONCEPTS = ("bird", "owl", "duck", "heart", "broken heart", "hammer", "wrench", "axe", "sun", "moon")
 
@@ -121,6 +122,23 @@ def test_an_answer_that_is_not_worth_having_ends_with_exit_code_3(
     assert told in result.output
     assert "kmeans" in result.output.splitlines()[-1]
     assert rows(tmp_path / "out" / "assignments-kmeans.csv")
+
+
+def test_a_small_lead_on_few_held_out_images_is_no_verdict() -> None:
+    def found(name: str, held_out: float) -> FoundClasses:
+        return FoundClasses(name, np.array([0, 1]), 2, held_out, None, {})
+
+    def discovery(own: float, other: float) -> Discovery:
+        names = {KMEANS_TEACHER: other, SEMI_SUPERVISED: 0.0, "SpectralGCD": own}
+        methods = {name: found(name, value) for name, value in names.items()}
+        split: Any = None
+        return Discovery(split, np.arange(50), 1, methods, "SpectralGCD")
+
+    assert "is not told apart" in str(discovery(0.37, 0.35).not_told_apart())
+    assert not discovery(0.37, 0.35).doubts()
+    assert discovery(0.60, 0.35).not_told_apart() is None
+    assert discovery(0.30, 0.35).not_told_apart() is None
+    assert "k-means on teacher features is better" in discovery(0.30, 0.35).doubts()[0]
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,12 @@ def _write(result: Any, method: str, taught: Any, concepts: list[str], out: Path
 def _verdict(result: Any, method: str, data: str, options: list[Any]) -> None:
     """Says what to run next; exit code 3 where the answer is not worth having."""
     doubts = result.doubts() if method == result.trained else []
+    better = "semi-kmeans" if result.best_kmeans == _semi() else "kmeans"
+    undecided = result.not_told_apart() if method == result.trained else None
+    if undecided is not None:
+        warn("not told apart:", f"{undecided}; the classes of k-means are in {options[-1] / 'assignments-kmeans.csv'}")
+        next_step("clipalign", "discover", data, *options, "--method", better)
+        return
     if not doubts:
         if not len(result.held_out):
             warn("not compared:", "no class has three labelled images; label more to see which method is better")
@@ -227,6 +233,5 @@ def _verdict(result: Any, method: str, data: str, options: list[Any]) -> None:
         return
     for reason in doubts:
         warn("not worth having:", reason)
-    better = "semi-kmeans" if result.best_kmeans == _semi() else "kmeans"
     next_step("clipalign", "discover", data, *options, "--method", better)
     raise typer.Exit(NOT_WORTH_HAVING)

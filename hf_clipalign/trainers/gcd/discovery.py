@@ -112,6 +112,23 @@ class Discovery:
             )
         return reasons
 
+    def not_told_apart(self) -> str | None:
+        """One sentence where the held-out images do not show that the trained model is better than k-means.
+
+        That is: it is right on more of them by less than one standard error of the difference of two shares.
+        """
+        if self.trained is None or not len(self.held_out) or self.doubts():
+            return None
+        own, other = (self.methods[name] for name in (self.trained, self.best_kmeans))
+        variance = sum(found.held_out * (1 - found.held_out) for found in (own, other)) / len(self.held_out)
+        if own.held_out - other.held_out >= variance**0.5 and own.held_out > other.held_out:
+            return None
+        return (
+            f"{own.name} is not told apart from {other.name}: {100 * own.held_out:.0f} and {100 * other.held_out:.0f} % "
+            f"of {len(self.held_out)} held-out images are right, the standard error of the difference is "
+            f"{100 * variance**0.5:.0f} points; novel classes cannot be checked at all"
+        )
+
 
 def short_run(n_images: int, batch_size: int = 64, epochs: int | None = None) -> dict[str, Any]:
     """Settings of `SpectralGCDTrainingArguments` for a folder of some thousand images or less.

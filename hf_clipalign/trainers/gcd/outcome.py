@@ -141,7 +141,7 @@ def write_gallery(
     split, found = discovery.split, discovery.methods[method]
     labels, explained = _described(discovery, method, taught, concepts)
     sections = class_gallery(split, found.classes, labels, explained)
-    doubts = [f"{reason}." for reason in discovery.doubts()] if method == discovery.trained else []
+    doubts = [f"{reason}." for reason in verdict(discovery)] if method == discovery.trained else []
     sections.insert(0, Section("Methods", text=doubts, tables=[comparison(discovery)]))
     lead = (
         f"By {method}: {len(split)} images, {int(split.labelled.sum())} with a label of {len(split.class_names)} "
@@ -161,10 +161,16 @@ def write_assignments(path: Path, rows: Sequence[Assignment]) -> Path:
     return path
 
 
+def verdict(discovery: Discovery) -> list[str]:
+    """All that speaks against the trained model's answer, or that it is not told apart from k-means."""
+    undecided = discovery.not_told_apart()
+    return discovery.doubts() or ([] if undecided is None else [undecided])
+
+
 def write_card(discovery: Discovery, command: str, title: str) -> None:
     """Writes the card beside the model that was trained, with the comparison; a training done before has one."""
     if discovery.trainer is not None:
-        evaluations = [CardEvaluation(title, [], comparison(discovery), " ".join(discovery.doubts()))]
+        evaluations = [CardEvaluation(title, [], comparison(discovery), "; ".join(verdict(discovery)))]
         discovery.trainer.create_model_card(command=command, evaluations=evaluations)
 
 
@@ -184,6 +190,7 @@ def write_summary(
         "n_known": len(discovery.split.class_names),
         "n_novel": discovery.n_novel,
         "doubts": discovery.doubts() if method == discovery.trained else [],
+        "not_told_apart": discovery.not_told_apart() if method == discovery.trained else None,
         "compared": COMPARED,
         "classes": [
             {"class": name, "name": readable.get(name, name), "images": count}
