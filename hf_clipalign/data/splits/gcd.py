@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from hf_clipalign.data.texts.dictionary import check_names, load_dictionary
 from hf_clipalign.data.texts.templates import clean_class_name
 
 _FEWEST_LABELLED = 2
-_HOLD_OUT = 7  # a stream of draws of its own
 _IMAGENET_CLASSES = 1000
 _LABEL = "label"
 _KNOWN = "names, a number of classes, or a share of them"
@@ -287,40 +286,6 @@ class GCDSplit:
         check_class_count(source.name, len(known) + n_novel, len(source))
         readable = check_names([clean_class_name(name) for name in known], f"{source.name}: class names")
         return cls(source, labels, labels >= 0, readable, [])
-
-    def hold_out(self, share: float = 0.2, seed: int = 0) -> tuple[GCDSplit, np.ndarray]:
-        """Takes the label from some labelled images, so that what a method makes of them can be checked.
-
-        Args:
-            share (`float`, defaults to 0.2): Share of every known class's labelled images, at least one image; classes
-                with two labelled images keep both.
-            seed (`int`, defaults to 0): Which images.
-
-        Returns:
-            The split without these labels, and the positions of the images `[n]`; none where no class has three
-            labelled images.
-
-        Example:
-
-        ```python
-        >>> from hf_clipalign.data import GCDSplit
-        >>> split = GCDSplit.from_source("photos", known=["cat", "dog"], labelled_fraction=0.75)
-        >>> visible, held_out = split.hold_out()
-        >>> len(held_out), int(visible.labelled.sum()), int(split.labelled.sum())
-        (2, 4, 6)
-        ```
-        """
-        check_number("share", share, "a share between 0 and 1", above=0, below=1)
-        generator = np.random.default_rng((check_integer("seed", seed, 0), _HOLD_OUT))
-        held_out = []
-        for label in range(len(self.class_names)):
-            rows = np.flatnonzero(self.labelled & (self.labels == label))
-            most = max(0, len(rows) - _FEWEST_LABELLED)
-            held_out.extend(generator.permutation(rows)[: min(most, max(1, round(share * len(rows))))].tolist())
-        chosen = np.array(sorted(held_out), dtype=np.int64)
-        labelled = self.labelled.copy()
-        labelled[chosen] = False
-        return replace(self, labelled=labelled), chosen
 
 
 def gcd_preset(name: str) -> GCDPreset:

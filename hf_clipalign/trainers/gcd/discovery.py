@@ -21,7 +21,7 @@ from transformers import set_seed
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file
 from hf_clipalign.backbones import as_dual_encoder
-from hf_clipalign.data import GCDSplit
+from hf_clipalign.data import GCDSplit, hold_out_labels
 from hf_clipalign.evaluation import collapse, held_out_accuracy, kmeans_classes, semi_supervised_kmeans
 from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.gcd import SpectralGCDModel
@@ -124,8 +124,8 @@ class Discovery:
         if own.held_out - other.held_out >= variance**0.5 and own.held_out > other.held_out:
             return None
         return (
-            f"{own.name} is not told apart from {other.name}: {100 * own.held_out:.0f} and {100 * other.held_out:.0f} % "
-            f"of {len(self.held_out)} held-out images are right, the standard error of the difference is "
+            f"{own.name} is not told apart from {other.name}: {100 * own.held_out:.0f} and {100 * other.held_out:.0f} "
+            f"% of {len(self.held_out)} held-out images are right, the standard error of the difference is "
             f"{100 * variance**0.5:.0f} points; novel classes cannot be checked at all"
         )
 
@@ -185,7 +185,7 @@ def discover(
         n_novel (`int`): novel classes to look for.
         template (`str`): prompt of the concepts.
         hold_out (`float`, *optional*, defaults to 0.0): share of the labels that all methods do without, so that they
-            can be compared; see `GCDSplit.hold_out`.
+            can be compared; see `hf_clipalign.data.hold_out_labels`.
         centring (`Sequence[bool]`, *optional*): values of `center_concepts` to train with, each in a folder of its
             own; kept is the model that has not collapsed and is right on most held-out images, of equal ones the
             first. Default: that of `training` alone, in `output_dir`.
@@ -197,7 +197,9 @@ def discover(
     Raises:
         `ClipAlignError`: as `SpectralGCDTrainer`; a folder holds a training with other settings or data.
     """
-    visible, held_out = split.hold_out(hold_out, training.seed) if hold_out else (split, np.array([], dtype=np.int64))
+    visible, held_out = (
+        hold_out_labels(split, hold_out, training.seed) if hold_out else (split, np.array([], dtype=np.int64))
+    )
     n_known = len(split.class_names)
     judge = _Judge(visible, held_out, n_known, n_novel)
     for name, classes in baselines(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.data import GCD_PRESETS, GCDSplit, ImageSource, gcd_preset
+from hf_clipalign.data import GCD_PRESETS, GCDSplit, ImageSource, gcd_preset, hold_out_labels
 
 NAMES = ["ant", "bee", "cat", "dog", "emu", "fox"]
 LABELS = np.arange(60) * 7 % 6
@@ -239,10 +239,10 @@ def test_images_beside_the_folders_have_no_label(tmp_path: Path) -> None:
 
 def test_held_out_labels_are_hidden_and_every_class_keeps_two(tmp_path: Path) -> None:
     split = GCDSplit.from_folder(folder(tmp_path, {"ant": 2, "bee": 3, "cat": 20, "unlabelled": 4}))
-    visible, rows = split.hold_out(0.2, seed=1)
+    visible, rows = hold_out_labels(split, 0.2, seed=1)
     assert np.bincount(split.labels[rows], minlength=3).tolist() == [0, 1, 4]
     assert not visible.labelled[rows].any()
     assert (visible.training_labels[rows] == -1).all()
     assert np.bincount(visible.labels[visible.labelled]).tolist() == [2, 2, 16]
-    assert np.array_equal(split.hold_out(0.2, seed=1)[1], rows)
-    assert not np.array_equal(split.hold_out(0.2, seed=2)[1], rows)
+    assert np.array_equal(hold_out_labels(split, 0.2, seed=1)[1], rows)
+    assert not np.array_equal(hold_out_labels(split, 0.2, seed=2)[1], rows)
