@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ROOMS = [
     *("isoclip", "losses", "metrics", "gcd", "inversion", "tuners", "backbones/packing.py", "features", "evaluation"),
-    *("trainers", "hub", "data"),
+    *("trainers", "hub", "data", "_io", "_checks"),
 ]
 # tests beside those of the room itself, by the beginning of the module's path
 ALSO: dict[str, list[str]] = {
@@ -44,6 +44,8 @@ ALSO: dict[str, list[str]] = {
     "trainers/retune": ["tests/trainers/retune", "tests/tuners/test_retune.py"],
     "trainers": ["tests/trainers"],
     "hub": ["tests/hub", "tests/gcd/test_modeling.py", "tests/isoclip"],
+    "_io": ["tests/test_files.py", "tests/test_json.py", "tests/test_locks.py", "tests/test_masking.py"],
+    "_checks": ["tests/test_tensors.py", "tests/test_sequences.py", "tests/test_quoting.py", "tests/losses"],
     "losses": ["tests/losses", "tests/trainers/prompts/test_parity.py"],
     "data": ["tests/data"],
     "features": ["tests/features"],
@@ -307,13 +309,13 @@ def main() -> int:
 
 
 def _run(lane: Lane, waiting: list[Mutant], report: list[dict[str, object]], out: Path) -> None:
-    sound: dict[tuple[str, ...], bool] = {}
+    sound: dict[tuple[str, ...], str] = {}
     for mutant in waiting:
         tests = covering_tests(mutant.file)
         if tuple(tests) not in sound:
-            sound[tuple(tests)] = lane.run(None, tests)[0] == "survived"
-        start = time.monotonic()
-        outcome, by = lane.run(mutant, tests) if sound[tuple(tests)] else ("broken", "the tests fail without a mutant")
+            sound[tuple(tests)] = lane.run(None, tests)[1]
+        start, failed = time.monotonic(), sound[tuple(tests)]
+        outcome, by = ("broken", f"without a mutant: {failed}") if failed else lane.run(mutant, tests)
         if f"{mutant.file}: {mutant.change}" in EQUIVALENT:
             outcome = "equivalent"
         entry = {"name": mutant.name, "file": mutant.file, "line": mutant.line, "change": mutant.change}

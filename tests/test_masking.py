@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_clipalign._io.masking import describe_run, is_hub_id, mask, mask_secrets, public_name, without_paths
+from hf_clipalign.evaluation import IncrementalResult, ReportTable, ResultTable, Section, write_report
 
 TOKEN = "hf_" + "AbCdEf0123456789" * 2
 PATHS = [
@@ -161,3 +162,18 @@ def test_hub_ids(name: str) -> None:
 )
 def test_no_hub_ids(name: str | None) -> None:
     assert not is_hub_id(name)
+
+
+def test_no_result_that_is_written_holds_a_token(tmp_path):
+    token = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7cF0eR3t"
+    table = ResultTable(f"A {token}", note=f"`train.py --hub_token {token}` with HF_TOKEN={token}")
+    table.add("raw", {"base": 0.5})
+    for ending in ("md", "json", "csv"):
+        table.save(tmp_path / f"table.{ending}")
+    assert ResultTable.from_json(table.to_json()).scores == table.scores
+    cells = ReportTable(["method"], [[token]], token)
+    write_report(tmp_path / "page.html", token, [Section(token, text=[token], tables=[cells])], f"--token={token}")
+    (tmp_path / "result.json").write_text(IncrementalResult(f"run with {token}", ["edema"]).to_json())
+    for file in tmp_path.iterdir():
+        assert token not in file.read_text(), file.name
+    assert "train.py --hub_token" in (tmp_path / "table.md").read_text()

@@ -90,6 +90,11 @@ FOUND = {
     "long": lambda: (
         module for module, file in GRAPH.files.items() if len(file.read_text().splitlines()) > MOST_LINES
     ),
+    "missing": lambda: (
+        f"{arrow.importer} -> {arrow.target}"
+        for arrow in GRAPH.arrows + GRAPH.stub_arrows
+        if arrow.target not in GRAPH.files
+    ),
     "crowded": lambda: (folder for folder, modules in modules_by_folder().items() if modules > MOST_MODULES),
     "name": lambda: (module for module in GRAPH.files if "_and_" in module),
     "relative": lambda: (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,14 +187,23 @@ def without_paths(value: Any) -> Any:
     Args:
         value (`Any`): of mappings, lists, texts and numbers. The values of keys that name a secret are hidden.
     """
+    return _masked(value, mask)
+
+
+def without_secrets(value: Any) -> Any:
+    """As `without_paths`, for files that stay on the machine: paths are kept."""
+    return _masked(value, mask_secrets)
+
+
+def _masked(value: Any, text: Callable[[str], str]) -> Any:
     if isinstance(value, Mapping):
         return {
-            key: HIDDEN if isinstance(part, str) and part and _IS_SECRET_NAME.match(str(key)) else without_paths(part)
+            key: HIDDEN if isinstance(part, str) and part and _IS_SECRET_NAME.match(str(key)) else _masked(part, text)
             for key, part in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [without_paths(part) for part in value]
-    return mask(value) if isinstance(value, str) else value
+        return [_masked(part, text) for part in value]
+    return text(value) if isinstance(value, str) else value
 
 
 def is_hub_id(name: Any) -> bool:

@@ -34,6 +34,9 @@ from .splits.incremental import data_incremental as data_incremental
 from .splits.incremental import disjoint_parts as disjoint_parts
 from .splits.incremental import joint as joint
 from .splits.incremental import label_incremental as label_incremental
+from .splits.leaks import SeenRows as SeenRows
+from .splits.leaks import check_leaks as check_leaks
+from .splits.leaks import split_patients as split_patients
 from .splits.subsets import base_and_novel as base_and_novel
 from .splits.subsets import few_shot as few_shot
 from .splits.subsets import few_shot_rows as few_shot_rows

@@ -10,6 +10,10 @@ from .band_search import BandSearch as BandSearch
 from .band_search import search_band as search_band
 from .classification import nearest_class_mean_logits as nearest_class_mean_logits
 from .classification import zero_shot_weights as zero_shot_weights
+from .clinical.measuring import ModelScores as ModelScores
+from .clinical.probe import LinearProbe as LinearProbe
+from .clinical.table import ClinicalTable as ClinicalTable
+from .clinical.table import clinical_table as clinical_table
 from .comparison import HeadScores as HeadScores
 from .comparison import RetrievalComparison as RetrievalComparison
 from .comparison import compare_embeddings as compare_embeddings

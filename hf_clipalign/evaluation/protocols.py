@@ -15,6 +15,7 @@ import torch
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file
+from hf_clipalign._io.masking import mask_secrets, without_secrets
 from hf_clipalign._rows import similarities
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.backbones import as_dual_encoder
@@ -189,7 +190,7 @@ class ResultTable:
         rows = [header, ["---"] * len(header), *self.cells()]
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         heading = [f"**{self.title}**{self.unit}", ""] if self.title else []
-        return "\n".join([*heading, *lines, *(["", self.note] if self.note else [])])
+        return mask_secrets("\n".join([*heading, *lines, *(["", self.note] if self.note else [])]))
 
     def to_csv(self) -> str:
         """One line per method, test and seed, as fractions."""
@@ -203,7 +204,8 @@ class ResultTable:
 
     def to_json(self) -> str:
         """Everything, so that `from_json` gives the same table."""
-        return json.dumps({"title": self.title, "note": self.note, "scores": self.scores}, indent=1)
+        content = {"title": self.title, "note": self.note, "scores": self.scores}
+        return json.dumps(without_secrets(content), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> ResultTable:

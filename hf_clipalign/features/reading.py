@@ -126,7 +126,8 @@ def _undisturbed() -> Iterator[None]:
         yield
     finally:
         if before is not None:
-            signal.signal(signal.SIGCHLD, before)
+            is_torch = str(getattr(before, "__module__", "")).startswith("torch.utils.data")  # of another loader
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if is_torch else before)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import read_image
+from hf_clipalign.data.images.processing import process_images
 from hf_clipalign.gcd.explanation import concept_contributions, top_concepts
 
 _BYTES_OR_PATH = (str, bytes, bytearray, memoryview)
@@ -98,8 +98,9 @@ def _predictions(model: Any, logits: Tensor, cross_modal: Tensor, n_concepts: in
 
 def image_inputs(model: Any, images: Sequence[Any]) -> Tensor:
     """`pixel_values [N, 3, H, W]` of images or their paths, by the model's own image processor."""
-    arrays = [np.asarray(read_image(image)) for image in images]
-    inputs = model.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt")
+    inputs = process_images(model.image_processor, map(read_image, images))
+    if inputs is None:
+        raise ClipAlignError("there are no images to sort: give at least one.")
     return inputs["pixel_values"]
 
 

@@ -141,10 +141,11 @@ def _sizes_of_config(config: dict[str, Any]) -> Any:
         except Exception as error:  # odd values raise errors of any kind
             raise ClipAlignError(f"the config.json cannot be read: {type(error).__name__} {error}") from error
     vision, text = (config.get(f"{tower}_config") or {} for tower in ("vision", "text"))
-    shared = config.get("projection_dim") or text.get("projection_size")
+    shared: Any = config.get("projection_dim") or text.get("projection_size")
     widths = vision.get("hidden_size"), text.get("hidden_size")
     layers = vision.get("num_hidden_layers"), text.get("num_hidden_layers")
-    return Sizes(shared, *widths, *layers, vision.get("patch_size"))
+    found: Any = (shared, *widths, *layers, vision.get("patch_size"))
+    return Sizes(*found)
 
 
 def _label(model_or_path: Any) -> str:

@@ -122,8 +122,8 @@ class IsoCLIPModel(PreTrainedModel):
         )
         config.dtype = encoder.dtype
         model = cls._around(config, encoder.model)
-        for modality, head in (("image", model.image_projection), ("text", model.text_projection)):
-            check_bias(encoder, modality, head)
+        check_bias(encoder, "image", model.image_projection)
+        check_bias(encoder, "text", model.text_projection)
         if image_band:
             fill_head(model.image_projection, trim_projectors(image.matrix, text.matrix, *image_band, spectrum)[0])
         if text_band:

@@ -110,6 +110,7 @@ def push(folder: Path) -> None:
 
     torch.set_num_threads(1)
     constants.ENDPOINT = (folder / "hub.txt").read_text()
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
     constants.HF_HUB_OFFLINE = False
     constants.HF_HUB_DISABLE_XET = True
     tempfile.tempdir = str(folder / "tmp")
@@ -146,8 +147,7 @@ def gcd(folder: Path) -> None:
 
 def retune(folder: Path) -> None:
     torch.set_num_threads(1)
-    trainer = retune_runs.build(folder / "run", num_train_epochs=2)
-    trainer.train()
+    trainer = _resumed(retune_runs.build(folder / "run", num_train_epochs=2))
     trainer.save_model(str(folder / "trained"))
 
 

@@ -218,3 +218,11 @@ def test_classes_are_shared_by_tasks_and_judged_queries_are_not():
     ]
     names = [f"{task}/{row}" for task in "ab" for row in range(8)]
     assert two.map_interval == pytest.approx(bootstrap_interval(np.concatenate(single), names, 200)[1:])
+
+
+def test_at_most_ten_queries_without_a_positive_are_named():
+    task = LabelledRetrieval(draw(13, 8), draw(4, 8, seed=1), [*range(12), 0], [0, 20, 21, 22])
+    comparison = compare_heads(HEADS[:1], {"task": task}, n_resamples=10)
+    assert comparison.n_without_positive == 11
+    assert comparison.without_positive == [f"task query {row}" for row in range(1, 11)]
+    assert "task query 10…" in comparison.caption()

@@ -209,9 +209,9 @@ def test_other_sources_models_and_processors_are_refused_with_what_differs(encod
 
 def test_texts_that_are_unchanged_are_reused(tmp_path, monkeypatch, caplog):
     asked = []
-    encode = extraction.encode_texts
+    encode = extraction.text_block
     monkeypatch.setattr(
-        extraction, "encode_texts", lambda e, texts, *rest: asked.append(texts) or encode(e, texts, *rest)
+        extraction, "text_block", lambda e, texts, *rest: asked.append(texts) or encode(e, texts, *rest)
     )
 
     def run(*texts, name="my texts", **options):

@@ -215,7 +215,7 @@ def _band_text(folder: Path) -> None:
 
 
 def _read_band(folder: Path, file: Path) -> Any:
-    from hf_clipalign.cli.common import parse_band
+    from hf_clipalign.cli.options import parse_band
 
     return parse_band(file.read_bytes().decode("utf-8", "replace"))
 

@@ -1,4 +1,4 @@
-"""Damage to a file, drawn by hypothesis as small numbers, so that a failing input shrinks to one small change."""
+"""Damage to a file, drawn by hypothesis as small numbers, so that a failing input can be read and repeated."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Bench:
                 result = self.reader.read(self.folder, file)
                 return self.reader.check(result, self.sound[file], self.folder)
         except ClipAlignError as error:
-            return message_problem(str(error))
+            return message_problem(str(error).replace(str(self.folder), ""))
         except (Exception, Hang, SystemExit) as error:
             return f"{type(error).__name__}: {str(error)[:300]} at {innermost(error)}"
         finally:

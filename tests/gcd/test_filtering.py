@@ -278,8 +278,8 @@ def test_bad_settings(options: dict[str, Any], message: str) -> None:
         (["a", "b", "A"], "duplicates"),
         (["a", None, "c"], "position 1 is None, not a text"),
         (["a", "b"], "2 concept names but 3 text features"),
-        ("abc", "a list of names"),
-        (None, "concept names: a list of names is needed, not None"),
+        ("abc", "concept names is a single string, 'abc'"),
+        (None, "concept names is None: give a list"),
         ([], "there are none"),
     ],
 )

@@ -162,3 +162,12 @@ def test_who_is_alone_is_named_by_its_place_in_all_rows() -> None:
         contrastive_loss(images, texts, 1.0, groups=groups, own=(slice(2, 4), slice(0, 2)))
     with pytest.raises(ClipAlignError, match="text 3 has no positive"):
         contrastive_loss(images, texts, 1.0, groups=groups, own=(slice(0, 2), slice(1, 4)))
+
+
+@pytest.mark.parametrize("loss", [contrastive_loss, sigmoid_loss])
+@pytest.mark.parametrize(("place", "name"), [(0, "image_groups"), (1, "text_groups")])
+def test_groups_that_are_no_tensors_are_named(loss, place: int, name: str) -> None:
+    groups: list = [torch.arange(3), torch.arange(3)]
+    groups[place] = [0, 1, 2]
+    with pytest.raises(ClipAlignError, match=f"{name} is of type list"):
+        loss(torch.eye(3), torch.eye(3), 1.0, groups=tuple(groups))

@@ -116,10 +116,12 @@ def fixed_band(run: EvaluationRun, modality: str) -> tuple[int, int] | None:
 def write_results(run: EvaluationRun, out: Path, title: str) -> None:
     """Writes `results.json` and `index.html` to a folder, and says where they are."""
     from hf_clipalign._io.files import atomic_file
+    from hf_clipalign._io.masking import without_secrets
     from hf_clipalign.evaluation import write_report
 
     with atomic_file(out / "results.json") as staging:
-        staging.write_text(json.dumps(run.results, indent=1, ensure_ascii=False, default=_plain), encoding="utf-8")
+        results = without_secrets(json.loads(json.dumps(run.results, default=_plain)))
+        staging.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
     lead = f"Model {run.model_name}, data {run.data}."
     page = write_report(out / "index.html", title, run.sections, lead)
     console.print(f"page: {page}   numbers: {out / 'results.json'}", soft_wrap=True)

@@ -11,8 +11,15 @@ from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.labels.finding_names import CHEXPERT_COMPETITION, checked_findings
 from hf_clipalign.data.labels.findings import FindingLabels
-from hf_clipalign.data.labels.label_files import checked_path, label_values, read_label_file, require_columns
+from hf_clipalign.data.labels.label_files import (
+    checked_path,
+    label_values,
+    read_label_file,
+    require_columns,
+    subgroup_values,
+)
 
+_SUBGROUPS = {"Frontal/Lateral": "view", "Sex": "sex", "Age": "age"}
 _PATIENT = re.compile(r"(?:^|/)(patient\d+)(?:/|$)")
 
 
@@ -30,7 +37,8 @@ def read_chexpert(
 
     Returns:
         [`FindingLabels`]: ids are the paths, with `/` also where the file has backslashes; the patient is the part
-            `patient00001` of the path. Where no path has one, patients are not known.
+            `patient00001` of the path. Where no path has one, patients are not known. The columns `Frontal/Lateral`,
+            `Sex` and `Age`, where they are there, become subgroups.
 
     Raises:
         [`ClipAlignError`]: the file or a column is missing, a path leaves its folder, a value is no label, some paths
@@ -58,6 +66,7 @@ def read_chexpert(
         values=label_values(frame, findings, name),
         patients=_patients(paths, frame.index, name),
         name=name,
+        subgroups=subgroup_values(frame, _SUBGROUPS),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from hf_clipalign._io.files import atomic_file
+from hf_clipalign._io.masking import mask_secrets
 from hf_clipalign._tables import NumberTable
 
 _THUMBNAIL = 64
@@ -127,7 +128,10 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], lead
         ```
     """
     environment = Environment(
-        loader=PackageLoader("hf_clipalign.evaluation.reports", "templates"), autoescape=True, trim_blocks=True
+        loader=PackageLoader("hf_clipalign.evaluation.reports", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        finalize=_without_secrets,
     )
     environment.filters["figure"] = _figure_source
     environment.filters["thumbnail"] = _thumbnail_source
@@ -135,6 +139,12 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], lead
     with atomic_file(path) as staging:
         staging.write_text(page, encoding="utf-8")
     return Path(path)
+
+
+def _without_secrets(value: Any) -> Any:
+    """What the page prints; images inside it are not text."""
+    is_text = isinstance(value, str) and not value.startswith("data:")
+    return type(value)(mask_secrets(value)) if is_text else value
 
 
 def _figure_source(figure: Any) -> str:

@@ -99,13 +99,14 @@ class Discovery:
     def doubts(self) -> list[str]:
         """Why the trained model's answer is not worth having; empty where nothing speaks against it.
 
-        It has collapsed, or a k-means on the teacher's features is right on more of the held-out labelled images.
+        It has collapsed, or a k-means on the teacher's features is right on more of the held-out labelled images, by
+        one standard error of the difference of two shares or more.
         """
         if self.trained is None:
             return []
-        own, other = self.methods[self.trained], self.methods[self.best_kmeans]
+        own, other = self._compared()
         reasons = [] if own.collapse is None else [f"the classes have collapsed: {own.collapse}"]
-        if own.held_out < other.held_out:
+        if other.held_out > own.held_out and other.held_out - own.held_out >= self._error():
             reasons.append(
                 f"{other.name} is better: {100 * other.held_out:.0f} % of the {len(self.held_out)} labelled images "
                 f"that were held out are right, {100 * own.held_out:.0f} % by {own.name}"
@@ -113,21 +114,26 @@ class Discovery:
         return reasons
 
     def not_told_apart(self) -> str | None:
-        """One sentence where the held-out images do not show that the trained model is better than k-means.
-
-        That is: it is right on more of them by less than one standard error of the difference of two shares.
-        """
+        """One sentence where held-out images show neither the trained model nor k-means to be better; see `doubts`."""
         if self.trained is None or not len(self.held_out) or self.doubts():
             return None
-        own, other = (self.methods[name] for name in (self.trained, self.best_kmeans))
-        variance = sum(found.held_out * (1 - found.held_out) for found in (own, other)) / len(self.held_out)
-        if own.held_out - other.held_out >= variance**0.5 and own.held_out > other.held_out:
+        own, other = self._compared()
+        if own.held_out > other.held_out and own.held_out - other.held_out >= self._error():
             return None
         return (
-            f"{own.name} is not told apart from {other.name}: {100 * own.held_out:.0f} and {100 * other.held_out:.0f} "
-            f"% of {len(self.held_out)} held-out images are right, the standard error of the difference is "
-            f"{100 * variance**0.5:.0f} points; novel classes cannot be checked at all"
+            f"{own.name} and {other.name}: {100 * own.held_out:.0f} and {100 * other.held_out:.0f} % of "
+            f"{len(self.held_out)} held-out images are right, the standard error of the difference is "
+            f"{100 * self._error():.0f} points; novel classes cannot be checked at all"
         )
+
+    def _compared(self) -> tuple[FoundClasses, FoundClasses]:
+        assert self.trained is not None
+        return self.methods[self.trained], self.methods[self.best_kmeans]
+
+    def _error(self) -> float:
+        """Standard error of the difference of the two held-out accuracies."""
+        shares = (found.held_out for found in self._compared())
+        return (sum(share * (1 - share) for share in shares) / max(1, len(self.held_out))) ** 0.5
 
 
 def short_run(n_images: int, batch_size: int = 64, epochs: int | None = None) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def filter_concepts(
 def count_novel(split: GCDSplit, features: Tensor, seed: int = 0) -> tuple[int, ClassCountEstimate]:
     """How many novel classes the labelled images speak for, and the estimate with its range.
 
-    Where they speak for none, a warning says so and the estimate is taken (with one novel class beside a single known one, as
-    there is nothing to tell apart otherwise).
+    Where they speak for none, a warning says so and the estimate is taken (with one novel class beside a single known
+    one, as there is nothing to tell apart otherwise).
 
     Args:
         split (`GCDSplit`): the images.

@@ -9,13 +9,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file, atomic_folder, exclusive_lock
-from hf_clipalign.data import FindingPrompts
+from hf_clipalign.data import FindingPrompts, SeenRows
 from hf_clipalign.evaluation import IncrementalResult
 from hf_clipalign.hub.retune_folder import STATE_FILE
 
-OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_FILE, SEEN_FILE = "optimizer.safetensors", "seen.safetensors"
 _FORMAT = 1
 _NEEDED = ("format", "model", "adapter", "prompts", "tasks")
 _START = "start"
@@ -97,6 +100,16 @@ class RETuneState:
     def adapter_folder(self) -> Path:
         """The newest adapter."""
         return self._task_folder(len(self.tasks) - 1)
+
+    @property
+    def seen(self) -> SeenRows:
+        """The images and patients of all tasks that are done, as far as the folder has kept them."""
+        files = [self._task_folder(index) / SEEN_FILE for index in range(len(self.tasks))]
+        seen = SeenRows(np.empty(0, np.int64), np.empty(0, np.int64))
+        for file in files:
+            if file.is_file():
+                seen |= SeenRows(**load_file(file))
+        return seen
 
     def held(self) -> AbstractContextManager:
         """Keeps a second run out of the folder.
@@ -193,6 +206,11 @@ class RETuneState:
     def _write(self, content: dict[str, Any]) -> None:
         write_text(self.folder / STATE_FILE, json.dumps(content, indent=1))
         self.content = content
+
+
+def write_seen(folder: Path, seen: SeenRows) -> None:
+    """Keeps hashes of the images and patients of a task."""
+    save_file({"images": seen.images, "patients": seen.patients}, folder / SEEN_FILE)
 
 
 def write_text(path: Path, text: str) -> None:
