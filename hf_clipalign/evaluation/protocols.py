@@ -111,8 +111,8 @@ def zero_shot_accuracy(
         model (`nn.Module` or `DualEncoder`): the backbone, bare or with an adapter.
         processor (`ProcessorMixin`): the checkpoint's processor.
         source (`ImageSource`): labelled images with class names.
-        template (`str` or `Sequence[str]`, *optional*): prompt with one `{}`, or several, see `zero_shot_logits`. Defaults
-            to the adapter's own; `a photo of a {}.` without one.
+        template (`str` or `Sequence[str]`, *optional*): prompt with one `{}`, or several, see `zero_shot_logits`.
+            Defaults to the adapter's own; `a photo of a {}.` without one.
         batch_size (`int`, *optional*, defaults to `64`): images per pass.
 
     Raises:

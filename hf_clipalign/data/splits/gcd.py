@@ -249,29 +249,24 @@ class GCDSplit:
     def from_folder(
         cls, path: str | os.PathLike[str], unlabelled: str = "unlabelled", n_novel: int | None = None
     ) -> GCDSplit:
-        """Your own images: a sub-folder for every class you know, and one with all others.
+        """Your own images: a sub-folder for every class you know, all others in one sub-folder or beside them.
 
         Args:
-            path (`str` or `os.PathLike`): the folder.
+            path (`str` or `os.PathLike`): the folder. Images directly in it have no label.
             unlabelled (`str`, *optional*, defaults to "unlabelled"): its sub-folder of images without a label.
             n_novel (`int`, *optional*): how many novel classes you want to look for, checked against the images.
 
         Raises:
-            `ClipAlignError`: if there is no such sub-folder, no or one image in a class, or more classes than
+            `ClipAlignError`: if there is no image without a label, no or one image in a class, or more classes than
                 images.
         """
         n_novel = 0 if n_novel is None else check_integer("n_novel", n_novel, 0)
         source = image_folder(path)
-        stray = [name for name in source.ids if "/" not in name]
-        if stray:
-            raise ClipAlignError(
-                f"{source.name}: {quoted(stray[:3])}{' and others' if len(stray) > 3 else ''} in no sub-folder: move "
-                f"images of a known class into its folder, and those without a label into {short(unlabelled)}"
-            )
-        names = source.class_names or []
+        folder_of = [name.split("/", 1)[0] if "/" in name else None for name in source.ids]
+        names = sorted({name for name in folder_of if name is not None})
         entries = os.scandir(Path(path).expanduser())
         folders = sorted(readable_name(e.name) for e in entries if e.is_dir() and not is_skipped(e.name))
-        if source.labels is None or unlabelled not in folders:
+        if unlabelled not in folders and None not in folder_of:
             raise ClipAlignError(
                 f"{source.name}: no sub-folder {short(unlabelled)}; its sub-folders are "
                 f"{quoted(names)}: put all images "
@@ -281,9 +276,12 @@ class GCDSplit:
         _refuse(source.name, empty, "has no image: fill or delete the folder")
         known = [name for name in names if name != unlabelled]
         if not known:
-            raise ClipAlignError(f"{source.name}: no class has labelled images; there must be one or more")
-        number = {names.index(name): index for index, name in enumerate(known)}
-        labels = np.array([number.get(int(label), -1) for label in source.labels], dtype=np.int64)
+            raise ClipAlignError(
+                f"{source.name}: no class has labelled images: move some images of each class that you know into a "
+                "sub-folder with its name (`clipalign concepts` needs no label)"
+            )
+        number = {name: index for index, name in enumerate(known)}
+        labels = np.array([number.get(name, -1) if name else -1 for name in folder_of], dtype=np.int64)
         check_class_count(source.name, len(known) + n_novel, len(source))
         readable = check_names([clean_class_name(name) for name in known], f"{source.name}: class names")
         return cls(source, labels, labels >= 0, readable, [])
