@@ -320,6 +320,18 @@ class DualEncoder(ABC):
             )
         return ends
 
+    def padded_behind(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Texts with their padding behind the tokens, as every family reads them, and their mask.
+
+        Raises:
+            `ClipAlignError`: attention is causal, and a text without a mask begins with its end token.
+        """
+        if attention_mask is not None:
+            return padded_on_the_right(input_ids, attention_mask)
+        if self.causal_text:
+            self.checked_end_positions(input_ids)
+        return input_ids, None
+
     def image_preprojection(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
         """Image features before the projector, `[N, d_v]`, from `pixel_values [N, 3, H, W]`."""
         return self.image_outputs(pixel_values, **kwargs).pooler_output
@@ -333,8 +345,7 @@ class DualEncoder(ABC):
         Raises:
             `ClipAlignError`: a text begins with its end token.
         """
-        if attention_mask is not None:
-            input_ids, attention_mask = padded_on_the_right(input_ids, attention_mask)
+        input_ids, attention_mask = self.padded_behind(input_ids, attention_mask)
         if self.causal_text:
             length = int(self.checked_end_positions(input_ids).max()) + 1
             input_ids = input_ids[:, :length]

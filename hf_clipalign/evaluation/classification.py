@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._checks.texts import as_texts
+from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import EqualRows, similarities
 from hf_clipalign.backbones import as_dual_encoder, tokenize
 from hf_clipalign.data import clean_class_name, fill
@@ -76,8 +77,8 @@ def zero_shot_weights(
         `Tensor [C, d]`, unit rows: `features @ weights.T` are cosines.
 
     Raises:
-        `ClipAlignError`: a template without exactly one `{}`, a prompt over the context length, or a string where a
-            list of names is wanted.
+        `ClipAlignError`: no name or no template, a template without exactly one `{}`, a prompt over the context
+            length, or a string where a list of names is wanted.
 
     Example:
         ```python
@@ -89,6 +90,8 @@ def zero_shot_weights(
     encoder = as_dual_encoder(model)
     names = [clean_class_name(name) for name in as_texts(class_names, "class_names")]
     listed = [templates] if isinstance(templates, str) else as_texts(templates, "templates")
+    if not names or not listed:
+        raise ClipAlignError(f"there are no {'templates' if names else 'class_names'}: give at least one.")
     total = torch.zeros(len(names), encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)
     for number, template in enumerate(listed):
         prompts = fill(template, names)

@@ -190,7 +190,7 @@ def _begin(folder: Path, wanted: dict[str, Any], overwrite: bool) -> _Plan:
     if found and not reuses:
         raise ClipAlignError(
             f"{str(folder)!r} holds other features; what differs: {'; '.join(found.values())}. Use another folder, or "
-            "replace them with overwrite=True (--overwrite)."
+            "replace them with overwrite=True."
         )
     if not found and stored.complete and not (damaged := stored.damaged()):
         stored.remove_others()
@@ -200,7 +200,7 @@ def _begin(folder: Path, wanted: dict[str, Any], overwrite: bool) -> _Plan:
         begun = ", ".join(f"{name}={stored.manifest[name]}" for name in layout) or "an earlier version"
         raise ClipAlignError(
             f"the features in {str(folder)!r} are {state} and were begun with {begun}: resume with the same, or begin "
-            "again with overwrite=True (--overwrite)."
+            "again with overwrite=True."
         )
     shards = ShardFolder.describe(folder, FEATURES, wanted)
     return _Plan(wanted, shards.done(), reuses=reuses)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
@@ -53,12 +54,16 @@ class Features:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     model: str | None = None
 
+    def __post_init__(self) -> None:
+        self.ids = as_list(self.ids, "ids")
+        self.labels = None if self.labels is None else as_array(self.labels, "labels")
+
     def __len__(self) -> int:
         return len(self.values)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Features:
         """The features of some rows, in that order."""
-        index = np.asarray(rows)
+        index = as_array(rows, "rows") if len(rows) else np.empty(0, dtype=np.int64)
         if index.dtype == bool:
             index = np.flatnonzero(index)
         return Features(

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, ImageStream, read_image
@@ -91,7 +92,7 @@ def image_batches(
         _ImageReader(source, processor, known),
         batch_size=None,
         sampler=jobs,
-        num_workers=num_workers,
+        num_workers=check_integer("num_workers", num_workers, least=0),
         collate_fn=_unchanged,
         pin_memory=pin_memory,
         worker_init_fn=_begin_worker if num_workers else None,
@@ -105,7 +106,7 @@ def image_batches(
             raise
         raise ClipAlignError(
             f"a process that reads images of {source.name} was ended from outside, most often for lack of memory: "
-            "run the same again to resume, with fewer of them (num_workers, --workers)"
+            "run the same again to resume, with fewer of them (num_workers)"
         ) from error
     finally:
         getattr(batches, "_shutdown_workers", lambda: None)()  # the traceback of an error would keep them

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._io.masking import is_hub_id, public_name
+from hf_clipalign._io.masking import is_hub_id, public_name, without_secrets
 from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.hub.markdown import one_line, render
 from hf_clipalign.papers import Paper, paper
@@ -206,7 +206,11 @@ class ModelCardInfo:
         """The bands and the other parameters, by the words that the card uses."""
         bands = {"image": self.image_band, "text": self.text_band}
         rows = {f"{name} band (k_top, k_bottom)": band for name, band in bands.items() if band is not None}
-        return {**rows, **({"embedding": "compact, the same cosines"} if self.compact else {}), **self.parameters}
+        return {
+            **rows,
+            **({"embedding": "compact, the same cosines"} if self.compact else {}),
+            **without_secrets(self.parameters),
+        }
 
     @property
     def head(self) -> str:

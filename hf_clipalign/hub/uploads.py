@@ -118,13 +118,17 @@ def plan_upload(folder: str | Path, include: Sequence[str] = ()) -> Upload:
 def is_allowed(name: str, patterns: Sequence[str]) -> bool:
     """Whether a relative path with slashes has one of the patterns, folder by folder."""
     parts = name.split("/")
-    if any(part.startswith((".", "checkpoint-")) for part in parts):
+    if _is_private(name):
         return False
     return any(
         len(parts) == pattern.count("/") + 1
         and all(fnmatch.fnmatchcase(part, wanted) for part, wanted in zip(parts, pattern.split("/"), strict=True))
         for pattern in patterns
     )
+
+
+def _is_private(name: str) -> bool:
+    return any(part.startswith((".", "checkpoint-")) for part in name.split("/"))
 
 
 def _included(folder: Path, names: list[str], include: Sequence[str]) -> set[str]:
@@ -139,6 +143,8 @@ def _included(folder: Path, names: list[str], include: Sequence[str]) -> set[str
         for file in sorted(found):
             if _NEVER.search(file):
                 raise ClipAlignError(f"{file!r} cannot be included: pickles are not uploaded. Use safetensors.")
+            if _is_private(file):
+                raise ClipAlignError(f"{file!r} cannot be included: hidden files and checkpoints are not uploaded.")
         added |= found
     return added
 

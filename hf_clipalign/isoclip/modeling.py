@@ -200,9 +200,10 @@ class IsoCLIPModel(PreTrainedModel):
             `BaseModelOutputWithPooling`: `pooler_output [N, d]`, not normalised.
 
         Raises:
-            `ClipAlignError`: the model was made without a text band.
+            `ClipAlignError`: the model was made without a text band, or a text without a mask is padded on the left.
         """
-        outputs = self.encoder.text_outputs(input_ids, attention_mask, **kwargs)
+        encoder = self.encoder
+        outputs = encoder.text_outputs(*encoder.padded_behind(input_ids, attention_mask), **kwargs)
         return self._aligned(outputs, self.text_projection, "text", return_dict)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
