@@ -38,18 +38,19 @@ class SeenRows:
 
     @classmethod
     def of(cls, labels: FindingLabels, rows: Iterable[int] | None = None) -> SeenRows:
-        """Those of some rows of labels. Default: of all."""
+        """Those of some rows of labels. Default: of all. Ids that are the numbers of the rows name no images."""
         chosen = range(len(labels)) if rows is None else rows
         index = np.unique(np.fromiter(chosen, dtype=np.int64))
         patients = [] if labels.patients is None else [labels.patients[row] for row in index]
-        return cls(_hashes([_plain(labels.ids[row]) for row in index]), _hashes(patients))
+        images = [] if _are_row_numbers(labels.ids) else [_plain(labels.ids[row]) for row in index]
+        return cls(_hashes(images), _hashes(patients))
 
     def __or__(self, other: SeenRows) -> SeenRows:
         return SeenRows(np.union1d(self.images, other.images), np.union1d(self.patients, other.patients))
 
     def images_in(self, labels: FindingLabels) -> list[str]:
         """The ids of `labels` that are among those seen."""
-        known = set(self.images.tolist())
+        known = set() if _are_row_numbers(labels.ids) else set(self.images.tolist())
         return [name for name in labels.ids if _hash(_plain(name)) in known]
 
     def patients_in(self, labels: FindingLabels) -> list[str]:
@@ -125,6 +126,11 @@ def split_patients(labels: FindingLabels, share: float, seed: int = 0) -> tuple[
     n_held = min(max(1, round(share * len(units))), len(units) - 1)
     held = np.isin(names, np.random.default_rng(seed).permutation(units)[:n_held])
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _are_row_numbers(ids: list[str]) -> bool:
+    """Whether ids are 0, 1, 2, … in any order, as data sets without names of images have them."""
+    return set(ids) == set(map(str, range(len(ids))))
 
 
 def _plain(name: str) -> str:
