@@ -157,7 +157,7 @@ class DualEncoder(ABC):
         """How the text tower may read prompts: `"packed"` and `"cut"` need causal attention, `"full"` always goes.
 
         Flash attention takes no mask of its own shape, nor does a tower that lays its causal mask over a given one
-        (CLIPSeg in the first transformers 5 releases): such a model is cut and never packed.
+        (CLIPSeg in transformers 5.0): cut, never packed.
         """
         if not self.causal_text:
             return ("full",)
@@ -178,8 +178,7 @@ class DualEncoder(ABC):
 
     @property
     def patch_table(self) -> nn.Module | None:
-        """The module that gives patch embeddings of pixels, a map `[N, d, h, w]` if it is a convolution, else rows
-        `[N, P, d]`; None: pseudo-patches cannot be learned."""
+        """The module that gives patch embeddings, `[N, d, h, w]` or `[N, P, d]`; None: no pseudo-patches."""
         return None if self.module_paths is None else self.model.get_submodule(self.module_paths.patch_embedding)
 
     @property
