@@ -8,7 +8,7 @@ behind `--`:
     python examples/sweep_prompts.py --datasets pets flowers --modes labels kdpl --per_class --output runs/sweep \
         -- --student openai/clip-vit-base-patch32 --teacher laion/CLIP-ViT-H-14-laion2B-s32B-b79K --shots 16
 
-Every finished run is one file of `OUTPUT/rows`, written whole or not at all; a second call skips what is done and
+Every finished run is one file of `OUTPUT/rows`, written in full or not at all; a second call skips what is done and
 resumes what was stopped in the middle. Tables (`DATASET.md`, `.csv`, `.json`) have mean ± std over the seeds, and
 `DATASET-intervals.md` 95 % bootstrap intervals over the images; `--per_class` and `--confusion` add CSV files.
 """
@@ -104,7 +104,7 @@ def learn(dataset: str, method: str, mode: str, seed: int, args: argparse.Namesp
 
 
 def write(file: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file in full or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, staging = tempfile.mkstemp(dir=file.parent, suffix=".part")
     with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:

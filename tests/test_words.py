@@ -15,7 +15,7 @@ BANNED = {
     r"\bat home\b": "is not uploaded",
     r"\b(the|at|every|our|per) doors?\b": "on input",
     r"\bgo(es|ing)? on\b": "resume, continue",
-    r"\b(is|are|be) told\b|\btold apart\b": "is named, is known, is distinguished",
+    r"\b(is|are|be) told\b(?! apart)": "is named, is known",
     r"\b(attends?|attention|looks?) both ways\b|\bboth-way\b": "bidirectional",
     r"\b(embeddings?|features?|vectors?) (have|of|with) \S+ numbers\b|\bnumbers per embedding\b": "dimension",
     r"\b(folder|store|file|cache|model|tower|index|run)s? remembers?\b": "records",

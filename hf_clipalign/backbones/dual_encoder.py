@@ -184,8 +184,7 @@ class DualEncoder(ABC):
     @property
     def n_patches(self) -> int:
         """Number P of patch tokens of an image of the model's own size."""
-        vision = self.config.vision_config
-        return (vision.image_size // vision.patch_size) ** 2
+        return (self.config.vision_config.image_size // self.config.vision_config.patch_size) ** 2
 
     def blank_images(self, n: int) -> dict[str, Any]:
         """The image tower's inputs for n empty images of the model's own size: carriers for patch tokens."""

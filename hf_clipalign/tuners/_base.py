@@ -230,7 +230,7 @@ def _full_name(model: nn.Module) -> str:
 
 
 def _end_token(encoder: DualEncoder) -> int | None:
-    """The end token of causal texts; where attention looks both ways, padding marks no end."""
+    """The end token of causal texts; with bidirectional attention, padding marks no end."""
     if not encoder.causal_text:
         return None
     return encoder.true_end_token or getattr(encoder.config.text_config, "eos_token_id", None)
