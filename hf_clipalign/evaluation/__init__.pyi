@@ -19,7 +19,10 @@ from .comparison import RetrievalComparison as RetrievalComparison
 from .comparison import compare_embeddings as compare_embeddings
 from .comparison import compare_heads as compare_heads
 from .comparison import top_matches as top_matches
+from .discovery import collapse as collapse
+from .discovery import held_out_accuracy as held_out_accuracy
 from .discovery import kmeans_classes as kmeans_classes
+from .discovery import semi_supervised_kmeans as semi_supervised_kmeans
 from .heads import HEAD_NAMES as HEAD_NAMES
 from .heads import Head as Head
 from .heads import comparison_heads as comparison_heads

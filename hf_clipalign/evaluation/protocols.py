@@ -66,6 +66,10 @@ def base_to_novel(accuracy: Accuracy, source: ImageSource) -> dict[str, float]:
 def cross_dataset(accuracy: Accuracy, sources: Mapping[str, ImageSource]) -> dict[str, float]:
     """Accuracy on data sets that the model was not trained on, and their mean (`average`).
 
+    Args:
+        accuracy (`Callable`): gives the accuracy on an `ImageSource`.
+        sources (`Mapping[str, ImageSource]`): the data sets by name.
+
     Example:
         ```python
         >>> cross_dataset(lambda source: 0.5, {"emoji": images})
@@ -79,6 +83,11 @@ def domain_generalization(
     accuracy: Accuracy, source: ImageSource, targets: Mapping[str, ImageSource]
 ) -> dict[str, float]:
     """Accuracy on the training domain (`source`), on each other one, and the mean of the OTHERS (`average`).
+
+    Args:
+        accuracy (`Callable`): gives the accuracy on an `ImageSource`.
+        source (`ImageSource`): test images of the training domain.
+        targets (`Mapping[str, ImageSource]`): those of the other domains, by name.
 
     Example:
         ```python
@@ -103,8 +112,8 @@ def zero_shot_accuracy(
         processor (`ProcessorMixin`): the checkpoint's processor.
         source (`ImageSource`): labelled images with class names.
         template (`str` or `Sequence[str]`, *optional*): prompt with one `{}`, or several, see `zero_shot_logits`.
-            Default: the adapter's own; `a photo of a {}.` without one.
-        batch_size (`int`): images per pass. Default 64.
+            Defaults to the adapter's own; `a photo of a {}.` without one.
+        batch_size (`int`, *optional*, defaults to `64`): images per pass.
 
     Raises:
         `ClipAlignError`: no labels or no class names.
@@ -206,6 +215,7 @@ class ResultTable:
     Args:
         title (`str`): what was measured.
         note (`str`): a line below the table, for example the command.
+        scores (`dict`, *optional*): `{method: {test: {seed: score}}}`; `add` fills it.
 
     Example:
         ```python

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 LONGEST_WAIT = 600.0
 """Seconds that a push waits in all when the Hub answers "too many requests" (429)."""
 
-_WHOLE = "A push arrives whole or not at all."
+_WHOLE = "A push is complete or has no effect."
 _SHORTEST_WAIT = 1.0
 _Answer = TypeVar("_Answer")
 
@@ -105,7 +105,7 @@ def commit(
     """All files in one commit. When the answer is lost, the Hub is asked whether the commit has arrived.
 
     Raises:
-        `ClipAlignError`: the connection broke, and it cannot be told whether the commit arrived.
+        `ClipAlignError`: the connection broke, and it is not known whether the commit arrived.
     """
     from huggingface_hub import CommitInfo, CommitOperationAdd
     from huggingface_hub.errors import HfHubHTTPError, HTTPError

@@ -49,6 +49,13 @@ class Teacher:
 
     Raises:
         `ClipAlignError`: the checkpoint cannot be loaded; a model without a processor.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import Teacher
+        >>> Teacher(mini.teacher, mini.teacher_processor).text_features(["a cat", "a dog"]).shape
+        torch.Size([2, 128])
+        ```
     """
 
     def __init__(self, model: Any, processor: Any = None, cache_dir: str | Path | None = None):

@@ -39,11 +39,18 @@ def build_prompts(model: Any, tokenizer: Any, class_names: Sequence[str], templa
             `a photo of a {}.` without an adapter.
 
     Returns:
-        `LongTensor [C, T]`: padded to the longest prompt, or to the model's length where attention looks both ways.
+        `LongTensor [C, T]`: padded to the longest prompt, or to the model's length where attention is bidirectional.
 
     Raises:
         `ClipAlignError`: no class names; a template without exactly one `{}`; a prompt over the model's length; other
             classes than those of a class-specific context.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.tuners import build_prompts
+        >>> processor.tokenizer.batch_decode(build_prompts(model, processor, ["maine_coon"]), skip_special_tokens=True)
+        ['a photo of a maine coon .']
+        ```
     """
     encoder, tokenizer = as_dual_encoder(model), getattr(tokenizer, "tokenizer", tokenizer)
     class_names = as_texts(class_names, "class_names")

@@ -40,6 +40,13 @@ class PromptLearningTrainingArguments(AlignmentTrainingArguments):
         text_weight, image_weight (`float`): PromptSRC's regulariser. Default 25 and 10.
         frozen_templates (`str`, *optional*): file of prompts, one a line, whose mean text features PromptSRC stays
             close to. Default: the 60 of CLIP; class-agnostic, `template` alone.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import PromptLearningTrainingArguments
+        >>> PromptLearningTrainingArguments.preset("coop", output_dir="runs/coop").num_train_epochs
+        50
+        ```
     """
 
     # data

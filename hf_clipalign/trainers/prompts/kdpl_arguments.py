@@ -18,10 +18,18 @@ class KDPLTrainingArguments(PromptLearningTrainingArguments):
             text features it takes. Default: `template`, or "a photo of a {}." when there is none or `class_agnostic`.
         class_agnostic (`bool`): class names are unknown: candidates come from a dictionary.
         dictionary (`str`, *optional*): its file, see `hf_clipalign.data.load_dictionary`. Default: the shipped one.
-        k_max (`int`): concepts kept per step, chosen over the whole batch of all processes. Default 1000.
+        k_max (`int`, *optional*, defaults to `1000`): concepts kept per step, chosen over the whole batch of all
+            processes.
         cache_dir (`str`, *optional*): where teacher features are kept between runs. Default: not kept.
         cache_image_features (`bool`, *optional*): take the teacher's image features once for all epochs. Default: when
             `augment` is off; impossible with it.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import KDPLTrainingArguments
+        >>> KDPLTrainingArguments.preset("coop", output_dir="runs/kdpl", class_agnostic=True).k_max
+        1000
+        ```
     """
 
     teacher_template: str | None = field(

@@ -34,11 +34,14 @@ class KDPLTrainer(PromptLearningTrainer):
     steps, so that results do not depend on how it is spread.
 
     Args:
-        model, args, processing_class, train_dataset, eval_dataset, class_names: see `PromptLearningTrainer`; labels of
-            `train_dataset` are ignored, and with `class_agnostic` the class names too.
+        model (`PeftModel`): see `PromptLearningTrainer`.
+        args (`KDPLTrainingArguments`, *optional*): settings. Default: CoOp's published ones.
         teacher (`str`, `Path`, `nn.Module` or `Teacher`): the bigger model; each tokenises with its own tokenizer.
         teacher_processor (`ProcessorMixin`, *optional*): its processor. Default: the one of the checkpoint.
         dictionary (`Sequence[str]`, *optional*): concepts for `class_agnostic`, instead of `args.dictionary`.
+        **kwargs: `processing_class`, `train_dataset`, `eval_dataset` and `class_names` of `PromptLearningTrainer`
+            (labels of `train_dataset` are ignored, and with `class_agnostic` the class names too), and the arguments
+            of `transformers.Trainer`.
 
     Raises:
         `ClipAlignError`: no class names and not class-agnostic; `k_max` above the dictionary; what
@@ -46,13 +49,21 @@ class KDPLTrainer(PromptLearningTrainer):
 
     Example:
         ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.trainers import KDPLTrainer, KDPLTrainingArguments
+        >>> from hf_clipalign.tuners import CoOpConfig
         >>> trainer = KDPLTrainer(
-        ...     get_peft_model(student, CoOpConfig(ctx_init="a photo of a")),
-        ...     KDPLTrainingArguments.preset("coop", output_dir="runs/kdpl", class_agnostic=True),
+        ...     get_peft_model(load_mini().student, CoOpConfig(ctx_init="a photo of a")),
+        ...     KDPLTrainingArguments("runs/kdpl", num_train_epochs=1, per_device_train_batch_size=24),
         ...     processing_class=processor,
-        ...     train_dataset=image_folder("unlabelled"),
-        ...     teacher="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        ...     train_dataset=images,
+        ...     teacher=mini.teacher,
+        ...     teacher_processor=mini.teacher_processor,
         ... )
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 

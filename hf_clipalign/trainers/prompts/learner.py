@@ -49,6 +49,18 @@ class PromptLearner(nn.Module):
 
     Raises:
         `ClipAlignError`: the model is no PeftModel, or nothing in it is trainable.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.trainers import PromptLearner
+        >>> from hf_clipalign.tuners import CoOpConfig
+        >>> learner = PromptLearner(get_peft_model(load_mini().student, CoOpConfig(n_ctx=4)), processor)
+        >>> learner.set_classes("test", ["cat", "dog"])
+        >>> learner(processor(images=images.read(0), return_tensors="pt")["pixel_values"], "test")["logits"].shape
+        torch.Size([1, 2])
+        ```
     """
 
     accepts_loss_kwargs = False

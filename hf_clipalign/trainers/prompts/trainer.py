@@ -53,14 +53,19 @@ class PromptLearningTrainer(AlignmentTrainer):
 
     Example:
         ```python
-        >>> student = get_peft_model(CLIPModel.from_pretrained(checkpoint), CoOpConfig(ctx_init="a photo of a"))
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.trainers import PromptLearningTrainer, PromptLearningTrainingArguments
+        >>> from hf_clipalign.tuners import CoOpConfig
         >>> trainer = PromptLearningTrainer(
-        ...     student,
-        ...     PromptLearningTrainingArguments.preset("coop", output_dir="runs/pets"),
-        ...     processing_class=load_processor(checkpoint),
-        ...     train_dataset=few_shot(open_source("timm/oxford-iiit-pet"), k=16),
+        ...     get_peft_model(load_mini().student, CoOpConfig(ctx_init="a photo of a")),
+        ...     PromptLearningTrainingArguments("runs/coop", num_train_epochs=1, per_device_train_batch_size=24),
+        ...     processing_class=processor,
+        ...     train_dataset=images,
         ... )
-        >>> trainer.train()
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 

@@ -59,7 +59,7 @@ class CoCoOpContext(TextPrompts):
 
 
 def condition_on_images(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """Forward hook of the whole model: the logits of the stock forward, with every image's own prompts.
+    """Forward hook of the full model: the logits of the stock forward, with every image's own prompts.
 
     Raises:
         `ClipAlignError`: the contrastive loss, or an output as a tuple, is asked for.

@@ -20,10 +20,10 @@ class CoOpConfig(ContextConfig):
     the places with the start token.
 
     Args:
-        n_ctx (`int`): number of context vectors. Default 4.
+        n_ctx (`int`, *optional*, defaults to `4`): number of context vectors.
         ctx_init (`str`, *optional*): words that the context starts from. Default None: drawn from N(0, 0.02).
         class_token_position (`str`): `"end"` (default), `"middle"` or `"front"`.
-        class_specific (`bool`): one context per class instead of one for all. Default False.
+        class_specific (`bool`, *optional*, defaults to `False`): one context per class instead of one for all.
         n_classes (`int`, *optional*): number of classes, for `class_specific`.
         class_names (`list[str]`, *optional*): their names, in the order of the contexts, which fit no other classes.
             Set by the trainers.
