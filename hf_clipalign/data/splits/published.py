@@ -51,7 +51,7 @@ def read_split(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> di
     """
     name = Path(path).name
     try:
-        content = read_json(path, max_bytes=_MOST_BYTES)
+        content = read_json(Path(path), max_bytes=_MOST_BYTES)
     except OSError as error:
         raise ClipAlignError(f"cannot read the split file {short(os.fspath(path))}: {error.strerror}") from None
     parts = {part: _rows(content[part], f"{name}: {part}") for part in PARTS if content.get(part)}
@@ -83,7 +83,7 @@ def published_few_shot(source: ImageSource, k: int, seed: int = 1) -> ImageSourc
 
     ```python
     >>> from hf_clipalign.data import ImageSource, published_few_shot
-    >>> source = ImageSource([b""] * 5, ids="abcde", labels=["cat", "dog", "cat", "dog", "cat"])
+    >>> source = ImageSource([b""] * 5, ids=list("abcde"), labels=["cat", "dog", "cat", "dog", "cat"])
     >>> published_few_shot(source, k=2, seed=1).ids
     ['a', 'e', 'd', 'b']
     ```
