@@ -102,7 +102,8 @@ def below(labels: FindingLabels, root: str | os.PathLike[str]) -> FindingLabels:
 
     ```python
     >>> from hf_clipalign.data.labels.formats import below
-    >>> labels = below(FindingLabels(["CheXpert-v1.0-small/train/a.png"], ["Edema"], [[1]]), "photos")
+    >>> below(FindingLabels(["CheXpert-v1.0-small/train.csv"], ["Edema"], [[1]]), ".").ids
+    ['train.csv']
     ```
     """
     folder = Path(root).expanduser()

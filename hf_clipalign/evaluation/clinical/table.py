@@ -35,6 +35,9 @@ class ClinicalTable:
 
     Example:
         ```python
+        >>> import numpy as np
+        >>> from hf_clipalign.data import FindingLabels
+        >>> from hf_clipalign.evaluation import ModelScores
         >>> labels = FindingLabels(["1.png", "2.png"], ["cough"], [[1], [0]])
         >>> table = clinical_table([ModelScores("adapter", ["cough"], np.array([[0.9], [0.1]]))], labels)
         >>> table.ranking_table().rows[0][:4]
@@ -146,6 +149,9 @@ def clinical_table(
 
     Example:
         ```python
+        >>> import numpy as np
+        >>> from hf_clipalign.data import FindingLabels
+        >>> from hf_clipalign.evaluation import ModelScores
         >>> labels = FindingLabels(["1.png", "2.png"], ["cough"], [[1], [0]])
         >>> models = [ModelScores("adapter", ["cough"], np.array([[0.9], [0.1]]))]
         >>> clinical_table(models, labels, learned=["cough", "fever"]).notes[0]

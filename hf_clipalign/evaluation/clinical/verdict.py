@@ -22,6 +22,8 @@ def compared_models(models: Sequence[ModelScores], test: FindingLabels, n_resamp
 
     Example:
         ```python
+        >>> import numpy as np
+        >>> from hf_clipalign.data import FindingLabels
         >>> labels = FindingLabels(["1.png", "2.png"], ["cough"], [[1], [0]])
         >>> compared_models([ModelScores("adapter", ["cough"], np.array([[0.9], [0.1]]))], labels)
         'There is no baseline to compare adapter with.'
