@@ -3,6 +3,7 @@ from .bootstrap import paired_bootstrap as paired_bootstrap
 from .classification import mean_per_class_accuracy as mean_per_class_accuracy
 from .classification import nearest_class_mean as nearest_class_mean
 from .classification import top_k_accuracy as top_k_accuracy
+from .clustering import cluster_balance as cluster_balance
 from .clustering import clustering_accuracy as clustering_accuracy
 from .clustering import clustering_report as clustering_report
 from .clustering import match_clusters as match_clusters

@@ -35,9 +35,7 @@ class ClinicalTable:
 
     Example:
         ```python
-        >>> import numpy as np
         >>> from hf_clipalign.data import FindingLabels
-        >>> from hf_clipalign.evaluation import ModelScores
         >>> labels = FindingLabels(["1.png", "2.png"], ["cough"], [[1], [0]])
         >>> table = clinical_table([ModelScores("adapter", ["cough"], np.array([[0.9], [0.1]]))], labels)
         >>> table.ranking_table().rows[0][:4]
@@ -149,9 +147,7 @@ def clinical_table(
 
     Example:
         ```python
-        >>> import numpy as np
         >>> from hf_clipalign.data import FindingLabels
-        >>> from hf_clipalign.evaluation import ModelScores
         >>> labels = FindingLabels(["1.png", "2.png"], ["cough"], [[1], [0]])
         >>> models = [ModelScores("adapter", ["cough"], np.array([[0.9], [0.1]]))]
         >>> clinical_table(models, labels, learned=["cough", "fever"]).notes[0]
@@ -160,7 +156,8 @@ def clinical_table(
     """
     if not models:
         raise ClipAlignError("there are no scores: give those of one model at least.")
-    rows, curves = [], {}
+    rows: list[dict[str, Any]] = []
+    curves: dict[str, dict[str, dict[str, Any]]] = {}
     for finding in test.findings:
         for model in models:
             if finding not in model.findings:
