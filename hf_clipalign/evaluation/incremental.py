@@ -16,7 +16,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import BadJson, checked_json, entries, number
 from hf_clipalign._io.masking import without_secrets
 from hf_clipalign.data import IncrementalTask
-from hf_clipalign.evaluation.incremental_rows import constant_of, marks_of, means_of, silent_of
+from hf_clipalign.evaluation.incremental_rows import constant_of, marks_of, means_of, silent_of, with_nan, without_nan
 from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.evaluation.reports.plots import plot_task_matrix
 from hf_clipalign.metrics import forgetting_metrics, multilabel_metrics
@@ -259,7 +259,7 @@ class IncrementalResult:
 
     def to_json(self) -> str:
         """Everything, so that `from_json` gives the same result."""
-        return json.dumps(without_secrets(_without_nan(asdict(self))), indent=1)
+        return json.dumps(without_secrets(without_nan(asdict(self))), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> IncrementalResult:
@@ -269,7 +269,7 @@ class IncrementalResult:
             `ClipAlignError`: it is something else.
         """
         try:
-            return cls(**_with_nan(checked_json(text.encode(), _STORED)))
+            return cls(**with_nan(checked_json(text.encode(), _STORED)))
         except (BadJson, TypeError, UnicodeEncodeError) as error:
             raise ClipAlignError(f"these are no scores of learning in tasks: {short_reason(error)}.") from error
 
@@ -391,23 +391,3 @@ def _row(name: str, scores: Sequence[float]) -> list[str]:
 def _measured(scores: Scores, targets: Any, findings: Sequence[str]) -> dict[str, Any]:
     values, hard = scores()
     return multilabel_metrics(targets, values, predictions=hard, finding_names=findings)
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN, which JSON lacks, as null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _with_nan(content: dict[str, Any]) -> dict[str, Any]:
-    def restored(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: restored(part) for key, part in value.items()}
-        if isinstance(value, list):
-            return [restored(part) for part in value]
-        return math.nan if value is None else value
-
-    return {key: value if value is None else restored(value) for key, value in content.items()}

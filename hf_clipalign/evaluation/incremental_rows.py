@@ -1,4 +1,4 @@
-"""What a row of an incremental run keeps of `multilabel_metrics` beside its scores."""
+"""What a row of an incremental run keeps of `multilabel_metrics` beside its scores, and NaN in JSON."""
 
 from __future__ import annotations
 
@@ -37,3 +37,25 @@ def marks_of(metrics: Mapping[str, Any], given: Mapping[str, Sequence[str]] | No
         return {name: list(mark) for name, mark in given.items()}
     positives, known = metrics["positives"], metrics["known"]
     return {name: ["", f"{positives[name]} positive of {known[name]}"] for name in metrics["auroc"]}
+
+
+def without_nan(value: Any) -> Any:
+    """NaN, which JSON lacks, as null."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def with_nan(content: dict[str, Any]) -> dict[str, Any]:
+    """The inverse: null as NaN, but at the top level."""
+
+    def restored(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: restored(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [restored(part) for part in value]
+        return math.nan if value is None else value
+
+    return {key: value if value is None else restored(value) for key, value in content.items()}
