@@ -1,4 +1,4 @@
-"""What a row of an incremental run keeps of `multilabel_metrics` beside its scores."""
+"""What a row of an incremental run keeps of `multilabel_metrics` beside its scores, and NaN in JSON."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ def without_nan(value: Any) -> Any:
 
 
 def with_nan(content: dict[str, Any]) -> dict[str, Any]:
+    """The inverse: null as NaN, but at the top level."""
+
     def restored(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: restored(part) for key, part in value.items()}

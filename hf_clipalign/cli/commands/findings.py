@@ -223,6 +223,7 @@ def _trainer(
     from hf_clipalign.tuners import RETuneConfig
 
     set_seed(settings.seed)
+    wrapped: Any
     if adapter is None:
         wrapped = get_peft_model(loaded, RETuneConfig(identity_start=identity_start))
     else:

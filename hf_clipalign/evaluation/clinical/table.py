@@ -156,7 +156,8 @@ def clinical_table(
     """
     if not models:
         raise ClipAlignError("there are no scores: give those of one model at least.")
-    rows, curves = [], {}
+    rows: list[dict[str, Any]] = []
+    curves: dict[str, dict[str, dict[str, Any]]] = {}
     for finding in test.findings:
         for model in models:
             if finding not in model.findings:

@@ -73,7 +73,8 @@ def _file_names(scenarios: Sequence[str]) -> list[str]:
 
 def _summary(result: IncrementalResult) -> list[str]:
     taught = [result.came_with, *result.taught]
-    lines, compared = [f"Warning: {text}" for text in filter(None, [result.leak, *result.warnings])], []
+    lines = [f"Warning: {text}" for text in filter(None, [result.leak, *result.warnings])]
+    compared: list[str] = []
     if len(result.row_names) < 2 or not all(any(name in t for t in taught) for name in result.findings):
         return lines
     for metric, label in METRICS.items():
