@@ -48,7 +48,8 @@ def test_the_commands_of_the_docs_are_spelled_right(page):
     group = get_command(app)
     for name, *arguments in commands(page):
         command = group.commands[name]
-        assert not {"--data", "--images", "--band"} & set(arguments), arguments
+        earlier = {"--data", "--band", *(["--images"] if name != "findings" else [])}
+        assert not earlier & set(arguments), arguments
         command.make_context(name, list(arguments))
 
 

@@ -84,7 +84,7 @@ def printable(text: str) -> str:
 
 
 def readable_name(name: str) -> str:
-    """A file name as valid Unicode: bytes that are no UTF-8 become `\\xe9` and the like, and can be told apart."""
+    """A file name as valid Unicode: bytes that are no UTF-8 become `\\xe9` and the like, and can be distinguished."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

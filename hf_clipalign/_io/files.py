@@ -29,8 +29,8 @@ def atomic_folder(path: str | Path, keep: bool | Callable[[str], bool] = True) -
 
     Args:
         path (`str` or `Path`): the folder; links are followed.
-        keep (`bool` or `Callable[[str], bool]`): which files that `path` holds already stay beside the new ones: all,
-            none, or those whose relative path (with slashes) is accepted. Default True.
+        keep (`bool` or `Callable[[str], bool]`, *optional*, defaults to `True`): which files that `path` holds already
+            stay beside the new ones: all, none, or those whose relative path (with slashes) is accepted.
 
     Raises:
         `ClipAlignError`: `path` cannot be written to, or the disk is full.
@@ -98,7 +98,7 @@ def exclusive_lock(path: str | Path, message: str, patience: float = 0.0) -> Ite
     Args:
         path (`str` or `Path`): the lock file.
         message (`str`): the error if another process holds it.
-        patience (`float`): seconds to wait for it. Default 0.
+        patience (`float`, *optional*, defaults to `0`): seconds to wait for it.
 
     Raises:
         `ClipAlignError`: with `message`, if it is held already; or `path` cannot be written to.

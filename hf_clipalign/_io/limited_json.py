@@ -29,7 +29,7 @@ def read_json(path: str | Path, max_bytes: int = MAX_BYTES, max_depth: int = MAX
     Args:
         path (`str` or `Path`): the file. `OSError` of the file system passes through as it is.
         max_bytes (`int`): larger files are not read. Default 8 MiB.
-        max_depth (`int`): how deep lists and objects may be nested. Default 32.
+        max_depth (`int`, *optional*, defaults to `32`): how deep lists and objects may be nested.
         kind (`type`): what the outermost value must be. Default `dict`.
 
     Raises:

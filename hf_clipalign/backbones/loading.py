@@ -60,6 +60,14 @@ def load_pretrained(load: Callable[..., Any], path_or_id: Any, *args: Any, **kwa
 
     Raises:
         `ClipAlignError`: as `load_model`.
+
+    Example:
+        ```python
+        >>> from transformers import CLIPModel
+        >>> from hf_clipalign.backbones import load_pretrained
+        >>> type(load_pretrained(CLIPModel.from_pretrained, mini.student_path)).__name__
+        'CLIPModel'
+        ```
     """
     if not isinstance(path_or_id, (str, Path)):
         return load(path_or_id, *args, **kwargs)
@@ -102,7 +110,25 @@ def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any
 
 
 def load_image_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any:
-    """Loads the image processor of a checkpoint that has no tokenizer; otherwise as `load_processor`."""
+    """Loads the image processor of a checkpoint that has no tokenizer; otherwise as `load_processor`.
+
+    Args:
+        path_or_id (`str` or `Path`): a local folder or a Hub id.
+        **from_pretrained_kwargs: passed to `AutoImageProcessor.from_pretrained`.
+
+    Returns:
+        The image processor.
+
+    Raises:
+        `ClipAlignError`: as `load_processor`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import load_image_processor
+        >>> load_image_processor(mini.student_path).size["height"]
+        48
+        ```
+    """
     from transformers import AutoImageProcessor
 
     load = partial(_load_and_try, AutoImageProcessor.from_pretrained)

@@ -10,7 +10,8 @@ from typing import Any
 def main() -> None:
     """Runs the command line.
 
-    Exit codes: 1 for bad input (one clear line), 2 for wrong usage, 130 for Ctrl-C, 143 for SIGTERM.
+    Exit codes: 1 for bad input (one clear line), 2 for wrong usage, 3 for an answer that is
+    written but not worth having (`clipalign discover`), 130 for Ctrl-C, 143 for SIGTERM.
     """
     try:
         signal.signal(signal.SIGTERM, _end)

@@ -8,7 +8,19 @@ import typer
 
 import hf_clipalign
 from hf_clipalign.cli.command import Command
-from hf_clipalign.cli.commands import compare, concepts, demo, embed, evaluate, export, push, spectrum, trim
+from hf_clipalign.cli.commands import (
+    compare,
+    concepts,
+    demo,
+    discover,
+    embed,
+    evaluate,
+    export,
+    findings,
+    push,
+    spectrum,
+    trim,
+)
 
 app = typer.Typer(
     name="clipalign",
@@ -29,6 +41,8 @@ for _command in (
     evaluate.evaluate,
     compare.compare,
     concepts.concepts,
+    discover.discover,
+    findings.findings,
     trim.trim,
     export.export,
     push.push,

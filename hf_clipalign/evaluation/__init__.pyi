@@ -10,12 +10,19 @@ from .band_search import BandSearch as BandSearch
 from .band_search import search_band as search_band
 from .classification import nearest_class_mean_logits as nearest_class_mean_logits
 from .classification import zero_shot_weights as zero_shot_weights
+from .clinical.measuring import ModelScores as ModelScores
+from .clinical.probe import LinearProbe as LinearProbe
+from .clinical.table import ClinicalTable as ClinicalTable
+from .clinical.table import clinical_table as clinical_table
 from .comparison import HeadScores as HeadScores
 from .comparison import RetrievalComparison as RetrievalComparison
 from .comparison import compare_embeddings as compare_embeddings
 from .comparison import compare_heads as compare_heads
 from .comparison import top_matches as top_matches
+from .discovery import collapse as collapse
+from .discovery import held_out_accuracy as held_out_accuracy
 from .discovery import kmeans_classes as kmeans_classes
+from .discovery import semi_supervised_kmeans as semi_supervised_kmeans
 from .heads import HEAD_NAMES as HEAD_NAMES
 from .heads import Head as Head
 from .heads import comparison_heads as comparison_heads
@@ -30,6 +37,7 @@ from .protocols import base_to_novel as base_to_novel
 from .protocols import cross_dataset as cross_dataset
 from .protocols import domain_generalization as domain_generalization
 from .protocols import zero_shot_accuracy as zero_shot_accuracy
+from .protocols import zero_shot_logits as zero_shot_logits
 from .reports.class_gallery import class_gallery as class_gallery
 from .reports.concept_images import plot_image_rows as plot_image_rows
 from .reports.concept_images import strongest_images as strongest_images
@@ -55,3 +63,5 @@ from .tasks import nearest_class_mean_scores as nearest_class_mean_scores
 from .tasks import retrieval_task as retrieval_task
 from .tasks import split_by_class as split_by_class
 from .tasks import split_by_query as split_by_query
+from .verdicts import Verdict as Verdict
+from .verdicts import paired_verdict as paired_verdict

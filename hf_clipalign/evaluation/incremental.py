@@ -16,12 +16,13 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import BadJson, checked_json, entries, number
 from hf_clipalign._io.masking import without_secrets
 from hf_clipalign.data import IncrementalTask
+from hf_clipalign.evaluation.incremental_rows import constant_of, marks_of, means_of, silent_of
 from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.evaluation.reports.plots import plot_task_matrix
 from hf_clipalign.metrics import forgetting_metrics, multilabel_metrics
 
 METRICS = {"auroc": "AUROC", "f1": "F1"}
-ZERO_SHOT = "zero-shot"
+ZERO_SHOT, BEFORE = "zero-shot", "before"
 
 _SCORES = entries((None, number))
 _STORED = {
@@ -56,6 +57,12 @@ class IncrementalResult:
             class at most.
         measured_on (`list[dict[str, list[str]]]`): for each task, by finding that was measured: the kind of score, and
             a mark of the test data.
+        before (`dict`, *optional*): what the adapter scored as it came, before the first task, and `taught`, the
+            findings that it had learned elsewhere. With any, it is the first row of the matrix.
+        silent, constant (`list[list[str]]`): for each task the findings that no hard label, and that every one, said
+            to be present.
+        warnings (`list[str]`): what a reader of the scores must know of the training data.
+        leak (`str`): how many patients are in both training and test data, in a sentence; empty where none is.
 
     Example:
         ```python
@@ -77,8 +84,15 @@ class IncrementalResult:
     zero_shot: dict[str, Any] | None = None
     undefined: list[list[str]] = field(default_factory=list)
     measured_on: list[dict[str, list[str]]] = field(default_factory=list)
+    before: dict[str, Any] | None = None
+    silent: list[list[str]] = field(default_factory=list)
+    constant: list[list[str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    leak: str = ""
 
     def __post_init__(self) -> None:
+        self.silent = self.silent or [[] for _ in self.tasks]
+        self.constant = self.constant or [[] for _ in self.tasks]
         self.undefined = self.undefined or [[] for _ in self.tasks]
         self.measured_on = self.measured_on or [{} for _ in self.tasks]
 
@@ -105,7 +119,24 @@ class IncrementalResult:
         kept = [key for key in metrics if key.startswith(("macro_", "weighted_", "subset_"))]
         self.means.append({key: float(metrics[key]) for key in kept})
         self.undefined.append(list(metrics["undefined"]))
-        self.measured_on.append(_marks(metrics, measured_on))
+        self.silent.append(silent_of(metrics))
+        self.constant.append(constant_of(metrics))
+        self.measured_on.append(marks_of(metrics, measured_on))
+
+    def add_before(
+        self,
+        taught: Sequence[str],
+        metrics: Mapping[str, Any],
+        measured_on: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Notes scores of the adapter as it came; findings that it had learned then count as taught.
+
+        Args:
+            taught (`Sequence[str]`): what it had learned elsewhere; none for a fresh adapter.
+            metrics, measured_on: see `add`.
+        """
+        hard = {"silent": silent_of(metrics), "constant": constant_of(metrics)}
+        self.before = {**metrics, **hard, "taught": list(taught), "measured_on": marks_of(metrics, measured_on)}
 
     def add_zero_shot(
         self, metrics: Mapping[str, Any], measured_on: Mapping[str, Sequence[str]] | None = None
@@ -115,12 +146,14 @@ class IncrementalResult:
         Args:
             metrics, measured_on: see `add`.
         """
-        before, new = self.zero_shot or {}, {**metrics, "measured_on": _marks(metrics, measured_on)}
+        before, new = self.zero_shot or {}, {**metrics, "measured_on": marks_of(metrics, measured_on)}
         undefined = [name for name in before.get("undefined", []) if name not in metrics["auroc"]]
         kept = (*self.scores, "positives", "known", "measured_on")
+        merged = {key: {**before.get(key, {}), **new.get(key, {})} for key in kept}
         self.zero_shot = {
             **new,
-            **{key: {**before.get(key, {}), **new.get(key, {})} for key in kept},
+            **merged,
+            **means_of({name: merged[name] for name in self.scores}, merged["positives"]),
             "undefined": [*undefined, *metrics["undefined"]],
         }
 
@@ -132,21 +165,33 @@ class IncrementalResult:
             for row in rows:
                 row += [math.nan] * len(new)
 
+    @property
+    def came_with(self) -> list[str]:
+        """The findings that the adapter had learned before the first task."""
+        return [] if self.before is None else list(self.before["taught"])
+
+    @property
+    def row_names(self) -> list[str]:
+        """What the rows of the matrix are called: the tasks, and "before" where the adapter came with findings."""
+        return [*([BEFORE] if self.came_with else []), *self.tasks]
+
     def matrix(self, metric: str = "auroc") -> np.ndarray:
-        """Scores `[T, F]` after every task."""
-        return np.array(self.scores[metric], dtype=np.float64).reshape(len(self.tasks), len(self.findings))
+        """Scores `[T, F]` after every task; an adapter that came with findings has a row before them."""
+        rows = [self._before_scores(metric)] if self.came_with else []
+        return np.array([*rows, *self.scores[metric]], dtype=np.float64).reshape(-1, len(self.findings))
 
     @property
     def learned_at(self) -> list[int]:
-        """For each finding the first task that saw its labels.
+        """For each finding the first row of the matrix whose task, or earlier one, saw its labels.
 
         Raises:
             `ClipAlignError`: no task taught a finding.
         """
+        taught = self._rows_of("taught")
         for name in self.findings:
-            if not any(name in taught for taught in self.taught):
+            if not any(name in row for row in taught):
                 raise ClipAlignError(f"no task taught {name!r} yet, so its forgetting cannot be measured.")
-        return [next(i for i, taught in enumerate(self.taught) if name in taught) for name in self.findings]
+        return [next(i for i, row in enumerate(taught) if name in row) for name in self.findings]
 
     def forgetting(self, metric: str = "auroc") -> dict[str, Any]:
         """`forgetting_metrics` of the scores that were measured as after the last task; the others take no part.
@@ -158,23 +203,37 @@ class IncrementalResult:
         Args:
             metric (`str`): `"auroc"` (default) or `"f1"`.
 
+        An F1 of findings that are never, or always, predicted present says nothing of what was learned, so nothing
+        could be forgotten: such findings take no part either.
+
         Returns:
-            `dict`: also `compared`, the findings that forgetting and backward transfer are means over.
+            `dict`: also `compared`, the findings that forgetting and backward transfer are means over, and, for F1,
+            `never_predicted` and `one_answer`, those left out as the hard labels were all absent, or all the same.
         """
-        last = self.measured_on[-1] if self.measured_on else {}
-        scores = self.matrix(metric)
-        for row, marks in enumerate(self.measured_on):
+        rows = self._rows_of("measured_on")
+        last = rows[-1] if rows else {}
+        scores, silent, constant = self.matrix(metric), self._flags("silent"), self._flags("constant")
+        for row, marks in enumerate(rows):
             scores[row, [marks.get(name) != last.get(name) for name in self.findings]] = math.nan
+        mute = (silent | constant).all(axis=0) & (metric == "f1")
+        average = forgetting_metrics(scores, self.learned_at)["average"]
+        scores[:, mute] = math.nan
         baseline = None
         if self.zero_shot is not None:
             marks, before = self.zero_shot.get("measured_on", {}), self.zero_shot[metric]
             baseline = [before.get(n, math.nan) if marks.get(n) == last.get(n) else math.nan for n in self.findings]
         found = forgetting_metrics(scores, self.learned_at, baseline)
         forgotten = zip(self.findings, found["forgetting_by_finding"], strict=True)
-        return {**found, "compared": [name for name, value in forgotten if not math.isnan(value)]}
+        return {
+            **found,
+            "average": average,
+            "compared": [name for name, value in forgotten if not math.isnan(value)],
+            "never_predicted": [self.findings[column] for column in np.flatnonzero(mute & silent.all(axis=0))],
+            "one_answer": [self.findings[column] for column in np.flatnonzero(mute & ~silent.all(axis=0))],
+        }
 
     def table(self, metric: str = "auroc", bounds: Mapping[str, Mapping[str, Any]] | None = None) -> ReportTable:
-        """The matrix as rows of percent, the zero-shot scores above it and other bounds below.
+        """The matrix as rows of percent; above it the zero-shot scores and the adapter as it came, bounds below.
 
         A mean is over the findings that have a score in its row; where some have none, it says how many have. The
         caption names what is undefined or was not measured, and from where on it was measured otherwise.
@@ -184,6 +243,7 @@ class IncrementalResult:
             bounds (`Mapping[str, Mapping]`, *optional*): name and `multilabel_metrics` of joint training, for example.
         """
         rows = [] if self.zero_shot is None else [self._bound_row(ZERO_SHOT, metric, self.zero_shot)]
+        rows += [] if self.before is None else [self._bound_row(BEFORE, metric, self.before)]
         rows += [_row(f"after {task}", row) for task, row in zip(self.tasks, self.scores[metric], strict=True)]
         rows += [self._bound_row(name, metric, bound) for name, bound in (bounds or {}).items()]
         caption = "; ".join([f"{METRICS[metric]}, in percent", *self._remarks(metric)])
@@ -191,7 +251,11 @@ class IncrementalResult:
 
     def plot(self, metric: str = "auroc") -> Any:
         """The matrix as a heat map, `matplotlib.figure.Figure`."""
-        return plot_task_matrix(self.matrix(metric), self.tasks, self.findings, self.taught, METRICS[metric])
+        scores, taught = list(self.scores[metric]), list(self.taught)
+        names = [f"after {task}" for task in self.tasks]
+        if self.before is not None:
+            scores, taught, names = [self._before_scores(metric), *scores], [self.came_with, *taught], [BEFORE, *names]
+        return plot_task_matrix(scores, self.tasks, self.findings, taught, METRICS[metric], row_names=names)
 
     def to_json(self) -> str:
         """Everything, so that `from_json` gives the same result."""
@@ -212,13 +276,22 @@ class IncrementalResult:
     def _bound_row(self, name: str, metric: str, metrics: Mapping[str, Any]) -> list[str]:
         return _row(name, [metrics[metric].get(finding, math.nan) for finding in self.findings])
 
+    def _before_scores(self, metric: str) -> list[float]:
+        assert self.before is not None
+        return [self.before[metric].get(name, math.nan) for name in self.findings]
+
+    def _rows_of(self, name: str) -> list[Any]:
+        """What `undefined`, `taught`, `silent` or `measured_on` says of each row of the matrix."""
+        return [*([self.before[name]] if self.before and self.came_with else []), *getattr(self, name)]
+
     def _remarks(self, metric: str) -> list[str]:
         """Which scores are not there, and which are not to be compared with those above them."""
-        undefined = np.array([[name in row for name in self.findings] for row in self.undefined], dtype=bool)
-        undefined = undefined.reshape(len(self.tasks), len(self.findings))
+        undefined, silent = self._flags("undefined"), self._flags("silent")
         others = [self._changes(part) for part in (1, 0)]
         remarks = {
             "undefined, as the test data have one class of it at most": undefined,
+            "never predicted present, so that F1 is 0": silent & ~undefined & (metric == "f1"),
+            "predicted present on all images": self._flags("constant") & ~undefined & (metric == "f1"),
             "not measured": np.isnan(self.matrix(metric)) & ~undefined,
             "on other test data than the rows above": others[0],
             "by another score than the rows above": others[1],
@@ -228,13 +301,19 @@ class IncrementalResult:
             found.append(f"{ZERO_SHOT} is of the newest test data and score")
         return found
 
+    def _flags(self, name: str) -> np.ndarray:
+        """Where `[T, F]` the list `name` of a row holds a finding."""
+        rows = [[finding in row for finding in self.findings] for row in self._rows_of(name)]
+        return np.array(rows, dtype=bool).reshape(-1, len(self.findings))
+
     def _changes(self, part: int) -> np.ndarray:
         """Where `[T, F]` a finding was measured on something else than the last time."""
-        changed = np.zeros((len(self.tasks), len(self.findings)), dtype=bool)
+        measured_on = self._rows_of("measured_on")
+        changed = np.zeros((len(measured_on), len(self.findings)), dtype=bool)
         for column, name in enumerate(self.findings):
-            rows = [row for row, marks in enumerate(self.measured_on) if name in marks]
+            rows = [row for row, marks in enumerate(measured_on) if name in marks]
             for before, row in pairwise(rows):
-                changed[row, column] = self.measured_on[before][name][part] != self.measured_on[row][name][part]
+                changed[row, column] = measured_on[before][name][part] != measured_on[row][name][part]
         return changed
 
     def _where(self, flags: np.ndarray) -> str:
@@ -242,12 +321,16 @@ class IncrementalResult:
         found: dict[tuple[int, ...], list[str]] = {}
         for name, column in zip(self.findings, flags.T, strict=True):
             found.setdefault(tuple(np.flatnonzero(column)), []).append(name)
-        return ", ".join(
-            ", ".join(names)
-            + ("" if len(rows) == len(self.tasks) else f" (after {', '.join(self.tasks[row] for row in rows)})")
-            for rows, names in found.items()
-            if rows
-        )
+        return ", ".join(f"{', '.join(names)}{self._when(rows)}" for rows, names in found.items() if rows)
+
+    def _when(self, rows: Sequence[int]) -> str:
+        """Before and after what the matrix has some rows; empty for all rows."""
+        if len(rows) == len(self.row_names):
+            return ""
+        names = [self.row_names[row] for row in rows]
+        first = [BEFORE] if self.came_with and rows[0] == 0 else []
+        later = names[len(first) :]
+        return f" ({' and '.join([*first, *(['after ' + ', '.join(later)] if later else [])])})"
 
 
 def run_incremental(
@@ -305,14 +388,6 @@ def _row(name: str, scores: Sequence[float]) -> list[str]:
     return [name, *map(percent, scores), f"{mean} ({len(there)} of {len(scores)})" if partial else mean]
 
 
-def _marks(metrics: Mapping[str, Any], given: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
-    """For each finding the kind of score, and what tells the test data from others."""
-    if given is not None:
-        return {name: list(mark) for name, mark in given.items()}
-    positives, known = metrics["positives"], metrics["known"]
-    return {name: ["", f"{positives[name]} positive of {known[name]}"] for name in metrics["auroc"]}
-
-
 def _measured(scores: Scores, targets: Any, findings: Sequence[str]) -> dict[str, Any]:
     values, hard = scores()
     return multilabel_metrics(targets, values, predictions=hard, finding_names=findings)
@@ -335,6 +410,4 @@ def _with_nan(content: dict[str, Any]) -> dict[str, Any]:
             return [restored(part) for part in value]
         return math.nan if value is None else value
 
-    rest = {key: value for key, value in content.items() if key != "zero_shot"}
-    zero_shot = content.get("zero_shot")
-    return {**restored(rest), "zero_shot": None if zero_shot is None else restored(zero_shot)}
+    return {key: value if value is None else restored(value) for key, value in content.items()}

@@ -1,4 +1,6 @@
 from .configuration import SpectralGCDConfig as SpectralGCDConfig
+from .explanation import ConceptContrast as ConceptContrast
+from .explanation import concept_contrast as concept_contrast
 from .explanation import concept_contributions as concept_contributions
 from .explanation import top_concepts as top_concepts
 from .filtering import spectral_filter as spectral_filter

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import read_image
+from hf_clipalign.data.images.processing import process_images
 from hf_clipalign.gcd.explanation import concept_contributions, top_concepts
 
 _BYTES_OR_PATH = (str, bytes, bytearray, memoryview)
@@ -30,6 +30,15 @@ class ClassPrediction:
         concepts (`list[tuple[str, float]]`): what speaks for the class, best first: each concept's share in this
             image times the logarithm of how much more frequent it is in the class than in all images. For a class
             that nothing is known of, as no image was in it: the shares themselves.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import SpectralGCDModel
+        >>> gcd = SpectralGCDModel.from_student(model, ["fur", "wheel"], ["cat", "car"], 0, processor=processor)
+        >>> (prediction,) = gcd.predict([images.read(0)])
+        >>> prediction.name in ("cat", "car"), [name for name, _ in prediction.concepts] != []
+        (True, True)
+        ```
     """
 
     index: int
@@ -98,8 +107,9 @@ def _predictions(model: Any, logits: Tensor, cross_modal: Tensor, n_concepts: in
 
 def image_inputs(model: Any, images: Sequence[Any]) -> Tensor:
     """`pixel_values [N, 3, H, W]` of images or their paths, by the model's own image processor."""
-    arrays = [np.asarray(read_image(image)) for image in images]
-    inputs = model.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt")
+    inputs = process_images(model.image_processor, map(read_image, images))
+    if inputs is None:
+        raise ClipAlignError("there are no images to sort: give at least one.")
     return inputs["pixel_values"]
 
 

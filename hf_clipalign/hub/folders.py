@@ -55,8 +55,10 @@ def describe_folder(folder: str | Path, load_from: str | None = None) -> ModelCa
 
     Example:
         ```python
+        >>> from hf_clipalign.hub import describe_folder
+        >>> aligned.save_pretrained("clip-b32-isoclip")
         >>> describe_folder("clip-b32-isoclip", load_from="me/clip-b32-isoclip").image_band
-        (150, 50)
+        (1, 48)
         ```
     """
     folder = Path(folder)
@@ -97,6 +99,7 @@ def folder_kind(folder: str | Path) -> str:
 
     Example:
         ```python
+        >>> aligned.save_pretrained("clip-b32-isoclip")
         >>> folder_kind("clip-b32-isoclip")
         'isoclip'
         ```
@@ -164,7 +167,7 @@ def _stock(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
         image_band=band if facts["modality"] == "image" else None,
         text_band=band if facts["modality"] == "text" else None,
         compact=facts["compact"],
-        parameters={"numbers per embedding": config["projection_dim"]} if "projection_dim" in config else {},
+        parameters={"dimension": config["projection_dim"]} if "projection_dim" in config else {},
         **common,
     )
 

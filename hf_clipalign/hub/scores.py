@@ -68,13 +68,23 @@ def retrieval_evaluation(
     Args:
         comparison (`RetrievalComparison` or its `to_dict()`): the measured heads.
         head (`str`): which one the model is: `"raw"`, `"isoclip"`, `"isoclip-compact"` …
-        modality (`"image"` or `"text"`): what was compared. Default `"image"`.
+        modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): what was compared.
         dataset_name (`str`): for people.
         dataset_type (`str`): Hub id of the data set, or a short name where it has none.
         verdict (`str`): the outcome in words.
 
     Raises:
         `ClipAlignError`: that head was not measured.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.evaluation import compare_heads, comparison_heads, retrieval_task
+        >>> from hf_clipalign.hub import retrieval_evaluation
+        >>> comparison = compare_heads(comparison_heads(encoder, band=(1, 48)), {"emoji": retrieval_task(features)})
+        >>> evaluation = retrieval_evaluation(comparison, "isoclip", dataset_name="emoji", dataset_type="emoji")
+        >>> evaluation.title
+        'Image-image retrieval, emoji: this model is “isoclip”'
+        ```
     """
     if not isinstance(comparison, RetrievalComparison):
         comparison = _as_comparison(comparison)
@@ -140,6 +150,19 @@ def read_evaluations(path: str | Path, info: ModelCardInfo) -> list[CardEvaluati
 
     Raises:
         `ClipAlignError`: the file is no such results file, or another band was measured.
+
+    Example:
+        ```python
+        >>> import json
+        >>> from hf_clipalign.evaluation import compare_heads, comparison_heads, retrieval_task
+        >>> from hf_clipalign.hub import ModelCardInfo, read_evaluations
+        >>> comparison = compare_heads(comparison_heads(encoder, band=(1, 48)), {"emoji": retrieval_task(features)})
+        >>> results = {"task": "image-image", "band": [1, 48], "data": "emoji", "comparison": comparison.to_dict()}
+        >>> _ = open("results.json", "w").write(json.dumps(results))  # `clipalign evaluate` writes such a file
+        >>> info = ModelCardInfo("isoclip", "clip-isoclip", "me/clip-isoclip", image_band=(1, 48))
+        >>> [evaluation.title for evaluation in read_evaluations("results.json", info)]
+        ['Image-image retrieval, emoji: this model is “isoclip”']
+        ```
     """
     try:
         with explained_read(path):
@@ -154,7 +177,7 @@ def read_evaluations(path: str | Path, info: ModelCardInfo) -> list[CardEvaluati
     if info.head != "raw" and (band is None or list(band) != list(results.get("band") or ())):
         raise ClipAlignError(
             f"{str(path)!r} was measured with the {modality} band {short(results.get('band'))}, the model has {band}: "
-            f"evaluate again with --band of the model."
+            f"evaluate again with --{modality}-band of the model."
         )
     name = public_name(results.get("data", "data"))
     return [retrieval_evaluation(comparison, info.head, modality, dataset_name=name, dataset_type=name)]

@@ -17,7 +17,8 @@ def clustering_accuracy(labels: Any, predictions: Any, known_mask: Any, balanced
 
     ONE matching of clusters with classes is found on all samples, such that most samples are right (Hungarian method);
     the shares of known and novel classes are read from it. So a known class that is taken for a novel one costs twice.
-    Where several matchings are best, the reference code's is taken, up to 2,000 ids of classes and clusters together.
+    Where several matchings are best, the reference code's is taken for integers from 0 to 1,999, gaps included; other
+    ids are numbered first.
 
     Args:
         labels (array `[N]`): true classes, integers or strings.
@@ -71,6 +72,42 @@ def match_clusters(labels: Any, predictions: Any) -> dict[Any, Any]:
     return dict(zip(clusters, classes, strict=True))
 
 
+def cluster_balance(predictions: Any, n_classes: int) -> dict[str, float]:
+    """How evenly samples are spread over the classes they may fall into; it needs no labels.
+
+    Args:
+        predictions (integer array `[N]`): the class of each sample, 0 … n_classes − 1.
+        n_classes (`int`): how many classes there are, empty ones included.
+
+    Returns:
+        `largest`, the share of the samples in the largest class; `empty`, how many classes have none; `entropy` of the
+        shares, in nats; `effective`, its exponential: as many classes of equal size have the same entropy.
+
+    Raises:
+        `ClipAlignError`: There is no sample, or a class that is not one of them.
+
+    Example:
+        ```python
+        >>> cluster_balance([0, 0, 0, 0], 4)
+        {'largest': 1.0, 'empty': 3, 'entropy': 0.0, 'effective': 1.0}
+        ```
+    """
+    classes = as_array(predictions, "predictions")
+    if classes.ndim != 1 or not classes.size or classes.dtype.kind not in "iu":
+        raise ClipAlignError("predictions must be integers, one for each sample, and at least one")
+    if classes.min() < 0 or classes.max() >= n_classes:
+        raise ClipAlignError(f"predictions must be classes from 0 to {n_classes - 1}")
+    counts = np.bincount(classes, minlength=n_classes)
+    shares = counts[counts > 0] / counts.sum()
+    entropy = abs(float((shares * np.log(shares)).sum()))
+    return {
+        "largest": float(shares.max()),
+        "empty": int((counts == 0).sum()),
+        "entropy": entropy,
+        "effective": float(np.exp(entropy)),
+    }
+
+
 def clustering_report(labels: Any, predictions: Any, known_mask: Any = None) -> dict[str, float]:
     """All that is usually reported of a clustering: accuracies, balanced accuracies, NMI and ARI.
 
@@ -114,7 +151,7 @@ _SQUARE_IDS = 2000
 
 
 class _Codes(NamedTuple):
-    """Classes and clusters as integers from 0. Names of one kind are numbered together, as the reference does."""
+    """Classes and clusters as integers from 0: as they are where they can be, else numbered together."""
 
     classes: NDArray[np.int64]
     clusters: NDArray[np.int64]
@@ -129,10 +166,17 @@ def _checked(labels: Any, predictions: Any, known_mask: Any) -> tuple[_Codes, ND
     known = np.ones(n, bool) if known_mask is None else as_labels(known_mask, "known_mask", n)
     if known.dtype.kind not in "biu" or not np.isin(known, (0, 1)).all():
         raise ClipAlignError("known_mask must be True or False for every sample: whether its class was known")
+    if all(_are_places(ids) for ids in (classes, clusters)):
+        return _Codes(classes.astype(np.int64), clusters.astype(np.int64)), known.astype(bool)
     if (classes.dtype.kind in "US") == (clusters.dtype.kind in "US"):
         return _Codes(*encode_labels(classes, clusters)), known.astype(bool)
     numbered = (np.unique(names, return_inverse=True)[1].reshape(-1) for names in (classes, clusters))
     return _Codes(*numbered), known.astype(bool)
+
+
+def _are_places(ids: NDArray) -> bool:
+    """Whether ids can be rows of the reference's matrix as they are: their gaps decide between equal matchings."""
+    return ids.dtype.kind in "biu" and bool((ids >= 0).all() and (ids < _SQUARE_IDS).all())
 
 
 def _is_right(codes: _Codes) -> NDArray[np.bool_]:

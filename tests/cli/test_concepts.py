@@ -91,3 +91,23 @@ def test_mistakes_are_named_before_any_image_is_read(options, message, animals, 
     given = () if "--dictionary" in options else ("--dictionary", animals / "names.txt")
     with pytest.raises(ClipAlignError, match=message):
         call("concepts", animals, "--model", "mini:teacher", "--out", tmp_path / "out", *given, *options)
+
+
+def test_a_model_that_does_not_know_such_images_gives_no_answer(tmp_path):
+    generator = np.random.default_rng(0)
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    for number in range(8):
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(noise / f"{number}.png")
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    options = ("--model", "mini:teacher", "--dictionary", tmp_path / "names.txt", "--out", tmp_path / "out")
+    printed = call("concepts", noise, *options)
+    assert "no answer: mini:teacher sees nearly the same in all images" in printed
+    assert "concepts tell" not in printed
+    assert json.loads((tmp_path / "out" / "concepts.json").read_text())["flat"] is True
+
+
+def test_a_model_that_knows_the_images_answers(animals, tmp_path):
+    options = ("--dictionary", animals / "names.txt", "--model", "mini:teacher", "--out", tmp_path / "out")
+    assert "no answer" not in call("concepts", animals, *options)
+    assert json.loads((tmp_path / "out" / "concepts.json").read_text())["flat"] is False

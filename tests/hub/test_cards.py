@@ -408,3 +408,10 @@ def test_a_local_base_model_is_told_by_its_last_name(base):
     assert 'from_pretrained("clip")' in card.text
     assert base not in card.text.replace("\\\\", "\\")
     assert "mrn123" not in str(card)
+
+
+def test_a_setting_that_names_a_secret_is_hidden():
+    text = build_card(info(parameters={"hub_token": "abc", "nested": {"api_key": "abc"}, "epochs": 3})).text
+    assert "| hub_token | … |" in text
+    assert "abc" not in text
+    assert "| epochs | 3 |" in text

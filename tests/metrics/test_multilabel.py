@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.metrics import forgetting_metrics, multilabel_intervals, multilabel_metrics
+from hf_clipalign.metrics import auroc_differences, forgetting_metrics, multilabel_intervals, multilabel_metrics
 from hf_clipalign.metrics.multilabel import _weighted_auroc, _weighted_f1
 
 NAN = float("nan")
@@ -197,3 +197,43 @@ def test_a_score_equal_to_the_threshold_counts_as_present(kind, threshold):
     labels = [[1], [0], [1], [0]]
     assert multilabel_metrics(labels, scores, threshold=threshold)["subset_accuracy"] == 1.0
     assert multilabel_metrics(labels, scores, threshold=[threshold])["f1"] == {"0": 1.0}
+
+
+def test_the_average_is_the_mean_of_the_whole_last_row():
+    """Also of a finding that had no score after the task that taught it."""
+    found = forgetting_metrics([[NAN, 0.5], [0.9, 0.75]])
+    assert found["average"] == pytest.approx(0.825)
+    assert found["undefined"] == [0]
+
+
+def test_auprc_and_its_interval_against_a_plain_bootstrap():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (40, 1)).astype(float)
+    scores = (rng.random((40, 1)) + 0.5 * labels).round(1)  # with ties
+    labels[:5] = NAN
+    known = ~np.isnan(labels[:, 0])
+    expected = average_precision_score(labels[known, 0], scores[known, 0])
+    assert multilabel_metrics(labels, scores)["auprc"]["0"] == pytest.approx(expected)
+    patients = np.arange(40) // 2
+    found = multilabel_intervals(labels, scores, groups=patients, n_resamples=300, kinds=["auprc"])
+    draw, drawn = np.random.default_rng(0), []
+    for picks in draw.integers(20, size=(300, 20)):
+        rows = np.concatenate([np.flatnonzero(patients == pick) for pick in picks])
+        rows = rows[known[rows]]
+        drawn.append(average_precision_score(labels[rows, 0], scores[rows, 0]))
+    assert found["auprc/0"] == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    with pytest.raises(ClipAlignError, match="no intervals of 'recall', only of 'auroc', 'auprc', 'f1'"):
+        multilabel_intervals(labels, scores, kinds=["recall"])
+
+
+def test_differences_of_two_models_are_paired():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, (60, 2)).astype(float)
+    good, bad = labels + rng.random((60, 2)), rng.random((60, 2))
+    found = auroc_differences(labels, good, bad, finding_names=["a", "b"], n_resamples=200)
+    whole = [multilabel_metrics(labels, scores)["macro_auroc"] for scores in (good, bad)]
+    value, low, high = found["macro_auroc"]
+    assert value == pytest.approx(whole[0] - whole[1])
+    assert 0 < low < value < high
+    assert set(found) == {"auroc/a", "auroc/b", "macro_auroc"}
+    assert auroc_differences(labels, good, good)["macro_auroc"] == (0, 0, 0)

@@ -155,7 +155,7 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match="no RE-tune adapter"):
         adapt_image(tiny_clip(), torch.ones(2, 24))
     model.save_pretrained(tmp_path / "eight")
-    with pytest.raises(ClipAlignError, match="8 numbers, the model's has 24"):
+    with pytest.raises(ClipAlignError, match="dimension 8, the model's has 24"):
         PeftModel.from_pretrained(tiny_clip(), tmp_path / "eight")
     prompted("vpt_shallow", "clip").save_pretrained(tmp_path / "vpt")
     with pytest.raises(ClipAlignError, match="CLIP_VPT"):

@@ -78,7 +78,7 @@ def concepts(
     """
     from hf_clipalign.data import fill
     from hf_clipalign.features import text_embeddings
-    from hf_clipalign.gcd import spectral_filter
+    from hf_clipalign.gcd import concept_contrast, spectral_filter
     from hf_clipalign.gcd.filtering import check_filter_settings
 
     settings: dict[str, Any] = {"temperature": temperature, "beta_e": beta_e, "beta_c": beta_c}
@@ -96,8 +96,12 @@ def concepts(
         texts = text_embeddings(loaded, processor, prompts, out / "texts.safetensors").to(chosen_device(device))
     progress = len(names) * len(store) > 10**8
     result = spectral_filter(_projected(loaded, store), texts, names, **settings, progress=progress)
+    contrast = concept_contrast(_projected(loaded, store), texts, names, temperature)
     made = {"model": model, "images": data, "dictionary": dictionary, "template": template, "skipped": store.skipped}
-    _report(result, made, top, out)
+    made |= {"contrast": contrast.ratio, "confidence": contrast.confidence, "flat": contrast.is_flat}
+    _report(result, made, 0 if contrast.is_flat else top, out)
+    if contrast.is_flat:
+        _say_flat(contrast, model)
     if source is not None:
         shown = _show(result, loaded, store, source, texts, out)
         console.print(f"images of the first concepts: {shown}", soft_wrap=True)
@@ -120,15 +124,27 @@ def _names(dictionary: str | None, column: str | None, also: str | None) -> list
 
 
 def _report(result: Any, made: dict[str, Any], top: int, out: Path) -> None:
-    """Prints the tables; writes concepts.json, concepts.csv and concepts.png."""
+    """Prints the tables, unless `top` is 0; writes concepts.json, concepts.csv and concepts.png."""
     from hf_clipalign._io.files import atomic_file
 
-    console.print(result.table(top))
-    console.print(result.component_table())
+    if top:
+        console.print(result.table(top))
+        console.print(result.component_table())
     with atomic_file(out / "concepts.json") as staging:
         staging.write_text(json.dumps(made | result.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     result.save(out / "concepts.csv")
     console.print(f"figure: {result.save(out / 'concepts.png')}   numbers: {out / 'concepts.json'}", soft_wrap=True)
+
+
+def _say_flat(contrast: Any, model: str) -> None:
+    warn(
+        "no answer:",
+        f"{model} sees nearly the same in all images: from image to image a concept's similarity varies "
+        f"{contrast.ratio:.2f} times as much as from concept to concept, and the best concept has "
+        f"{100 * contrast.confidence:.0f} % on average. If the images are not all of one kind, the model does not "
+        "know such images, and the concepts in the files mean nothing: take a model that was trained on such images, "
+        "or a prompt and a dictionary that suit it (--template, --dictionary).",
+    )
 
 
 def _features(

@@ -11,8 +11,15 @@ from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.labels.finding_names import CHEXPERT_COMPETITION, checked_findings
 from hf_clipalign.data.labels.findings import FindingLabels
-from hf_clipalign.data.labels.label_files import checked_path, label_values, read_label_file, require_columns
+from hf_clipalign.data.labels.label_files import (
+    checked_path,
+    label_values,
+    read_label_file,
+    require_columns,
+    subgroup_values,
+)
 
+_SUBGROUPS = {"Frontal/Lateral": "view", "Sex": "sex", "Age": "age"}
 _PATIENT = re.compile(r"(?:^|/)(patient\d+)(?:/|$)")
 
 
@@ -29,22 +36,22 @@ def read_chexpert(
         frontal_only (`bool`, *optional*, defaults to `False`): leave lateral images out.
 
     Returns:
-        [`FindingLabels`]: ids are the paths, with `/` also where the file has backslashes; the patient is the part
-            `patient00001` of the path. Where no path has one, patients are not known.
+        `FindingLabels`: ids are the paths, with `/` also where the file has backslashes; the patient is the part
+            `patient00001` of the path. Where no path has one, patients are not known. The columns `Frontal/Lateral`,
+            `Sex` and `Age`, where they are there, become subgroups.
 
     Raises:
-        [`ClipAlignError`]: the file or a column is missing, a path leaves its folder, a value is no label, some paths
+        `ClipAlignError`: the file or a column is missing, a path leaves its folder, a value is no label, some paths
             have a patient and others have none.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import read_chexpert
-    >>> labels = read_chexpert("train.csv", findings=["Cardiomegaly", "Edema"], frontal_only=True)
-    >>> labels.patients, labels.values
-    (['patient00001', 'patient00002'], array([[nan, nan],
-           [-1.,  1.]]))
-    ```
+        ```python
+        >>> from hf_clipalign.data import read_chexpert
+        >>> labels = read_chexpert("train.csv", findings=["Cardiomegaly", "Edema"], frontal_only=True)
+        >>> labels.patients, labels.values
+        (['patient00001', 'patient00002'], array([[nan, nan],
+               [-1.,  1.]]))
+        ```
     """
     frame, name = read_label_file(path)
     findings = checked_findings(findings)
@@ -58,6 +65,7 @@ def read_chexpert(
         values=label_values(frame, findings, name),
         patients=_patients(paths, frame.index, name),
         name=name,
+        subgroups=subgroup_values(frame, _SUBGROUPS),
     )
 
 

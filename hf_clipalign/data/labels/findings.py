@@ -22,6 +22,11 @@ _UNCERTAIN = -1.0
 _SHORT = 8  # hexadecimal digits: enough to see a change, too few to find out labels by trying
 
 
+def is_label(values: np.ndarray) -> np.ndarray:
+    """Where `[N, F]` numbers are labels: 1, 0, −1 or NaN."""
+    return np.isin(values, (0.0, 1.0, _UNCERTAIN)) | np.isnan(values)
+
+
 @dataclass(frozen=True)
 class FindingLabels:
     """Labels of a multi-label task, as they come from a file.
@@ -32,19 +37,20 @@ class FindingLabels:
         values (array `[N, F]`): 1 present, 0 absent, −1 uncertain, NaN missing; kept as float64.
         patients (`list[str]`, *optional*): the patient of each row, to keep one patient's images together.
         name (`str`): what errors call the labels.
+        subgroups (`Mapping[str, list[str]]`, *optional*): what is known of each row, by the name of the property:
+            `{"sex": ["Female", …], "view": […]}`; an empty text is not known. Scores can be given for each.
 
     Raises:
-        [`ClipAlignError`]: no rows, shapes that do not fit, ids or findings that occur twice, or other values.
+        `ClipAlignError`: no rows, shapes that do not fit, ids or findings that occur twice, or other values.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import FindingLabels
-    >>> labels = FindingLabels(["1.png", "2.png"], ["Edema", "Fracture"], [[1, -1], [0, 1]])
-    >>> labels.targets(uncertain="zeros")
-    array([[1., 0.],
-           [0., 1.]], dtype=float32)
-    ```
+        ```python
+        >>> from hf_clipalign.data import FindingLabels
+        >>> labels = FindingLabels(["1.png", "2.png"], ["Edema", "Fracture"], [[1, -1], [0, 1]])
+        >>> labels.targets(uncertain="zeros")
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
+        ```
     """
 
     ids: list[str]
@@ -52,6 +58,7 @@ class FindingLabels:
     values: np.ndarray
     patients: list[str] | None = None
     name: str = field(default="labels")
+    subgroups: Mapping[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "findings", checked_findings(self.findings))
@@ -69,9 +76,14 @@ class FindingLabels:
         if twice := next((name for name, count in Counter(self.ids).items() if count > 1), None):
             raise ClipAlignError(f"{self.name}: the id {short(twice)} occurs twice; every image needs one row")
         check_lengths(self.name, "rows", self.ids, patients=self.patients)
-        strange = self.values[~np.isin(self.values, (0.0, 1.0, _UNCERTAIN)) & ~np.isnan(self.values)]
+        check_lengths(self.name, "rows", self.ids, **self.subgroups)
+        strange = np.argwhere(~is_label(self.values))
         if len(strange):
-            raise ClipAlignError(f"{self.name}: labels must be 1, 0, -1 (uncertain) or empty, found {strange[0]:g}")
+            row, column = strange[0]
+            raise ClipAlignError(
+                f"{self.name}: labels must be 1, 0, -1 (uncertain) or empty, found {self.values[row, column]:g} in "
+                f"row {row} (from 0, {short(self.ids[row])}), column {short(self.findings[column])}"
+            )
 
     def _numbers(self) -> np.ndarray:
         """The values as float64; the columns of a data frame by their names, whatever their order."""
@@ -102,6 +114,7 @@ class FindingLabels:
             findings=names,
             values=self.values[index][:, columns],
             patients=None if self.patients is None else [self.patients[row] for row in index],
+            subgroups={kind: [values[row] for row in index] for kind, values in self.subgroups.items()},
         )
 
     def targets(
@@ -113,7 +126,7 @@ class FindingLabels:
 
         Args:
             uncertain (`str` or `Mapping[str, str]`, *optional*, defaults to `"ignore"`):
-                What −1 becomes: `"ignore"`, `"zeros"` or `"ones"`; a
+                what −1 becomes: `"ignore"`, `"zeros"` or `"ones"`; a
                 mapping gives it by finding, and the findings that it lacks are ignored.
             missing (`str` or `Mapping[str, str]`): what an empty cell becomes, likewise.
 
@@ -121,7 +134,7 @@ class FindingLabels:
             `np.ndarray [N, F]`: float32.
 
         Raises:
-            [`ClipAlignError`]: another policy, or a finding that is not there.
+            `ClipAlignError`: another policy, or a finding that is not there.
         """
         targets = self.values.astype(np.float32)
         for policy, where in ((uncertain, self.values == _UNCERTAIN), (missing, np.isnan(self.values))):

@@ -12,10 +12,18 @@ from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.labels.finding_names import CHEXPERT_COMPETITION, checked_findings
 from hf_clipalign.data.labels.findings import FindingLabels
-from hf_clipalign.data.labels.label_files import checked_path, label_values, read_label_file, require_columns
+from hf_clipalign.data.labels.label_files import (
+    checked_path,
+    label_values,
+    read_label_file,
+    require_columns,
+    subgroup_values,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_SUBGROUPS = {"ViewPosition": "view", "sex": "sex", "gender": "sex", "age": "age", "anchor_age": "age"}
 
 
 def read_mimic_cxr(
@@ -37,21 +45,21 @@ def read_mimic_cxr(
         views (`Sequence[str]`, *optional*): `["PA", "AP"]` for example; needs the column `ViewPosition`.
 
     Returns:
-        [`FindingLabels`]: one row for each image of a labelled study; ids are the data set's own paths,
-        `files/p10/p10000032/s50414267/<dicom_id>.jpg`; the patient is the subject.
+        `FindingLabels`: one row for each image of a labelled study; ids are the data set's own paths,
+        `files/p10/p10000032/s50414267/<dicom_id>.jpg`; the patient is the subject. The
+        columns `ViewPosition`, `sex` and `age` of `images`, where they are there, become subgroups.
 
     Raises:
-        [`ClipAlignError`]: a file or a column is missing, nothing is left, an identifier is empty, no whole number or
+        `ClipAlignError`: a file or a column is missing, nothing is left, an identifier is empty, no whole number or
             leaves its folder, a study has two rows of labels that differ, or two subjects.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import read_mimic_cxr
-    >>> labels = read_mimic_cxr("mimic-chexpert.csv", "mimic-split.csv", findings=["Edema"], split="train")
-    >>> labels.ids, labels.patients
-    (['files/p10/p10000032/s50414267/02aa804e.jpg'], ['p10000032'])
-    ```
+        ```python
+        >>> from hf_clipalign.data import read_mimic_cxr
+        >>> labels = read_mimic_cxr("mimic-chexpert.csv", "mimic-split.csv", findings=["Edema"], split="train")
+        >>> labels.ids, labels.patients
+        (['files/p10/p10000032/s50414267/02aa804e.jpg'], ['p10000032'])
+        ```
     """
     findings = checked_findings(findings)
     table, name = read_label_file(labels)
@@ -60,6 +68,7 @@ def read_mimic_cxr(
     wanted = [*(["split"] if split else []), *(["ViewPosition"] if views else [])]
     require_columns(listing, ["dicom_id", "study_id", "subject_id", *wanted], listing_name)
     _check_identifiers(table, name)
+    label_values(table, findings, name)  # here, where rows have the numbers of the file
     _check_identifiers(listing, listing_name)
     if split is not None:
         listing = listing[listing["split"] == split]
@@ -68,7 +77,8 @@ def read_mimic_cxr(
     studies = table[["study_id", "subject_id", *findings]].drop_duplicates()
     if len(twice := studies["study_id"][studies["study_id"].duplicated()]):
         raise ClipAlignError(f"{name}: the study {short(twice.iloc[0])} has two rows that differ: keep the right one")
-    joined = listing[["dicom_id", "study_id", "subject_id"]].merge(studies, on="study_id", suffixes=("", "_labels"))
+    kept = ["dicom_id", "study_id", "subject_id", *(column for column in _SUBGROUPS if column in listing.columns)]
+    joined = listing[kept].merge(studies, on="study_id", suffixes=("", "_labels"))
     if len(others := joined[joined["subject_id"] != joined["subject_id_labels"]]):
         study, here, there = others.iloc[0][["study_id", "subject_id", "subject_id_labels"]]
         raise ClipAlignError(
@@ -86,6 +96,7 @@ def read_mimic_cxr(
         values=label_values(joined, findings, name),
         patients=[f"p{subject}" for subject in joined["subject_id"]],
         name=name,
+        subgroups=subgroup_values(joined, _SUBGROUPS),
     )
 
 

@@ -29,21 +29,20 @@ class JudgedRetrieval:
     """Queries, what is searched, and which texts are relevant to which query.
 
     Args:
-        queries ([`TextSource`]): Q queries that have a judgement.
-        corpus ([`TextSource`]): N texts.
+        queries (`TextSource`): Q queries that have a judgement.
+        corpus (`TextSource`): N texts.
         relevant (`list[numpy.ndarray]`): positions in the corpus of each query's relevant texts, int64; Q arrays.
         grades (`list[numpy.ndarray]`): how relevant, float64, above 0; for binary judgements all 1.
         excluded (`numpy.ndarray` of int64 `[Q]`):
-            Position in the corpus of the text with the query's own id, which is not to be found, -1 if there is none.
+            position in the corpus of the text with the query's own id, which is not to be found, -1 if there is none.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import load_qrels
-    >>> judged = load_qrels("retrieval")
-    >>> judged.queries.texts, judged.relevant
-    (['what purrs?'], [array([1])])
-    ```
+        ```python
+        >>> from hf_clipalign.data import load_qrels
+        >>> judged = load_qrels("retrieval")
+        >>> judged.queries.texts, judged.relevant
+        (['what purrs?'], [array([1])])
+        ```
     """
 
     queries: TextSource
@@ -69,24 +68,23 @@ def load_qrels(
     means "not relevant".
 
     Args:
-        source (`str` or `os.PathLike`, *optional*): The folder.
-        split (`str`, *optional*): Which file of the folder `qrels`. By default "test", else the only one.
-        queries, corpus, qrels (*optional*):
+        source (`str` or `os.PathLike`, *optional*): the folder.
+        split (`str`, *optional*): which file of the folder `qrels`. By default "test", else the only one.
+        queries (`Any`, *optional*), corpus (`Any`, *optional*), qrels (`Any`, *optional*):
             Instead of a folder: tables, each a `datasets.Dataset`, a pandas frame or a list of dicts.
 
     Returns:
-        [`JudgedRetrieval`]: queries and corpus in the order of their tables.
+        `JudgedRetrieval`: queries and corpus in the order of their tables.
 
     Raises:
-        [`ClipAlignError`]: if a table or a column is missing, an id appears twice, or a judgement names an unknown id.
+        `ClipAlignError`: if a table or a column is missing, an id appears twice, or a judgement names an unknown id.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import load_qrels
-    >>> load_qrels("retrieval").corpus.texts
-    ['a dog', 'a cat']
-    ```
+        ```python
+        >>> from hf_clipalign.data import load_qrels
+        >>> load_qrels("retrieval").corpus.texts
+        ['a dog', 'a cat']
+        ```
     """
     if source is not None:
         name, tables = str(source), _folder_tables(Path(source).expanduser(), split)
@@ -101,18 +99,17 @@ def load_qrels(
 
 
 def is_qrels_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder looks like one that [`load_qrels`] reads.
+    """Whether a folder looks like one that `load_qrels` reads.
 
     Args:
-        path (`str` or `os.PathLike`): The folder.
+        path (`str` or `os.PathLike`): the folder.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import is_qrels_folder
-    >>> is_qrels_folder("retrieval"), is_qrels_folder("photos")
-    (True, False)
-    ```
+        ```python
+        >>> from hf_clipalign.data import is_qrels_folder
+        >>> is_qrels_folder("retrieval"), is_qrels_folder("photos")
+        (True, False)
+        ```
     """
     folder = Path(path).expanduser()
     return folder.is_dir() and all(any(folder.glob(f"{part}*")) for part in ("queries", "corpus", "qrels"))

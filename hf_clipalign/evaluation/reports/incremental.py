@@ -19,6 +19,7 @@ def write_incremental_report(
     bounds: Mapping[str, Mapping[str, Any]] | None = None,
     title: str = "Incremental learning of findings",
     lead: str = "",
+    first: Sequence[Section] = (),
 ) -> Path:
     """Writes `index.html`, and for every scenario and metric the heat map as PNG and the result as JSON.
 
@@ -29,6 +30,7 @@ def write_incremental_report(
         results (`Sequence[IncrementalResult]`): one for each scenario.
         bounds (`Mapping`, *optional*): see `IncrementalResult.table`.
         title, lead (`str`): heading and first paragraph of the page.
+        first (`Sequence[Section]`, *optional*): sections above those of the scenarios.
 
     Returns:
         `Path`: the page.
@@ -44,7 +46,7 @@ def write_incremental_report(
         ```
     """
     folder = Path(folder)
-    sections = []
+    sections = list(first)
     for result, name in zip(results, _file_names([result.scenario for result in results]), strict=True):
         figures = []
         for metric, label in METRICS.items():
@@ -70,12 +72,20 @@ def _file_names(scenarios: Sequence[str]) -> list[str]:
 
 
 def _summary(result: IncrementalResult) -> list[str]:
-    if len(result.tasks) < 2 or not all(any(name in t for t in result.taught) for name in result.findings):
-        return []
-    lines, compared = [], []
+    taught = [result.came_with, *result.taught]
+    lines, compared = [f"Warning: {text}" for text in filter(None, [result.leak, *result.warnings])], []
+    if len(result.row_names) < 2 or not all(any(name in t for t in taught) for name in result.findings):
+        return lines
     for metric, label in METRICS.items():
         found = result.forgetting(metric)
-        compared = found["compared"]
+        compared = found["compared"] if metric == "auroc" else compared
+        if mute := found["never_predicted"]:
+            lines.append(
+                f"{label} of {', '.join(mute)} is 0 throughout, since they were never predicted present: "
+                "forgetting is without them."
+            )
+        if same := found["one_answer"]:
+            lines.append(f"{label} of {', '.join(same)} is of one answer for all images: forgetting is without them.")
         parts = [
             f"{name.replace('_', ' ')} {100 * found[name]:+.1f}"
             for name in ("forgetting", "backward_transfer", "forward_transfer")
@@ -83,7 +93,7 @@ def _summary(result: IncrementalResult) -> list[str]:
         ]
         if parts:
             lines.append(f"{label}, points: {', '.join(parts)}.")
-    earlier = [name for name in result.findings if any(name in taught for taught in result.taught[:-1])]
+    earlier = [name for name in result.findings if any(name in row for row in taught[:-1])]
     if left_out := [name for name in earlier if name not in compared]:
         lines.append(
             f"Forgetting and backward transfer are without {', '.join(left_out)}: no scores that were measured alike "

@@ -50,7 +50,7 @@ def plot_similarities(pairs: Mapping[str, tuple[Any, Any]], bins: int = 80) -> F
 
     Args:
         pairs (`Mapping[str, (positive, negative)]`): cosines by head.
-        bins (`int`): over the range of the panel. Default 80.
+        bins (`int`, *optional*, defaults to `80`): over the range of the panel.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -116,7 +116,7 @@ def plot_snapshots(curves: Mapping[str, Mapping[int, float]], baseline: float, m
     Args:
         curves (`Mapping[str, Mapping[int, float]]`): by name: score after so many steps.
         baseline (`float`): the score without inversion.
-        metric (`str`): what the axis means. Default `"mAP"`.
+        metric (`str`, *optional*, defaults to `"mAP"`): what the axis means.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -143,7 +143,7 @@ def plot_band_grid(grid: Mapping[tuple[int, int], float], metric: str = "mAP") -
 
     Args:
         grid (`Mapping[(k_top, k_bottom), float]`): as `BandSearch.grid`.
-        metric (`str`): what the colour means. Default `"mAP"`.
+        metric (`str`, *optional*, defaults to `"mAP"`): what the colour means.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -179,6 +179,7 @@ def plot_task_matrix(
     taught: Sequence[Sequence[str]],
     metric: str = "AUROC",
     spread: Any = None,
+    row_names: Sequence[str] | None = None,
 ) -> Figure:
     """Scores after every task (rows) on every finding (columns), in percent; what a task taught is framed.
 
@@ -187,8 +188,9 @@ def plot_task_matrix(
         tasks (`Sequence[str]`): T names.
         findings (`Sequence[str]`): F names.
         taught (`Sequence[Sequence[str]]`): for each task the findings whose labels it saw.
-        metric (`str`): what the colour means. Default `"AUROC"`.
+        metric (`str`, *optional*, defaults to `"AUROC"`): what the colour means.
         spread (`[T, F]`, *optional*): standard deviations, as fractions, written below the scores unless NaN.
+        row_names (`Sequence[str]`, *optional*): of the rows. Default: "after" and the task.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -203,7 +205,8 @@ def plot_task_matrix(
     """
     table = 100 * np.asarray(matrix, dtype=np.float64)
     row_height = 0.42 if spread is None else 0.6
-    figure = Figure(figsize=(3.0 + 0.95 * len(findings), 1.8 + row_height * len(tasks)), layout="constrained")
+    names = [f"after {task}" for task in tasks] if row_names is None else row_names
+    figure = Figure(figsize=(3.0 + 0.95 * len(findings), 1.8 + row_height * len(names)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(table, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for row, column in np.ndindex(*table.shape):
@@ -215,7 +218,7 @@ def plot_task_matrix(
         if findings[column] in taught[row] and len(taught[row]) < len(findings):
             axes.add_patch(_frame(column, row))
     axes.set_xticks(range(len(findings)), findings, rotation=30, ha="right", parse_math=False)
-    axes.set_yticks(range(len(tasks)), [f"after {task}" for task in tasks], parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     figure.colorbar(image, ax=axes, label=f"{metric}, %")
     return figure
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data import IncrementalTask
+from hf_clipalign.data import IncrementalTask, SeenRows
 from hf_clipalign.data.images.source import digest
 from hf_clipalign.features import LabelledEmbeddings
 from hf_clipalign.trainers.base import check_one_batch
@@ -93,7 +94,7 @@ def check_data(data: Any, embed_dim: int, model: dict[str, Any]) -> None:
         )
     if data.embeds.shape[1] != embed_dim:
         raise ClipAlignError(
-            f"the embeddings of {data.labels.name} have {data.embeds.shape[1]} numbers, the model's shared space "
+            f"the embeddings of {data.labels.name} have dimension {data.embeds.shape[1]}, the model's shared space "
             f"{embed_dim}: they are of another model, or from before the projector."
         )
 
@@ -119,6 +120,30 @@ def check_tasks(
                 f"the task {task.name!r} has no positive example of {name!r} among its {len(task.rows)} rows: give it "
                 "others, or leave the finding out."
             )
+
+
+def without_negatives(
+    tasks: Sequence[IncrementalTask], data: LabelledEmbeddings | None, args: RETuneTrainingArguments
+) -> list[str]:
+    """A sentence for each task with a finding that no known label says to be absent: they cannot be separated."""
+    found = []
+    for task in tasks:
+        assert data is not None
+        absent = (targets(data, task, args) == 0).any(dim=0)
+        if names := [name for name, is_there in zip(task.findings, absent.tolist(), strict=True) if not is_there]:
+            found.append(
+                f"the task {task.name!r} has no negative example of {quoted(names)}, only present and empty labels: "
+                'where empty means absent, set missing="zeros".'
+            )
+    return found
+
+
+def seen_rows(tasks: Sequence[IncrementalTask], data: LabelledEmbeddings | None) -> SeenRows:
+    """The images and patients of all tasks."""
+    assert data is not None or not tasks
+    if data is None or not tasks:
+        return SeenRows(np.empty(0, np.int64), np.empty(0, np.int64))
+    return SeenRows.of(data.labels, np.concatenate([task.rows for task in tasks]))
 
 
 def targets(data: LabelledEmbeddings, task: IncrementalTask, args: RETuneTrainingArguments) -> Tensor:

@@ -9,15 +9,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file, atomic_folder, exclusive_lock, explained_read
 from hf_clipalign._io.limited_json import BadJson, check_schema, checked_json, entries
-from hf_clipalign.data import FindingPrompts
+from hf_clipalign.data import FindingPrompts, SeenRows
 from hf_clipalign.evaluation import IncrementalResult
 from hf_clipalign.hub.retune_folder import STATE_FILE
 
-OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_FILE, SEEN_FILE = "optimizer.safetensors", "seen.safetensors"
 _FORMAT = 1
 _STATE = {
     "model": (None, {"name": (None, str), "weights": str}),
@@ -43,6 +46,13 @@ class RETuneState:
 
     Raises:
         `ClipAlignError`: the folder holds a state that cannot be read.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import RETuneState
+        >>> RETuneState("runs/not-begun").begun
+        False
+        ```
     """
 
     def __init__(self, folder: str | Path, learned: Mapping[str, Any] | None = None):
@@ -109,6 +119,16 @@ class RETuneState:
     def adapter_folder(self) -> Path:
         """The newest adapter."""
         return self._task_folder(len(self.tasks) - 1)
+
+    @property
+    def seen(self) -> SeenRows:
+        """The images and patients of all tasks that are done, as far as the folder has kept them."""
+        files = [self._task_folder(index) / SEEN_FILE for index in range(len(self.tasks))]
+        seen = SeenRows(np.empty(0, np.int64), np.empty(0, np.int64))
+        for file in files:
+            if file.is_file():
+                seen |= SeenRows(**load_file(file))
+        return seen
 
     def held(self) -> AbstractContextManager:
         """Keeps a second run out of the folder.
@@ -207,7 +227,12 @@ class RETuneState:
         self.content = content
 
 
+def write_seen(folder: Path, seen: SeenRows) -> None:
+    """Keeps hashes of the images and patients of a task."""
+    save_file({"images": seen.images, "patients": seen.patients}, folder / SEEN_FILE)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes a file of a run, whole or not at all."""
+    """Writes a file of a run atomically."""
     with atomic_file(path) as staging:
         staging.write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -14,17 +15,16 @@ from torch import Tensor, nn
 from transformers.trainer_utils import TrainOutput
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._io.masking import public_name
-from hf_clipalign.data import FindingPrompts, IncrementalTask, joint
-from hf_clipalign.evaluation import IncrementalResult
+from hf_clipalign.data import FindingPrompts, IncrementalTask, check_leaks, joint
+from hf_clipalign.evaluation import ClinicalTable, IncrementalResult
 from hf_clipalign.features import LabelledEmbeddings
 from hf_clipalign.hub.cards import on_hub
-from hf_clipalign.hub.retune_folder import LIMITS, METRICS_FILE, NOT_FOR_DIAGNOSIS, PROMPTS_FILE
-from hf_clipalign.hub.scores import incremental_evaluation
+from hf_clipalign.hub.retune_folder import METRICS_FILE, PROMPTS_FILE
 from hf_clipalign.losses.retune import masked_bce_sum
 from hf_clipalign.metrics import multilabel_metrics
 from hf_clipalign.trainers.base import AlignmentTrainer, check_one_gpu
 from hf_clipalign.trainers.retune.arguments import RETuneTrainingArguments
+from hf_clipalign.trainers.retune.card import card_facts_of
 from hf_clipalign.trainers.retune.data import (
     Shuffled,
     TaskEmbeddings,
@@ -32,19 +32,23 @@ from hf_clipalign.trainers.retune.data import (
     check_tasks,
     embeddings_sketch,
     pending_tasks,
+    seen_rows,
     targets,
     task_fingerprint,
     task_settings,
+    without_negatives,
 )
 from hf_clipalign.trainers.retune.learner import RETuneLearner
-from hf_clipalign.trainers.retune.state import OPTIMIZER_FILE, RETuneState, write_text
+from hf_clipalign.trainers.retune.state import OPTIMIZER_FILE, RETuneState, write_seen, write_text
 from hf_clipalign.trainers.retune.updates import SmallUpdates, moments_of, restore_moments
+
+logger = logging.getLogger(__name__)
 
 _SEEDS_PER_TASK = 1_000_003
 
 
 class RETuneTrainer(AlignmentTrainer):
-    """Trains RE-tune's adapters task by task; the output folder remembers which tasks are learned.
+    """Trains RE-tune's adapters task by task; the output folder records which tasks are learned.
 
     Images are not needed: the data are embeddings with labels. Every prompt is encoded once. After a task the adapter,
     the optimizer's moments and the scores on `eval_dataset` are written to `output_dir`; a run that is stopped begins
@@ -55,12 +59,10 @@ class RETuneTrainer(AlignmentTrainer):
         model (`PeftModel`): `get_peft_model(clip, RETuneConfig())`; or an `EmbeddingSpace` in the place of the CLIP,
             with `encoder`.
         args (`RETuneTrainingArguments`): settings. Default: the published ones.
-        prompts (`FindingPrompts`, *optional*): of the findings. Default: the published ones, for the findings of the
-            data.
+        prompts (`FindingPrompts`, *optional*): of the data's findings. Default: the published ones.
         train_dataset (`LabelledEmbeddings`): training data.
         eval_dataset (`LabelledEmbeddings`, *optional*): test data, scored after every task.
-        tasks (`Sequence[IncrementalTask]`, *optional*): what is learned, in order; rows of `train_dataset`. Default:
-            everything at once.
+        tasks (`Sequence[IncrementalTask]`, *optional*): what is learned, in order. Default: all of `train_dataset`.
         processing_class (`ProcessorMixin` or tokenizer): the backbone's, for the prompts.
         encoder (`DualEncoder`, *optional*): the backbone, where `model` has no towers.
         encode_prompts (`Callable`, *optional*): gives text embeddings `[M, d]`, not of unit length, for a list of M
@@ -70,17 +72,20 @@ class RETuneTrainer(AlignmentTrainer):
 
     Raises:
         `ClipAlignError`: embeddings of another model or width, a finding without prompts or without positives, an
-            output folder that was begun with another model, adapter or prompts, other prompts for a finding that the
-            adapter has learned.
+            image that is both in a task (of now or, in this folder, before) and in `eval_dataset`, an output folder
+            that was begun with another model, adapter or prompts, other prompts for a finding that the adapter has
+            learned.
 
     Example:
         ```python
-        >>> model = get_peft_model(clip, RETuneConfig())
-        >>> labels = read_chexpert("CheXpert-v1.0-small/train.csv")
-        >>> data = LabelledEmbeddings.from_store("features/", labels, model)
-        >>> trainer = RETuneTrainer(model, RETuneTrainingArguments("runs/chest"), train_dataset=data,
-        ...                         tasks=class_incremental(labels), processing_class=processor)
-        >>> trainer.train()
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.features import LabelledEmbeddings
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig
+        >>> model, args = get_peft_model(EmbeddingSpace(128), RETuneConfig()), RETuneTrainingArguments("runs/chest")
+        >>> data = {"train_dataset": LabelledEmbeddings(embeds, labels), "processing_class": processor}
+        >>> RETuneTrainer(model, args, **data, encoder=encoder).train().global_step
+        {...}
+        10
         ```
     """
 
@@ -125,6 +130,11 @@ class RETuneTrainer(AlignmentTrainer):
         learner.set_prompts(self.prompts)
         self.tasks = [] if train_dataset is None else list(tasks if tasks is not None else joint(train_dataset.labels))
         check_tasks(self.tasks, train_dataset, args)
+        self.clinical: ClinicalTable | None = None
+        self.leak = self._checked_leak(eval_dataset)
+        self.warnings = without_negatives(self.tasks, train_dataset, args)
+        for text in filter(None, [self.leak, *self.warnings]):
+            logger.warning(text)
         super().__init__(
             learner,
             args,
@@ -135,6 +145,7 @@ class RETuneTrainer(AlignmentTrainer):
         )
         self._columns = torch.empty(0, dtype=torch.long)
         self._moments: dict[str, Tensor] = {}
+        self._before: tuple[list[str], dict[str, Any]] | None = None
         if args.reset_threshold is not None:
             self.add_callback(SmallUpdates(args.reset_threshold, args.reset_step))
 
@@ -174,6 +185,8 @@ class RETuneTrainer(AlignmentTrainer):
             self.state_folder = RETuneState(self.state_folder.folder, self._learned_elsewhere)
             pending = pending_tasks(self.tasks, self.state_folder, self.data, self.args, bool(resume_from_checkpoint))
             self._begin()
+            if pending and self.result is None and self.eval_dataset is not None:
+                self._before = self.state_folder.learned, self.measure(cast(Any, self.eval_dataset))
             output = TrainOutput(0, 0.0, {})
             for task in pending:
                 output = self._learn(task)
@@ -283,9 +296,15 @@ class RETuneTrainer(AlignmentTrainer):
         self._note_learned(*self.state_folder.learned, *task.findings)
         result = self._measured(name, task)
         if self.is_world_process_zero():
-            self.state_folder.add_task(entry, result, self._save_with_moments)
+            self.state_folder.add_task(entry, result, lambda folder: self._save_with_moments(folder, task))
         self._everyone_reads()
         return output
+
+    def _checked_leak(self, test: LabelledEmbeddings | None) -> str:
+        """What of the test data was seen in any task, now or earlier in this folder; an image is an error."""
+        if test is None:
+            return ""
+        return check_leaks(self.state_folder.seen | seen_rows(self.tasks, self.data), test.labels)
 
     def _measured(self, name: str, task: IncrementalTask) -> IncrementalResult | None:
         data = cast(Any, self.eval_dataset)
@@ -293,7 +312,10 @@ class RETuneTrainer(AlignmentTrainer):
             return self.result
         result = self.result or IncrementalResult(self.scenario, list(data.labels.findings))
         result.extend(data.labels.findings)
+        result.leak, result.warnings = self.leak, list(dict.fromkeys([*result.warnings, *self.warnings]))
         measured_on = {finding: [self.args.score, mark] for finding, mark in data.labels.fingerprints().items()}
+        if self._before is not None and not result.tasks:
+            result.add_before(*self._before, measured_on)
         known = {} if result.zero_shot is None else result.zero_shot.get("measured_on", {})
         if not measured_on.items() <= known.items():
             result.add_zero_shot(self.measure(data, adapted=False), measured_on)
@@ -358,37 +380,15 @@ class RETuneTrainer(AlignmentTrainer):
         self.learner.save_pretrained(folder)
         write_text(folder / PROMPTS_FILE, json.dumps(self.prompts.to_dict(), indent=1))
 
-    def _save_with_moments(self, folder: Path) -> None:
+    def _save_with_moments(self, folder: Path, task: IncrementalTask) -> None:
         self._save_adapter(folder)
+        write_seen(folder, seen_rows([task], self.data))
         if self._moments:
             save_file(self._moments, folder / OPTIMIZER_FILE)
 
     def card_facts(self) -> dict[str, Any]:
         """The findings, the tasks, and what was measured after each."""
-        state, config, args = self.state_folder, self.learner.adapter_config, self.args
-        here = list(dict.fromkeys(name for entry in state.tasks for name in entry["findings"]))
-        result = self.result if self.result is not None and self.result.tasks else None
-        measured = "" if self.result is None else f", the scores after every task in `{METRICS_FILE}`"
-        before = f" Findings learned before, in another run: {', '.join(state.before)}." if state.before else ""
-        tests = f"test labels: {len(cast(Any, self.eval_dataset)):,} studies" if self.eval_dataset else "test labels"
-        return {
-            "name": f"RE-tune adapter: {', '.join(state.learned) or 'untrained'}",
-            "base_model": public_name(self.identity["model"]["name"]) or None,
-            "description": f"{NOT_FOR_DIAGNOSIS} Findings, learned in {len(state.tasks)} task(s): {', '.join(here)}."
-            f"{before} The prompts are in `{PROMPTS_FILE}`{measured}.",
-            "parameters": {
-                "data": f"{len(self.data or ()):,} embeddings with labels",
-                "adapter": f"{config.adapter}, {config.sides}, d = {config.embed_dim}",
-                "tasks in order": [entry["name"] for entry in state.tasks],
-                "rows per task": [f"{entry['n_rows']:,}" for entry in state.tasks],
-                "epochs": f"{args.num_train_epochs:g} for each task",
-                "uncertain and missing labels": [args.uncertain, args.missing],
-            },
-            "needs_package": True,
-            "has_processor": False,
-            "evaluations": [] if result is None else [incremental_evaluation(result, tests)],
-            "limits": LIMITS,
-        }
+        return card_facts_of(self)
 
     def _everyone_reads(self) -> None:
         self.accelerator.wait_for_everyone()

@@ -25,8 +25,16 @@ class EmbeddingSpace(nn.Module):
 
     Args:
         embed_dim (`int`): size d of the shared space.
-        name_or_path (`str`): what the adapter's configuration names as its base model. Default "".
+        name_or_path (`str`, *optional*, defaults to `""`): what the adapter's configuration names as its base model.
         heads (`dict`, *optional*): dotted names of the heads by modality. Default: CLIP's.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig
+        >>> get_peft_model(EmbeddingSpace(512), RETuneConfig()).peft_config["default"].embed_dim
+        512
+        ```
     """
 
     def __init__(self, embed_dim: int, name_or_path: str = "", heads: dict[Modality, str] | None = None):
@@ -79,6 +87,15 @@ def adapt_image(model: Any, embeds: Tensor) -> Tensor:
 
     Raises:
         `ClipAlignError`: embeddings that are no tensor, or of another width, or no RE-tune adapter.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig, adapt_image
+        >>> adapter = get_peft_model(EmbeddingSpace(128), RETuneConfig(identity_start=True))
+        >>> torch.allclose(adapt_image(adapter, embeds), embeds, atol=1e-5)
+        True
+        ```
     """
     return _adapt(model, "image", embeds)
 
@@ -95,6 +112,14 @@ def adapt_text(model: Any, embeds: Tensor) -> Tensor:
 
     Raises:
         `ClipAlignError`: as `adapt_image`.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig, adapt_text
+        >>> adapt_text(get_peft_model(EmbeddingSpace(128), RETuneConfig()), torch.randn(3, 128)).shape
+        torch.Size([3, 128])
+        ```
     """
     return _adapt(model, "text", embeds)
 
@@ -114,9 +139,11 @@ def load_without_towers(folder: str | Path, **kwargs: Any) -> Any:
 
     Example:
         ```python
-        >>> model = load_without_towers("runs/chest")
-        >>> adapt_image(model, torch.randn(3, 512)).shape
-        torch.Size([3, 512])
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig, adapt_image, load_without_towers
+        >>> get_peft_model(EmbeddingSpace(128), RETuneConfig()).save_pretrained("adapter")
+        >>> adapt_image(load_without_towers("adapter"), embeds).shape
+        torch.Size([24, 128])
         ```
     """
     from peft import PeftConfig, PeftModel

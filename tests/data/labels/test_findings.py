@@ -288,3 +288,32 @@ def test_images_of_the_rows(tmp_path: Path) -> None:
     source = labels([[1], [0]]).source(tmp_path)
     assert source.ids == ["0.png", "1.png"]
     assert source.read(1).size == (4, 4)
+
+
+def test_a_wrong_label_is_named_by_row_and_column(tmp_path: Path) -> None:
+    for cell, found in (("2", "found 2"), ("yes", "a label is no number, found 'yes'")):
+        path = written(tmp_path, "train.csv", f"Path,Cardiomegaly,Edema\na.jpg,1,0\nb.jpg,,{cell}\n")
+        with pytest.raises(ClipAlignError, match=rf"train\.csv: row 1 \(from 0\), column 'Edema': {found}"):
+            read_chexpert(path, TWO)
+    split = written(tmp_path, "split.csv", MIMIC_SPLIT)
+    wrong = written(tmp_path, "mimic.csv", MIMIC_LABELS.replace("0.0,1.0", "0.0,7"))
+    with pytest.raises(ClipAlignError, match=r"mimic\.csv: row 2 \(from 0\), column 'Edema': found 7"):
+        read_mimic_cxr(wrong, split, TWO, split="train")
+    with pytest.raises(ClipAlignError, match=r"found 5 in row 1 \(from 0, '1\.png'\), column 'B'"):
+        labels([[1, 0], [1, 5]])
+
+
+def test_subgroups_come_with_the_labels(tmp_path: Path) -> None:
+    found = read_chexpert(written(tmp_path, "train.csv", CHEXPERT), TWO)
+    assert found.subgroups == {
+        "view": ["Frontal", "Frontal", "Lateral"],
+        "sex": ["Female"] * 3,
+        "age": ["60–79", "80+", "80+"],
+    }
+    assert found.select([2, 0]).subgroups["view"] == ["Lateral", "Frontal"]
+    views = MIMIC_SPLIT.replace("split\n", "split,ViewPosition\n").replace(",train\n", ",train,PA\n")
+    views = views.replace(",test\n", ",test,\n")
+    mimic = read_mimic_cxr(written(tmp_path, "mimic.csv", MIMIC_LABELS), written(tmp_path, "split.csv", views), TWO)
+    assert mimic.subgroups == {"view": ["PA", "PA", "", "PA"]}
+    with pytest.raises(ClipAlignError, match="1 rows but 2 sex"):
+        FindingLabels(["1.png"], ["Edema"], [[1]], subgroups={"sex": ["Female", "Male"]})

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.data import GCD_PRESETS, GCDSplit, ImageSource, gcd_preset
+from hf_clipalign.data import GCD_PRESETS, GCDSplit, ImageSource, gcd_preset, hold_out_labels
 
 NAMES = ["ant", "bee", "cat", "dog", "emu", "fox"]
 LABELS = np.arange(60) * 7 % 6
@@ -203,7 +203,6 @@ def test_a_partly_labelled_folder(tmp_path: Path) -> None:
         ({"cat": 2, "dog": 0, "unlabelled": 4}, "'dog' has no image"),
         ({"unlabelled": 4}, "no class has labelled images"),
         ({"cat": 2, "unlabelled": 0}, "'unlabelled' has no image"),
-        ({"cat": 2, "unlabelled": 4, ".": 2}, r"'0.png', '1.png' in no sub-folder: move .* into 'unlabelled'"),
         ({"cat": 2, "unlabelled": 4}, "7 classes cannot be found in 6 images"),
     ],
 )
@@ -224,3 +223,26 @@ def test_of_an_odd_number_of_images_the_smaller_half_is_labelled_as_published(n_
     split = GCDSplit.from_source(source(labels, ["a", "b", "c"]), 2)
     drawn = np.random.RandomState(0).choice(n_known_images, size=n_known_images // 2, replace=False)
     assert np.flatnonzero(split.labelled).tolist() == sorted(drawn.tolist())
+
+
+def test_images_beside_the_folders_have_no_label(tmp_path: Path) -> None:
+    split = GCDSplit.from_folder(folder(tmp_path, {"cat": 3, "dog": 2, ".": 4}))
+    assert split.class_names == ["cat", "dog"]
+    by_image = dict(zip(split.source.ids, split.training_labels.tolist(), strict=True))
+    assert by_image == {f"{n}.png": -1 for n in range(4)} | {f"cat/{n}.png": 0 for n in range(3)} | {
+        "dog/0.png": 1,
+        "dog/1.png": 1,
+    }
+    with pytest.raises(ClipAlignError, match="no class has labelled images: move some"):
+        GCDSplit.from_folder(folder(tmp_path / "flat", {".": 4}))
+
+
+def test_held_out_labels_are_hidden_and_every_class_keeps_two(tmp_path: Path) -> None:
+    split = GCDSplit.from_folder(folder(tmp_path, {"ant": 2, "bee": 3, "cat": 20, "unlabelled": 4}))
+    visible, rows = hold_out_labels(split, 0.2, seed=1)
+    assert np.bincount(split.labels[rows], minlength=3).tolist() == [0, 1, 4]
+    assert not visible.labelled[rows].any()
+    assert (visible.training_labels[rows] == -1).all()
+    assert np.bincount(visible.labels[visible.labelled]).tolist() == [2, 2, 16]
+    assert np.array_equal(hold_out_labels(split, 0.2, seed=1)[1], rows)
+    assert not np.array_equal(hold_out_labels(split, 0.2, seed=2)[1], rows)

@@ -133,6 +133,25 @@ def test_centring_takes_the_mean_of_the_untrained_student(tmp_path: Path) -> Non
     assert torch.equal(trainer.gcd_model.concept_means, means)
 
 
+def test_how_evenly_the_classes_are_filled_is_logged(tmp_path: Path) -> None:
+    trainer = build(tmp_path, num_train_epochs=1, logging_steps=1)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert all(0.25 <= entry["largest_class"] <= 1 and 0 <= entry["empty_classes"] <= 3 for entry in logged)
+    assert all(0 <= entry["class_entropy"] <= np.log(4) + 1e-9 for entry in logged)
+
+
+def test_a_collapse_is_told_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = build(tmp_path, num_train_epochs=1, learning_rate=0.0, backbone_learning_rate=0.0)
+    with torch.no_grad():
+        trainer.gcd_model.head.projection.weight.zero_()  # the same logits for all images
+    trainer.train()
+    assert "100 % lie in one, 3 are empty" in str(trainer.collapse)
+    assert "the classes have collapsed: all 94 images" in caplog.text
+    assert "center_concepts=True" in caplog.text
+    assert {entry["largest_class"] for entry in trainer.state.log_history if "loss" in entry} == {1.0}
+
+
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     whole = build(tmp_path / "whole", save_strategy="steps", save_steps=7)
     whole.train()

@@ -399,7 +399,10 @@ def test_unknown_labels_and_policies(tmp_path: Path) -> None:
     assert found[:10].nan_to_num(nan=9).tolist() == [[0.0, 1.0, 9.0]] * 10
     assert not found[10:20].any()
     trainer = build(
-        tmp_path, train_dataset=data, eval_dataset=data.select(findings=["cat"]), uncertain={"dog": "ones"}
+        tmp_path,
+        train_dataset=data,
+        eval_dataset=embeddings(80, seed=1).select(findings=["cat"]),
+        uncertain={"dog": "ones"},
     )
     trainer.train()
     assert trainer.result.findings == ["cat"]
