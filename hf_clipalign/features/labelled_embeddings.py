@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._io.files import explained_read
+from hf_clipalign._io.files import explained_content, explained_read
 from hf_clipalign._io.limited_json import checked_json
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.data import FindingLabels
@@ -258,14 +259,8 @@ def _read_embeddings(path: Path) -> tuple[Tensor, list[str] | None, str | None]:
         raise ClipAlignError(
             f"{path}: no such file; make embeddings with `clipalign embed` or LabelledEmbeddings.save."
         )
-    try:
+    with explained_content(path):
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_table(path)
-    except ClipAlignError:
-        raise
-    except Exception as error:
-        raise ClipAlignError(
-            f"{path}: cannot be read ({str(error).splitlines()[0] if str(error) else error!r})."
-        ) from error
 
 
 def _read_safetensors(path: Path) -> tuple[Tensor, list[str] | None, str | None]:
@@ -288,7 +283,7 @@ def _read_safetensors(path: Path) -> tuple[Tensor, list[str] | None, str | None]
 def _read_foreign(path: Path, file: Any) -> tuple[Tensor, list[str] | None, str | None]:
     """A safetensors file that others wrote: nothing proves it but its own header."""
     if _EMBEDS not in file.keys():  # noqa: SIM118 (no dictionary)
-        raise ClipAlignError(f"{path}: holds no tensor {_EMBEDS!r}, only {', '.join(file.keys()) or 'nothing'}.")
+        raise ClipAlignError(f"{path}: holds no tensor {_EMBEDS!r}, only {quoted(file.keys())}.")
     metadata, embeds = file.metadata() or {}, file.get_tensor(_EMBEDS)
     ids = checked_json(metadata[_IDS].encode(), [str]) if _IDS in metadata else None
     if ids is not None and len(ids) != len(embeds):
@@ -311,7 +306,7 @@ def _read_table(path: Path) -> tuple[Tensor, list[str], None]:
                 table = pa.ipc.open_stream(file).read_all()
     missing = [name for name in ("id", _EMBEDS) if name not in table.column_names]
     if missing:
-        raise ClipAlignError(f"{path}: no column {missing[0]!r}; the columns are {', '.join(table.column_names)}.")
+        raise ClipAlignError(f"{path}: no column {missing[0]!r}; the columns are {quoted(table.column_names)}.")
     column = table[_EMBEDS].combine_chunks()
     lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)  # NaN where there is no vector
     if not len(column):

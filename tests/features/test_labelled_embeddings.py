@@ -152,7 +152,7 @@ def test_bad_embeddings(tmp_path: Path) -> None:
     for name, message in {
         "e.pt": "must be a",
         "none.safetensors": "no such file",
-        "other.safetensors": "no tensor 'image_embeds', only other",
+        "other.safetensors": "no tensor 'image_embeds', only 'other'",
         "short.safetensors": "1 ids for 4",
         "damaged.safetensors": "cannot be read",
         "column.parquet": "no column 'image_embeds'",
