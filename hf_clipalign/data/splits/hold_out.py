@@ -29,11 +29,16 @@ def hold_out_labels(split: GCDSplit, share: float = 0.2, seed: int = 0) -> tuple
     Example:
 
     ```python
-    >>> from hf_clipalign.data import GCDSplit, hold_out_labels
-    >>> split = GCDSplit.from_source("photos", known=["cat", "dog"], labelled_fraction=0.75)
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from hf_clipalign.data import GCDSplit, ImageSource, hold_out_labels
+    >>> names, labels = ["ant", "bee", "cat"], np.arange(30) % 3
+    >>> pixels, ids = [Image.new("RGB", (4, 4))] * 30, [str(row) for row in range(30)]
+    >>> source = ImageSource(pixels, ids=ids, labels=labels, class_names=names, name="zoo", fingerprint=str)
+    >>> split = GCDSplit(source, labels, labels < 2, names[:2], names[2:])
     >>> visible, held_out = hold_out_labels(split)
     >>> len(held_out), int(visible.labelled.sum()), int(split.labelled.sum())
-    (2, 4, 6)
+    (4, 16, 20)
     ```
     """
     check_number("share", share, "a share between 0 and 1", above=0, below=1)
