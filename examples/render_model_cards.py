@@ -93,7 +93,7 @@ def stock_card(results: dict[str, Any]) -> ModelCardInfo:
         method="isoclip",
         image_band=band,
         compact=True,
-        parameters={"numbers per embedding": heads["isoclip-compact"]["width"]},
+        parameters={"dimension": heads["isoclip-compact"]["width"]},
         description=f"Written by `clipalign trim --model mini-student --image-band {band[0]},{band[1]} --stock image "
         "--compact --out isoclip-mini-student-image`.",
         has_spectrum=True,

@@ -1,23 +1,31 @@
-"""Every public name explains itself with an example, and the examples print what they say."""
+"""Every public name explains itself, its parameters and its use; the examples run and print what they say."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
+import inspect
+import pkgutil
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import hf_clipalign
-from hf_clipalign.backbones import as_dual_encoder
-from hf_clipalign.data import from_dataset, load_mini
-from hf_clipalign.evaluation import extract_image_features
+import hf_clipalign.data
+from tests.example_names import Names, write_files
+from tests.hub import local_hub
+from tests.hub.conftest import pushes_to
 
 PACKAGE = Path(hf_clipalign.__file__).parent
 STUBS = sorted(PACKAGE.rglob("__init__.pyi"), key=lambda stub: (stub.parent.name == "evaluation", stub))
+NEEDS = ("faiss", "onnxruntime", "sentence_transformers", "open_clip")
+"""Packages of extras: examples that import one are skipped where it is missing."""
+
+# their parameters are those of a base class of another library, which documents them
+INHERITED = {"PeftConfig", "TrainingArguments", "BaseTuner", "Metric"}
 
 
 def public_names():
@@ -27,12 +35,18 @@ def public_names():
         room = ".".join(stub.parent.relative_to(PACKAGE.parent).parts)
         for name in re.findall(r"^from \S+ import \S+ as (\S+)$", stub.read_text(), flags=re.MULTILINE):
             value = getattr(importlib.import_module(room), name)
-            if id(value) not in seen:
+            if id(value) not in seen and callable(value):  # plain values are explained where they are defined
                 seen.add(id(value))
                 yield room, name
 
 
 PUBLIC = list(public_names())
+PUBLIC_IDS = [name for _, name in PUBLIC]
+VALUES = {(room, name): getattr(importlib.import_module(room), name) for room, name in PUBLIC}
+SLOW = ("export_onnx", "onnx_facts")
+"""Their examples trace a model, which takes half a minute."""
+RUNS = [pytest.param(*one, marks=pytest.mark.slow) if one[1] in SLOW else one for one in PUBLIC]
+MODULES = [module.name for module in pkgutil.walk_packages(hf_clipalign.data.__path__, "hf_clipalign.data.")]
 
 
 class FencedExamples(doctest.DocTestParser):
@@ -43,67 +57,113 @@ class FencedExamples(doctest.DocTestParser):
         return super().parse("\n".join(lines), name)
 
 
-def documented(value):
-    """The docstring of a class or function; plain values are explained where they are defined."""
-    return value.__doc__ if callable(value) else None
+FINDER = doctest.DocTestFinder(parser=FencedExamples(), exclude_empty=True)
 
 
 def examples(room, name):
     """All examples of a public name, those of its methods too."""
-    value = getattr(importlib.import_module(room), name)
-    if not callable(value):
-        return []
-    finder = doctest.DocTestFinder(parser=FencedExamples(), exclude_empty=True)
-    return [test for test in finder.find(value, name) if test.examples]
+    return [test for test in FINDER.find(VALUES[room, name], name) if test.examples]
 
 
-WITHOUT_EXAMPLE = frozenset((Path(__file__).parent / "names_without_example.txt").read_text(encoding="utf-8").split())
-"""Public names whose docstring lacks an example; the list may only become shorter."""
-
-NOT_RUN = frozenset((Path(__file__).parent / "examples_not_run.txt").read_text(encoding="utf-8").split())
-"""Examples that need the Hub, a long training or files of one's own; the list may only become shorter."""
+def failures(tests, room, names):
+    """The number of examples that print something else than they say."""
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for test in tests:
+        for package in NEEDS:
+            if f"import {package}" in test.docstring or f"from {package}" in test.docstring:
+                pytest.importorskip(package)
+        torch.manual_seed(0)
+        test.globs = {**{one: getattr(room, one) for one in dir(room)}, **names}
+        runner.run(test)
+    return runner.failures
 
 
 @pytest.fixture(scope="module")
 def names():
-    """What every example finds defined: the built-in student and 24 images of twelve emoji."""
-    torch.manual_seed(0)
-    mini = load_mini()
-    rows = mini.emoji_subset(styles=["noto", "twemoji"], novel=True)
-    emoji = np.array(rows["name"][:])
-    _, counts = np.unique(emoji, return_counts=True)
-    chosen = np.unique(emoji)[counts == 2][::25][:12]
-    images = from_dataset(rows.select(np.flatnonzero(np.isin(emoji, chosen))), label_column="name")
-    encoder = as_dual_encoder(mini.student)
-    features = extract_image_features(encoder, images, mini.student_processor, progress=False)
-    return {
-        **{"mini": mini, "model": mini.student, "processor": mini.student_processor, "encoder": encoder},
-        **{"images": images, "features": features, "torch": torch, "np": np},
-    }
+    """What every example finds defined; `load_mini()` reads the images once for all."""
+    names = Names()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf_clipalign.data, "load_mini", names.fresh_mini)
+        yield names.as_dict()
 
 
-@pytest.mark.parametrize(("room", "name"), PUBLIC, ids=[name for _, name in PUBLIC])
-def test_examples_print_what_they_say(room, name, names, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-    for test in examples(room, name):
-        if test.name not in NOT_RUN:
-            module = importlib.import_module(room)
-            test.globs = {**{one: getattr(module, one) for one in dir(module)}, **names}
-            runner.run(test)
-    assert runner.failures == 0
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with what the examples open."""
+    root = tmp_path_factory.mktemp("examples")
+    write_files(root)
+    return root
 
 
-@pytest.mark.parametrize(("room", "name"), PUBLIC, ids=[name for _, name in PUBLIC])
-def test_every_public_name_has_an_example(room, name):
-    value = getattr(importlib.import_module(room), name)
-    if not callable(value):
-        return
-    assert value.__doc__, f"{room}.{name} has no docstring"
-    assert ">>>" in value.__doc__ or f"{room}.{name}" in WITHOUT_EXAMPLE, f"{room}.{name} has no example"
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub on this machine, where the account `me` may write."""
+    monkeypatch.setattr(local_hub, "OWNER", "me")
+    with local_hub.serve() as (hub, url):
+        pushes_to(url, monkeypatch)
+        yield hub
 
 
-def test_most_rooms_are_without_exceptions():
-    assert not {name for name in WITHOUT_EXAMPLE if name.startswith("hf_clipalign.evaluation.")}
-    assert len(WITHOUT_EXAMPLE) <= 137
+@pytest.mark.parametrize(("room", "name"), RUNS, ids=PUBLIC_IDS)
+def test_examples_print_what_they_say(room, name, names, place, monkeypatch, request):
+    monkeypatch.chdir(place)
+    if name.startswith("push_"):
+        request.getfixturevalue("hub")
+    assert failures(examples(room, name), importlib.import_module(room), names) == 0
+
+
+def test_examples_of_the_data_room_print_what_they_say(names, place, monkeypatch):
+    monkeypatch.chdir(place)
+    public = {test.docstring for room, name in PUBLIC for test in examples(room, name)}
+    for module in map(importlib.import_module, MODULES):
+        tests = [test for test in FINDER.find(module) if test.examples and test.docstring not in public]
+        assert failures(tests, module, names) == 0
+
+
+@pytest.mark.parametrize(("room", "name"), PUBLIC, ids=PUBLIC_IDS)
+def test_every_public_name_has_an_example_in_a_fence(room, name):
+    documented = VALUES[room, name].__doc__
+    assert documented, f"{room}.{name} has no docstring"
+    assert re.search(r"Example:\n\s+```python\n\s+>>> ", documented), f"{room}.{name} has no example"
+
+
+def parameters(value):
+    """The parameters that a docstring has to name."""
+    if inspect.isclass(value) and any(base.__name__ in INHERITED for base in value.__mro__):
+        return []
+    try:
+        return list(inspect.signature(value).parameters)
+    except ValueError:  # exceptions
+        return []
+
+
+def documented_parameters(docstring):
+    """The names that stand with a type in the sections Args and Attributes."""
+    sections = re.findall(r"^(?:Args|Attributes):\n(.*?)(?=^\S|\Z)", docstring, flags=re.MULTILINE | re.DOTALL)
+    lines = [line[4:] for line in "\n".join(sections).splitlines() if re.match(r" {4}\S", line)]
+    names = set()
+    for line in lines:
+        bare = re.sub(r"\([^()]*\)", "", re.sub(r"\([^()]*\)", "", line))  # types may hold parentheses
+        head = re.split(r":| \(", bare)[0]
+        if " (" in line.partition(":")[0] or head.startswith("*"):
+            names |= set(re.findall(r"\w+", head))
+    return names
+
+
+@pytest.mark.parametrize(("room", "name"), PUBLIC, ids=PUBLIC_IDS)
+def test_every_parameter_is_explained(room, name):
+    value = VALUES[room, name]
+    missing = set(parameters(value)) - documented_parameters(inspect.getdoc(value))
+    assert not missing, f"{room}.{name} does not explain {', '.join(sorted(missing))}"
+
+
+def test_docstrings_have_one_dialect():
+    """Links, fences, default values: `name (`type`, *optional*, defaults to `4`): what it is.`"""
+    dialects = (r"\[`\w+`\]", r"^```", r"Examples:", r"^    \w+ \([^\n]*\): [^\n]*\. Default \d")
+    found = [
+        (name, match[0])
+        for room, name in PUBLIC
+        for dialect in dialects
+        for match in re.finditer(dialect, inspect.getdoc(VALUES[room, name]), re.MULTILINE)
+    ]
+    assert not found

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from hf_clipalign import ClipAlignError, _replacing, _staging
-from hf_clipalign._io.files import atomic_file, atomic_folder
+from hf_clipalign import ClipAlignError
+from hf_clipalign._io import replacing as _replacing
+from hf_clipalign._io import staging as _staging
+from hf_clipalign._io.files import atomic_file, atomic_folder, explained_content
 from hf_clipalign._io.staging import staging_folder
 
 
@@ -250,3 +252,29 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path):
         assert staging.is_dir()
         fill(staging, a="new")
     assert contents(tmp_path) == {"model/a": "new", "other/a": "new"}
+
+
+def test_what_a_dead_process_left_is_told_from_a_living_one_of_its_number(tmp_path):
+    """Numbers of processes are given again, and a dead process that nobody waited for keeps its own."""
+    began = _staging.started(os.getpid())
+    if began is None:
+        pytest.skip("the system does not say when a process started")
+    dead = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    dead.stdout.read()
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    mine = _staging.staging_path(tmp_path / "mine")
+    others = mine.with_name(mine.name.replace(f"-{began}", f"-{int(began) - 1}"))
+    unwaited = mine.with_name(mine.name.replace(f"~{os.getpid()}~", f"~{dead.pid}~").removesuffix(f"-{began}"))
+    for folder in (mine, others, unwaited):
+        folder.mkdir()
+    _staging.remove_stale(tmp_path)
+    assert [folder.name for folder in tmp_path.iterdir()] == [mine.name]
+    dead.wait()
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), RuntimeError("two\nlines"), OSError(5, "Input/output error")])
+def test_what_a_library_raises_on_damaged_content_is_one_line(error, tmp_path):
+    told = pytest.raises(ClipAlignError, match=r"t\.parquet' cannot be read \(.*\): replace it")
+    with told as caught, explained_content(tmp_path / "t.parquet"):
+        raise error
+    assert "\n" not in str(caught.value)

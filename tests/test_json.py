@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._io.limited_json import read_json
+from hf_clipalign._io.limited_json import BadJson, check_schema, entries, number, read_json
 
 
 def written(folder: Path, content: bytes) -> Path:
@@ -53,3 +53,22 @@ def test_what_is_refused_is_told_in_one_line(tmp_path: Path, content: bytes, mes
 def test_an_error_of_the_file_system_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({"band": [1, "2"]}, r"band\[1\] is \"2\", not a number"),
+        ({"band": 3}, "band is 3, not null or a list"),
+        ({"scores": {"a": None}}, "scores is .*, not an object of such entries"),
+        ({"scores": {"a": float("inf")}}, "scores is"),
+        ({"scores": {"a": True}}, "scores is"),
+        ([], "all of it is .*, not an object"),
+    ],
+)
+def test_a_schema_says_where_a_value_does_not_fit(value, place) -> None:
+    schema = {"band?": (None, [number]), "scores?": entries(number)}
+    check_schema({"band": [1, 0.5], "scores": {"a": -1}}, schema)
+    check_schema({"band": None, "other": "x"}, schema)
+    with pytest.raises(BadJson, match=place):
+        check_schema(value, schema)

@@ -177,3 +177,22 @@ def test_no_result_that_is_written_holds_a_token(tmp_path):
     for file in tmp_path.iterdir():
         assert token not in file.read_text(), file.name
     assert "train.py --hub_token" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("python a.py --hub_token \\\n  abc \\\n  --lr 1", "python a.py --hub_token … --lr 1"),
+        ("python a.py --hub_token= abc --lr 1", "python a.py --hub_token=… … --lr 1"),
+        ("python a.py --auth abc --pat=abc --pwd abc", "python a.py --auth … --pat=… --pwd …"),
+        ("python a.py --set hub_token:abc", "python a.py --set hub_token:…"),
+        ("python a.py --compat abc --set lr:1", "python a.py --compat abc --set lr:1"),
+    ],
+)
+def test_secrets_in_other_spellings(command: str, shown: str) -> None:
+    assert describe_run(command) == shown
+
+
+@pytest.mark.parametrize("path", ["$HOME/mrn123", "${HOME}/data/mrn123", r"%USERPROFILE%\mrn123"])
+def test_paths_that_begin_with_a_variable(path: str) -> None:
+    assert mask(f"see {path} for more") == "see … for more"

@@ -27,6 +27,9 @@ def test_lists_of_names() -> None:
     assert quoted(["a", 1]) == "'a', 1"
     assert quoted(map(str, range(21))).endswith("'18', '19' and more")
     assert quoted(map(str, range(20))).endswith("'18', '19'")
+    assert quoted(["x" * 76] * 3) == ", ".join(["'" + "x" * 76 + "'"] * 3)
+    assert quoted(["x" * 79, "x" * 76, "x" * 76]).endswith("xx', 'x" + "x" * 75 + "' and more")
+    assert len(quoted(["x" * 500] * 500)) < 300
 
 
 def test_names_that_are_not_utf_8() -> None:

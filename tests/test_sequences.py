@@ -108,3 +108,11 @@ def test_rows_of_several_lengths_are_refused_in_one_line() -> None:
     with pytest.raises(ClipAlignError, match=r"^x must be numbers or strings") as caught:
         as_array([[1, 2], [3]], "x")
     assert "\n" not in str(caught.value)
+
+
+def test_masked_entries_are_missing() -> None:
+    masked = np.ma.masked_array([1.0, 2.0, 3.0], mask=[False, True, False])
+    with pytest.raises(ClipAlignError, match="scores has no value at place 1"):
+        as_array(masked, "scores")
+    assert np.isnan(as_array(masked, "scores", missing_is_nan=True)).tolist() == [False, True, False]
+    assert as_array(np.ma.masked_array([1, 2]), "scores").tolist() == [1, 2]

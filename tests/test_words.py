@@ -10,11 +10,15 @@ READ = ["hf_clipalign/**/*.py", "hf_clipalign/**/*.jinja", "examples/*.py", "ben
 # the word to avoid, and what the field says
 BANNED = {
     r"\bpictures?\b": "image",
-    r"\bwhole checkpoints?\b|\bis (not|n't) whole\b": "complete, incomplete",
-    r"\bstays? at home\b": "is not uploaded",
-    r"\bat the door\b": "on input",
-    r"\bgo(es|ing)? on with\b": "resume",
-    r"\battends? both ways\b|\battention both ways\b|\bboth-way\b": "bidirectional",
+    r"\bwhole (checkpoints?|shards?|models?)\b|\bis (not|n't) whole\b|\bwhole or not at all\b": "complete, incomplete",
+    r"\bwrit(e|es|ten) (it )?whole\b|\bwhole one\b": "complete, in full",
+    r"\bat home\b": "is not uploaded",
+    r"\b(the|at|every|our|per) doors?\b": "on input",
+    r"\bgo(es|ing)? on\b": "resume, continue",
+    r"\b(is|are|be) told\b|\btold apart\b": "is named, is known, is distinguished",
+    r"\b(attends?|attention|looks?) both ways\b|\bboth-way\b": "bidirectional",
+    r"\b(embeddings?|features?|vectors?) (have|of|with) \S+ numbers\b|\bnumbers per embedding\b": "dimension",
+    r"\b(folder|store|file|cache|model|tower|index|run)s? remembers?\b": "records",
 }
 # what may hold a banned word all the same: templates whose words are the published ones
 ALLOWED = [r"\ba picture of (\{|a\b|\")"]
@@ -47,6 +51,12 @@ def test_the_words_of_the_field_are_used():
         ("a picture of {}.", 0),
         ("is not a whole\n    # checkpoint", 1),
         ("attention both ways", 1),
+        ("a tower that looks both ways", 1),
+        ("the store remembers", 1),
+        ("a run goes on where it stopped", 1),
+        ("features have 7 numbers", 1),
+        ("row numbers of the features", 0),
+        ("doorbell", 0),
         ("an image", 0),
         ("picturesque", 0),
     ],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 _MOST_CHARACTERS = 120
 _MOST_NAMES = 20
+_LONGEST_LIST = 2 * _MOST_CHARACTERS
 
 
 def short(value: Any, limit: int = _MOST_CHARACTERS) -> str:
@@ -37,7 +38,8 @@ def quoted(names: Iterable[Any], most: int = _MOST_NAMES) -> str:
 
     Args:
         names (`Iterable`): what is to be listed.
-        most (`int`, *optional*, defaults to 20): how many names are written.
+        most (`int`, *optional*, defaults to 20): how many names are written; fewer where they take more than 240
+            characters together.
 
     Returns:
         `str`: one printable line; "none" for an empty list.
@@ -48,8 +50,11 @@ def quoted(names: Iterable[Any], most: int = _MOST_NAMES) -> str:
         "'cat', 'dog' and more"
         ```
     """
-    shown = list(islice(names, most + 1))
-    return ", ".join(map(short, shown[:most])) + (" and more" if len(shown) > most else "") or "none"
+    given = [short(name) for name in islice(names, most + 1)]
+    lengths = accumulate(len(name) + len(", ") for name in given)
+    fitting = sum(length <= _LONGEST_LIST + len(", ") for length in lengths)
+    shown = given[: min(most, max(1, fitting))]
+    return ", ".join(shown) + (" and more" if len(shown) < len(given) else "") or "none"
 
 
 def short_reason(error: BaseException, limit: int = 2 * _MOST_CHARACTERS) -> str:
@@ -79,7 +84,7 @@ def printable(text: str) -> str:
 
 
 def readable_name(name: str) -> str:
-    """A file name as valid Unicode: bytes that are no UTF-8 become `\\xe9` and the like, and can be told apart."""
+    """A file name as valid Unicode: bytes that are no UTF-8 become `\\xe9` and the like, and can be distinguished."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Checks of tensors and their types at the doors: one clear line instead of an error from the depths."""
+"""Checks of tensors and their types on input: one clear line instead of an error from the depths."""
 
 from __future__ import annotations
 

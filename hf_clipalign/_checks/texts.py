@@ -13,14 +13,14 @@ def as_texts(values: Any, name: str) -> list[str]:
     """The texts of a sequence in order of position.
 
     Args:
-        values (`Iterable[str]`): see [`~hf_clipalign._checks.sequences.as_list`].
+        values (`Iterable[str]`): see `as_list`.
         name (`str`): of the argument, for errors.
 
     Returns:
         `list[str]`: the texts.
 
     Raises:
-        [`ClipAlignError`]: a single string, something without an order, or an entry that is not a text.
+        `ClipAlignError`: a single string, something without an order, or an entry that is not a text.
 
     Example:
         ```python

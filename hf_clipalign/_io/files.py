@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io import lock_files as _lock_files
 from hf_clipalign._io.replacing import files_below, flush, flush_tree, replace_folder
@@ -28,8 +29,8 @@ def atomic_folder(path: str | Path, keep: bool | Callable[[str], bool] = True) -
 
     Args:
         path (`str` or `Path`): the folder; links are followed.
-        keep (`bool` or `Callable[[str], bool]`): which files that `path` holds already stay beside the new ones: all,
-            none, or those whose relative path (with slashes) is accepted. Default True.
+        keep (`bool` or `Callable[[str], bool]`, *optional*, defaults to `True`): which files that `path` holds already
+            stay beside the new ones: all, none, or those whose relative path (with slashes) is accepted.
 
     Raises:
         `ClipAlignError`: `path` cannot be written to, or the disk is full.
@@ -97,7 +98,7 @@ def exclusive_lock(path: str | Path, message: str, patience: float = 0.0) -> Ite
     Args:
         path (`str` or `Path`): the lock file.
         message (`str`): the error if another process holds it.
-        patience (`float`): seconds to wait for it. Default 0.
+        patience (`float`, *optional*, defaults to `0`): seconds to wait for it.
 
     Raises:
         `ClipAlignError`: with `message`, if it is held already; or `path` cannot be written to.
@@ -192,6 +193,20 @@ def explained_read(target: str | Path) -> Iterator[None]:
         raise ClipAlignError(
             f"cannot read {str(target)!r}: {reason}. Nothing was changed: run again when the disk answers."
         ) from error
+
+
+@contextlib.contextmanager
+def explained_content(target: str | Path) -> Iterator[None]:
+    """Turns what a library raises on a damaged file inside the block into a `ClipAlignError` that names `target`.
+
+    For files that a library reads whose errors are of many types: parquet, gzip, safetensors, adapters of PEFT.
+    """
+    try:
+        yield
+    except ClipAlignError:
+        raise
+    except Exception as error:
+        raise ClipAlignError(f"{str(target)!r} cannot be read ({short_reason(error)}): replace it.") from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def read_json(path: str | Path, max_bytes: int = MAX_BYTES, max_depth: int = MAX
     Args:
         path (`str` or `Path`): the file. `OSError` of the file system passes through as it is.
         max_bytes (`int`): larger files are not read. Default 8 MiB.
-        max_depth (`int`): how deep lists and objects may be nested. Default 32.
+        max_depth (`int`, *optional*, defaults to `32`): how deep lists and objects may be nested.
         kind (`type`): what the outermost value must be. Default `dict`.
 
     Raises:
@@ -105,7 +107,7 @@ def checked_json(text: bytes, schema: Any = object, size: int = MAX_CHECKED_BYTE
     if len(text) > size:
         raise BadJson(f"has {len(text):,} bytes, over the limit of {size:,}")
     value = limited_json(text)
-    _check(value, schema, "")
+    check_schema(value, schema)
     return value
 
 
@@ -114,18 +116,39 @@ def natural(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _check(value: Any, schema: Any, place: str) -> None:
-    """Raises at the first value that does not fit."""
+def number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST_FLOAT
+
+
+def entries(schema: Any) -> Callable[[Any], bool]:
+    """The schema of an object with any names, all of whose values fit `schema`."""
+
+    def an_object_of_such_entries(value: Any) -> bool:
+        return isinstance(value, dict) and all(_is_valid(item, schema, "") for item in value.values())
+
+    return an_object_of_such_entries
+
+
+def check_schema(value: Any, schema: Any, place: str = "") -> None:
+    """Compares a JSON value that is at hand with a schema; `place` is where it stands, for errors.
+
+    Raises:
+        `BadJson`: at the first value that does not fit.
+    """
+    if isinstance(schema, tuple):
+        same_kind = [one for one in schema if isinstance(one, (dict, list)) and isinstance(value, type(one))]
+        schema = same_kind[0] if len(same_kind) == 1 else schema
     if isinstance(schema, dict) and isinstance(value, dict):
         for name, inner in schema.items():
             known = name.removesuffix("?")
             if known in value:
-                _check(value[known], inner, f"{place}.{known}" if place else known)
+                check_schema(value[known], inner, f"{place}.{known}" if place else known)
             elif known == name:
                 raise BadJson(f"has no {name!r}{' in ' + place if place else ''}")
     elif isinstance(schema, list) and isinstance(value, list):
         for index, item in enumerate(value):
-            _check(item, schema[0], f"{place}[{index}]")
+            check_schema(item, schema[0], f"{place}[{index}]")
     elif not _fits(value, schema, place):
         raise BadJson(f"says that {place or 'all of it'} is {_short(value)}, not {_name(schema)}")
 
@@ -140,7 +163,7 @@ def _fits(value: Any, schema: Any, place: str) -> bool:
 
 def _is_valid(value: Any, schema: Any, place: str) -> bool:
     try:
-        _check(value, schema, place)
+        check_schema(value, schema, place)
     except BadJson:
         return False
     return True
@@ -156,10 +179,13 @@ def _name(schema: Any) -> str:
         return " or ".join(map(_name, schema))
     if isinstance(schema, (dict, list)):
         return "an object" if isinstance(schema, dict) else "a list"
-    return "null" if schema is None else _NAMES.get(schema, getattr(schema, "__name__", "valid"))
+    return "null" if schema is None else _NAMES.get(schema, getattr(schema, "__name__", "valid").replace("_", " "))
 
+
+_LARGEST_FLOAT = sys.float_info.max
 
 _NAMES: dict[Any, str] = {
+    number: "a number",
     str: "a text",
     bool: "true or false",
     dict: "an object",

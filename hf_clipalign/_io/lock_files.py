@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clipalign._io.limited_json import BadJson, checked_json, natural
-from hf_clipalign._io.staging import staging_path
+from hf_clipalign._io.staging import staging_path, started
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ _SINCE: dict[str, str] = {}
 def _own(path: Path) -> dict[str, Any]:
     since = _SINCE.setdefault(str(path), datetime.now(timezone.utc).isoformat(timespec="microseconds"))
     pid = os.getpid()
-    return {"pid": pid, "host": socket.gethostname(), "system": _system(), "process": _started(pid), "since": since}
+    return {"pid": pid, "host": socket.gethostname(), "system": _system(), "process": started(pid), "since": since}
 
 
 def _create(path: Path) -> bool:
@@ -93,7 +93,7 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine, since it started, that is no longer there."""
     if holder.get("host") != socket.gethostname() or holder["system"] is None or holder["system"] != _system():
         return False
-    return _started(holder["pid"]) != holder["process"]
+    return started(holder["pid"]) != holder["process"]
 
 
 def _remove(path: Path, holder: dict[str, Any]) -> bool:
@@ -116,14 +116,6 @@ def _system() -> str | None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        return None
-
-
-def _started(pid: int) -> str | None:
-    """When a process started, in ticks since the machine did; None if it is not there."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
         return None
 
 

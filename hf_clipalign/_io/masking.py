@@ -12,7 +12,10 @@ from typing import Any
 HIDDEN = "…"
 """What stands in the place of a secret or a local path."""
 
-_SECRET_NAME = r"[\w.-]*(?:token|secret|passw(?:or)?d|passphrase|credentials?|api[_-]?key|key|authorization)\d*"
+_SECRET_NAME = (
+    r"[\w.-]*(?:token|secret|passw(?:or)?d|passphrase|credentials?|api[_-]?key|key|authorization"
+    r"|(?<![a-z])(?:auth|pat|pwd))\d*"
+)
 _IS_SECRET_NAME = re.compile(rf"(?i){_SECRET_NAME}\Z|-t\Z")
 _NAMED_SECRET = re.compile(
     rf"""(?ix)
@@ -35,7 +38,8 @@ _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}")
 
 _URL = re.compile(r"(?i)\b(?!file:)[a-z][a-z0-9+.-]+://[^\s'\"`<>]*")
 _START = r"""(?<![^\s"'`=(\[{,;:<>|])"""
-_ROOT = r"""(?: file: | ~[\w.-]*[/\\] | \.{1,2}[/\\] | [A-Za-z]:[/\\] | \\\\?\w | //?[^\s/"'`|)] )"""
+_VARIABLE = r"(?: ~[\w.-]* | \$\w+ | \$\{\w+\} | %\w+% )"
+_ROOT = rf"""(?: file: | {_VARIABLE}[/\\] | \.{{1,2}}[/\\] | [A-Za-z]:[/\\] | \\\\?\w | //?[^\s/"'`|)] )"""
 _LOCAL_PATH = re.compile(
     rf"""(?ix) {_START} (?:
     (?P<quote>["']) {_ROOT} [^"']* (?P=quote)
@@ -52,6 +56,7 @@ _TAKES_PATHS = re.compile(
 )
 _NUMBERS = re.compile(r"[\d.,/:e+-]+\Z")
 _NAMED = re.compile(r"-*\w[\w.-]*=")
+_WITH_COLON = re.compile(r"(-*\w[\w.-]*):\S")
 _FOLDER_WORDS = frozenset(
     [
         "cache",
@@ -95,7 +100,7 @@ def mask(text: str) -> str:
     """A text without secrets and local paths.
 
     A path in any spelling becomes `…`: absolute, relative, `~user/…`, of Windows, `file://…`; not even its last part
-    is told, as the names of medical data are those of people. Hub ids and addresses stay, without what logs in there.
+    is shown, as the names of medical data are those of people. Hub ids and addresses stay, without what logs in there.
 
     Args:
         text (`str`): for example a verdict, a note, a title.
@@ -132,7 +137,7 @@ def describe_run(command: str | Sequence[str], environment: Mapping[str, str] | 
         environment (`Mapping[str, str]`, *optional*): variables to show before it.
 
     Returns:
-        `str`: one line; empty where quotes are left open, since what is a path cannot be told then.
+        `str`: one line; empty where quotes are left open, since paths cannot be recognised then.
 
     Example:
         ```python
@@ -162,6 +167,9 @@ def describe_run(command: str | Sequence[str], environment: Mapping[str, str] | 
             shown.append(_quoted(mask_secrets(re.split(r"[/\\]", word)[-1])))
         elif equals and _IS_SECRET_NAME.match(name):
             shown.append(f"{name}={HIDDEN}")
+            secret_follows = not value
+        elif (pair := _WITH_COLON.match(word)) and _IS_SECRET_NAME.match(pair[1]):
+            shown.append(f"{pair[1]}:{HIDDEN}")
         else:
             masked = _masked_value(value, name or option)
             shown.append(f"{name}{equals}{HIDDEN}" if masked == HIDDEN else _quoted(f"{name}{equals}{masked}"))
@@ -216,8 +224,8 @@ def is_hub_id(name: Any) -> bool:
 
 
 def _words(command: str) -> list[str]:
-    """The words of a line, with the backslashes of Windows."""
-    lexer = shlex.shlex(command, posix=True)
+    """The words of a line, with the backslashes of Windows; those at its ends join several lines."""
+    lexer = shlex.shlex(re.sub(r"\\\r?\n", " ", command), posix=True)
     lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
     return list(lexer)
 

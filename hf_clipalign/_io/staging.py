@@ -16,12 +16,16 @@ from pathlib import Path
 _OLDEST = 24 * 3600.0
 """Seconds after which staging files of another host count as left behind: whether they are in use cannot be asked."""
 
-_NAME = re.compile(r"\.(?P<target>.+)~(?P<host>[\w-]*)~(?P<pid>\d+)~[0-9a-f]{8}(?P<aside>\.aside)?(\.\w+)?")
+_NAME = re.compile(
+    r"\.(?P<target>.+)~(?P<host>[\w-]*)~(?P<pid>\d+)~[0-9a-f]{8}(-(?P<began>\d+))?(?P<aside>\.aside)?(\.\w+)?"
+)
 
 
 def staging_path(target: Path, suffix: str = "") -> Path:
     """A new hidden name beside `target` that says which process writes there."""
-    return target.parent / f".{target.name}~{_host()}~{os.getpid()}~{secrets.token_hex(4)}{suffix}"
+    began = started(os.getpid())
+    unique = secrets.token_hex(4) + (f"-{began}" if began else "")
+    return target.parent / f".{target.name}~{_host()}~{os.getpid()}~{unique}{suffix}"
 
 
 def aside_path(target: Path) -> Path:
@@ -73,13 +77,17 @@ def _remove(left: Path, target: Path, aside: bool) -> None:
 
 def _is_stale(entry: os.DirEntry[str], match: re.Match[str]) -> bool:
     if match["host"] == _host():
-        return not _lives(int(match["pid"]))
+        return not _lives(int(match["pid"]), match["began"])
     with contextlib.suppress(OSError):
         return time.time() - entry.stat(follow_symlinks=False).st_mtime > _OLDEST
     return False
 
 
-def _lives(pid: int) -> bool:
+def _lives(pid: int, began: str | None) -> bool:
+    """Whether the process that wrote still runs; a later one may have its number."""
+    if started(os.getpid()) is not None:
+        now = started(pid)
+        return now is not None and began in (None, now)
     if pid == os.getpid():
         return True
     try:
@@ -89,6 +97,15 @@ def _lives(pid: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def started(pid: int) -> str | None:
+    """When a process started, in ticks since the machine did; None if it is dead, and where there is no `/proc`."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return None if facts[0] in ("Z", "X") else facts[19]  # dead, and only not yet waited for
+    except (OSError, IndexError):
+        return None
 
 
 @functools.cache

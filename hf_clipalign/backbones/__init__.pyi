@@ -17,11 +17,11 @@ from .packing import PackedPrompts as PackedPrompts
 from .packing import encode_prompts as encode_prompts
 from .packing import encode_texts as encode_texts
 from .packing import pack_prompts as pack_prompts
-from .packing import project_texts as project_texts
 from .parameters import projector_parameters as projector_parameters
 from .parameters import tower_parameters as tower_parameters
 from .registry import as_dual_encoder as as_dual_encoder
 from .registry import register_backbone as register_backbone
 from .registry import supported_model_types as supported_model_types
+from .text import project_texts as project_texts
 from .text import tokenize as tokenize
 from .weights import weights_hash as weights_hash

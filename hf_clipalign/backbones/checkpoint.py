@@ -113,7 +113,7 @@ def _check_report(model: nn.Module, info: dict[str, Any], name: str, may_differ:
     if missing := sorted(info["missing_keys"]):
         raise ClipAlignError(
             f"the checkpoint {name!r} lacks {_shown(missing)}, which would be random: get its files again, or the "
-            "checkpoint of the whole model."
+            "complete checkpoint."
         )
     mismatched = sorted(map(tuple, info["mismatched_keys"]))
     if mismatched and not may_differ:
@@ -138,6 +138,12 @@ def check_finite(model: nn.Module, name: str) -> None:
 
     Raises:
         `ClipAlignError`: the tensors, by name.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import check_finite
+        >>> check_finite(model, "the student")  # raises where a weight is NaN or infinite
+        ```
     """
     broken = [key for key, tensor in model.state_dict().items() if not is_finite(tensor)]
     if broken:
@@ -147,7 +153,21 @@ def check_finite(model: nn.Module, name: str) -> None:
 
 
 def is_finite(tensor: Any) -> bool:
-    """Whether all numbers of a tensor are finite; True for what holds no floating-point numbers of 16 bits or more."""
+    """Whether all numbers of a tensor are finite; True for what holds no floating-point numbers of 16 bits or more.
+
+    Args:
+        tensor (`Tensor` or `Any`): what is looked at.
+
+    Returns:
+        `bool`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import is_finite
+        >>> is_finite(torch.tensor([1.0, float("nan")])), is_finite(torch.tensor([1, 2]))
+        (False, True)
+        ```
+    """
     if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.is_meta:
         return True
     if tensor.element_size() < 2:

@@ -27,6 +27,12 @@ class ModulePaths:
         image_embeddings (`str`): the module that gives the image tokens `[N, P, d]` to the first norm or layer.
         image_layers (`str`): the list of the image tower's encoder layers.
         patch_embedding (`str`): the module that turns pixels into patch tokens, `[N, d, h, w]` or `[N, P, d]`.
+
+    Example:
+        ```python
+        >>> encoder.module_paths.text_layers
+        'text_model.encoder.layers'
+        ```
     """
 
     token_embedding: str = "text_model.embeddings.token_embedding"
@@ -43,6 +49,13 @@ class Projector:
     Args:
         weight (`Tensor [d, w]`): d is the shared embedding size, w the width of the tower before the projector.
         bias (`Tensor [d]`, *optional*): None for the families whose projector has no bias.
+
+    Example:
+        ```python
+        >>> projector = encoder.image_projector
+        >>> projector.weight.shape, projector.bias is None
+        (torch.Size([128, 128]), True)
+        ```
     """
 
     weight: Tensor
@@ -66,6 +79,14 @@ class DualEncoder(ABC):
 
     Args:
         model (`nn.Module`): the two-tower model.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import as_dual_encoder
+        >>> encoder = as_dual_encoder(model)
+        >>> encoder.embed_dim, encoder.vision_dim, encoder.text_dim
+        (128, 128, 128)
+        ```
     """
 
     causal_text: bool
@@ -299,6 +320,18 @@ class DualEncoder(ABC):
             )
         return ends
 
+    def padded_behind(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Texts with their padding behind the tokens, as every family reads them, and their mask.
+
+        Raises:
+            `ClipAlignError`: attention is causal, and a text without a mask begins with its end token.
+        """
+        if attention_mask is not None:
+            return padded_on_the_right(input_ids, attention_mask)
+        if self.causal_text:
+            self.checked_end_positions(input_ids)
+        return input_ids, None
+
     def image_preprojection(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
         """Image features before the projector, `[N, d_v]`, from `pixel_values [N, 3, H, W]`."""
         return self.image_outputs(pixel_values, **kwargs).pooler_output
@@ -312,8 +345,7 @@ class DualEncoder(ABC):
         Raises:
             `ClipAlignError`: a text begins with its end token.
         """
-        if attention_mask is not None:
-            input_ids, attention_mask = padded_on_the_right(input_ids, attention_mask)
+        input_ids, attention_mask = self.padded_behind(input_ids, attention_mask)
         if self.causal_text:
             length = int(self.checked_end_positions(input_ids).max()) + 1
             input_ids = input_ids[:, :length]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.backbones.checkpoint import check_files, check_model_size, load_checked
+from hf_clipalign.backbones.checkpoint import check_files, check_model_size, is_finite, load_checked
 
-_LONGEST_REASON = 300
+_LONGEST_REASON = 240
+_TRIED_SIZE = (40, 30)
 
 
 def load_model(model_or_id: Any, **from_pretrained_kwargs: Any) -> nn.Module:
@@ -57,6 +60,14 @@ def load_pretrained(load: Callable[..., Any], path_or_id: Any, *args: Any, **kwa
 
     Raises:
         `ClipAlignError`: as `load_model`.
+
+    Example:
+        ```python
+        >>> from transformers import CLIPModel
+        >>> from hf_clipalign.backbones import load_pretrained
+        >>> type(load_pretrained(CLIPModel.from_pretrained, mini.student_path)).__name__
+        'CLIPModel'
+        ```
     """
     if not isinstance(path_or_id, (str, Path)):
         return load(path_or_id, *args, **kwargs)
@@ -81,7 +92,8 @@ def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any
         `ProcessorMixin`: the processor.
 
     Raises:
-        `ClipAlignError`: as `load_model`, and for a folder without a processor.
+        `ClipAlignError`: as `load_model`, for a folder without a processor, and for one whose settings (sizes, mean,
+            std …) fail on a small image, or give pixels that are not finite.
 
     Example:
         ```python
@@ -93,15 +105,69 @@ def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any
     """
     from transformers import AutoProcessor
 
-    return _load(AutoProcessor.from_pretrained, path_or_id, "processor", **_pillow(), **from_pretrained_kwargs)
+    load = partial(_load_and_try, AutoProcessor.from_pretrained)
+    return _load(load, path_or_id, "processor", **_pillow(), **from_pretrained_kwargs)
 
 
 def load_image_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any:
-    """Loads the image processor of a checkpoint that has no tokenizer; otherwise as `load_processor`."""
+    """Loads the image processor of a checkpoint that has no tokenizer; otherwise as `load_processor`.
+
+    Args:
+        path_or_id (`str` or `Path`): a local folder or a Hub id.
+        **from_pretrained_kwargs: passed to `AutoImageProcessor.from_pretrained`.
+
+    Returns:
+        The image processor.
+
+    Raises:
+        `ClipAlignError`: as `load_processor`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import load_image_processor
+        >>> load_image_processor(mini.student_path).size["height"]
+        48
+        ```
+    """
     from transformers import AutoImageProcessor
 
-    load = AutoImageProcessor.from_pretrained
+    load = partial(_load_and_try, AutoImageProcessor.from_pretrained)
     return _load(load, path_or_id, "image processor", **_pillow(), **from_pretrained_kwargs)
+
+
+def _load_and_try(load: Any, name: str, **kwargs: Any) -> Any:
+    """What transformers does not check as it loads it: whether the settings of images and texts can be used."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    processor = load(name, **kwargs)
+    on_images = getattr(processor, "image_processor", processor)
+    if isinstance(on_images, ImageProcessingMixin):
+        _try_on_image(on_images, name)
+    try:
+        getattr(processor, "tokenizer", str)("a")
+    except Exception as error:
+        raise ClipAlignError(
+            f"the tokenizer of {name!r} fails on a short text ({short_reason(error)}): its tokenizer_config.json is "
+            "damaged, get it again."
+        ) from error
+    return processor
+
+
+def _try_on_image(on_images: Any, name: str) -> None:
+    from PIL import Image
+
+    try:
+        pixels = on_images(images=[Image.new("RGB", _TRIED_SIZE)], return_tensors="pt")["pixel_values"]
+    except Exception as error:
+        raise ClipAlignError(
+            f"the image processor of {name!r} fails on a small image ({short_reason(error)}): its "
+            "preprocessor_config.json is damaged, get it again."
+        ) from error
+    if not is_finite(pixels):
+        raise ClipAlignError(
+            f"the image processor of {name!r} gives pixels that are not finite: mean, std or rescale_factor in its "
+            "preprocessor_config.json is damaged, get it again."
+        )
 
 
 def _pillow() -> dict[str, Any]:

@@ -31,7 +31,15 @@ class OpenClipProcessor:
 
     Args:
         preprocess (`Callable`): the transform that `open_clip.create_model_and_transforms` gives for evaluation.
-        tokenizer: what `open_clip.get_tokenizer` gives.
+        tokenizer (`Callable`, *optional*): what `open_clip.get_tokenizer` gives.
+
+    Example:
+        ```python
+        >>> import open_clip
+        >>> from hf_clipalign.backbones import OpenClipProcessor
+        >>> model, _, preprocess = open_clip.create_model_and_transforms("RN50", pretrained=None)
+        >>> processor = OpenClipProcessor(preprocess, open_clip.get_tokenizer("RN50"))
+        ```
     """
 
     preprocess: Callable[[Any], Tensor]

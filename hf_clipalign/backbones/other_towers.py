@@ -58,7 +58,7 @@ class FirstTokenTextEncoder(ForeignTowersEncoder):
 class VisionTextEncoder(ForeignTowersEncoder):
     """`VisionTextDualEncoderModel`. Both towers are read at their `pooler_output`.
 
-    A CLIP text tower is causal; BERT-like ones look both ways and need the `attention_mask` of padded texts. Towers
+    A CLIP text tower is causal; BERT-like ones are bidirectional and need the `attention_mask` of padded texts. Towers
     that are CLIP's export to stock classes, others have none.
     """
 

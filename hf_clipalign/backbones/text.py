@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
@@ -25,7 +26,8 @@ def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncat
         encoder (`DualEncoder`): the backbone that will read the ids.
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer, or a processor with one.
         texts (`Sequence[str]`): N prompts.
-        truncate (`bool`): cut texts that are over the backbone's length instead of raising. Default False.
+        truncate (`bool`, *optional*, defaults to `False`): cut texts that are over the backbone's length instead of
+            raising.
 
     Returns:
         `dict`: `input_ids [N, T]` (and `attention_mask [N, T]` unless padded to the full length), on the encoder's
@@ -135,3 +137,26 @@ def _check_length(index: int, text: str, length: int, limit: int) -> None:
             f"text {index} ({shown!r}) has {length} tokens, but the model reads {limit}. "
             "Shorten it, or pass truncate=True to cut it."
         )
+
+
+def project_texts(encoder: DualEncoder, features: Tensor, normalize: bool = True) -> Tensor:
+    """Pre-projection text features `[N, d_t]` in the shared space, `[N, d]`; unit length if `normalize`.
+
+    Args:
+        encoder (`DualEncoder`): the backbone.
+        features (`Tensor [N, d_t]`): from `encode_prompts`.
+        normalize (`bool`, *optional*, defaults to `True`): unit length.
+
+    Returns:
+        `Tensor [N, d]`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import encode_prompts, pack_prompts, project_texts, tokenize
+        >>> ids = tokenize(encoder, processor, ["a photo of a cat.", "a photo of a dog."])["input_ids"]
+        >>> project_texts(encoder, encode_prompts(encoder, pack_prompts(encoder, ids))).shape
+        torch.Size([2, 128])
+        ```
+    """
+    projected = encoder.project_text(features)
+    return F.normalize(projected, dim=-1) if normalize else projected

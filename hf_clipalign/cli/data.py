@@ -15,7 +15,7 @@ def check_data(name: str) -> None:
     """Refuses a model in the place of the data.
 
     Raises:
-        [`ClipAlignError`]: the name is that of a built-in model, or of a folder that holds a model.
+        `ClipAlignError`: the name is that of a built-in model, or of a folder that holds a model.
     """
     if is_built_in_model(name) or is_model_folder(name):
         raise ClipAlignError(f"{name!r} is a model, but DATA comes first: write DATA --model {name}.")
@@ -25,7 +25,7 @@ def check_path(name: str) -> None:
     """Refuses a missing file or folder that looks like a misspelt one.
 
     Raises:
-        [`ClipAlignError`]: with the name that was probably meant.
+        `ClipAlignError`: with the name that was probably meant.
     """
     if close := nearest_path(name):
         raise ClipAlignError(f"no file or folder {name!r}: did you mean {close!r}?")
@@ -43,10 +43,10 @@ def open_data(
         split (`str`, *optional*): Split of a data set.
 
     Returns:
-        [`FeatureStore`] or [`ImageSource`].
+        `FeatureStore` or `ImageSource`.
 
     Raises:
-        [`ClipAlignError`]: nothing can be opened by that name; the nearest one is suggested.
+        `ClipAlignError`: nothing can be opened by that name; the nearest one is suggested.
     """
     from hf_clipalign.data import from_dataset, load_mini, open_source
     from hf_clipalign.features import FeatureStore
@@ -67,7 +67,7 @@ def check_labelled(name: str, data: Any, with_names: bool = False) -> None:
     """Refuses data without labels before anything is computed from them.
 
     Raises:
-        [`ClipAlignError`]: no labels, or no class names where they are needed.
+        `ClipAlignError`: no labels, or no class names where they are needed.
     """
     if data.labels is None or (with_names and data.class_names is None):
         missing = "labels" if data.labels is None else "class names"

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.names import BUILT_IN_MODELS, is_built_in_data, is_built_in_model, is_model_folder, nearest_path
 from hf_clipalign.cli.options import warn
@@ -34,7 +35,7 @@ def chosen_model(model: str | None, data: str | None = None) -> str:
         `str`: the name.
 
     Raises:
-        [`ClipAlignError`]: no model for data that are not built in; a misspelt folder; a folder of images.
+        `ClipAlignError`: no model for data that are not built in; a misspelt folder; a folder of images.
     """
     if model is None and data is not None and (Path(data) / "features.json").is_file():
         from hf_clipalign.features import FeatureStore
@@ -51,6 +52,8 @@ def chosen_model(model: str | None, data: str | None = None) -> str:
         swapped = data is not None and (is_model_folder(data) or is_built_in_model(data) or not Path(data).exists())
         hint = f"DATA and --model look swapped, write {model} --model {data}" if swapped else f"give {_WHAT_TO_GIVE}"
         raise ClipAlignError(f"--model {model!r} is a folder without a model: {hint}.")
+    if model.startswith("mini:") and not is_built_in_model(model):
+        raise unknown_name("built-in model", model, ("mini:student", "mini:teacher"))
     if not path.exists() and not is_built_in_model(model) and (close := nearest_path(model)):
         raise ClipAlignError(f"no folder {model!r} for --model: did you mean {close!r}?")
     return model

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 
 console = Console(highlight=False, markup=False)
@@ -95,5 +96,5 @@ def parse_band(text: str | None) -> tuple[int, int] | None:
     try:
         k_top, k_bottom = (int(part) for part in text.split(","))
     except ValueError as error:
-        raise ClipAlignError(f"{text!r} is no band: write K_TOP,K_BOTTOM, for example 150,50.") from error
+        raise ClipAlignError(f"{short(text)} is no band: write K_TOP,K_BOTTOM, for example 150,50.") from error
     return k_top, k_bottom

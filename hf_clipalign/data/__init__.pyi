@@ -37,6 +37,9 @@ from .splits.incremental import label_incremental as label_incremental
 from .splits.leaks import SeenRows as SeenRows
 from .splits.leaks import check_leaks as check_leaks
 from .splits.leaks import split_patients as split_patients
+from .splits.published import published_few_shot as published_few_shot
+from .splits.published import published_few_shot_rows as published_few_shot_rows
+from .splits.published import read_split as read_split
 from .splits.subsets import base_and_novel as base_and_novel
 from .splits.subsets import few_shot as few_shot
 from .splits.subsets import few_shot_rows as few_shot_rows

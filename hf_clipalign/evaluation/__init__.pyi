@@ -37,6 +37,7 @@ from .protocols import base_to_novel as base_to_novel
 from .protocols import cross_dataset as cross_dataset
 from .protocols import domain_generalization as domain_generalization
 from .protocols import zero_shot_accuracy as zero_shot_accuracy
+from .protocols import zero_shot_logits as zero_shot_logits
 from .reports.class_gallery import class_gallery as class_gallery
 from .reports.concept_images import plot_image_rows as plot_image_rows
 from .reports.concept_images import strongest_images as strongest_images
@@ -62,3 +63,5 @@ from .tasks import nearest_class_mean_scores as nearest_class_mean_scores
 from .tasks import retrieval_task as retrieval_task
 from .tasks import split_by_class as split_by_class
 from .tasks import split_by_query as split_by_query
+from .verdicts import Verdict as Verdict
+from .verdicts import paired_verdict as paired_verdict

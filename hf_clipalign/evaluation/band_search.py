@@ -66,8 +66,8 @@ def search_band(
     Args:
         validation (`LabelledRetrieval`, `JudgedPairs`, or a sequence of them): the tasks; their scores are averaged.
         encoder (`DualEncoder`): the backbone that the features come from.
-        modality (`"image"` or `"text"`): what the features are. Default `"image"`.
-        metric (`str`): key of `retrieval_metrics` to maximise. Default `"map"`.
+        modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): what the features are.
+        metric (`str`, *optional*, defaults to `"map"`): key of `retrieval_metrics` to maximise.
         k_top, k_bottom (`Sequence[int]`, *optional*): counts to try. Default: 0, 1, 2, 4 and fractions of the rank.
 
     Returns:

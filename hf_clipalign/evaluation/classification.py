@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._checks.texts import as_texts
+from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import EqualRows, similarities
 from hf_clipalign.backbones import as_dual_encoder, tokenize
 from hf_clipalign.data import clean_class_name, fill
@@ -69,15 +70,15 @@ def zero_shot_weights(
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer or processor.
         class_names (`Sequence[str]`): C names; underscores become spaces. Classes with equal prompts (ImageNet has
             such names) get equal embeddings and are named in a warning.
-        templates (`str` or `Sequence[str]`): each with one `{}`. Default `"a photo of a {}."`.
-        batch_size (`int`): prompts per pass. Default 256.
+        templates (`str` or `Sequence[str]`, *optional*, defaults to `"a photo of a {}."`): each with one `{}`.
+        batch_size (`int`, *optional*, defaults to `256`): prompts per pass.
 
     Returns:
         `Tensor [C, d]`, unit rows: `features @ weights.T` are cosines.
 
     Raises:
-        `ClipAlignError`: a template without exactly one `{}`, a prompt over the context length, or a string where a
-            list of names is wanted.
+        `ClipAlignError`: no name or no template, a template without exactly one `{}`, a prompt over the context
+            length, or a string where a list of names is wanted.
 
     Example:
         ```python
@@ -89,6 +90,8 @@ def zero_shot_weights(
     encoder = as_dual_encoder(model)
     names = [clean_class_name(name) for name in as_texts(class_names, "class_names")]
     listed = [templates] if isinstance(templates, str) else as_texts(templates, "templates")
+    if not names or not listed:
+        raise ClipAlignError(f"there are no {'templates' if names else 'class_names'}: give at least one.")
     total = torch.zeros(len(names), encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)
     for number, template in enumerate(listed):
         prompts = fill(template, names)
@@ -108,7 +111,7 @@ def _warn_of_equal_prompts(equal: EqualRows, names: Sequence[str]) -> None:
     if pairs:
         shown = ", ".join(f"{first} and {second} ({names[second]!r})" for first, second in pairs[:_SHOWN])
         logger.warning(
-            "%d classes have the prompt of another class, from which they cannot be told apart: %s%s. Their images "
+            "%d classes have the prompt of another class, from which they cannot be distinguished: %s%s. Their images "
             "count as wrong; give these classes other names.",
             len(pairs),
             shown,

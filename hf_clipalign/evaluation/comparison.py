@@ -156,8 +156,8 @@ def compare_heads(
         tasks (`Mapping[str, LabelledRetrieval | JudgedPairs]`): features before the projector, by name of the task.
         ks (`Sequence[int]`): for recall@k. Default (1, 5, 10).
         query_ids (`Mapping[str, Sequence[str]]`, *optional*): names of the queries, to name those without a positive.
-        n_resamples (`int`): bootstrap samples. Default 2,000.
-        seed (`int`): of the bootstrap. Default 0.
+        n_resamples (`int`, *optional*, defaults to `2,000`): bootstrap samples.
+        seed (`int`, *optional*, defaults to `0`): of the bootstrap.
 
     Returns:
         `RetrievalComparison`.
@@ -203,7 +203,9 @@ def compare_embeddings(
         task (`LabelledRetrieval` or `JudgedPairs`): what is relevant, and what is left out.
         name (`str`): of the task.
         ms_per_query (`Mapping[str, float]`, *optional*): what one query takes, by method.
-        ks, query_ids, n_resamples, seed: as in `compare_heads`.
+        ks (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`): as in `compare_heads`.
+        query_ids (`Sequence[str]`, *optional*): as in `compare_heads`.
+        n_resamples (`int`, *optional*, defaults to `2000`), seed (`int`, *optional*, defaults to `0`): likewise.
 
     Returns:
         `RetrievalComparison`.
@@ -262,6 +264,12 @@ def _compare(
 
 def top_matches(head: Head, query: Tensor, gallery: Tensor, k: int = 8, block_size: int = 1024) -> np.ndarray:
     """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers; ties by row.
+
+    Args:
+        head (`Head`): how features are compared.
+        query (`Tensor [Q, w]`), gallery (`Tensor [N, w]`): features before the projector.
+        k (`int`, *optional*, defaults to `8`): items per query.
+        block_size (`int`, *optional*, defaults to `1024`): queries at a time.
 
     Example:
         ```python

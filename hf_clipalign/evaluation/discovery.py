@@ -23,7 +23,7 @@ def kmeans_classes(features: Tensor, n_classes: int, seed: int = 0) -> np.ndarra
     Args:
         features (`Tensor [N, d]`): of all images; normalised by the caller.
         n_classes (`int`): how many clusters.
-        seed (`int`): of the ten initialisations. Default 0.
+        seed (`int`, *optional*, defaults to `0`): of the ten initialisations.
 
     Returns:
         `np.ndarray [N]` of int64.

@@ -121,7 +121,7 @@ def comparison_heads(
 _NEEDS = {
     "isoclip": "a band",
     "isoclip-compact": "a band",
-    "text-pca": "texts, and images to compare",
+    "text-pca": "texts (text_embeds, or a folder with enough classes), and images to compare",
     "linearised": "images, and a model whose image head is not linear",
 }
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.limited_json import BadJson, checked_json, entries, number
 from hf_clipalign._io.masking import without_secrets
 from hf_clipalign.data import IncrementalTask
 from hf_clipalign.evaluation.incremental_rows import constant_of, marks_of, means_of, silent_of
@@ -21,6 +23,13 @@ from hf_clipalign.metrics import forgetting_metrics, multilabel_metrics
 
 METRICS = {"auroc": "AUROC", "f1": "F1"}
 ZERO_SHOT, BEFORE = "zero-shot", "before"
+
+_SCORES = entries((None, number))
+_STORED = {
+    **{"scenario": str, "findings": [str], "tasks": [str], "taught": [[str]], "means": [_SCORES]},
+    **{"scores": entries([[(None, number)]]), "zero_shot?": (None, dict), "undefined?": [[str]]},
+    "measured_on?": [entries([str])],
+}
 
 Scores = Callable[[], tuple[Any, Any]]
 """Gives scores `[N, F]` in [0, 1] and hard labels `[N, F]` of the test data."""
@@ -254,8 +263,15 @@ class IncrementalResult:
 
     @classmethod
     def from_json(cls, text: str) -> IncrementalResult:
-        """Reads what `to_json` wrote."""
-        return cls(**_with_nan(json.loads(text)))
+        """Reads what `to_json` wrote.
+
+        Raises:
+            `ClipAlignError`: it is something else.
+        """
+        try:
+            return cls(**_with_nan(checked_json(text.encode(), _STORED)))
+        except (BadJson, TypeError, UnicodeEncodeError) as error:
+            raise ClipAlignError(f"these are no scores of learning in tasks: {short_reason(error)}.") from error
 
     def _bound_row(self, name: str, metric: str, metrics: Mapping[str, Any]) -> list[str]:
         return _row(name, [metrics[metric].get(finding, math.nan) for finding in self.findings])

@@ -91,9 +91,9 @@ def compare_methods(
         band (`(k_top, k_bottom)`, *optional*): for `isoclip`.
         text_embeds (`Tensor [M, d]`, *optional*): for `text-pca`.
         query_ids (`Sequence[str]`, *optional*): unique names of the queries; they also seed the inversion.
-        name (`str`): of the task, for the table. Default "data".
-        tower_ms (`float`): what the tower takes for one query, added to every method. Default 0.
-        seed (`int`): of the bootstrap and of the inversion. Default 0.
+        name (`str`, *optional*, defaults to `"data"`): of the task, for the table.
+        tower_ms (`float`, *optional*, defaults to `0`): what the tower takes for one query, added to every method.
+        seed (`int`, *optional*, defaults to `0`): of the bootstrap and of the inversion.
         **inversion: further arguments of `oti` or `ovi` (`steps`, `n_tokens`, `evaluate_at`, …).
 
     Returns:
@@ -159,9 +159,9 @@ def zero_shot_controls(
         processor (`ProcessorMixin`): the checkpoint's processor.
         template (`str`): prompt of the class names.
         methods (`Sequence[str]`): of `raw`, `oti`, `ovi`.
-        seed (`int`): of the inversions. Default 0.
-        oti_template (`str`): prompt of the pseudo-token. Default `"a photo of {}"`.
-        n_tokens (`int`): pseudo-patches of OVI; OTI takes one pseudo-token. Default 1.
+        seed (`int`, *optional*, defaults to `0`): of the inversions.
+        oti_template (`str`, *optional*, defaults to `"a photo of {}"`): prompt of the pseudo-token.
+        n_tokens (`int`, *optional*, defaults to `1`): pseudo-patches of OVI; OTI takes one pseudo-token.
         oti_steps (`int`), ovi_steps (`int`): steps. Defaults 150 and 1,000.
         **inversion: further arguments of both.
 

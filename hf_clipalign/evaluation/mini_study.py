@@ -67,7 +67,7 @@ def run_mini_study(model_name: str, progress: bool = True) -> MiniStudy:
 
     Args:
         model_name (`str`): "student" or "teacher".
-        progress (`bool`): show progress bars. Default True.
+        progress (`bool`, *optional*, defaults to `True`): show progress bars.
     """
     mini, styles = _open_mini()
     model, processor = getattr(mini, model_name), getattr(mini, f"{model_name}_processor")

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file
@@ -23,6 +25,13 @@ from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.data.splits.subsets import base_and_novel
 from hf_clipalign.metrics import harmonic_mean, top_k_accuracy
+from hf_clipalign.tuners import (
+    adapter_template,
+    build_prompts,
+    class_text_features,
+    has_text_prompts,
+    plan_prompts,
+)
 
 Accuracy = Callable[[ImageSource], float]
 """Gives the share of a source's images that are classified right among its `class_names`, in [0, 1]."""
@@ -57,6 +66,10 @@ def base_to_novel(accuracy: Accuracy, source: ImageSource) -> dict[str, float]:
 def cross_dataset(accuracy: Accuracy, sources: Mapping[str, ImageSource]) -> dict[str, float]:
     """Accuracy on data sets that the model was not trained on, and their mean (`average`).
 
+    Args:
+        accuracy (`Callable`): gives the accuracy on an `ImageSource`.
+        sources (`Mapping[str, ImageSource]`): the data sets by name.
+
     Example:
         ```python
         >>> cross_dataset(lambda source: 0.5, {"emoji": images})
@@ -71,6 +84,11 @@ def domain_generalization(
 ) -> dict[str, float]:
     """Accuracy on the training domain (`source`), on each other one, and the mean of the OTHERS (`average`).
 
+    Args:
+        accuracy (`Callable`): gives the accuracy on an `ImageSource`.
+        source (`ImageSource`): test images of the training domain.
+        targets (`Mapping[str, ImageSource]`): those of the other domains, by name.
+
     Example:
         ```python
         >>> domain_generalization(lambda source: 0.5, images, {"other style": images})
@@ -81,16 +99,21 @@ def domain_generalization(
 
 
 def zero_shot_accuracy(
-    model: Any, processor: Any, source: ImageSource, template: str = "a photo of a {}.", batch_size: int = 64
+    model: Any,
+    processor: Any,
+    source: ImageSource,
+    template: str | Sequence[str] | None = None,
+    batch_size: int = 64,
 ) -> float:
-    """Accuracy of a model with hand-written prompts among the source's class names.
+    """Accuracy of a model with hand-written or learned prompts among the source's class names.
 
     Args:
-        model (`nn.Module` or `DualEncoder`): the backbone.
+        model (`nn.Module` or `DualEncoder`): the backbone, bare or with an adapter.
         processor (`ProcessorMixin`): the checkpoint's processor.
         source (`ImageSource`): labelled images with class names.
-        template (`str`): prompt with one `{}`.
-        batch_size (`int`): images per pass. Default 64.
+        template (`str` or `Sequence[str]`, *optional*): prompt with one `{}`, or several, see `zero_shot_logits`.
+            Defaults to the adapter's own; `a photo of a {}.` without one.
+        batch_size (`int`, *optional*, defaults to `64`): images per pass.
 
     Raises:
         `ClipAlignError`: no labels or no class names.
@@ -101,15 +124,74 @@ def zero_shot_accuracy(
         True
         ```
     """
+    names = source_class_names(source)
+    logits = zero_shot_logits(model, processor, source, names, template, batch_size)
+    return top_k_accuracy(logits, source.labels, ks=(1,))["top1"]
+
+
+@torch.no_grad()
+def zero_shot_logits(
+    model: Any,
+    processor: Any,
+    source: ImageSource,
+    class_names: Sequence[str],
+    template: str | Sequence[str] | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """Cosines of images and class prompts: hand-written ones, or an adapter's.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone, bare or with an adapter.
+        processor (`ProcessorMixin`): the checkpoint's processor.
+        source (`ImageSource`): N images.
+        class_names (`Sequence[str]`): C names.
+        template (`str` or `Sequence[str]`, *optional*): prompt with one `{}`; of several, an ensemble, each class
+            takes the mean of the unit text features (Radford et al., 2021, section 3.1.4). Default: the adapter's
+            own; `a photo of a {}.` without one.
+        batch_size (`int`): images per pass. Default 64.
+
+    Returns:
+        `Tensor [N, C]`: on the CPU.
+
+    Raises:
+        `ClipAlignError`: several templates for an adapter with learned text prompts; an image cannot be read.
+
+    Example:
+        ```python
+        >>> zero_shot_logits(model, processor, images, ["cat", "dog"], ["an emoji of {}", "a {}"]).shape
+        torch.Size([24, 2])
+        ```
+    """
     from hf_clipalign.features.in_memory import extract_image_features
 
-    names = source_class_names(source)
     encoder = as_dual_encoder(model)
     features = extract_image_features(model, source, processor, batch_size=batch_size, strict=True, progress=False)
-    with torch.no_grad():
-        texts = encode_texts(encoder, fill(template, names), processor).float().cpu()
-        images = features.values @ encoder.image_projector.matrix.float().cpu().T
-    return top_k_accuracy(similarities(images, texts), features.labels, ks=(1,))["top1"]
+    images = F.normalize(features.values @ encoder.image_projector.matrix.float().cpu().T, dim=-1)
+    if has_text_prompts(model):
+        return _prompted_logits(model, processor, images, class_names, template, batch_size)
+    templates = [template or adapter_template(model)] if template is None or isinstance(template, str) else template
+    listed = [encode_texts(encoder, fill(one, class_names), processor).float().cpu() for one in templates]
+    texts = listed[0] if len(listed) == 1 else F.normalize(torch.stack(listed).sum(dim=0), dim=-1)
+    return similarities(images, texts)
+
+
+def _prompted_logits(
+    model: Any,
+    processor: Any,
+    images: Tensor,
+    class_names: Sequence[str],
+    template: str | Sequence[str] | None,
+    batch_size: int,
+) -> Tensor:
+    if template is not None and not isinstance(template, str):
+        raise ClipAlignError("a learned context is one prompt: give one template, or none for the adapter's own")
+    plan = plan_prompts(model, build_prompts(model, processor, class_names, template))
+    parts = []
+    for rows in images.split(batch_size):
+        texts = class_text_features(model, plan, image_features=rows.to(as_dual_encoder(model).device))
+        texts = texts.float().cpu()
+        parts.append(similarities(rows, texts) if texts.dim() == 2 else torch.einsum("nd,ncd->nc", rows, texts))
+    return torch.cat(parts)
 
 
 def source_class_names(source: ImageSource) -> list[str]:
@@ -133,6 +215,7 @@ class ResultTable:
     Args:
         title (`str`): what was measured.
         note (`str`): a line below the table, for example the command.
+        scores (`dict`, *optional*): `{method: {test: {seed: score}}}`; `add` fills it.
 
     Example:
         ```python

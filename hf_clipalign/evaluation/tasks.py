@@ -27,8 +27,8 @@ class LabelledRetrieval(NamedTuple):
 
     Attributes:
         query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
-        query_labels, gallery_labels: Q and G labels; equal labels are relevant to each other.
-        exclude_self (`bool`): query i is gallery item i and is no match for itself. Default False.
+        query_labels (array `[Q]`), gallery_labels (array `[G]`): equal labels are relevant to each other.
+        exclude_self (`bool`, *optional*, defaults to `False`): query i is gallery item i and is no match for itself.
 
     Example:
         ```python
@@ -49,7 +49,8 @@ class JudgedPairs(NamedTuple):
 
     Attributes:
         query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
-        relevant, grades: for each query the positions of its relevant items and how relevant they are.
+        relevant (`Sequence[Sequence[int]]`): for each query the positions of its relevant items.
+        grades (`Sequence[Sequence[float]]`): how relevant they are.
         excluded (`np.ndarray [Q]`): position that is no match for the query, -1 for none.
 
     Example:
@@ -119,7 +120,7 @@ def split_by_class(task: LabelledRetrieval, seed: int = 0) -> tuple[LabelledRetr
 
     Args:
         task (`LabelledRetrieval`): the task.
-        seed (`int`): of the draw. Default 0.
+        seed (`int`, *optional*, defaults to `0`): of the draw.
 
     Returns:
         The two halves: no class, and so no query and no gallery item, is in both.
@@ -147,6 +148,10 @@ def split_by_class(task: LabelledRetrieval, seed: int = 0) -> tuple[LabelledRetr
 def judged_task(queries: Features, corpus: Features, judged: JudgedRetrieval) -> JudgedPairs:
     """A retrieval task from features of `judged.queries` and `judged.corpus`, in their order.
 
+    Args:
+        queries (`Features`), corpus (`Features`): of the texts of `judged`.
+        judged (`JudgedRetrieval`): which texts are relevant, from `load_qrels`.
+
     Example:
         ```python
         >>> from hf_clipalign.data import JudgedRetrieval, TextSource
@@ -162,6 +167,10 @@ def judged_task(queries: Features, corpus: Features, judged: JudgedRetrieval) ->
 
 def split_by_query(task: JudgedPairs, seed: int = 0) -> tuple[JudgedPairs, JudgedPairs]:
     """Halves a judged task by queries; both halves search the full gallery.
+
+    Args:
+        task (`JudgedPairs`): at least four queries.
+        seed (`int`, *optional*, defaults to `0`): of the halves.
 
     Raises:
         `ClipAlignError`: fewer than four queries.
@@ -192,6 +201,9 @@ def split_by_query(task: JudgedPairs, seed: int = 0) -> tuple[JudgedPairs, Judge
 def class_labels(features: Features) -> np.ndarray:
     """Labels as class names where there are names, else as numbers, `[N]`.
 
+    Args:
+        features (`Features`): with labels.
+
     Raises:
         `ClipAlignError`: the features have no labels.
 
@@ -212,6 +224,10 @@ def class_labels(features: Features) -> np.ndarray:
 
 def nearest_class_mean_scores(heads: Sequence[Head], train: Features, test: Features) -> list[dict[str, Any]]:
     """Nearest-class-mean accuracy of every head, one dictionary each.
+
+    Args:
+        heads (`Sequence[Head]`): how features are compared.
+        train (`Features`), test (`Features`): with labels.
 
     Raises:
         `ClipAlignError`: no labels, or a test class that the training data do not have.

@@ -70,17 +70,18 @@ def extract_to_store(
             what `open_source` takes): the items, in an order that does not change.
         processor (`ProcessorMixin`, image processor or tokenizer): the checkpoint's processor.
         folder (`str` or `Path`): where the store is or will be.
-        shard_size (`int`): rows of the source in one file. Default 4,096.
-        batch_size (`int`): items per pass. Default 64.
+        shard_size (`int`, *optional*, defaults to `4,096`): rows of the source in one file.
+        batch_size (`int`, *optional*, defaults to `64`): items per pass.
         num_workers (`int`, *optional*): processes that read images. Default: none for few images, else this
             process's share of the cores but one, at most 8.
-        strict (`bool`): raise at the first image that cannot be read, instead of recording it. Default False.
-        truncate (`bool`): cut texts over the context length instead of raising. Default False.
+        strict (`bool`, *optional*, defaults to `False`): raise at the first image that cannot be read, instead of
+            recording it.
+        truncate (`bool`, *optional*, defaults to `False`): cut texts over the context length instead of raising.
         dtype (`str` or `torch.dtype`, *optional*): compute in `"float32"`, `"bfloat16"` or `"float16"`, with a copy of
             the model; the features are kept in float32 and go with the given model. Default: the model's own type.
-        overwrite (`bool`): remove what the folder holds first, and reuse nothing. Default False.
+        overwrite (`bool`, *optional*, defaults to `False`): remove what the folder holds first, and reuse nothing.
         model_name (`str`, *optional*): what to call the model. Default: where it was loaded from.
-        progress (`bool`): show a progress bar in the first process. Default True.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar in the first process.
 
     Returns:
         `FeatureStore`: the complete store, in every process.
@@ -91,9 +92,10 @@ def extract_to_store(
 
     Example:
         ```python
-        >>> store = extract_to_store(model, "photos/", processor, "features/")
+        >>> from hf_clipalign.features import extract_to_store
+        >>> store = extract_to_store(model, "photos", processor, "features", shard_size=8, progress=False)
         >>> len(store), store.width
-        (120, 768)
+        (12, 128)
         ```
     """
     folder, ranks, encoder = Path(folder), Ranks.current(), as_dual_encoder(model)
@@ -175,7 +177,7 @@ def _in_dtype(encoder: DualEncoder, dtype: torch.dtype) -> DualEncoder:
 
 
 def _begin(folder: Path, wanted: dict[str, Any], overwrite: bool) -> _Plan:
-    """Sees what the folder holds, and leaves the manifest of an unfinished run in it, unless it holds a whole one."""
+    """Sees what the folder holds, and leaves the manifest of an unfinished run in it, unless it is complete."""
     if overwrite:
         remove_store(folder, FEATURES)
     stored = ShardFolder.open(folder, FEATURES)
@@ -188,7 +190,7 @@ def _begin(folder: Path, wanted: dict[str, Any], overwrite: bool) -> _Plan:
     if found and not reuses:
         raise ClipAlignError(
             f"{str(folder)!r} holds other features; what differs: {'; '.join(found.values())}. Use another folder, or "
-            "replace them with overwrite=True (--overwrite)."
+            "replace them with overwrite=True."
         )
     if not found and stored.complete and not (damaged := stored.damaged()):
         stored.remove_others()
@@ -198,17 +200,17 @@ def _begin(folder: Path, wanted: dict[str, Any], overwrite: bool) -> _Plan:
         begun = ", ".join(f"{name}={stored.manifest[name]}" for name in layout) or "an earlier version"
         raise ClipAlignError(
             f"the features in {str(folder)!r} are {state} and were begun with {begun}: resume with the same, or begin "
-            "again with overwrite=True (--overwrite)."
+            "again with overwrite=True."
         )
     shards = ShardFolder.describe(folder, FEATURES, wanted)
     return _Plan(wanted, shards.done(), reuses=reuses)
 
 
 def _finish(shards: ShardFolder, n_shards: int, reuses: bool) -> None:
-    told = change(shards, n_shards) if reuses else None
+    report = change(shards, n_shards) if reuses else None
     finish_rows(shards, n_shards)
-    if told:
-        logger.warning("%s: %s", shards.path, told)
+    if report:
+        logger.warning("%s: %s", shards.path, report)
 
 
 def _checked(store: FeatureStore, strict: bool) -> FeatureStore:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
@@ -34,6 +35,15 @@ class Features:
         class_names (`list[str]`, *optional*): what the numbers mean.
         skipped (`list[tuple[str, str]]`): name and reason of what could not be read.
         model (`str`, *optional*): where the model came from.
+
+    Example:
+        ```python
+        >>> features.values.shape, features.modality, features.ids[:2]
+        (torch.Size([24, 128]), 'image', ['0', '1'])
+        >>> features.save("emoji-features")
+        >>> Features.load("emoji-features").values.equal(features.values)
+        True
+        ```
     """
 
     values: Tensor
@@ -44,12 +54,16 @@ class Features:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     model: str | None = None
 
+    def __post_init__(self) -> None:
+        self.ids = as_list(self.ids, "ids")
+        self.labels = None if self.labels is None else as_array(self.labels, "labels")
+
     def __len__(self) -> int:
         return len(self.values)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Features:
         """The features of some rows, in that order."""
-        index = np.asarray(rows)
+        index = as_array(rows, "rows") if len(rows) else np.empty(0, dtype=np.int64)
         if index.dtype == bool:
             index = np.flatnonzero(index)
         return Features(
@@ -132,17 +146,24 @@ def extract_image_features(
         model (`nn.Module` or `DualEncoder`): the backbone, in evaluation mode, on the device to use.
         source (`ImageSource`): the images; see `hf_clipalign.data.open_source`.
         processor (`ProcessorMixin` or image processor): the checkpoint's processor.
-        batch_size (`int`): images per pass. Default 64.
+        batch_size (`int`, *optional*, defaults to `64`): images per pass.
         num_workers (`int`, *optional*): processes that read images. Default: none for few images, else all cores
             but one, at most 8.
         strict (`bool`): raise at the first image that cannot be read, instead of recording it in `skipped`.
-        progress (`bool`): show a progress bar. Default True.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
         `Features`: rows in the order of the source, without the skipped images.
 
     Raises:
         `ClipAlignError`: the source is empty, no image can be read, or (`strict`) one cannot.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import extract_image_features
+        >>> extract_image_features(model, images, processor, progress=False).values.shape
+        torch.Size([24, 128])
+        ```
     """
     encoder = as_dual_encoder(model)
     if len(source) == 0:
@@ -192,15 +213,22 @@ def extract_text_features(
         texts (`Sequence[str]`): N texts.
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer or processor.
         labels (array `[N]`, *optional*): for retrieval: texts of one image or class share a label.
-        batch_size (`int`): texts per pass. Default 256.
-        truncate (`bool`): cut texts over the context length instead of raising. Default False.
-        progress (`bool`): show a progress bar. Default True.
+        batch_size (`int`, *optional*, defaults to `256`): texts per pass.
+        truncate (`bool`, *optional*, defaults to `False`): cut texts over the context length instead of raising.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
         `Features`: rows in the order of `texts`; ids are row numbers.
 
     Raises:
         `ClipAlignError`: no texts, labels of another length, or a text over the context length.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import extract_text_features
+        >>> extract_text_features(model, ["a cat", "a dog"], processor, progress=False).values.shape
+        torch.Size([2, 128])
+        ```
     """
     encoder = as_dual_encoder(model)
     source = TextSource(as_texts(texts, "texts"), labels=labels)
@@ -250,6 +278,13 @@ def project_image_features(encoder: DualEncoder, features: Tensor) -> Tensor:
 
     Returns:
         `Tensor [N, d]`: in the dtype and on the device of `features`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import project_image_features
+        >>> project_image_features(encoder, features.values).shape
+        torch.Size([24, 128])
+        ```
     """
     with torch.no_grad():
         projected = encoder.project_image(features[:, : encoder.vision_dim].to(encoder.device, encoder.dtype))

@@ -56,8 +56,10 @@ class LabelledEmbeddings:
 
     Example:
         ```python
-        >>> labels = read_chexpert("CheXpert-v1.0-small/train.csv")
-        >>> data = LabelledEmbeddings.from_store("features/", labels, model)   # made by `clipalign embed`
+        >>> from hf_clipalign.features import LabelledEmbeddings
+        >>> data = LabelledEmbeddings(embeds, labels)
+        >>> data.embeds.shape, data.labels.findings
+        (torch.Size([24, 128]), ['Edema', 'Fracture'])
         ```
     """
 
@@ -98,8 +100,8 @@ class LabelledEmbeddings:
             store (`FeatureStore`, `str` or `Path`): image features.
             labels (`FindingLabels`): joined by id; leading folders that one side lacks are left out.
             model (`PeftModel`, `nn.Module` or `DualEncoder`): the backbone that made the features.
-            partial (`bool`): drop labels without features instead of raising. Images that could not be read are
-                always dropped, with a warning. Default False.
+            partial (`bool`, *optional*, defaults to `False`): drop labels without features instead of raising. Images
+                that could not be read are always dropped, with a warning.
 
         Raises:
             `ClipAlignError`: text features, features of another model, ids that occur twice or do not match.
@@ -112,7 +114,7 @@ class LabelledEmbeddings:
         width = encoder.vision_dim
         if store.width not in (width, width + 1):
             raise ClipAlignError(
-                f"the features in {str(store.folder)!r} have {store.width} numbers, {type(encoder.model).__name__} "
+                f"the features in {str(store.folder)!r} have dimension {store.width}, {type(encoder.model).__name__} "
                 f"takes {width}: they are of another model."
             )
         unread = {name for name, _ in store.skipped}
@@ -183,6 +185,13 @@ def backbone_hash(model: Any) -> str:
 
     Returns:
         `str`: `weights_hash(…, before_projector=True)`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import backbone_hash
+        >>> len(backbone_hash(model)), backbone_hash(model) == backbone_hash(encoder)
+        (64, True)
+        ```
     """
     return weights_hash(as_dual_encoder(model).model, before_projector=True)
 

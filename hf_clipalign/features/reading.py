@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, ImageStream, read_image
@@ -81,17 +82,17 @@ def image_batches(
         source, processor: the images, and what makes them inputs of the tower.
         jobs (`Iterable[ImageJob]`): what to read.
         num_workers (`int`): processes that read.
-        pin_memory (`bool`): for copies to an accelerator. Default False.
+        pin_memory (`bool`, *optional*, defaults to `False`): for copies to an accelerator.
         known (`Collection[bytes]`): hashes of images that need not be decoded.
 
     Raises:
-        [`ClipAlignError`]: if a worker process was ended from outside.
+        `ClipAlignError`: if a worker process was ended from outside.
     """
     loader = DataLoader(
         _ImageReader(source, processor, known),
         batch_size=None,
         sampler=jobs,
-        num_workers=num_workers,
+        num_workers=check_integer("num_workers", num_workers, least=0),
         collate_fn=_unchanged,
         pin_memory=pin_memory,
         worker_init_fn=_begin_worker if num_workers else None,
@@ -105,7 +106,7 @@ def image_batches(
             raise
         raise ClipAlignError(
             f"a process that reads images of {source.name} was ended from outside, most often for lack of memory: "
-            "run the same again to resume, with fewer of them (num_workers, --workers)"
+            "run the same again to resume, with fewer of them (num_workers)"
         ) from error
     finally:
         getattr(batches, "_shutdown_workers", lambda: None)()  # the traceback of an error would keep them
@@ -132,7 +133,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _begin_worker(_: int) -> None:
-    """A worker ends at once when it is told to, and, on Linux, when the process that it works for is no more."""
+    """A worker ends at once on request, and, on Linux, when the process that it works for is no more."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)

@@ -27,13 +27,18 @@ class FeatureStore:
     Opening reads the manifest only. A shard is compared with its checksum when it is first used, and is mapped into
     memory, not copied; no file stays open. Get one with `FeatureStore.open`.
 
+    Args:
+        shards (`ShardFolder`): the folder; `FeatureStore.open` reads it.
+
     Example:
         ```python
-        >>> store = FeatureStore.open("features/")
-        >>> store.values([0, 70_000]).shape
-        torch.Size([2, 768])
-        >>> for block in store.blocks():
-        ...     index.add(block.values.numpy())
+        >>> from hf_clipalign.features import FeatureStore, extract_to_store
+        >>> path = extract_to_store(model, "photos", processor, "features", shard_size=8, progress=False).folder
+        >>> store = FeatureStore.open(path)
+        >>> store.values([0, 11]).shape
+        torch.Size([2, 128])
+        >>> [len(block.values) for block in store.blocks()]
+        [8, 4]
         ```
     """
 
@@ -137,9 +142,10 @@ class FeatureStore:
 
         Example:
             ```python
+            >>> store = extract_to_store(model, "photos", processor, "features", shard_size=8, progress=False)
             >>> dataset = store.to_dataset()
-            >>> dataset.add_faiss_index("features")
-            >>> scores, neighbours = dataset.get_nearest_examples("features", query, k=10)
+            >>> len(dataset), dataset.column_names
+            (12, ['id', 'features', 'label'])
             ```
         """
         import datasets

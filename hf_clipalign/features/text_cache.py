@@ -45,6 +45,13 @@ def text_embeddings(model: Any, tokenizer: Any, prompts: Sequence[str], cache: s
     Raises:
         `ClipAlignError`: a prompt over the context length, or a file that is no such cache, or that the disk refuses
             to read or to write.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import text_embeddings
+        >>> text_embeddings(model, processor, ["a cat", "a dog"], cache="texts.safetensors").shape
+        torch.Size([2, 128])
+        ```
     """
     encoder = as_dual_encoder(model)
 

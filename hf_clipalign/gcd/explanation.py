@@ -91,6 +91,13 @@ def top_concepts(contributions: Tensor, concepts: Sequence[str], k: int = 3) -> 
 
     Returns:
         `list` of K lists of (concept, contribution).
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import top_concepts
+        >>> top_concepts(torch.tensor([[0.25, -0.5, 0.5]]), ["fur", "wheel", "whiskers"], k=2)
+        [[('whiskers', 0.5), ('fur', 0.25)]]
+        ```
     """
     values, order = contributions.cpu().sort(dim=-1, descending=True, stable=True)
     return [

@@ -48,6 +48,15 @@ class SpectralGCDOutput(ModelOutput):
         cross_modal (`Tensor [N, C]`): cosines with the concepts, divided by the concept temperature; float32.
         projected (`Tensor [N, h]`): `cross_modal` after the concept projection.
         image_embeds (`Tensor [N, d]`): the backbone's image features, not normalised.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import SpectralGCDModel
+        >>> gcd = SpectralGCDModel.from_student(model, ["fur", "wheel"], ["cat"], n_novel=2, processor=processor)
+        >>> output = gcd(**processor(images=images.read(0), return_tensors="pt"))
+        >>> output.logits.shape, output.cross_modal.shape
+        (torch.Size([1, 3]), torch.Size([1, 2]))
+        ```
     """
 
     logits: Tensor | None = None
@@ -65,11 +74,15 @@ class SpectralGCDModel(PreTrainedModel):
     published, unless they were set (`SpectralGCDTrainingArguments.center_concepts`). Make a model with `from_student`,
     train it with `hf_clipalign.trainers.SpectralGCDTrainer`.
 
+    Args:
+        config (`SpectralGCDConfig`): sizes, concepts and classes; `from_student` makes it.
+
     Example:
         ```python
-        >>> model = AutoModel.from_pretrained("me/animals-gcd")
-        >>> model.predict(["cat.jpg", "okapi.jpg"])[1].label
-        'okapi, zebra, antelope'
+        >>> from hf_clipalign.gcd import SpectralGCDModel
+        >>> gcd = SpectralGCDModel.from_student(model, ["fur", "wheel"], ["cat"], n_novel=2, processor=processor)
+        >>> len(gcd.predict([images.read(0), images.read(1)])), gcd.config.n_classes
+        (2, 3)
         ```
     """
 
@@ -338,9 +351,9 @@ class SpectralGCDModel(PreTrainedModel):
                 images or their paths, such as the column of a `datasets.Dataset`.
             pixel_values (`Tensor` or array `[N, 3, H, W]`, *optional*): images as the processor returns them,
                 instead.
-            n_concepts (`int`): concepts per image, at most. Default 5.
-            batch_size (`int`): images per pass. Default 64.
-            temperature (`float`): divides the class cosines for the probabilities. Default 0.1.
+            n_concepts (`int`, *optional*, defaults to `5`): concepts per image, at most.
+            batch_size (`int`, *optional*, defaults to `64`): images per pass.
+            temperature (`float`, *optional*, defaults to `0.1`): divides the class cosines for the probabilities.
 
         Returns:
             `list[ClassPrediction]`: one per image.

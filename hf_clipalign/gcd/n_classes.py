@@ -39,7 +39,17 @@ class ClassCountEstimate:
         n_classes (`int`): the estimate, known and novel classes together.
         n_known (`int`): classes that have labels.
         curve (`dict[int, float]`): accuracy on the labelled samples, in [0, 1], by number of clusters, ascending.
-        lowest (`int`, *optional*): where the plateau that ends at `n_classes` begins. Default: at `n_classes`.
+        lowest (`int`, *optional*): where the plateau that ends at `n_classes` begins. Defaults to `n_classes`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import estimate_n_classes
+        >>> points = torch.eye(3).repeat_interleave(4, dim=0)
+        >>> labels = [0] * 4 + [1] * 4 + [-1] * 4
+        >>> estimate = estimate_n_classes(points, labels, [True] * 8 + [False] * 4, counts=[2, 3])
+        >>> estimate.n_known, estimate.curve
+        (2, {2: 0.5, 3: 1.0})
+        ```
     """
 
     n_classes: int
@@ -124,10 +134,10 @@ def estimate_n_classes(
         max_classes (`int`, *optional*): most clusters to try; a warning tells if they are the best. Default: four
             times the known classes, at least 10; doubled as long as the largest number is the best, up to N - 1.
         counts (`Sequence[int]`, *optional*): the numbers of clusters to try, instead of grid and refinement.
-        normalize (`bool`): unit length first, so that distances go by cosines. Default True.
-        n_init (`int`): starts of k-means for each count; the best is taken. Default 4.
-        seed (`int`): of k-means. Default 0.
-        progress (`bool`): show a progress bar. Default False.
+        normalize (`bool`, *optional*, defaults to `True`): unit length first, so that distances go by cosines.
+        n_init (`int`, *optional*, defaults to `4`): starts of k-means for each count; the best is taken.
+        seed (`int`, *optional*, defaults to `0`): of k-means.
+        progress (`bool`, *optional*, defaults to `False`): show a progress bar.
 
     Returns:
         `ClassCountEstimate`: the end of the plateau (before known classes are split; with fewer clusters novel classes
@@ -140,10 +150,11 @@ def estimate_n_classes(
 
     Example:
         ```python
-        >>> estimate = estimate_n_classes(features, labels, labelled_mask)
-        >>> estimate.n_classes, estimate.n_known
-        (102, 50)
-        >>> estimate.plot().savefig("classes.png")
+        >>> from hf_clipalign.gcd import estimate_n_classes
+        >>> points = torch.eye(3).repeat_interleave(4, dim=0)
+        >>> labels = [0] * 4 + [1] * 4 + [-1] * 4
+        >>> estimate_n_classes(points, labels, [True] * 8 + [False] * 4, counts=[2, 3]).n_classes
+        3
         ```
     """
     check_integer("n_init", n_init)

@@ -30,6 +30,15 @@ class ClassPrediction:
         concepts (`list[tuple[str, float]]`): what speaks for the class, best first: each concept's share in this
             image times the logarithm of how much more frequent it is in the class than in all images. For a class
             that nothing is known of, as no image was in it: the shares themselves.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import SpectralGCDModel
+        >>> gcd = SpectralGCDModel.from_student(model, ["fur", "wheel"], ["cat", "car"], 0, processor=processor)
+        >>> (prediction,) = gcd.predict([images.read(0)])
+        >>> prediction.name in ("cat", "car"), [name for name, _ in prediction.concepts] != []
+        (True, True)
+        ```
     """
 
     index: int

@@ -79,7 +79,7 @@ def image_blocks(image_features: Any, texts: Tensor, size: int) -> Iterator[Tens
         block = _as_rows(given, "image_features")
         if block.shape[1] != texts.shape[1]:
             raise ClipAlignError(
-                f"image features have {block.shape[1]} numbers, text features {texts.shape[1]}: take both after the "
+                f"image features have dimension {block.shape[1]}, text features {texts.shape[1]}: take both after the "
                 "projectors of one model (its shared space)."
             )
         for part in block.split(size):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._io.masking import is_hub_id, public_name
+from hf_clipalign._io.masking import is_hub_id, public_name, without_secrets
 from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.hub.markdown import one_line, render
 from hf_clipalign.papers import Paper, paper
@@ -36,6 +36,15 @@ class CardEvaluation:
         results (`Sequence[EvalResult]`): this model's own numbers, for `model-index`.
         table (`ReportTable`, *optional*): this model beside what it is compared with.
         verdict (`str`): the outcome in words.
+
+    Example:
+        ```python
+        >>> from huggingface_hub import EvalResult
+        >>> from hf_clipalign.hub import CardEvaluation
+        >>> result = EvalResult("image-feature-extraction", "emoji", "emoji", "map", 78.6, metric_name="mAP, %")
+        >>> CardEvaluation("Image-image retrieval, emoji", [result]).verdict
+        ''
+        ```
     """
 
     title: str
@@ -63,13 +72,13 @@ class ModelCardInfo:
         description (`str`): a paragraph under the title.
         image_band (`(k_top, k_bottom)`, *optional*): singular directions that the image projector lost.
         text_band (`(k_top, k_bottom)`, *optional*): the same for texts.
-        compact (`bool`): a stock tower with the smaller embedding. Default False.
+        compact (`bool`, *optional*, defaults to `False`): a stock tower with the smaller embedding.
         parameters (`Mapping[str, Any]`): what else was set, shown as a table.
         command (`str`): what was run, shown below the settings as `describe_run` masks it.
         template (`str`): the prompt with `{}` that a prompt adapter was trained with, for the snippet.
-        needs_package (`bool`): an adapter of a type that only this package knows. Default False.
-        has_processor (`bool`): a processor lies with the model. Default True.
-        has_spectrum (`bool`): `spectrum.png` lies with the model. Default False.
+        needs_package (`bool`, *optional*, defaults to `False`): an adapter of a type that only this package knows.
+        has_processor (`bool`, *optional*, defaults to `True`): a processor lies with the model.
+        has_spectrum (`bool`, *optional*, defaults to `False`): `spectrum.png` lies with the model.
         evaluations (`Sequence[CardEvaluation]`): measured results.
         limits (`Sequence[str]`): what one must not expect.
         licence (`str`, *optional*): licence identifier of the base model, as on the Hub (`"mit"`). None: not known.
@@ -82,6 +91,14 @@ class ModelCardInfo:
     Raises:
         `ClipAlignError`: unknown kind, method or modality; a stock model without its class; a class whose
             name is none.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import ModelCardInfo
+        >>> info = ModelCardInfo("isoclip", "clip-b32-isoclip", "me/clip-b32-isoclip", image_band=(150, 50))
+        >>> info.image_band
+        (150, 50)
+        ```
     """
 
     kind: Kind
@@ -189,7 +206,11 @@ class ModelCardInfo:
         """The bands and the other parameters, by the words that the card uses."""
         bands = {"image": self.image_band, "text": self.text_band}
         rows = {f"{name} band (k_top, k_bottom)": band for name, band in bands.items() if band is not None}
-        return {**rows, **({"embedding": "compact, the same cosines"} if self.compact else {}), **self.parameters}
+        return {
+            **rows,
+            **({"embedding": "compact, the same cosines"} if self.compact else {}),
+            **without_secrets(self.parameters),
+        }
 
     @property
     def head(self) -> str:
@@ -248,6 +269,14 @@ def check_card(card: ModelCard | str) -> ModelCardData:
 
     Raises:
         `ClipAlignError`: the first thing that is wrong.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import ModelCardInfo, build_card, check_card
+        >>> info = ModelCardInfo("isoclip", "clip-b32-isoclip", "me/clip-b32-isoclip", image_band=(150, 50))
+        >>> check_card(build_card(info)).library_name
+        'hf_clipalign'
+        ```
     """
     from huggingface_hub import ModelCard
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 LONGEST_WAIT = 600.0
 """Seconds that a push waits in all when the Hub answers "too many requests" (429)."""
 
-_WHOLE = "A push arrives whole or not at all."
+_WHOLE = "A push is complete or has no effect."
 _SHORTEST_WAIT = 1.0
 _Answer = TypeVar("_Answer")
 
@@ -36,6 +36,27 @@ def open_api(token: str | None) -> HfApi:
     if token is None and get_token() is None:
         raise ClipAlignError("no Hub token: log in with `hf auth login`, set HF_TOKEN, or give token=.")
     return HfApi(token=token)
+
+
+def check_push_access(repo_id: str | None, token: str | None = None) -> None:
+    """Refuses a push that could not work, before the hours of training that come before it.
+
+    Args:
+        repo_id (`str`, *optional*): `owner/name`, or `name` for the token's own namespace.
+        token (`str`, *optional*): access token. Default: the one that is logged in.
+
+    Raises:
+        `ClipAlignError`: no repository is named, no token, an offline machine, a token that the Hub does not accept or
+            that may only read.
+    """
+    if not repo_id:
+        raise ClipAlignError("where to push? Give hub_model_id, owner/name.")
+    with explained(repo_id):
+        api = open_api(token)
+        full_id(api, repo_id)
+        access = patiently(api.whoami).get("auth", {}).get("accessToken", {})
+    if access.get("role") == "read":
+        raise ClipAlignError(f"the token may only read, not push to {repo_id!r}: use one with write access.")
 
 
 def full_id(api: HfApi, repo_id: str) -> str:
@@ -84,7 +105,7 @@ def commit(
     """All files in one commit. When the answer is lost, the Hub is asked whether the commit has arrived.
 
     Raises:
-        `ClipAlignError`: the connection broke, and it cannot be told whether the commit arrived.
+        `ClipAlignError`: the connection broke, and it is not known whether the commit arrived.
     """
     from huggingface_hub import CommitInfo, CommitOperationAdd
     from huggingface_hub.errors import HfHubHTTPError, HTTPError

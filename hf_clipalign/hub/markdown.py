@@ -85,4 +85,4 @@ def _python(value: Any) -> str:
 
 
 def _command(value: Any) -> str:
-    return _Trusted(describe_run(" ".join(str(value).split())))
+    return _Trusted(" ".join(describe_run(str(value)).split()))

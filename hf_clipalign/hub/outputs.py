@@ -56,7 +56,8 @@ def written_folder(
         out (`str` or `Path`): the folder to write.
         kind (`str`): what will be written: `"isoclip"`, `"stock"`, `"sentence-transformers"` or `"faiss"`.
         *sources (`str` or `Path`): what is read: folders among them are never replaced.
-        overwrite (`bool`): replace whatever is there, after a warning that says what is lost. Default False.
+        overwrite (`bool`, *optional*, defaults to `False`): replace whatever is there, after a warning that says what
+            is lost.
         option (`str`): how the caller spells `overwrite`, for messages.
 
     Raises:
@@ -64,8 +65,9 @@ def written_folder(
 
     Example:
         ```python
-        >>> with written_folder("clip-b32-images", "stock", "clip-b32") as folder:
-        ...     model.save_stock(folder)
+        >>> from hf_clipalign.hub import written_folder
+        >>> with written_folder("clip-written", "stock", "clip-b32") as folder:
+        ...     _ = aligned.save_stock(folder)
         ```
     """
     out = Path(out)
@@ -93,7 +95,7 @@ def check_onnx_file(
         out (`str` or `Path`): the file to write, with or without its ending.
         model (`IsoCLIPModel`): the model to export.
         modality (`"image"` or `"text"`): its tower.
-        overwrite (`bool`): replace it all the same, after a warning. Default False.
+        overwrite (`bool`, *optional*, defaults to `False`): replace it all the same, after a warning.
         option (`str`): how the caller spells `overwrite`, for messages.
 
     Raises:

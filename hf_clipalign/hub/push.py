@@ -59,7 +59,7 @@ def push_folder(
         revision (`str`, *optional*): branch to commit to, made from `main` if it does not exist. Default `main`.
         commit_message (`str`, *optional*): title of the commit.
         token (`str`, *optional*): access token. Default: the one you are logged in with.
-        overwrite_card (`bool`): replace the repository's card. Default False.
+        overwrite_card (`bool`, *optional*, defaults to `False`): replace the repository's card.
         info (`ModelCardInfo`, *optional*): facts for the card. Default: `describe_folder(folder)`.
         evaluations (`Sequence[CardEvaluation]`): results for the card.
         include (`Sequence[str]`): further files or sub-folders to upload, by their path in the folder.
@@ -74,8 +74,10 @@ def push_folder(
 
     Example:
         ```python
-        >>> push_folder("clip-b32-isoclip", "me/clip-b32-isoclip", private=True, include=["notes.txt"])
-        CommitInfo(commit_url='https://huggingface.co/me/clip-b32-isoclip/commit/…', …)
+        >>> from hf_clipalign.hub import push_folder
+        >>> aligned.save_pretrained("clip-isoclip")
+        >>> push_folder("clip-isoclip", "me/clip-isoclip", private=True).commit_message
+        'Upload clip-isoclip with hf_clipalign'
         ```
     """
     folder = Path(folder)
@@ -123,8 +125,9 @@ def push_isoclip(
 
     Example:
         ```python
-        >>> model = IsoCLIPModel.from_clip_pretrained("openai/clip-vit-base-patch32")
-        >>> push_isoclip(model, "me/clip-b32-isoclip", private=True)
+        >>> from hf_clipalign.hub import push_isoclip
+        >>> push_isoclip(aligned, "me/clip-isoclip", processor).repo_url.repo_id
+        'me/clip-isoclip'
         ```
     """
     processor = model.known_processor(local_files_only=False) if processor is None else processor
@@ -136,7 +139,7 @@ def push_isoclip(
 
 
 def push_model(model: Any, repo_id: str, **push_kwargs: Any) -> CommitInfo:
-    """Pushes a model that `save_pretrained` writes whole, with its card in one commit.
+    """Pushes a model that `save_pretrained` writes completely, with its card in one commit.
 
     Args:
         model (`PreTrainedModel`): the model.
@@ -148,7 +151,9 @@ def push_model(model: Any, repo_id: str, **push_kwargs: Any) -> CommitInfo:
 
     Example:
         ```python
-        >>> push_model(SpectralGCDModel.from_pretrained("discovered"), "me/discovered")
+        >>> from hf_clipalign.hub import push_model
+        >>> push_model(model, "me/clip-student").repo_url.repo_id
+        'me/clip-student'
         ```
     """
     with _staging() as folder:
@@ -179,7 +184,9 @@ def push_stock(
 
     Example:
         ```python
-        >>> push_stock(model, "me/clip-b32-images", "image", compact=True)
+        >>> from hf_clipalign.hub import push_stock
+        >>> push_stock(aligned, "me/clip-images", "image", compact=True).repo_url.repo_id
+        'me/clip-images'
         ```
     """
     processor = model.known_processor(local_files_only=False) if processor is None else processor
@@ -214,8 +221,13 @@ def push_adapter(
 
     Example:
         ```python
-        >>> peft_model = get_peft_model(clip, CoOpConfig(n_ctx=4))
-        >>> push_adapter(peft_model, "me/clip-b32-prompts", base_model="openai/clip-vit-base-patch32")
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.hub import push_adapter
+        >>> from hf_clipalign.tuners import CoOpConfig
+        >>> prompted = get_peft_model(load_mini().student, CoOpConfig(n_ctx=4))
+        >>> push_adapter(prompted, "me/clip-prompts", base_model="me/clip-student").repo_url.repo_id
+        'me/clip-prompts'
         ```
     """
     with _staging() as folder:
@@ -298,7 +310,7 @@ def _spectrum_of(folder: Path) -> bytes:
 
 
 def _licence(api: HfApi, base_model: str) -> str | None:
-    """The licence that the base model's card names, or None where that cannot be told."""
+    """The licence that the base model's card names, or None where that is unknown."""
     from huggingface_hub.errors import HTTPError
 
     try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_clipalign._checks.quoting import quoted, short
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_read
+from hf_clipalign._io.limited_json import MAX_BYTES, BadJson, check_schema, checked_json, entries, natural, number
 from hf_clipalign._io.masking import is_hub_id, public_name
 from hf_clipalign.evaluation import IncrementalResult, ResultTable
 from hf_clipalign.evaluation.comparison import HeadScores, RetrievalComparison
@@ -30,6 +33,27 @@ _TASKS = {
 }
 
 
+def interval(value: Any) -> bool:
+    """Whether a value is an interval, `(low, high)`."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(number, value))
+
+
+def retrieval_task(value: Any) -> bool:
+    """Whether a value names a task whose heads are compared."""
+    return value in ("image-image", "text-text")
+
+
+_SCORE = {
+    **{"head": str, "width": natural, "metrics": entries(number), "map_interval": interval, "gain": number},
+    **{"gain_interval": interval, "per_task": entries(number), "ms_per_query?": (None, number)},
+}
+_COMPARISON = {
+    **{"scores": [_SCORE], "tasks": [str], "n_queries": natural},
+    **{"n_without_positive": natural, "without_positive": [str]},
+}
+_RESULTS = {"task": retrieval_task, "comparison": _COMPARISON, "band?": (None, [natural]), "data?": str}
+
+
 def retrieval_evaluation(
     comparison: RetrievalComparison | Mapping[str, Any],
     head: str,
@@ -44,19 +68,29 @@ def retrieval_evaluation(
     Args:
         comparison (`RetrievalComparison` or its `to_dict()`): the measured heads.
         head (`str`): which one the model is: `"raw"`, `"isoclip"`, `"isoclip-compact"` …
-        modality (`"image"` or `"text"`): what was compared. Default `"image"`.
+        modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): what was compared.
         dataset_name (`str`): for people.
         dataset_type (`str`): Hub id of the data set, or a short name where it has none.
         verdict (`str`): the outcome in words.
 
     Raises:
         `ClipAlignError`: that head was not measured.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.evaluation import compare_heads, comparison_heads, retrieval_task
+        >>> from hf_clipalign.hub import retrieval_evaluation
+        >>> comparison = compare_heads(comparison_heads(encoder, band=(1, 48)), {"emoji": retrieval_task(features)})
+        >>> evaluation = retrieval_evaluation(comparison, "isoclip", dataset_name="emoji", dataset_type="emoji")
+        >>> evaluation.title
+        'Image-image retrieval, emoji: this model is “isoclip”'
+        ```
     """
     if not isinstance(comparison, RetrievalComparison):
         comparison = _as_comparison(comparison)
     found = {score.head: score for score in comparison.scores}
     if head not in found:
-        raise ClipAlignError(f"the results hold no head {head!r}, only {', '.join(found)}: evaluate it first.")
+        raise ClipAlignError(f"the results hold no head {head!r}, only {quoted(found)}: evaluate it first.")
     results = _eval_results(found[head], modality, dataset_name, dataset_type)
     table = ReportTable(comparison.columns(), comparison.rows(), comparison.caption())
     title = f"{_TASKS[modality][1]}, {dataset_name}: this model is “{head}”"
@@ -75,7 +109,7 @@ def table_evaluation(results: ResultTable, row: str | None = None) -> CardEvalua
         `ClipAlignError`: there is no such row.
     """
     if row is not None and row not in results.scores:
-        raise ClipAlignError(f"the results have no row {row!r}, only {', '.join(results.scores)}: name one of them.")
+        raise ClipAlignError(f"the results have no row {row!r}, only {quoted(results.scores)}: name one of them.")
     if row is None and len(results.scores) == 1:
         row = next(iter(results.scores))
     runs = {} if row is None else {test: list(values.values()) for test, values in results.scores[row].items()}
@@ -116,23 +150,36 @@ def read_evaluations(path: str | Path, info: ModelCardInfo) -> list[CardEvaluati
 
     Raises:
         `ClipAlignError`: the file is no such results file, or another band was measured.
+
+    Example:
+        ```python
+        >>> import json
+        >>> from hf_clipalign.evaluation import compare_heads, comparison_heads, retrieval_task
+        >>> from hf_clipalign.hub import ModelCardInfo, read_evaluations
+        >>> comparison = compare_heads(comparison_heads(encoder, band=(1, 48)), {"emoji": retrieval_task(features)})
+        >>> results = {"task": "image-image", "band": [1, 48], "data": "emoji", "comparison": comparison.to_dict()}
+        >>> _ = open("results.json", "w").write(json.dumps(results))  # `clipalign evaluate` writes such a file
+        >>> info = ModelCardInfo("isoclip", "clip-isoclip", "me/clip-isoclip", image_band=(1, 48))
+        >>> [evaluation.title for evaluation in read_evaluations("results.json", info)]
+        ['Image-image retrieval, emoji: this model is “isoclip”']
+        ```
     """
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-        modality, comparison = results["task"].split("-")[0], results["comparison"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with explained_read(path):
+            results = checked_json(Path(path).read_bytes(), _RESULTS, MAX_BYTES)
+    except BadJson as error:
         raise ClipAlignError(
-            f"{str(path)!r} is no results.json of `clipalign evaluate` with a comparison of heads "
-            f"({type(error).__name__}: {error}). Run it with --task image-image or text-text."
+            f"{str(path)!r} is no results.json of `clipalign evaluate` with a comparison of heads: it {error}. Run it "
+            "with --task image-image or text-text."
         ) from error
+    modality, comparison = results["task"].split("-")[0], results["comparison"]
     band = getattr(info, f"{modality}_band")
     if info.head != "raw" and (band is None or list(band) != list(results.get("band") or ())):
         raise ClipAlignError(
-            f"{str(path)!r} was measured with the {modality} band {results.get('band')}, the model has {band}: "
-            f"evaluate again with --band of the model."
+            f"{str(path)!r} was measured with the {modality} band {short(results.get('band'))}, the model has {band}: "
+            f"evaluate again with --{modality}-band of the model."
         )
-    data = str(results.get("data", "data"))
-    name = public_name(data)
+    name = public_name(results.get("data", "data"))
     return [retrieval_evaluation(comparison, info.head, modality, dataset_name=name, dataset_type=name)]
 
 
@@ -151,10 +198,21 @@ def _zero_shot_result(dataset: str, metric: str, label: str, value: float) -> Ev
 
 def _as_comparison(values: Mapping[str, Any]) -> RetrievalComparison:
     try:
-        scores = [HeadScores(**score) for score in values["scores"]]
-        return RetrievalComparison(**{**values, "scores": scores})
-    except (KeyError, TypeError) as error:
-        raise ClipAlignError(f"the results are no comparison of heads: {error}. Evaluate again.") from error
+        check_schema(values, _COMPARISON)
+    except BadJson as error:
+        raise ClipAlignError(f"no comparison of heads: it {error}. Evaluate again.") from error
+    known = [
+        {field.name: score[field.name] for field in fields(HeadScores) if field.name in score}
+        for score in values["scores"]
+    ]
+    scores = [HeadScores(**score) for score in known]
+    if not scores or any(score.metrics.keys() != scores[0].metrics.keys() for score in scores):
+        raise ClipAlignError(
+            "no comparison of heads: not all of them were measured by the same metrics. Evaluate again."
+        )
+    return RetrievalComparison(
+        **{field.name: values[field.name] for field in fields(RetrievalComparison)} | {"scores": scores}
+    )
 
 
 def _eval_results(score: HeadScores, modality: str, dataset_name: str, dataset_type: str) -> list[EvalResult]:

@@ -83,9 +83,11 @@ def plan_upload(folder: str | Path, include: Sequence[str] = ()) -> Upload:
 
     Example:
         ```python
-        >>> upload = plan_upload("clip-b32-isoclip", include=["notes.txt"])
-        >>> sorted(upload.files), upload.left_out
-        (['README.md', 'config.json', 'model.safetensors', 'notes.txt'], ['wandb/run-1.log'])
+        >>> from hf_clipalign.hub import plan_upload
+        >>> aligned.save_pretrained("clip-planned")
+        >>> _ = open("clip-planned/notes.txt", "w").write("for us only")
+        >>> plan_upload("clip-planned").left_out
+        ['notes.txt']
         ```
     """
     folder = Path(folder)
@@ -116,13 +118,17 @@ def plan_upload(folder: str | Path, include: Sequence[str] = ()) -> Upload:
 def is_allowed(name: str, patterns: Sequence[str]) -> bool:
     """Whether a relative path with slashes has one of the patterns, folder by folder."""
     parts = name.split("/")
-    if any(part.startswith((".", "checkpoint-")) for part in parts):
+    if _is_private(name):
         return False
     return any(
         len(parts) == pattern.count("/") + 1
         and all(fnmatch.fnmatchcase(part, wanted) for part, wanted in zip(parts, pattern.split("/"), strict=True))
         for pattern in patterns
     )
+
+
+def _is_private(name: str) -> bool:
+    return any(part.startswith((".", "checkpoint-")) for part in name.split("/"))
 
 
 def _included(folder: Path, names: list[str], include: Sequence[str]) -> set[str]:
@@ -137,6 +143,8 @@ def _included(folder: Path, names: list[str], include: Sequence[str]) -> set[str
         for file in sorted(found):
             if _NEVER.search(file):
                 raise ClipAlignError(f"{file!r} cannot be included: pickles are not uploaded. Use safetensors.")
+            if _is_private(file):
+                raise ClipAlignError(f"{file!r} cannot be included: hidden files and checkpoints are not uploaded.")
         added |= found
     return added
 

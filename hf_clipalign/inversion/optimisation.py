@@ -48,6 +48,14 @@ class InversionOutput:
         losses (`Tensor [steps]`): mean of `1 - cosine` over the items BEFORE each step.
         snapshots (`dict[int, Tensor [N, d]]`): features after so many steps, for each of `evaluate_at`.
         steps_taken (`LongTensor [N]`): steps of each item; fewer than asked for only with `tolerance`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.inversion import oti
+        >>> output = oti(model, embeds[:4], processor=processor, steps=2, progress=False)
+        >>> output.tokens.shape, output.features.shape, output.losses.shape
+        (torch.Size([4, 1, 128]), torch.Size([4, 128]), torch.Size([2]))
+        ```
     """
 
     tokens: Tensor
@@ -164,7 +172,7 @@ def initial_tokens(ids: Sequence[Any], shape: tuple[int, int], init: Any, genera
     """The tokens to start from, `[N, R, w]`: given, or drawn from N(0, 0.02²) by the seed and the item's name only.
 
     Args:
-        ids (`Sequence`): names of the items; numbers and strings are told apart by their text.
+        ids (`Sequence`): names of the items; numbers and strings are distinguished by their text.
         shape (`(R, w)`): tokens of one item.
         init (`Tensor` or array `[N, R, w]` or `[R, w]`, *optional*): given tokens.
         generator (`torch.Generator`, *optional*): gives the seed of all items. Default: a fixed seed.

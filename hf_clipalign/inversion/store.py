@@ -81,8 +81,8 @@ def invert_to_store(
         embeds (`Tensor` or array `[N, d]`): projected features of all items, in every process.
         processor (`ProcessorMixin`, *optional*): needed by OTI.
         ids (`Iterable`, *optional*): unique names of the items. Default: row numbers.
-        seed (`int`): an item's start depends on this and on its id. Default 0.
-        shard_size (`int`): items per file. Default 1,024.
+        seed (`int`, *optional*, defaults to `0`): an item's start depends on this and on its id.
+        shard_size (`int`, *optional*, defaults to `1,024`): items per file.
         rank (`int`, *optional*), world_size (`int`, *optional*): this process takes every `world_size`-th shard.
             Default: the launcher's RANK and WORLD_SIZE, else one process.
         **options: of `oti` or `ovi` (`n_tokens`, `steps`, `template`, …), without `init` and `generator`. All but
@@ -94,6 +94,13 @@ def invert_to_store(
     Raises:
         `ClipAlignError`: the folder belongs to another model, other data or other settings (it says which); ids occur
             twice; or as `oti` and `ovi`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.inversion import invert_to_store
+        >>> invert_to_store("inversions", "oti", model, embeds[:4], processor=processor, steps=2).name
+        'inversions'
+        ```
     """
     check_integer("shard_size", shard_size)
     check_integer("seed", seed, 0)
@@ -146,6 +153,15 @@ def read_inversions(folder: str | Path) -> tuple[list[str], InversionOutput]:
 
     Raises:
         `ClipAlignError`: the folder holds no inversions, or shards are missing.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.inversion import invert_to_store, read_inversions
+        >>> folder = invert_to_store("inversions", "oti", model, embeds[:4], processor=processor, steps=2)
+        >>> ids, output = read_inversions(folder)
+        >>> ids, output.features.shape
+        (['0', '1', '2', '3'], torch.Size([4, 128]))
+        ```
     """
     folder = Path(folder)
     shards = ShardFolder.open(folder, INVERSIONS)

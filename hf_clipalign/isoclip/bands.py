@@ -27,6 +27,13 @@ class KnownBands:
             the other layout the band means nothing (see `hf_clipalign.backbones.linearize_pooling_head`).
         sizes (`Sizes`, *optional*): of the checkpoint, to recognise a model that only has its name.
         source (`str`): where the numbers stand.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import KnownBands
+        >>> KnownBands(image=(150, 50)).text is None
+        True
+        ```
     """
 
     image: Band | None = None
@@ -108,7 +115,7 @@ def resolve_bands(
     Args:
         encoder (`DualEncoder`): the view of the model.
         name (`str`, *optional*): Hub id or folder that the model came from.
-        image_band (`(k_top, k_bottom)`, *optional*), text_band (*optional*): as given by the user.
+        image_band (`(k_top, k_bottom)`, *optional*), text_band (`(int, int)`, *optional*): as given by the user.
         base_model (`str`, *optional*): as in `known_bands`.
 
     Returns:
@@ -116,6 +123,13 @@ def resolve_bands(
 
     Raises:
         `ClipAlignError`: there is no band at all; a given band beside a published one of another layout.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import resolve_bands
+        >>> resolve_bands(encoder, None, image_band=(1, 48), text_band=(2, 20))[1:]
+        ((1, 48), (2, 20))
+        ```
     """
     if image_band is not None and text_band is not None:
         return encoder, image_band, text_band
@@ -147,7 +161,15 @@ def resolve_bands(
 
 
 def known_checkpoints() -> list[str]:
-    """Hub ids for which `known_bands` has an answer, in lower case and sorted."""
+    """Hub ids for which `known_bands` has an answer, in lower case and sorted.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import known_checkpoints
+        >>> known_checkpoints()[0]
+        'facebook/pe-core-b16-224'
+        ```
+    """
     return sorted(_PUBLISHED)
 
 
@@ -155,7 +177,8 @@ def describe_published(spelling: str = "python") -> str:
     """The published checkpoints with their bands, in one line for errors.
 
     Args:
-        spelling (`"python"` or `"cli"`): `image (150, 50)`, or `--image-band 150,50`. Default "python".
+        spelling (`"python"` or `"cli"`, *optional*, defaults to `"python"`): `image (150, 50)`, or `--image-band
+            150,50`.
     """
     entries = []
     for name, known in sorted(_PUBLISHED.items()):
@@ -170,7 +193,22 @@ def describe_published(spelling: str = "python") -> str:
 
 
 def unknown_band_message(name: str | None, spelling: str = "python") -> str:
-    """What to say where a band is needed, and neither given nor published for the model."""
+    """What to say where a band is needed, and neither given nor published for the model.
+
+    Args:
+        name (`str`, *optional*): what the model is called.
+        spelling (`str`, *optional*, defaults to `"python"`): `"cli"` names options instead of arguments.
+
+    Returns:
+        `str`: one line.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import unknown_band_message
+        >>> unknown_band_message("me/my-clip").split(":")[0]
+        "no band is published for 'me/my-clip'"
+        ```
+    """
     copy = "--base-model ID" if spelling == "cli" else "base_model=ID"
     if spelling == "cli":
         give = "--image-band K_TOP,K_BOTTOM or --text-band; `clipalign evaluate --band auto` finds one"

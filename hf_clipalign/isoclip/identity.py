@@ -27,6 +27,13 @@ class Sizes(NamedTuple):
         vision_width (`int`), text_width (`int`): hidden sizes of the towers.
         vision_layers (`int`), text_layers (`int`): their numbers of layers.
         patch_size (`int`): side of the image tower's patches, in pixels.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import known_bands
+        >>> known_bands("openai/clip-vit-base-patch32").sizes
+        Sizes(projection_dim=512, vision_width=768, text_width=512, vision_layers=12, text_layers=12, patch_size=32)
+        ```
     """
 
     projection_dim: int

@@ -36,10 +36,16 @@ class IsoCLIPModel(PreTrainedModel):
     `get_image_features` and `get_text_features` give the aligned features; `forward` gives the image-text logits of
     the untouched base model, bit for bit. Never compare an aligned image feature with a text feature.
 
+    Args:
+        config (`IsoCLIPConfig`): sizes and bands; `from_clip_pretrained` makes it.
+
     Example:
         ```python
-        >>> model = IsoCLIPModel.from_clip_pretrained("openai/clip-vit-base-patch32")
-        >>> features = model.get_image_features(**processor(images=images, return_tensors="pt")).pooler_output
+        >>> from hf_clipalign import IsoCLIPModel
+        >>> aligned = IsoCLIPModel.from_clip_pretrained(model, image_band=(1, 48))
+        >>> pixels = processor(images=[images.read(0), images.read(1)], return_tensors="pt")
+        >>> aligned.get_image_features(**pixels).pooler_output.shape
+        torch.Size([2, 128])
         ```
     """
 
@@ -194,9 +200,10 @@ class IsoCLIPModel(PreTrainedModel):
             `BaseModelOutputWithPooling`: `pooler_output [N, d]`, not normalised.
 
         Raises:
-            `ClipAlignError`: the model was made without a text band.
+            `ClipAlignError`: the model was made without a text band, or a text without a mask is padded on the left.
         """
-        outputs = self.encoder.text_outputs(input_ids, attention_mask, **kwargs)
+        encoder = self.encoder
+        outputs = encoder.text_outputs(*encoder.padded_behind(input_ids, attention_mask), **kwargs)
         return self._aligned(outputs, self.text_projection, "text", return_dict)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -278,9 +285,9 @@ class IsoCLIPModel(PreTrainedModel):
 
         Args:
             path (`str` or `Path`): folder to write to.
-            modality (`"image"` or `"text"`): which tower. Default `"image"`.
-            compact (`bool`): write the exact smaller embedding, r - k_top - k_bottom numbers instead of d, with the
-                same cosines. Default False.
+            modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): which tower.
+            compact (`bool`, *optional*, defaults to `False`): write the exact smaller embedding, r - k_top - k_bottom
+                numbers instead of d, with the same cosines.
             processor (`ProcessorMixin`, *optional*): saved with it, so that the folder is complete. Default:
                 `known_processor()`.
             dtype (`torch.dtype`, *optional*): of the saved weights, `torch.float16` for half the size. Default: the

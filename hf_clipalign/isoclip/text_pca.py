@@ -29,6 +29,16 @@ def text_pca_projector(image_projector: Tensor, text_embeds: Tensor, n_component
 
     Raises:
         `ClipAlignError`: sizes differ, an embedding is NaN, or there are fewer texts than components.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import encode_texts
+        >>> from hf_clipalign.data import fill
+        >>> from hf_clipalign.isoclip import text_pca_projector
+        >>> texts = encode_texts(encoder, fill("an emoji of {}", images.class_names), processor)
+        >>> text_pca_projector(model.visual_projection.weight, texts, n_components=8).shape
+        torch.Size([8, 128])
+        ```
     """
     shared = image_projector.shape[0]
     if text_embeds.ndim != 2 or text_embeds.shape[1] != shared:

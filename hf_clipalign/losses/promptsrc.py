@@ -28,8 +28,8 @@ def promptsrc_losses(
         frozen_image_features (`Tensor [N, d]`): those of the frozen model.
         logits (`Tensor [N, C]`): logits of the prompted model.
         frozen_logits (`Tensor [N, C]`): logits of the frozen features.
-        text_weight (`float`): weight of the text term. Default 25.
-        image_weight (`float`): weight of the image term. Default 10.
+        text_weight (`float`, *optional*, defaults to `25`): weight of the text term.
+        image_weight (`float`, *optional*, defaults to `10`): weight of the image term.
 
     Returns:
         `dict`: `text` and `image` (weighted mean absolute differences), `logits` (KL(frozen ‖ prompted), its sum
@@ -66,8 +66,8 @@ def gaussian_prompt_weights(n_epochs: int, mean: float = 15.0, std: float = 1.0)
 
     Args:
         n_epochs (`int`): number of epochs.
-        mean (`float`): epoch with the largest weight. Default 15 (of 20).
-        std (`float`): width in epochs. Default 1.
+        mean (`float`, *optional*, defaults to `15`): epoch with the largest weight (of 20).
+        std (`float`, *optional*, defaults to `1`): width in epochs.
 
     Returns:
         `Tensor [n_epochs]`: float32.

@@ -71,7 +71,7 @@ def paired_bootstrap(
         values_a (array `[N]` or `[N, M]`): for example per-query average precision of one model.
         values_b (array): the same shape, the other model on the same queries in the same order. A query that is NaN on
             either side is left out.
-        groups (array, *optional*): see [`bootstrap_interval`].
+        groups (array, *optional*): see `bootstrap_interval`.
         n_resamples (`int`, *optional*, defaults to 2000): number of resamples.
         level (`float`, *optional*, defaults to 0.95): coverage, between 0 and 1.
         seed (`int`, *optional*, defaults to 0): seed of the resampling.
@@ -80,7 +80,7 @@ def paired_bootstrap(
         (mean difference, low, high). An interval without 0 says that the difference is more than chance at that level.
 
     Raises:
-        `ClipAlignError`: The shapes differ, or as for [`bootstrap_interval`].
+        `ClipAlignError`: The shapes differ, or as for `bootstrap_interval`.
 
     Example:
         ```python

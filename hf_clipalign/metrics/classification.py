@@ -47,7 +47,7 @@ def mean_per_class_accuracy(predictions: Any, labels: Any) -> float:
 
     Args:
         predictions (array `[N, C]`): logits, of which the highest counts, or predicted class numbers [N]. Logits of
-            classes that tie are treated as in [`top_k_accuracy`]: the others stand before the right one.
+            classes that tie are treated as in `top_k_accuracy`: the others stand before the right one.
         labels (array `[N]`): class numbers.
 
     Returns:

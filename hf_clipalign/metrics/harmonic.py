@@ -11,7 +11,7 @@ def harmonic_mean(*values: float) -> float:
     """Harmonic mean `n / (1/v_1 + ... + 1/v_n)`: close to the smallest value, 0 where one is 0.
 
     Args:
-        values: One number or more, all fractions or all percent; of at least 0.
+        *values (`float`): one number or more, all fractions or all percent; of at least 0.
 
     Returns:
         In the unit of the values.

@@ -102,7 +102,10 @@ def multilabel_intervals(
     """Percentile bootstrap intervals (Efron 1979) of AUROC, AUPRC and F1, by finding and in the mean.
 
     Args:
-        labels, scores, threshold, predictions, finding_names: See [`multilabel_metrics`].
+        labels (array `[N, F]`), scores (array `[N, F]`): see `multilabel_metrics`.
+        threshold (`float` or `Sequence[float]`, *optional*, defaults to 0.5): see `multilabel_metrics`.
+        predictions (array `[N, F]`, *optional*), finding_names (`Sequence[str]`, *optional*): see
+            `multilabel_metrics`.
         groups (array `[N]`, *optional*): integers or texts, none empty, the patient of each row for example: rows of a
             group are drawn together.
         n_resamples (`int`, *optional*, defaults to 1000): number of resamples.
@@ -116,7 +119,7 @@ def multilabel_intervals(
         Undefined findings are left out.
 
     Raises:
-        `ClipAlignError`: As [`multilabel_metrics`], a level outside (0, 1), no whole number of resamples, or groups
+        `ClipAlignError`: As `multilabel_metrics`, a level outside (0, 1), no whole number of resamples, or groups
             that are no labels.
 
     Example:
@@ -156,7 +159,10 @@ def auroc_differences(
     """AUROC of one model minus that of another on the same rows, with paired percentile bootstrap intervals.
 
     Args:
-        labels, finding_names, groups, n_resamples, level, seed: See [`multilabel_intervals`].
+        labels (array `[N, F]`), finding_names (`Sequence[str]`, *optional*): see `multilabel_intervals`.
+        groups (array `[N]`, *optional*): see `multilabel_intervals`.
+        n_resamples (`int`, *optional*, defaults to `1000`): number of resamples.
+        level (`float`, *optional*, defaults to `0.95`), seed (`int`, *optional*, defaults to `0`): likewise.
         scores, others (array `[N, F]`): of the two models.
 
     Returns:
@@ -164,7 +170,7 @@ def auroc_differences(
         more than chance at that level. Undefined findings are left out.
 
     Raises:
-        `ClipAlignError`: As [`multilabel_intervals`].
+        `ClipAlignError`: As `multilabel_intervals`.
 
     Example:
         ```python

@@ -56,7 +56,7 @@ def threshold_metrics(labels: Any, predictions: Any) -> dict[str, float]:
         nothing is predicted present, for example; `predicted`: the number of known rows predicted present.
 
     Raises:
-        `ClipAlignError`: As [`youden_threshold`].
+        `ClipAlignError`: As `youden_threshold`.
 
     Example:
         ```python
@@ -82,13 +82,13 @@ def platt_scaling(labels: Any, scores: Any) -> tuple[float, float]:
     """Slope and intercept that turn scores into probabilities, `sigmoid(slope · score + intercept)` (Platt 1999).
 
     Args:
-        labels, scores: see [`youden_threshold`]; of validation data.
+        labels (array `[N]`), scores (array `[N]`): see `youden_threshold`; of validation data.
 
     Returns:
         `(float, float)`: NaN where the labels are of one class at most.
 
     Raises:
-        `ClipAlignError`: As [`youden_threshold`].
+        `ClipAlignError`: As `youden_threshold`.
 
     Example:
         ```python
@@ -121,7 +121,7 @@ def calibration(labels: Any, probabilities: Any, n_bins: int = 10) -> dict[str, 
         each bin that has rows.
 
     Raises:
-        `ClipAlignError`: As [`youden_threshold`], or probabilities outside [0, 1].
+        `ClipAlignError`: As `youden_threshold`, or probabilities outside [0, 1].
 
     Example:
         ```python

@@ -100,7 +100,7 @@ def retrieval_metrics_from_similarities(
     block_size: int | None = None,
     device: torch.device | str | None = None,
 ) -> dict[str, Any]:
-    """[`retrieval_metrics`] from similarities that you computed yourself.
+    """`retrieval_metrics` from similarities that you computed yourself.
 
     Args:
         similarities (array `[Q, N]`): higher is closer, compared in float32. It is not changed.
@@ -109,17 +109,17 @@ def retrieval_metrics_from_similarities(
         exclude_self (`bool`, *optional*, defaults to False): query i is gallery item i and is left out of its own
             list.
         ks (`Sequence[int]`, *optional*, defaults to (1, 5, 10)): cut-offs of `recall_at_k`.
-        definition (`"standard"` or `"reference"`, *optional*, defaults to 'standard'): see [`retrieval_metrics`].
-        per_query (`bool`, *optional*, defaults to False): see [`retrieval_metrics`].
+        definition (`"standard"` or `"reference"`, *optional*, defaults to 'standard'): see `retrieval_metrics`.
+        per_query (`bool`, *optional*, defaults to False): see `retrieval_metrics`.
         block_size (`int`, *optional*): queries per block; by default chosen so that a block takes about 200 MB.
         device (`torch.device` or `str`, *optional*): where to compute, block by block; by default where `similarities`
             is.
 
     Returns:
-        The dictionary of [`retrieval_metrics`].
+        The dictionary of `retrieval_metrics`.
 
     Raises:
-        `ClipAlignError`: As for [`retrieval_metrics`].
+        `ClipAlignError`: As for `retrieval_metrics`.
 
     Example:
         ```python
@@ -150,7 +150,7 @@ def retrieval_metrics_from_qrels(
     block_size: int | None = None,
     device: torch.device | str | None = None,
 ) -> dict[str, Any]:
-    """[`retrieval_metrics`] where relevance is judged pair by pair, and nDCG, the measure of BEIR.
+    """`retrieval_metrics` where relevance is judged pair by pair, and nDCG, the measure of BEIR.
 
     `ndcg_at_k` sums grade / log2(rank + 1) over the relevant items of the first k ranks and divides by the largest
     sum that an order could reach, as trec_eval does (Järvelin and Kekäläinen 2002). Ties count against the query.
@@ -171,7 +171,7 @@ def retrieval_metrics_from_qrels(
         device (`torch.device` or `str`, *optional*): where to compute; by default where `query` is.
 
     Returns:
-        The dictionary of [`retrieval_metrics`] with `ndcg_at_<k>`. Queries without a relevant item are left out of
+        The dictionary of `retrieval_metrics` with `ndcg_at_<k>`. Queries without a relevant item are left out of
         the means and counted.
 
     Raises:

@@ -26,6 +26,13 @@ class AlignmentTrainingArguments(TrainingArguments):
 
     Raises:
         `ClipAlignError`: `remove_unused_columns=True`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import AlignmentTrainingArguments
+        >>> AlignmentTrainingArguments("runs/first").remove_unused_columns
+        False
+        ```
     """
 
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})

@@ -178,7 +178,7 @@ class AlignmentTrainer(Trainer):
     # Checkpoints
 
     def _write_model(self, folder: Path, checkpoint: bool) -> None:
-        """Writes the model to a folder; in a checkpoint also what goes on in a resumed run."""
+        """Writes the model to a folder; in a checkpoint also what a resumed run needs."""
         raise NotImplementedError
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

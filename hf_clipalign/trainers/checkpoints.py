@@ -13,6 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_content
 
 _WEIGHTS = "*model*.safetensors"
 
@@ -27,7 +28,7 @@ def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end, which is `trainer_state.json`."""
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True
 
@@ -64,9 +65,17 @@ def checkpoint_to_resume(choice: Any, output_dir: str | Path | None) -> str | No
 
 
 def last_good_checkpoint(output_dir: str | Path | None) -> str | None:
-    """The newest complete checkpoint of a run whose weights have finite numbers only."""
+    """The newest complete checkpoint of a run whose weights can be read and are finite numbers only."""
     for path in whole_checkpoints(output_dir):
         files = list(path.rglob(_WEIGHTS))
-        if files and all(torch.isfinite(value).all() for file in files for value in load_file(file).values()):
+        if files and all(map(_is_good, files)):
             return os.fspath(path)
     return None
+
+
+def _is_good(file: Path) -> bool:
+    try:
+        with explained_content(file):
+            return all(torch.isfinite(value).all() for value in load_file(file).values())
+    except ClipAlignError:
+        return False

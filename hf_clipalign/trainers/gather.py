@@ -22,6 +22,19 @@ def gather_rows(rows: Tensor) -> Tensor:
     The gradients that the processes find for a row are added up. Distributed training takes the MEAN of the
     parameters' gradients: a loss that every process computes alike on the same rows therefore needs no factor, and one
     that they share is made ready by `whole_loss`. With one process the rows are returned as they are.
+
+    Args:
+        rows (`Tensor [N_r, …]`): of this process.
+
+    Returns:
+        `Tensor [ΣN_r, …]`: of all processes.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import gather_rows
+        >>> gather_rows(torch.tensor([1.0, 2.0]))
+        tensor([1., 2.])
+        ```
     """
     return gather_with_own(rows).rows
 

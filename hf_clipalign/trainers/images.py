@@ -62,6 +62,13 @@ class PromptImages(ImagesByEpoch):
 
     Raises:
         `ClipAlignError`: the images are none, or not in a form that can be read.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import PromptImages
+        >>> PromptImages(images, processor, image_size=48)[0]["pixel_values"].shape
+        torch.Size([3, 48, 48])
+        ```
     """
 
     def __init__(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.staging import staging_folder
 from hf_clipalign.hub.push import push_folder
 from hf_clipalign.trainers.cards import CARD_FILE, card_info
 
@@ -43,18 +45,15 @@ def push_trained(
     if not repo_id:
         raise ClipAlignError("where to? Give repo_id='owner/name', or hub_model_id in the settings.")
     base_model = trainer.public_base(base_model)
-    folder = Path(tempfile.mkdtemp(prefix="clipalign-"))
-    try:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(staging_folder(tempfile.gettempdir(), "clipalign-push"))
         trainer._write_model(folder, False)
         (folder / CARD_FILE).unlink(missing_ok=True)  # the card comes from info, with the licence of the base model
         info = replace(card_info(trainer, folder), load_from=repo_id)
         info = info if base_model is None else replace(info, base_model=base_model)
         if base_model is not None:
             _set_base_model(folder / _CONFIG_FILE, base_model)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    upload = partial(_upload, folder, repo_id, info=info, **push_kwargs)
+        upload = partial(_upload, folder, stack.pop_all(), repo_id, info=info, **push_kwargs)
     return upload() if blocking else HfApi().run_as_future(upload)
 
 
@@ -79,8 +78,6 @@ def _set_base_model(file: Path, base_model: str) -> None:
         file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _upload(folder: Path, repo_id: str, **push_kwargs: Any) -> Any:
-    try:
+def _upload(folder: Path, staging: AbstractContextManager, repo_id: str, **push_kwargs: Any) -> Any:
+    with staging:
         return push_folder(folder, repo_id, **push_kwargs)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, load_model, load_processor, weights_hash
 from hf_clipalign.backbones.packing import encode_texts
-from hf_clipalign.data import ImageSource
+from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.features.storage.manifest import Column, Kind
 from hf_clipalign.features.storage.single_file import cached_tensors
 from hf_clipalign.trainers.images import collate
@@ -49,6 +49,13 @@ class Teacher:
 
     Raises:
         `ClipAlignError`: the checkpoint cannot be loaded; a model without a processor.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import Teacher
+        >>> Teacher(mini.teacher, mini.teacher_processor).text_features(["a cat", "a dog"]).shape
+        torch.Size([2, 128])
+        ```
     """
 
     def __init__(self, model: Any, processor: Any = None, cache_dir: str | Path | None = None):
@@ -85,6 +92,11 @@ class Teacher:
 
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         return self._cached("text", [*prompts, repr(tokenizer(list(prompts))["input_ids"])], compute)
+
+    def class_features(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Unit text features of classes, `[C, d]`; of several templates the mean of each class's unit features."""
+        features = [self.text_features(fill(template, class_names)) for template in templates]
+        return features[0] if len(features) == 1 else F.normalize(torch.stack(features).sum(dim=0), dim=-1)
 
     @torch.no_grad()
     def image_features(self, pixel_values: Tensor) -> Tensor:

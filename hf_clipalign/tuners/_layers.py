@@ -134,6 +134,13 @@ class TextPrompts(PromptLayer):
     def __init__(self, base_layer: nn.Module, start: int):
         super().__init__(base_layer)
         self.start = start
+        self.configs: dict[str, Any] = {}
+        self.end_token: int | None = None
+        self._is_planned = False
+
+    def know_prompts(self, adapter_name: str, config: Any, end_token: int | None) -> None:
+        """Keeps what the stock forward needs to refuse prompts that an adapter does not fit."""
+        self.configs[adapter_name], self.end_token = config, end_token
 
     @property
     def needs_own_rows(self) -> bool:
@@ -168,18 +175,45 @@ class TextPrompts(PromptLayer):
 
     @contextlib.contextmanager
     def for_classes(self, indices: Tensor) -> Iterator[None]:
-        """Inside, the rows are prompts of the classes `indices [R]`. Only class-specific contexts use it."""
-        yield
+        """Inside, the rows are a plan's, which was checked, of the classes `indices [R]`."""
+        self._is_planned = True
+        try:
+            yield
+        finally:
+            self._is_planned = False
 
     @contextlib.contextmanager
     def for_images(self, image_features: Tensor, rows_per_image: int) -> Iterator[None]:
-        """Inside, each image of `image_features [N, d]` owns `rows_per_image` rows. Only CoCoOp uses it."""
+        """Inside, each image of `image_features [N, d]` owns `rows_per_image` rows of a plan. Only CoCoOp uses it."""
         yield
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         if isinstance(self.get_base_layer(), nn.Embedding):
+            self._check_rows(hidden_states)
             return self.put(self.base_layer(hidden_states, *args, **kwargs), hidden_states)
         return self.base_layer(self.put(hidden_states), *args, **kwargs)
+
+    def _check_rows(self, input_ids: Tensor) -> None:
+        """Refuses token ids in which the context would take the place of a class name or of the end token."""
+        name = self.active_adapter_name
+        if self._is_planned or name not in self.configs or self.class_token_position != "end":
+            return
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return
+        replaced = input_ids[:, self.start : self.start + self.n_ctx]
+        if input_ids.shape[1] <= self.start + self.n_ctx or self._holds_end(replaced):
+            lost = "the end of a prompt"
+        elif bool((replaced != replaced[:1]).any()):
+            lost = "class names: the prompts do not begin with the same words"
+        else:
+            return
+        raise ClipAlignError(
+            f"the learned context replaces the first {self.n_ctx} tokens, and with them {lost}. Use the template "
+            f"{self.configs[name].template!r}, or hf_clipalign.tuners.build_prompts."
+        )
+
+    def _holds_end(self, input_ids: Tensor) -> bool:
+        return self.end_token is not None and bool((input_ids == self.end_token).any())
 
 
 class ImagePrompts(PromptLayer):

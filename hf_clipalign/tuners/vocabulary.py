@@ -36,6 +36,16 @@ def export_vocabulary(peft_model: Any, tokenizer: Any, path: str | Path, image_p
     Raises:
         `ClipAlignError`: the model has no active CoOp adapter; its context is class-specific; the folder cannot be
             written.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import CoOpConfig, export_vocabulary
+        >>> prompted = get_peft_model(load_mini().student, CoOpConfig(n_ctx=4))
+        >>> export_vocabulary(prompted, processor, "prompts-as-tokens")
+        '<ctx_0> <ctx_1> <ctx_2> <ctx_3> {}.'
+        ```
     """
     image_processor = image_processor or getattr(tokenizer, "image_processor", None)
     tokenizer = copy.deepcopy(getattr(tokenizer, "tokenizer", tokenizer))

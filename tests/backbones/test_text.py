@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_clipalign import ClipAlignError
+from hf_clipalign import ClipAlignError, IsoCLIPModel
 from hf_clipalign.backbones import as_dual_encoder, encode_texts, pack_prompts, tokenize
 from hf_clipalign.features import extract_text_features
 from hf_clipalign.tuners import build_prompts
@@ -42,6 +42,17 @@ def test_ids_padded_on_the_left_are_read_by_their_mask(family: str) -> None:
     assert not batch["attention_mask"][:, 0].all()
     found = encoder.encode_text(batch["input_ids"], batch["attention_mask"], normalize=True)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_aligned_model_reads_ids_padded_on_the_left_by_their_mask() -> None:
+    model = IsoCLIPModel.from_clip_pretrained(tiny_clip(), text_band=(1, 2))
+    right = tokenizer_of("clip")(TEXTS, padding=True, return_tensors="pt")
+    left = on_the_left("clip")(TEXTS, padding=True, return_tensors="pt")
+    expected = model.get_text_features(**right).pooler_output
+    assert torch.allclose(model.get_text_features(**left).pooler_output, expected, atol=1e-5)
+    with pytest.raises(ClipAlignError, match="text 0 begins with the end token"):
+        model.get_text_features(left["input_ids"])
 
 
 @pytest.mark.parametrize("legacy", [True, False])

@@ -229,3 +229,13 @@ def test_compare_explains_bad_options(clipalign, photos):
         (["--evaluate-at", "ten"], "'ten' are no steps"),
     ):
         assert words in clipalign("compare", photos, "--model", STUDENT, *options, expect=1)[1]
+
+
+def test_a_misspelt_built_in_model_and_a_negative_number_of_workers(clipalign, photos):
+    _, error = clipalign("embed", photos, "--model", "mini:studnt", expect=1)
+    assert error.strip() == (
+        "error: unknown built-in model 'mini:studnt': did you mean 'mini:student'? choose from mini:student, "
+        "mini:teacher."
+    )
+    _, error = clipalign("embed", photos, "--model", STUDENT, "--workers", "-1", expect=2)
+    assert "--workers" in error

@@ -285,3 +285,10 @@ def test_averages_and_table_agree_when_test_data_change() -> None:
         (found.table().rows[-1], found.means[-1]["macro_auroc"]),
     ):
         assert row[-1].split(" ")[0] == f"{100 * mean:.1f}"
+
+
+@pytest.mark.parametrize("damage", [{"tasks": 3}, {"scores": {"auroc": ["a"]}}, {"findings": None}, {"unknown": 1}])
+def test_damaged_scores_are_one_clear_error(damage: dict[str, Any]) -> None:
+    content = json.loads(result().to_json())
+    with pytest.raises(ClipAlignError, match="no scores of learning in tasks"):
+        IncrementalResult.from_json(json.dumps({**content, **damage}))

@@ -107,3 +107,9 @@ def test_different_prompts_are_not_warned_of(caplog: pytest.LogCaptureFixture) -
 def test_one_name_is_no_list_of_names() -> None:
     with pytest.raises(ClipAlignError, match="class_names is a single string, 'red'"):
         zero_shot_weights(tiny_clip(), tiny_tokenizer(), "red")
+
+
+@pytest.mark.parametrize(("names", "templates", "lacking"), [([], "a {}", "class_names"), (["cat"], [], "templates")])
+def test_zero_shot_weights_of_nothing_are_refused(names: list[str], templates: str | list[str], lacking: str) -> None:
+    with pytest.raises(ClipAlignError, match=f"there are no {lacking}"):
+        zero_shot_weights(tiny_clip(), tiny_tokenizer(), names, templates)

@@ -83,7 +83,7 @@ def test_own_features_with_labels_in_chexperts_format(example: Any, tmp_path: Pa
     extract_to_store(mini.student, source, mini.student_processor, tmp_path / "features", progress=False)
     values = np.random.default_rng(0).integers(-1, 2, size=(40, 2))
     rows = [f"{name},{a},{b}" for name, (a, b) in zip(source.ids, values, strict=True)]
-    for name, part in (("labels", rows[:25]), ("test", rows[25:])):
+    for name, part in (("labels", rows[15:]), ("test", rows[:15])):
         (tmp_path / f"{name}.csv").write_text("\n".join(["Path,Edema,Fracture", *part]))
     (tmp_path / "prompts.json").write_text(
         '{"Edema": {"positive": ["wet"], "negative": ["dry"]}, "Fracture": {"positive": ["bone"], "negative": ["no"]}}'

@@ -252,7 +252,7 @@ def test_results_survive_the_metadata():
 
 
 def test_head_that_was_not_measured():
-    with pytest.raises(ClipAlignError, match="hold no head 'isoclip-compact', only raw, isoclip"):
+    with pytest.raises(ClipAlignError, match="hold no head 'isoclip-compact', only 'raw', 'isoclip'"):
         retrieval_evaluation(COMPARISON, "isoclip-compact", dataset_name="d", dataset_type="d")
 
 
@@ -269,6 +269,30 @@ def test_files_that_are_no_results(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(ClipAlignError, match=r"is no results\.json"):
         read_evaluations(tmp_path / "results.json", info())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"scores": []}, {"scores": None}, {"tasks": 1}, {"n_queries": "x"}, {"without_positive": [1]}),
+        *({"scores": [{**COMPARISON["scores"][1], "metrics": {"map": "x" * 3000}}]},),
+        *({"scores": [COMPARISON["scores"][0], {**COMPARISON["scores"][1], "metrics": {"recall_at_5": 0.1}}]},),
+        *({"scores": [{**COMPARISON["scores"][1], "map_interval": [0.1]}]},),
+    ],
+)
+def test_damaged_results_are_one_clear_error(tmp_path, damage):
+    results = {"task": "image-image", "band": [150, 50], "data": "d", "comparison": {**COMPARISON, **damage}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ClipAlignError, match="comparison of heads") as caught:
+        read_evaluations(tmp_path / "results.json", info())
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 300
+
+
+@pytest.mark.parametrize("damage", [{"image_band": [3]}, {"image_band": 0.5}, {"clip_config": {"architectures": [3]}}])
+def test_damaged_configurations_are_one_clear_error(tmp_path, damage):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "isoclip", **damage}))
+    with pytest.raises(ClipAlignError, match=f"it says that {next(iter(damage))}"):
+        describe_folder(tmp_path)
 
 
 def test_saved_folders_describe_themselves(tmp_path):
@@ -384,3 +408,10 @@ def test_a_local_base_model_is_told_by_its_last_name(base):
     assert 'from_pretrained("clip")' in card.text
     assert base not in card.text.replace("\\\\", "\\")
     assert "mrn123" not in str(card)
+
+
+def test_a_setting_that_names_a_secret_is_hidden():
+    text = build_card(info(parameters={"hub_token": "abc", "nested": {"api_key": "abc"}, "epochs": 3})).text
+    assert "| hub_token | … |" in text
+    assert "abc" not in text
+    assert "| epochs | 3 |" in text

@@ -122,6 +122,8 @@ def test_a_file_is_added_by_its_name(folder, hub):
     [
         (["nothing.txt"], "holds no 'nothing.txt' to include"),
         (["../id_rsa"], "holds no '../id_rsa' to include"),
+        ([".env"], "'.env' cannot be included: hidden files and checkpoints are not uploaded"),
+        (["checkpoint-5"], "'checkpoint-5/model.safetensors' cannot be included"),
         (["cache.pickle"], "pickles are not uploaded"),
         (["training_args.bin"], "pickles are not uploaded"),
         (["link.txt"], "is a link that leaves the folder"),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import pytest
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign._io.staging import staging_path
 from hf_clipalign.evaluation import ReportTable, ResultTable
 from hf_clipalign.hub import CardEvaluation, ModelCardInfo, check_card
 from hf_clipalign.hub.published import published
@@ -74,7 +79,7 @@ def test_every_card_has_the_settings_and_its_paper(saved: tuple[str, Any, Path])
 
 
 def test_a_push_takes_what_the_trainer_writes_and_tells_no_local_base(
-    saved: tuple[str, Any, Path], monkeypatch: pytest.MonkeyPatch
+    saved: tuple[str, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, trainer, folder = saved
     (folder / "patients.csv").write_text("mrn123")
@@ -90,6 +95,11 @@ def test_a_push_takes_what_the_trainer_writes_and_tells_no_local_base(
         return "done"
 
     monkeypatch.setattr(pushing, "push_folder", push_folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    own = staging_path(tmp_path / "clipalign-push").name
+    (tmp_path / own.replace(f"~{os.getpid()}~", f"~{killed.pid}~")).mkdir()
     base = {"base_model": "me/base"} if kind == "retune" else {}
     assert trainer.push_to_hub(**base) == "done"
     assert (pushed["repo_id"], pushed["info"].load_from) == ("me/model", "me/model")
@@ -102,7 +112,8 @@ def test_a_push_takes_what_the_trainer_writes_and_tells_no_local_base(
     if "adapter_config.json" in pushed["files"]:
         config = json.loads(pushed["files"]["adapter_config.json"])
         assert config["base_model_name_or_path"] == base.get("base_model")
-    assert not pushed["folder"].exists()
+    assert pushed["folder"].parent == tmp_path
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_push_without_a_name_is_refused(saved: tuple[str, Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:

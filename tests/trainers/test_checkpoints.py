@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.trainers import PromptLearningTrainingArguments
-from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, whole_checkpoints
+from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, last_good_checkpoint, whole_checkpoints
 from tests.trainers.contrastive import runs as contrastive_runs
 from tests.trainers.gcd import runs as gcd_runs
 from tests.trainers.prompts import runs as prompt_runs
@@ -128,3 +129,15 @@ def test_only_the_process_that_should_save_writes_the_model(tmp_path: Path, monk
     monkeypatch.setattr(PromptLearningTrainingArguments, "should_save", False)
     trainer.save_model(str(tmp_path / "final"))
     assert not (tmp_path / "final").exists()
+
+
+def test_a_checkpoint_whose_weights_cannot_be_read_is_not_a_good_one(tmp_path: Path) -> None:
+    for step, numbers in ((2, [1.0]), (4, [1.0]), (6, [float("nan")])):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}")
+        save_file({"a": torch.tensor(numbers)}, folder / "model.safetensors")
+    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    weights = tmp_path / "checkpoint-4" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")

@@ -38,7 +38,7 @@ def embed(
     batch_size: Annotated[int, typer.Option(help="Images per pass.", min=1)] = 64,
     shard_size: Annotated[int, typer.Option(help="Images per file.", min=1)] = 4096,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that read images. Default: by the number of images.")
+        int | None, typer.Option(help="Processes that read images. Default: by the number of images.", min=0)
     ] = None,
     dtype: Annotated[
         str | None,

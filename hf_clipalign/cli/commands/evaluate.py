@@ -261,9 +261,13 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
     heads = _heads(run, modality, band, class_names)
     comparison = compare_heads(heads, {name: task}, query_ids=query_ids, seed=run.seed)
     console.print(comparison.table(f"{modality}-{modality} retrieval, {run.model_name}"))
+    notes = _missing_heads(run, heads, modality, class_names)
+    for note in notes:
+        console.print(note, style="dim", soft_wrap=True, markup=False)
     spectrum = decompose(encoder.image_projector.matrix, encoder.text_projector.matrix)
     run.results |= {"band": band, "comparison": comparison.to_dict()}
-    section.tables = [ReportTable(comparison.columns(), comparison.rows(), comparison.caption())]
+    caption = " ".join([comparison.caption(), *notes]).strip()
+    section.tables = [ReportTable(comparison.columns(), comparison.rows(), caption)]
     pairs = {}
     for head in heads if not isinstance(task, JudgedPairs) else []:
         query, gallery = head.embed(task.query, task.gallery)
@@ -275,6 +279,20 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
         ("Spectrum of the inter-modal operator", plot_spectrum(spectrum.S.cpu(), {modality: band or (0, 0)})),
     ]
     run.sections.append(section)
+
+
+def _missing_heads(run: EvaluationRun, heads: list[Any], modality: str, class_names: list[str] | None) -> list[str]:
+    """Why text-PCA, which only texts can give, is not in the table, and how to have it."""
+    if modality != "image" or run.heads is not None or any(head.name == "text-pca" for head in heads):
+        return []
+    from hf_clipalign.backbones import as_dual_encoder
+
+    needed = as_dual_encoder(run.model).embed_dim // 2 + 1
+    found = "the data have no class names" if class_names is None else f"the data have {len(class_names)} class names"
+    return [
+        f"text-pca is not shown: it takes the texts of at least {needed} class names, and {found}. Give data with "
+        "more class folders, or texts of your own to comparison_heads(encoder, text_embeds=…) in Python."
+    ]
 
 
 def _heads(

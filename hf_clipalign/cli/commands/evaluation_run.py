@@ -44,7 +44,7 @@ class EvaluationRun:
             halved (`bool`, *optional*, defaults to `False`): Whether a band is chosen on one half of the classes.
 
         Raises:
-            [`ClipAlignError`]: no labels, no class names, or too few classes.
+            `ClipAlignError`: no labels, no class names, or too few classes.
         """
         for name in filter(None, (self.data, self.second)):
             self.opened[name] = open_data(name, **self.columns)

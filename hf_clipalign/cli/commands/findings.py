@@ -66,7 +66,7 @@ def findings(
     score: Annotated[str, typer.Option(help="Score for curves: positive or difference.")] = "positive",
     seed: Annotated[int, typer.Option(help="Of parts, adapter and order of the data.")] = 27,
     allow_shared_patients: Annotated[
-        bool, typer.Option("--allow-shared-patients", help="Go on though test patients were seen in training.")
+        bool, typer.Option("--allow-shared-patients", help="Continue though test patients were seen in training.")
     ] = False,
     resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.", min=1)] = 1000,
     model: ModelOption = None,

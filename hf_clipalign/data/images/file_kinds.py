@@ -42,15 +42,14 @@ def is_skipped(name: str) -> bool:
     """Whether a file or folder is hidden, or one that a system or a network disk makes for itself.
 
     Args:
-        name (`str`): Its name, without folders.
+        name (`str`): its name, without folders.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data.images.file_kinds import is_skipped
-    >>> [name for name in ("cat", ".thumbnails", "@eaDir", "__MACOSX", "lost+found") if not is_skipped(name)]
-    ['cat']
-    ```
+        ```python
+        >>> from hf_clipalign.data.images.file_kinds import is_skipped
+        >>> [name for name in ("cat", ".thumbnails", "@eaDir", "__MACOSX", "lost+found") if not is_skipped(name)]
+        ['cat']
+        ```
     """
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 

@@ -31,24 +31,23 @@ def image_folder(path: str | os.PathLike[str], recursive: bool = True) -> ImageS
     followed, but not in circles. Names that are not UTF-8 are written with `\\xe9` and the like.
 
     Args:
-        path (`str` or `os.PathLike`): The folder.
+        path (`str` or `os.PathLike`): the folder.
         recursive (`bool`, *optional*, defaults to `True`):
-            Whether to look into sub-folders; without it there are no labels.
+            whether to look into sub-folders; without it there are no labels.
 
     Returns:
-        [`ImageSource`]: sorted by relative path, which is the id.
+        `ImageSource`: sorted by relative path, which is the id.
 
     Raises:
-        [`ClipAlignError`]: if the folder is missing, not a folder, not readable, or holds no image.
+        `ClipAlignError`: if the folder is missing, not a folder, not readable, or holds no image.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import image_folder
-    >>> source = image_folder("photos")
-    >>> source.ids[0], source.class_names
-    ('cat/1.png', ['cat', 'dog', 'owl'])
-    ```
+        ```python
+        >>> from hf_clipalign.data import image_folder
+        >>> source = image_folder("photos")
+        >>> source.ids[0], source.class_names
+        ('cat/1.png', ['cat', 'dog', 'owl'])
+        ```
     """
     root = Path(path).expanduser()
     name = printable(str(root))

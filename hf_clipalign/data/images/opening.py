@@ -35,32 +35,31 @@ def open_source(
     """Opens whatever holds images.
 
     Args:
-        source (path, Hub id, `datasets.Dataset`, `datasets.DatasetDict`, `pandas.DataFrame` or [`ImageSource`]):
+        source (path, Hub id, `datasets.Dataset`, `datasets.DatasetDict`, `pandas.DataFrame` or `ImageSource`):
             A folder of images, a folder written by `save_to_disk`, a CSV, TSV or parquet file, an object, or, for a
             string that is no path, the id of a data set on the Hub.
-        split (`str`, *optional*): Split of a data set, such as `"test"` or `"train[:10%]"`. Not needed for one split.
-        config_name (`str`, *optional*): Configuration of a Hub data set.
-        image_column (`str`, *optional*): See [`from_dataset`] and [`from_table`].
-        label_column (`str`, *optional*): As above.
-        text_column (`str`, *optional*): As above.
-        root (`str` or `os.PathLike`, *optional*): Folder of the images that a table lists.
-        recursive (`bool`, defaults to `True`): Whether to look into sub-folders of a folder of images.
+        split (`str`, *optional*): split of a data set, such as `"test"` or `"train[:10%]"`. Not needed for one split.
+        config_name (`str`, *optional*): configuration of a Hub data set.
+        image_column (`str`, *optional*): see `from_dataset` and `from_table`.
+        label_column (`str`, *optional*): as above.
+        text_column (`str`, *optional*): as above.
+        root (`str` or `os.PathLike`, *optional*): folder of the images that a table lists.
+        recursive (`bool`, *optional*, defaults to `True`): whether to look into sub-folders of a folder of images.
 
     Returns:
-        [`ImageSource`]: the images.
+        `ImageSource`: the images.
 
     Raises:
-        [`ClipAlignError`]: if nothing can be opened by that name, or as the single openers say.
+        `ClipAlignError`: if nothing can be opened by that name, or as the single openers say.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import open_source
-    >>> open_source("photos")
-    ImageSource('photos', 12 images, 3 classes)
-    >>> open_source("table.csv", label_column="kind")
-    ImageSource('table.csv', 3 images, 2 classes)
-    ```
+        ```python
+        >>> from hf_clipalign.data import open_source
+        >>> open_source("photos")
+        ImageSource('photos', 12 images, 3 classes)
+        >>> open_source("table.csv", label_column="kind")
+        ImageSource('table.csv', 3 images, 2 classes)
+        ```
     """
     columns = {"image_column": image_column, "label_column": label_column, "text_column": text_column}
     if isinstance(source, ImageSource):

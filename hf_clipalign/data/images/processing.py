@@ -25,25 +25,24 @@ def process_images(image_processor: Any, images: Iterable[Image.Image]) -> dict[
     """The inputs of an image tower; of the images no more than 64 MiB, or one, are held at a time.
 
     Args:
-        image_processor (`BaseImageProcessor` or callable): The checkpoint's.
+        image_processor (`BaseImageProcessor` or callable): the checkpoint's.
         images (iterable of `PIL.Image.Image`): RGB images, best one after the other from a generator.
 
     Returns:
         `dict[str, Tensor]`: what the processor returns for all images in one batch; `None` if there is no image.
 
     Raises:
-        [`ClipAlignError`]: as [`reduce_image`].
+        `ClipAlignError`: as `reduce_image`.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import load_mini, read_image
-    >>> from hf_clipalign.data.images.processing import process_images
-    >>> mini = load_mini()
-    >>> images = (read_image(mini.emoji[row]["image"]) for row in range(3))
-    >>> process_images(mini.student_processor.image_processor, images)["pixel_values"].shape
-    torch.Size([3, 3, 48, 48])
-    ```
+        ```python
+        >>> from hf_clipalign.data import load_mini, read_image
+        >>> from hf_clipalign.data.images.processing import process_images
+        >>> mini = load_mini()
+        >>> images = (read_image(mini.emoji[row]["image"]) for row in range(3))
+        >>> process_images(mini.student_processor.image_processor, images)["pixel_values"].shape
+        torch.Size([3, 3, 48, 48])
+        ```
     """
     reduced = (reduce_image(image, image_processor) for image in images)
     # arrays with a stated layout: an image one pixel wide or high has no layout that could be guessed
@@ -63,14 +62,14 @@ def reduce_image(image: Image.Image, image_processor: Any) -> Image.Image:
     crop keeps is made: the same pixels, but for one grey level in a few of them.
 
     Args:
-        image (`PIL.Image.Image`): Mode RGB.
-        image_processor (`BaseImageProcessor` or callable): Its `size`, `resample` and `crop_size` are looked at.
+        image (`PIL.Image.Image`): mode RGB.
+        image_processor (`BaseImageProcessor` or callable): its `size`, `resample` and `crop_size` are looked at.
 
     Returns:
         `PIL.Image.Image`: the image itself, or a smaller one.
 
     Raises:
-        [`ClipAlignError`]: if the image is too long for a processor that does not crop.
+        `ClipAlignError`: if the image is too long for a processor that does not crop.
     """
     size = _resized_size(image_processor, image.size)
     if size is None:

@@ -48,26 +48,25 @@ def read_image(
             A path, the bytes of an encoded file, an open image (left as it is), the `{"bytes", "path"}` form of the
             datasets library, or a uint8 array `[H, W]` or `[H, W, C]` with C in 1 (grey), 2 (grey, alpha), 3 (RGB),
             4 (RGB, alpha).
-        background (`tuple[int, int, int]`, defaults to white):
+        background (`tuple[int, int, int]`, *optional*, defaults to white):
             RGB colour, 0 to 255, behind transparent parts.
-        max_pixels (`int`, defaults to 178,956,970):
-            Largest width times height that is decoded. A JPEG file above it is decoded at 1/2, 1/4 or 1/8 of its size.
+        max_pixels (`int`, *optional*, defaults to 178,956,970):
+            largest width times height that is decoded. A JPEG file above it is decoded at 1/2, 1/4 or 1/8 of its size.
         name (`str`, *optional*):
-            What to call the image in errors; by default its path.
+            what to call the image in errors; by default its path.
 
     Returns:
         `PIL.Image.Image`: mode `"RGB"`, fully loaded, free of file handles and metadata.
 
     Raises:
-        [`ClipAlignError`]: if the file is missing, unreadable, empty, truncated, no image, or above `max_pixels`.
+        `ClipAlignError`: if the file is missing, unreadable, empty, truncated, no image, or above `max_pixels`.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import read_image
-    >>> read_image("photos/cat/1.png").size
-    (64, 48)
-    ```
+        ```python
+        >>> from hf_clipalign.data import read_image
+        >>> read_image("photos/cat/1.png").size
+        (64, 48)
+        ```
     """
     if isinstance(source, dict):
         return _read_dict(source, background=background, max_pixels=max_pixels, name=name)

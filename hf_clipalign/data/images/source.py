@@ -20,39 +20,38 @@ from hf_clipalign.data.labels.columns import class_labels, read_texts
 class ImageSource:
     """Images with names and, where known, labels and captions. Picklable, so `DataLoader` workers can hold it.
 
-    Build one with [`image_folder`], [`from_dataset`], [`from_table`] or [`open_source`].
+    Build one with `image_folder`, `from_dataset`, `from_table` or `open_source`.
 
     Args:
         items (`Sequence`):
-            One entry per image that [`read_image`] takes: a path, bytes, or a `{"bytes", "path"}` dict.
+            one entry per image that `read_image` takes: a path, bytes, or a `{"bytes", "path"}` dict.
         ids (`Sequence[str]`):
-            Stable, unique name per image: its relative path, or its row number from 0.
+            stable, unique name per image: its relative path, or its row number from 0.
         labels (array `[N]`, *optional*):
-            Class per image: integers, or names, which are then numbered in sorted order.
+            class per image: integers, or names, which are then numbered in sorted order.
         class_names (`Sequence[str]`, *optional*):
-            Name per class; `labels` index into it. `None` when the labels were plain integers.
+            name per class; `labels` index into it. `None` when the labels were plain integers.
         texts (`Sequence[str | Sequence[str]]`, *optional*):
-            Captions per image.
+            captions per image.
         name (`str`, *optional*, defaults to `"source"`):
-            What errors call the source.
+            what errors call the source.
         fingerprint (`Callable[[], str]`, *optional*):
-            Computes the value of [`~ImageSource.fingerprint`]; picklable. By default a hash of the items and
+            computes the value of `fingerprint`; picklable. By default a hash of the items and
             everything else here.
 
     All sequences (lists, arrays, tensors, columns of pandas, polars or datasets) are read by position, whatever
     their index says.
 
     Raises:
-        [`ClipAlignError`]: if a sequence has another length than `ids`, is a single string or has no order, or if
+        `ClipAlignError`: if a sequence has another length than `ids`, is a single string or has no order, or if
             labels are neither all integers nor all names.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import ImageSource
-    >>> ImageSource(["photos/cat/1.jpg", "photos/dog/1.jpg"], ids=["a", "b"], labels=["cat", "dog"])
-    ImageSource('source', 2 images, 2 classes)
-    ```
+        ```python
+        >>> from hf_clipalign.data import ImageSource
+        >>> ImageSource(["photos/cat/1.jpg", "photos/dog/1.jpg"], ids=["a", "b"], labels=["cat", "dog"])
+        ImageSource('source', 2 images, 2 classes)
+        ```
     """
 
     def __init__(
@@ -89,13 +88,13 @@ class ImageSource:
         """Reads one image.
 
         Args:
-            index (`int`): Position, 0 to `len(self) - 1`.
+            index (`int`): position, 0 to `len(self) - 1`.
 
         Returns:
-            `PIL.Image.Image`: mode RGB, see [`read_image`].
+            `PIL.Image.Image`: mode RGB, see `read_image`.
 
         Raises:
-            [`ClipAlignError`]: if the image cannot be read; the message names it.
+            `ClipAlignError`: if the image cannot be read; the message names it.
         """
         item = self.items[index]
         return read_image(item, name=None if isinstance(item, str) else f"{self.name}, row {self.ids[index]}")

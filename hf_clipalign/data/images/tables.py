@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_content
 from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
 from hf_clipalign.data.images.source import ImageSource
 from hf_clipalign.data.labels.columns import (
@@ -47,28 +48,27 @@ def from_table(
     of the same path are captions of one image and become one entry.
 
     Args:
-        path_or_frame (`str`, `os.PathLike` or `pandas.DataFrame`): The table.
-        image_column (`str`, *optional*): Column with images; by default "image", "path", "file_name" or the like.
-        label_column (`str`, *optional*): Column of integers or strings. Strings are numbered in sorted order.
-        text_column (`str`, *optional*): Column of captions, a string or a list of strings per row.
-        root (`str` or `os.PathLike`, *optional*): Folder of the images. No path may then be absolute.
+        path_or_frame (`str`, `os.PathLike` or `pandas.DataFrame`): the table.
+        image_column (`str`, *optional*): column with images; by default "image", "path", "file_name" or the like.
+        label_column (`str`, *optional*): column of integers or strings. Strings are numbered in sorted order.
+        text_column (`str`, *optional*): column of captions, a string or a list of strings per row.
+        root (`str` or `os.PathLike`, *optional*): folder of the images. No path may then be absolute.
 
     Returns:
-        [`ImageSource`]: ids are the paths as listed, or row numbers for images inside the table and for paths that
+        `ImageSource`: ids are the paths as listed, or row numbers for images inside the table and for paths that
         are listed twice.
 
     Raises:
-        [`ClipAlignError`]: if the table or a column is missing, the table is empty, a path leaves the folder by "..",
+        `ClipAlignError`: if the table or a column is missing, the table is empty, a path leaves the folder by "..",
             a cell of the image or label column is empty, or rows of one image differ in their label.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import from_table
-    >>> source = from_table("table.csv", label_column="kind")
-    >>> source.labels, source.class_names
-    (array([0, 0, 1]), ['pet', 'wild'])
-    ```
+        ```python
+        >>> from hf_clipalign.data import from_table
+        >>> source = from_table("table.csv", label_column="kind")
+        >>> source.labels, source.class_names
+        (array([0, 0, 1]), ['pet', 'wild'])
+        ```
     """
     name, base, columns, read, read_numbers = _open_table(path_or_frame)
     image_column = image_column or first_column(columns, _IMAGE_COLUMNS)
@@ -129,7 +129,11 @@ def _open_table(source: Any) -> _Table:
 def _read_parquet(path: Path) -> tuple[list[str], Callable[[str], list[Any]]]:
     import pyarrow.parquet as pq
 
-    return pq.read_schema(path).names, lambda column: pq.read_table(path, columns=[column])[column].to_pylist()
+    def read(column: str) -> list[Any]:
+        with explained_content(path):
+            return pq.read_table(path, columns=[column])[column].to_pylist()
+
+    return pq.read_schema(path).names, read
 
 
 def _read_csv(path: Path, suffix: str) -> tuple[list[str], Callable[[str], list[Any]]]:

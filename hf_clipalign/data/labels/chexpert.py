@@ -36,23 +36,22 @@ def read_chexpert(
         frontal_only (`bool`, *optional*, defaults to `False`): leave lateral images out.
 
     Returns:
-        [`FindingLabels`]: ids are the paths, with `/` also where the file has backslashes; the patient is the part
+        `FindingLabels`: ids are the paths, with `/` also where the file has backslashes; the patient is the part
             `patient00001` of the path. Where no path has one, patients are not known. The columns `Frontal/Lateral`,
             `Sex` and `Age`, where they are there, become subgroups.
 
     Raises:
-        [`ClipAlignError`]: the file or a column is missing, a path leaves its folder, a value is no label, some paths
+        `ClipAlignError`: the file or a column is missing, a path leaves its folder, a value is no label, some paths
             have a patient and others have none.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import read_chexpert
-    >>> labels = read_chexpert("train.csv", findings=["Cardiomegaly", "Edema"], frontal_only=True)
-    >>> labels.patients, labels.values
-    (['patient00001', 'patient00002'], array([[nan, nan],
-           [-1.,  1.]]))
-    ```
+        ```python
+        >>> from hf_clipalign.data import read_chexpert
+        >>> labels = read_chexpert("train.csv", findings=["Cardiomegaly", "Edema"], frontal_only=True)
+        >>> labels.patients, labels.values
+        (['patient00001', 'patient00002'], array([[nan, nan],
+               [-1.,  1.]]))
+        ```
     """
     frame, name = read_label_file(path)
     findings = checked_findings(findings)

@@ -25,15 +25,15 @@ def class_labels(values: Any, class_names: list[str] | None, name: str) -> tuple
     """Labels that come with a source, by position: integers as int64, or names that are numbered in sorted order.
 
     Args:
-        values (array `[N]`): what [`~hf_clipalign._checks.sequences.as_array`] takes.
-        class_names (`list[str]`, *optional*): What integers mean; names are looked up in it.
-        name (`str`): What errors call the labels.
+        values (array `[N]`): what `as_array` takes.
+        class_names (`list[str]`, *optional*): what integers mean; names are looked up in it.
+        name (`str`): what errors call the labels.
 
     Returns:
         The labels `[N]`, and what they mean if that is known.
 
     Raises:
-        [`ClipAlignError`]: if they are neither all whole numbers nor all names, or a name is not among `class_names`.
+        `ClipAlignError`: if they are neither all whole numbers nor all names, or a name is not among `class_names`.
     """
     labels = as_array(values, name)
     if labels.ndim == 1 and labels.dtype.kind == "U":
@@ -69,7 +69,7 @@ def numbers_of_texts(cells: list[Any]) -> list[Any]:
 
 
 def encode_names(names: Sequence[str], name: str) -> tuple[np.ndarray, list[str]]:
-    """Numbers the names in sorted order; such as could be meant to be the same are told in a warning."""
+    """Numbers the names in sorted order; a warning lists those that could be meant to be the same."""
     class_names = sorted(set(names))
     _tell_similar(class_names, name)
     index = {class_name: i for i, class_name in enumerate(class_names)}

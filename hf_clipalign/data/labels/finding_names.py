@@ -19,7 +19,7 @@ def checked_findings(names: Any) -> list[str]:
         names (`Iterable[str]`): what is to be checked.
 
     Raises:
-        [`ClipAlignError`]: something else.
+        `ClipAlignError`: something else.
     """
     findings = as_list(names, "findings")
     if not findings:

@@ -33,17 +33,16 @@ class FindingPrompts:
         negative (`Mapping[str, Sequence[str]]`): what it says where it is absent; the same findings.
 
     Raises:
-        [`ClipAlignError`]: no findings, a finding that lacks one of its lists, a prompt that is blank or no text.
+        `ClipAlignError`: no findings, a finding that lacks one of its lists, a prompt that is blank or no text.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import FindingPrompts
-    >>> FindingPrompts.published(["Edema"]).negative["Edema"][0]
-    'There is no Edema'
-    >>> FindingPrompts.load("prompts.yaml").positive
-    {'Edema': ['fluid in the lungs']}
-    ```
+        ```python
+        >>> from hf_clipalign.data import FindingPrompts
+        >>> FindingPrompts.published(["Edema"]).negative["Edema"][0]
+        'There is no Edema'
+        >>> FindingPrompts.load("prompts.yaml").positive
+        {'Edema': ['fluid in the lungs']}
+        ```
     """
 
     positive: Mapping[str, Sequence[str]]
@@ -107,7 +106,7 @@ class FindingPrompts:
         """Reads a YAML or JSON file: for each finding `positive` and `negative`, lists of prompts.
 
         Raises:
-            [`ClipAlignError`]: the file is missing or cannot be read, names something twice, or a finding lacks a list
+            `ClipAlignError`: the file is missing or cannot be read, names something twice, or a finding lacks a list
                 or has something else.
         """
         path = Path(path).expanduser()
@@ -136,7 +135,7 @@ class FindingPrompts:
         """Some findings, in that order.
 
         Raises:
-            [`ClipAlignError`]: one has no prompts.
+            `ClipAlignError`: one has no prompts.
         """
         findings = as_texts(findings, "findings")
         missing = [name for name in findings if name not in self.positive]

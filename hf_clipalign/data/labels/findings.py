@@ -41,17 +41,16 @@ class FindingLabels:
             `{"sex": ["Female", …], "view": […]}`; an empty text is not known. Scores can be given for each.
 
     Raises:
-        [`ClipAlignError`]: no rows, shapes that do not fit, ids or findings that occur twice, or other values.
+        `ClipAlignError`: no rows, shapes that do not fit, ids or findings that occur twice, or other values.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import FindingLabels
-    >>> labels = FindingLabels(["1.png", "2.png"], ["Edema", "Fracture"], [[1, -1], [0, 1]])
-    >>> labels.targets(uncertain="zeros")
-    array([[1., 0.],
-           [0., 1.]], dtype=float32)
-    ```
+        ```python
+        >>> from hf_clipalign.data import FindingLabels
+        >>> labels = FindingLabels(["1.png", "2.png"], ["Edema", "Fracture"], [[1, -1], [0, 1]])
+        >>> labels.targets(uncertain="zeros")
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
+        ```
     """
 
     ids: list[str]
@@ -127,7 +126,7 @@ class FindingLabels:
 
         Args:
             uncertain (`str` or `Mapping[str, str]`, *optional*, defaults to `"ignore"`):
-                What −1 becomes: `"ignore"`, `"zeros"` or `"ones"`; a
+                what −1 becomes: `"ignore"`, `"zeros"` or `"ones"`; a
                 mapping gives it by finding, and the findings that it lacks are ignored.
             missing (`str` or `Mapping[str, str]`): what an empty cell becomes, likewise.
 
@@ -135,7 +134,7 @@ class FindingLabels:
             `np.ndarray [N, F]`: float32.
 
         Raises:
-            [`ClipAlignError`]: another policy, or a finding that is not there.
+            `ClipAlignError`: another policy, or a finding that is not there.
         """
         targets = self.values.astype(np.float32)
         for policy, where in ((uncertain, self.values == _UNCERTAIN), (missing, np.isnan(self.values))):

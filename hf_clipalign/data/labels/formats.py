@@ -28,15 +28,14 @@ def label_format(path: str | os.PathLike[str]) -> str:
         path (`str` or `os.PathLike`): the file.
 
     Raises:
-        [`ClipAlignError`]: it cannot be read, or is neither.
+        `ClipAlignError`: it cannot be read, or is neither.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data.labels.formats import label_format
-    >>> label_format("train.csv")
-    'chexpert'
-    ```
+        ```python
+        >>> from hf_clipalign.data.labels.formats import label_format
+        >>> label_format("train.csv")
+        'chexpert'
+        ```
     """
     frame, name = read_label_file(path)
     for column, kind in (("Path", "chexpert"), ("study_id", "mimic")):
@@ -61,20 +60,19 @@ def read_findings(
         path (`str` or `os.PathLike`): the label file.
         kind (`str`, *optional*): `"chexpert"` or `"mimic"`. Default: by the columns.
         findings (`Sequence[str]`): columns to take; by default the five of CheXpert's competition.
-        splits (`str` or `os.PathLike`, *optional*): MIMIC-CXR's list of images, see [`read_mimic_cxr`]. Default:
+        splits (`str` or `os.PathLike`, *optional*): MIMIC-CXR's list of images, see `read_mimic_cxr`. Default:
             `mimic-cxr-2.0.0-split.csv` beside the label file, or that file itself where it has a column `dicom_id`.
         split (`str`, *optional*): MIMIC-CXR's `"train"`, `"validate"` or `"test"`. Default: all.
 
     Raises:
-        [`ClipAlignError`]: an unknown format, no list of images, or as the readers of the two formats.
+        `ClipAlignError`: an unknown format, no list of images, or as the readers of the two formats.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data.labels.formats import read_findings
-    >>> len(read_findings("train.csv", findings=["Cardiomegaly", "Edema"]))
-    3
-    ```
+        ```python
+        >>> from hf_clipalign.data.labels.formats import read_findings
+        >>> len(read_findings("train.csv", findings=["Cardiomegaly", "Edema"]))
+        3
+        ```
     """
     kind = kind or label_format(path)
     if kind not in FORMATS:
@@ -92,18 +90,17 @@ def below(labels: FindingLabels, root: str | os.PathLike[str]) -> FindingLabels:
     So `root` may be the folder of the data set, or the one that it lies in.
 
     Args:
-        labels ([`FindingLabels`]): the labels.
+        labels (`FindingLabels`): the labels.
         root (`str` or `os.PathLike`): the folder of the images.
 
     Raises:
-        [`ClipAlignError`]: no image of the labels is there.
+        `ClipAlignError`: no image of the labels is there.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data.labels.formats import below
-    >>> labels = below(FindingLabels(["CheXpert-v1.0-small/train/a.png"], ["Edema"], [[1]]), "photos")
-    ```
+        ```python
+        >>> from hf_clipalign.data.labels.formats import below
+        >>> labels = below(FindingLabels(["CheXpert-v1.0-small/cat/1.png"], ["Edema"], [[1]]), "photos")
+        ```
     """
     folder = Path(root).expanduser()
     for levels in range(_MOST_FOLDERS + 1):

@@ -42,7 +42,7 @@ def label_values(frame: pd.DataFrame, findings: Sequence[str], name: str) -> np.
     """The labels `[N, F]` of a file.
 
     Raises:
-        [`ClipAlignError`]: a cell is no label; row and column are named.
+        `ClipAlignError`: a cell is no label; row and column are named.
     """
     import pandas as pd
 

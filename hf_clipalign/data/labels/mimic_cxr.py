@@ -45,22 +45,21 @@ def read_mimic_cxr(
         views (`Sequence[str]`, *optional*): `["PA", "AP"]` for example; needs the column `ViewPosition`.
 
     Returns:
-        [`FindingLabels`]: one row for each image of a labelled study; ids are the data set's own paths,
+        `FindingLabels`: one row for each image of a labelled study; ids are the data set's own paths,
         `files/p10/p10000032/s50414267/<dicom_id>.jpg`; the patient is the subject. The
         columns `ViewPosition`, `sex` and `age` of `images`, where they are there, become subgroups.
 
     Raises:
-        [`ClipAlignError`]: a file or a column is missing, nothing is left, an identifier is empty, no whole number or
+        `ClipAlignError`: a file or a column is missing, nothing is left, an identifier is empty, no whole number or
             leaves its folder, a study has two rows of labels that differ, or two subjects.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import read_mimic_cxr
-    >>> labels = read_mimic_cxr("mimic-chexpert.csv", "mimic-split.csv", findings=["Edema"], split="train")
-    >>> labels.ids, labels.patients
-    (['files/p10/p10000032/s50414267/02aa804e.jpg'], ['p10000032'])
-    ```
+        ```python
+        >>> from hf_clipalign.data import read_mimic_cxr
+        >>> labels = read_mimic_cxr("mimic-chexpert.csv", "mimic-split.csv", findings=["Edema"], split="train")
+        >>> labels.ids, labels.patients
+        (['files/p10/p10000032/s50414267/02aa804e.jpg'], ['p10000032'])
+        ```
     """
     findings = checked_findings(findings)
     table, name = read_label_file(labels)

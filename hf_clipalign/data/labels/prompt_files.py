@@ -17,10 +17,10 @@ def read_prompt_file(path: Path) -> Any:
     """What a YAML or JSON file holds. A key that stands twice, and aliases of YAML (`*name`), are errors.
 
     Args:
-        path (`Path`): The file, UTF-8, at most 1 MiB.
+        path (`Path`): the file, UTF-8, at most 1 MiB.
 
     Raises:
-        [`ClipAlignError`]: if the file is missing, too large or not valid.
+        `ClipAlignError`: if the file is missing, too large or not valid.
     """
     name = printable(str(path))
     try:

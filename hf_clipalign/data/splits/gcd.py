@@ -32,20 +32,19 @@ class GCDPreset:
     """A published setting of generalized category discovery.
 
     Args:
-        name (`str`): Name of the data set.
-        n_classes (`int`): Classes of the data set, or of the part that is used.
-        n_known (`int`): How many of them are known.
-        mean_entropy_weight (`float`): The weight ε of SpectralGCD's mean-entropy term for it.
+        name (`str`): name of the data set.
+        n_classes (`int`): classes of the data set, or of the part that is used.
+        n_known (`int`): how many of them are known.
+        mean_entropy_weight (`float`): the weight ε of SpectralGCD's mean-entropy term for it.
         template (`str`): SpectralGCD's prompt of the concepts in training.
-        listed (`bool`): Whether the known classes follow a published list (SSB, arXiv 2110.06207) and not their order.
+        listed (`bool`): whether the known classes follow a published list (SSB, arXiv 2110.06207) and not their order.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import GCD_PRESETS
-    >>> GCD_PRESETS["cub"].n_known
-    100
-    ```
+        ```python
+        >>> from hf_clipalign.data import GCD_PRESETS
+        >>> GCD_PRESETS["cub"].n_known
+        100
+        ```
     """
 
     name: str
@@ -76,23 +75,22 @@ GCD_PRESETS: dict[str, GCDPreset] = {
 class GCDSplit:
     """Images, of which some have a label of a known class, and all others may be of known or unknown classes.
 
-    Build one with [`GCDSplit.from_source`], [`GCDSplit.preset`] or [`GCDSplit.from_folder`].
+    Build one with `from_source`, `preset` or `from_folder`.
 
     Args:
-        source ([`ImageSource`]): All images, labelled and not.
-        labels (`np.ndarray [N]`): True classes, the known ones first; -1 where nobody knows.
-        labelled (`np.ndarray [N]`, bool): Which images a method may see the label of.
-        class_names (`list[str]`): Names of the known classes, 0 … K - 1.
-        novel_names (`list[str]`): True names of the other classes, for evaluation only; empty if they are not known.
+        source (`ImageSource`): all images, labelled and not.
+        labels (`np.ndarray [N]`): true classes, the known ones first; -1 where nobody knows.
+        labelled (`np.ndarray [N]`, bool): which images a method may see the label of.
+        class_names (`list[str]`): names of the known classes, 0 … K - 1.
+        novel_names (`list[str]`): true names of the other classes, for evaluation only; empty if they are not known.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import GCDSplit
-    >>> split = GCDSplit.from_source("photos", known=["cat", "dog"])
-    >>> split
-    GCDSplit('photos', 12 images, 4 labelled, 2 known classes, 1 novel classes)
-    ```
+        ```python
+        >>> from hf_clipalign.data import GCDSplit
+        >>> split = GCDSplit.from_source("photos", known=["cat", "dog"])
+        >>> split
+        GCDSplit('photos', 12 images, 4 labelled, 2 known classes, 1 novel classes)
+        ```
     """
 
     source: ImageSource
@@ -161,24 +159,25 @@ class GCDSplit:
         """Hides the labels of some classes, and of a part of the images of the others.
 
         Args:
-            source (what [`open_source`] takes):
-                Labelled images: a folder, a `datasets.Dataset`, a Hub id, … Of a data set without a `ClassLabel`
+            source (what `open_source` takes):
+                labelled images: a folder, a `datasets.Dataset`, a Hub id, … Of a data set without a `ClassLabel`
                 column the column called "label" is taken.
             known (`Sequence[str]`, `int` or `float`):
-                Names of the known classes (exactly, or with case and underscores ignored where one class alone has
+                names of the known classes (exactly, or with case and underscores ignored where one class alone has
                 such a name), or how many, or which share of them (below 1). A number takes the first
                 ones in the order of the classes, or with `class_seed` some at random.
-            labelled_fraction (`float`, defaults to 0.5): Share of the known classes' images that keep their label.
-            seed (`int`, defaults to 0):
-                Which images. With 0 the draw is that of the reference implementations, for the same order of the
+            labelled_fraction (`float`, *optional*, defaults to 0.5): share of the known classes' images that keep
+                their label.
+            seed (`int`, *optional*, defaults to 0):
+                which images. With 0 the draw is that of the reference implementations, for the same order of the
                 images: `RandomState(seed).choice` over all images of the known classes.
-            class_seed (`int`, *optional*): Draws the known classes at random, if `known` is a number.
-            per_class (`bool`, defaults to `False`):
-                Draw the share within every class instead; for small data sets.
-            **open_kwargs: Passed to [`open_source`] (`label_column`, `split`, …).
+            class_seed (`int`, *optional*): draws the known classes at random, if `known` is a number.
+            per_class (`bool`, *optional*, defaults to `False`):
+                draw the share within every class instead; for small data sets.
+            **open_kwargs: Passed to `open_source` (`label_column`, `split`, …).
 
         Raises:
-            [`ClipAlignError`]: if there are no labels, known names are missing, a class has no image or too few
+            `ClipAlignError`: if there are no labels, known names are missing, a class has no image or too few
                 labelled ones, nothing is left to discover, or a number cannot be used.
         """
         check_integer("seed", seed, 0)
@@ -214,13 +213,13 @@ class GCDSplit:
 
         Args:
             name (`str`): "cifar10", "cifar100", "imagenet100", "cub", "stanford_cars" or "fgvc_aircraft".
-            source (what [`open_source`] takes): The training split, classes in their usual order.
-            known_classes (`Sequence[str]` or path, *optional*): The known classes, or a file with one a line.
-            seed (`int`, defaults to 0): Which images are labelled; 0 is the published draw.
-            **open_kwargs: Passed to [`open_source`].
+            source (what `open_source` takes): the training split, classes in their usual order.
+            known_classes (`Sequence[str]` or path, *optional*): the known classes, or a file with one a line.
+            seed (`int`, *optional*, defaults to 0): which images are labelled; 0 is the published draw.
+            **open_kwargs: Passed to `open_source`.
 
         Raises:
-            [`ClipAlignError`]: if the name is unknown, the number of classes is not that of the data set, or a list is
+            `ClipAlignError`: if the name is unknown, the number of classes is not that of the data set, or a list is
                 needed and not given.
         """
         preset = gcd_preset(name)
@@ -253,12 +252,12 @@ class GCDSplit:
         """Your own images: a sub-folder for every class you know, all others in one sub-folder or beside them.
 
         Args:
-            path (`str` or `os.PathLike`): The folder. Images directly in it have no label.
-            unlabelled (`str`, defaults to "unlabelled"): Its sub-folder of images without a label.
-            n_novel (`int`, *optional*): How many novel classes you want to look for, checked against the images.
+            path (`str` or `os.PathLike`): the folder. Images directly in it have no label.
+            unlabelled (`str`, *optional*, defaults to "unlabelled"): its sub-folder of images without a label.
+            n_novel (`int`, *optional*): how many novel classes you want to look for, checked against the images.
 
         Raises:
-            [`ClipAlignError`]: if there is no image without a label, no or one image in a class, or more classes than
+            `ClipAlignError`: if there is no image without a label, no or one image in a class, or more classes than
                 images.
         """
         n_novel = 0 if n_novel is None else check_integer("n_novel", n_novel, 0)
@@ -291,16 +290,18 @@ class GCDSplit:
 def gcd_preset(name: str) -> GCDPreset:
     """Looks up a published setting by its name in any spelling ("CIFAR-100", "Stanford Cars").
 
+    Args:
+        name (`str`): of the data set.
+
     Raises:
-        [`ClipAlignError`]: if there is none.
+        `ClipAlignError`: if there is none.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import gcd_preset
-    >>> gcd_preset("CIFAR-100").n_known
-    80
-    ```
+        ```python
+        >>> from hf_clipalign.data import gcd_preset
+        >>> gcd_preset("CIFAR-100").n_known
+        80
+        ```
     """
     key = "".join(character for character in name.casefold() if character.isalnum())
     found = {preset.replace("_", ""): preset for preset in GCD_PRESETS}.get(key)

@@ -24,16 +24,15 @@ class IncrementalTask:
         findings (`tuple[str, ...]`): findings whose labels are seen; one or more.
 
     Raises:
-        [`ClipAlignError`]: rows that are no list of integers (a mask, for example), no findings, or findings that are
+        `ClipAlignError`: rows that are no list of integers (a mask, for example), no findings, or findings that are
             no names.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import IncrementalTask
-    >>> IncrementalTask("first", [0, 2], ("Edema",)).rows
-    array([0, 2])
-    ```
+        ```python
+        >>> from hf_clipalign.data import IncrementalTask
+        >>> IncrementalTask("first", [0, 2], ("Edema",)).rows
+        array([0, 2])
+        ```
     """
 
     name: str
@@ -61,23 +60,22 @@ def class_incremental(
     """Task t sees a part of the data that no other task sees, labelled for finding t alone.
 
     Args:
-        labels ([`FindingLabels`]): the training labels. With patients, no patient is in two parts.
+        labels (`FindingLabels`): the training labels. With patients, no patient is in two parts.
         order (`Sequence[str]`, *optional*): the findings in the order of learning; by default as in `labels`.
         seed (`int`, *optional*):
-            Shuffles the data before it is cut; by default the parts are consecutive, as published.
+            shuffles the data before it is cut; by default the parts are consecutive, as published.
         positives_only (`bool`, *optional*, defaults to `False`): keep the rows only where the finding is present.
 
     Raises:
-        [`ClipAlignError`]: an unknown finding in `order`, or fewer rows or patients than parts.
+        `ClipAlignError`: an unknown finding in `order`, or fewer rows or patients than parts.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import FindingLabels, class_incremental
-    >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
-    >>> [(task.findings, task.rows.tolist()) for task in class_incremental(labels)]
-    [(('Edema',), [0, 1]), (('Fracture',), [2, 3])]
-    ```
+        ```python
+        >>> from hf_clipalign.data import FindingLabels, class_incremental
+        >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
+        >>> [(task.findings, task.rows.tolist()) for task in class_incremental(labels)]
+        [(('Edema',), [0, 1]), (('Fracture',), [2, 3])]
+        ```
     """
     findings = _ordered(labels, order)
     parts = disjoint_parts(labels, len(findings), seed)
@@ -93,21 +91,20 @@ def label_incremental(
     """Task t sees a part of the data that no other task sees, labelled for the findings 1 to t.
 
     Args:
-        labels ([`FindingLabels`]): see [`class_incremental`].
+        labels (`FindingLabels`): see `class_incremental`.
         order (`Sequence[str]`, *optional*): likewise.
         seed (`int`, *optional*): likewise.
 
     Raises:
-        [`ClipAlignError`]: as `class_incremental`.
+        `ClipAlignError`: as `class_incremental`.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import FindingLabels, label_incremental
-    >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
-    >>> [task.findings for task in label_incremental(labels)]
-    [('Edema',), ('Edema', 'Fracture')]
-    ```
+        ```python
+        >>> from hf_clipalign.data import FindingLabels, label_incremental
+        >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
+        >>> [task.findings for task in label_incremental(labels)]
+        [('Edema',), ('Edema', 'Fracture')]
+        ```
     """
     findings = _ordered(labels, order)
     parts = disjoint_parts(labels, len(findings), seed)
@@ -121,21 +118,20 @@ def data_incremental(labels: FindingLabels, n_parts: int = 20, seed: int | None 
     """Task t sees part t of `n_parts`, labelled for all findings.
 
     Args:
-        labels ([`FindingLabels`]): the training labels. With patients, no patient is in two parts.
+        labels (`FindingLabels`): the training labels. With patients, no patient is in two parts.
         n_parts (`int`, *optional*, defaults to 20): number of tasks; published: 5, 10 or 20.
         seed (`int`, *optional*): shuffles the data before it is cut; by default the parts are consecutive.
 
     Raises:
-        [`ClipAlignError`]: as `disjoint_parts`.
+        `ClipAlignError`: as `disjoint_parts`.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import FindingLabels, data_incremental
-    >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
-    >>> [task.name for task in data_incremental(labels, n_parts=2)]
-    ['part 1 of 2', 'part 2 of 2']
-    ```
+        ```python
+        >>> from hf_clipalign.data import FindingLabels, data_incremental
+        >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
+        >>> [task.name for task in data_incremental(labels, n_parts=2)]
+        ['part 1 of 2', 'part 2 of 2']
+        ```
     """
     parts = disjoint_parts(labels, n_parts, seed)
     everything = tuple(labels.findings)
@@ -146,16 +142,15 @@ def joint(labels: FindingLabels) -> list[IncrementalTask]:
     """All data and all labels at once: the upper bound.
 
     Args:
-        labels ([`FindingLabels`]): the training labels.
+        labels (`FindingLabels`): the training labels.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import FindingLabels, joint
-    >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
-    >>> joint(labels)[0].rows
-    array([0, 1, 2, 3])
-    ```
+        ```python
+        >>> from hf_clipalign.data import FindingLabels, joint
+        >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
+        >>> joint(labels)[0].rows
+        array([0, 1, 2, 3])
+        ```
     """
     return [IncrementalTask("joint", np.arange(len(labels)), tuple(labels.findings))]
 
@@ -164,7 +159,7 @@ def disjoint_parts(labels: FindingLabels, n_parts: int, seed: int | None = None)
     """Rows in `n_parts` parts of nearly equal size; where patients are known, each is in one part only.
 
     Args:
-        labels ([`FindingLabels`]): of the data.
+        labels (`FindingLabels`): of the data.
         n_parts (`int`): number of parts.
         seed (`int`, *optional*): shuffles rows or patients first; by default the parts are consecutive.
 
@@ -172,16 +167,15 @@ def disjoint_parts(labels: FindingLabels, n_parts: int, seed: int | None = None)
         `list[np.ndarray]`: row numbers of each part.
 
     Raises:
-        [`ClipAlignError`]: no whole number of parts, fewer rows or patients than parts, or a negative seed.
+        `ClipAlignError`: no whole number of parts, fewer rows or patients than parts, or a negative seed.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import FindingLabels, disjoint_parts
-    >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
-    >>> [rows.tolist() for rows in disjoint_parts(labels, 2)]
-    [[0, 1], [2, 3]]
-    ```
+        ```python
+        >>> from hf_clipalign.data import FindingLabels, disjoint_parts
+        >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
+        >>> [rows.tolist() for rows in disjoint_parts(labels, 2)]
+        [[0, 1], [2, 3]]
+        ```
     """
     if not isinstance(n_parts, (int, np.integer)) or (seed is not None and seed < 0):
         raise ClipAlignError(

@@ -34,17 +34,16 @@ class Captions:
     """Texts and the image that each belongs to.
 
     Args:
-        texts (`list[str]`): All captions, in the order of the file; `M` of them.
-        labels (`numpy.ndarray` of int64 `[M]`): Position in `image_ids` of the image that each text describes.
-        image_ids (`list[str]`): Names of the images, in the order of their first caption.
+        texts (`list[str]`): all captions, in the order of the file; `M` of them.
+        labels (`numpy.ndarray` of int64 `[M]`): position in `image_ids` of the image that each text describes.
+        image_ids (`list[str]`): names of the images, in the order of their first caption.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import Captions
-    >>> len(Captions(["a cat", "a red cat"], labels=[0, 0], image_ids=["cat.png"]))
-    2
-    ```
+        ```python
+        >>> from hf_clipalign.data import Captions
+        >>> len(Captions(["a cat", "a red cat"], labels=[0, 0], image_ids=["cat.png"]))
+        2
+        ```
     """
 
     texts: list[str]
@@ -71,27 +70,26 @@ def load_captions(
     `sentences`); JSON lines and parquet with a text or a list of texts per row. Rows of one image are joined.
 
     Args:
-        path (`str` or `os.PathLike`): The file.
+        path (`str` or `os.PathLike`): the file.
         image_column (`str`, *optional*):
-            Column that names the image; by default "image", "file_name" or the like. JSON lines and parquet without
+            column that names the image; by default "image", "file_name" or the like. JSON lines and parquet without
             one count each row as an image.
         text_column (`str`, *optional*):
-            Column with the caption or captions; by default "caption", "text" or the like.
+            column with the caption or captions; by default "caption", "text" or the like.
 
     Returns:
-        [`Captions`]: texts, labels and image names.
+        `Captions`: texts, labels and image names.
 
     Raises:
-        [`ClipAlignError`]: if the file is missing or in no known form, a column is missing, or a row has no caption.
+        `ClipAlignError`: if the file is missing or in no known form, a column is missing, or a row has no caption.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import load_captions
-    >>> captions = load_captions("captions.csv")
-    >>> captions.texts, captions.labels
-    (['a cat', 'a red cat', 'a dog'], array([0, 0, 1]))
-    ```
+        ```python
+        >>> from hf_clipalign.data import load_captions
+        >>> captions = load_captions("captions.csv")
+        >>> captions.texts, captions.labels
+        (['a cat', 'a red cat', 'a dog'], array([0, 0, 1]))
+        ```
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -111,25 +109,24 @@ def with_captions(source: ImageSource, captions: Captions | Sequence[str | Seque
     """The images of a source with captions, to train on pairs.
 
     Args:
-        source ([`ImageSource`]): The images.
-        captions ([`Captions`] or sequence):
-            Captions by the image's name, which is its id in the source or its file name (captions of other images
+        source (`ImageSource`): the images.
+        captions (`Captions` or sequence):
+            captions by the image's name, which is its id in the source or its file name (captions of other images
             are not looked at); or one entry per image, a caption or a list of them.
 
     Returns:
-        [`ImageSource`]: the same images in the same order.
+        `ImageSource`: the same images in the same order.
 
     Raises:
-        [`ClipAlignError`]: if the numbers differ, or an image has no caption; it is named.
+        `ClipAlignError`: if the numbers differ, or an image has no caption; it is named.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import load_captions, open_source, with_captions
-    >>> pairs = with_captions(open_source("pairs"), load_captions("captions.csv"))
-    >>> pairs.texts
-    [['a cat', 'a red cat'], ['a dog']]
-    ```
+        ```python
+        >>> from hf_clipalign.data import load_captions, open_source, with_captions
+        >>> pairs = with_captions(open_source("pairs"), load_captions("captions.csv"))
+        >>> pairs.texts
+        [['a cat', 'a red cat'], ['a dog']]
+        ```
     """
     if isinstance(captions, Captions):
         texts = _by_name(source, captions)

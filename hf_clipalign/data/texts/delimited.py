@@ -14,12 +14,12 @@ def csv_rows(lines: Iterable[str], name: str, **options: Any) -> Iterator[tuple[
     """The number of the last line, and the cells, of each row.
 
     Args:
-        lines (iterable of `str`): The file, or its lines.
-        name (`str`): What errors call it.
+        lines (iterable of `str`): the file, or its lines.
+        name (`str`): what errors call it.
         **options: Of `csv.reader`.
 
     Raises:
-        [`ClipAlignError`]: if a cell is over Python's limit of 131,072 characters or a line cannot be read.
+        `ClipAlignError`: if a cell is over Python's limit of 131,072 characters or a line cannot be read.
     """
     reader = csv.reader(lines, **options)
     try:

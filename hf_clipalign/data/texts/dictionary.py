@@ -10,6 +10,7 @@ from pathlib import Path
 from hf_clipalign._checks.quoting import short
 from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_content
 from hf_clipalign.data.texts.delimited import csv_rows
 from hf_clipalign.data.texts.templates import clean_class_name
 
@@ -31,24 +32,23 @@ def load_dictionary(path_or_name: str | os.PathLike[str] | None = None, column: 
             A text file with one concept a line, a CSV or TSV with or without a header, either of them also gzipped, or
             the name of a shipped dictionary. By default the shipped one.
         column (`str`, *optional*):
-            Column of a CSV or TSV; by default "name", "concept" or the like, else the only or first column, which then
+            column of a CSV or TSV; by default "name", "concept" or the like, else the only or first column, which then
             has no header.
 
     Returns:
-        `list[str]`: the names in the order of the file, through [`clean_class_name`].
+        `list[str]`: the names in the order of the file, through `clean_class_name`.
 
     Raises:
-        [`ClipAlignError`]: if the file is missing or holds blank lines or duplicates (also such that differ in case
+        `ClipAlignError`: if the file is missing or holds blank lines or duplicates (also such that differ in case
             only); the message gives the lines.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import load_dictionary
-    >>> names = load_dictionary()
-    >>> len(names), names[26:29]
-    (20000, ['computer', 'fruit', 'house'])
-    ```
+        ```python
+        >>> from hf_clipalign.data import load_dictionary
+        >>> names = load_dictionary()
+        >>> len(names), names[26:29]
+        (20000, ['computer', 'fruit', 'house'])
+        ```
     """
     file = CONCEPTS / f"{path_or_name or _SHIPPED}.txt"
     if not file.is_file():
@@ -68,23 +68,22 @@ def check_names(names: Iterable[str], what: str = "class names", lines: Sequence
     """Checks that names are there, not blank, and different from each other, also when case is ignored.
 
     Args:
-        names (iterable of `str`): The names.
-        what (`str`): What the names are called in errors.
-        lines (`Sequence[int]`, *optional*): Line of each name in its file; by default positions from 0 are named.
+        names (iterable of `str`): the names.
+        what (`str`): what the names are called in errors.
+        lines (`Sequence[int]`, *optional*): line of each name in its file; by default positions from 0 are named.
 
     Returns:
         `list[str]`: the names.
 
     Raises:
-        [`ClipAlignError`]: none at all, a blank one, or duplicates.
+        `ClipAlignError`: none at all, a blank one, or duplicates.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import check_names
-    >>> check_names(["cat", "dog"])
-    ['cat', 'dog']
-    ```
+        ```python
+        >>> from hf_clipalign.data import check_names
+        >>> check_names(["cat", "dog"])
+        ['cat', 'dog']
+        ```
     """
     names = as_list(names, what)
     place = "position" if lines is None else "line"
@@ -115,22 +114,21 @@ def extend_dictionary(names: Iterable[str], more: Iterable[str]) -> list[str]:
     """Appends names that a dictionary does not have yet, case ignored, in their order (known class names, for one).
 
     Args:
-        names (iterable of `str`): The dictionary.
-        more (iterable of `str`): What it must also hold.
+        names (iterable of `str`): the dictionary.
+        more (iterable of `str`): what it must also hold.
 
     Returns:
         `list[str]`: the dictionary and after it what was missing.
 
     Raises:
-        [`ClipAlignError`]: as [`check_names`], for either list.
+        `ClipAlignError`: as `check_names`, for either list.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import extend_dictionary
-    >>> extend_dictionary(["dog", "cat"], ["Cat", "owl"])
-    ['dog', 'cat', 'owl']
-    ```
+        ```python
+        >>> from hf_clipalign.data import extend_dictionary
+        >>> extend_dictionary(["dog", "cat"], ["Cat", "owl"])
+        ['dog', 'cat', 'owl']
+        ```
     """
     names, more = check_names(names, "dictionary"), check_names(more, "names to add")
     present = {clean_class_name(name).casefold() for name in names}
@@ -138,11 +136,13 @@ def extend_dictionary(names: Iterable[str], more: Iterable[str]) -> list[str]:
 
 
 def _read_lines(file: Path) -> list[str]:
-    try:
+    with explained_content(file):
         content = file.read_bytes()
-        return (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise ClipAlignError(f"dictionary {short(str(file))} cannot be read as UTF-8 text: {error}") from error
+        text = gzip.decompress(content) if file.suffix == ".gz" else content
+        try:
+            return text.decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ClipAlignError(f"dictionary {short(str(file))} is no text in UTF-8: {error}.") from error
 
 
 def _delimiter(file: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Texts with names and labels, as [`ImageSource`] is for images."""
+"""Texts with names and labels, as `ImageSource` is for images."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ class TextSource:
         texts (`Sequence[str]`): M texts.
         ids (`Sequence[str]`, *optional*, defaults to row numbers): M unique names.
         labels (array `[M]`, *optional*):
-            Texts of one image or class share a label: integers, or names, which are then numbered in sorted order.
-        class_names (`Sequence[str]`, *optional*): What the labels mean.
-        name (`str`, *optional*, defaults to `"texts"`): What errors call the source.
+            texts of one image or class share a label: integers, or names, which are then numbered in sorted order.
+        class_names (`Sequence[str]`, *optional*): what the labels mean.
+        name (`str`, *optional*, defaults to `"texts"`): what errors call the source.
 
     Raises:
-        [`ClipAlignError`]: if there are no texts, an entry is not a text, a sequence has another length, is a single
+        `ClipAlignError`: if there are no texts, an entry is not a text, a sequence has another length, is a single
             string or has no order, or labels are neither all integers nor all names.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import TextSource
-    >>> source = TextSource(["a cat", "a dog"], labels=["cat", "dog"])
-    >>> source.labels, source.class_names
-    (array([0, 1]), ['cat', 'dog'])
-    ```
+        ```python
+        >>> from hf_clipalign.data import TextSource
+        >>> source = TextSource(["a cat", "a dog"], labels=["cat", "dog"])
+        >>> source.labels, source.class_names
+        (array([0, 1]), ['cat', 'dog'])
+        ```
     """
 
     texts: list[str]

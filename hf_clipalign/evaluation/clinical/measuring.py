@@ -74,6 +74,7 @@ def measure_finding(
 
     Example:
         ```python
+        >>> from hf_clipalign.data import FindingLabels
         >>> labels = FindingLabels(["1.png", "2.png"], ["cough"], [[1], [0]])
         >>> measure_finding(ModelScores("m", ["cough"], np.array([[0.9], [0.1]])), "cough", labels, None)["auroc"]
         1.0

@@ -28,6 +28,7 @@ class LinearProbe:
 
     Example:
         ```python
+        >>> from hf_clipalign.data import FindingLabels
         >>> labels = FindingLabels([str(row) for row in range(20)], ["cough"], [[row % 2] for row in range(20)])
         >>> probe = LinearProbe(labels.values, labels.targets(), labels)
         >>> probe.scores(labels.values)[:2, 0].round().tolist()

@@ -35,6 +35,7 @@ class ClinicalTable:
 
     Example:
         ```python
+        >>> from hf_clipalign.data import FindingLabels
         >>> labels = FindingLabels(["1.png", "2.png"], ["cough"], [[1], [0]])
         >>> table = clinical_table([ModelScores("adapter", ["cough"], np.array([[0.9], [0.1]]))], labels)
         >>> table.ranking_table().rows[0][:4]
@@ -146,6 +147,7 @@ def clinical_table(
 
     Example:
         ```python
+        >>> from hf_clipalign.data import FindingLabels
         >>> labels = FindingLabels(["1.png", "2.png"], ["cough"], [[1], [0]])
         >>> models = [ModelScores("adapter", ["cough"], np.array([[0.9], [0.1]]))]
         >>> clinical_table(models, labels, learned=["cough", "fever"]).notes[0]

@@ -22,6 +22,7 @@ def compared_models(models: Sequence[ModelScores], test: FindingLabels, n_resamp
 
     Example:
         ```python
+        >>> from hf_clipalign.data import FindingLabels
         >>> labels = FindingLabels(["1.png", "2.png"], ["cough"], [[1], [0]])
         >>> compared_models([ModelScores("adapter", ["cough"], np.array([[0.9], [0.1]]))], labels)
         'There is no baseline to compare adapter with.'
@@ -43,7 +44,7 @@ def compared_models(models: Sequence[ModelScores], test: FindingLabels, n_resamp
     elif low > 0:
         sentence = f"{ours.name} is better than the best plain baseline, {name}, by {points} ({interval})."
     else:
-        sentence = f"{ours.name} and the best plain baseline, {name}, cannot be told apart on these data ({interval})."
+        sentence = f"{ours.name} and the best plain baseline, {name}, do not differ beyond chance ({interval})."
     worse = [key.split("/", 1)[1] for key, (_, _, top) in differences.items() if "/" in key and top < 0]
     return sentence + (f" {name} is better on {', '.join(worse)}." if worse and high >= 0 else "")
 

@@ -20,8 +20,8 @@ def strongest_images(
         blocks (iterable of `Tensor [n, d]`): image features in the shared space, in order.
         text_features (`Tensor [C, d]`): of all concepts.
         concepts (array of int `[m]`): which concepts to look for.
-        k (`int`): how many images for each. Default 6.
-        temperature (`float`): of the distribution. Default 0.01.
+        k (`int`, *optional*, defaults to `6`): how many images for each.
+        temperature (`float`, *optional*, defaults to `0.01`): of the distribution.
 
     Returns:
         `Tensor [m, min(k, N)]`: indices of the images, best first.

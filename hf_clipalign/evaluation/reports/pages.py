@@ -22,6 +22,11 @@ _THUMBNAIL = 64
 class ReportTable:
     """A table: headings, rows of text, a line below. The first column is left-aligned.
 
+    Args:
+        columns (`Sequence[str]`): headings.
+        rows (`Sequence[Sequence[str]]`): the cells as text.
+        caption (`str`, *optional*): the line below.
+
     Example:
         ```python
         >>> table = ReportTable(["head", "mAP"], [["raw", "41.6"]], "percent")
@@ -42,6 +47,11 @@ class ReportTable:
 class Match:
     """One image of a row of matches: the image, its name, and whether it is relevant (None for the query).
 
+    Args:
+        image (`Any`): what `read_image` takes.
+        name (`str`): shown below the image.
+        relevant (`bool`, *optional*): None for the query.
+
     Example:
         ```python
         >>> Match(images.read(0), images.ids[0], relevant=True).relevant
@@ -57,6 +67,11 @@ class Match:
 @dataclass(frozen=True)
 class MatchRow:
     """A query and what one head finds for it, best first.
+
+    Args:
+        head (`str`): name of the head.
+        query (`Match`): what is searched for.
+        matches (`Sequence[Match]`): what was found.
 
     Example:
         ```python
@@ -74,6 +89,10 @@ class MatchRow:
 class ImageRow:
     """A group of images with a title and a line about it; `relevant` None draws no frame.
 
+    Args:
+        title (`str`), text (`str`): shown above the images.
+        images (`Sequence[Match]`): the group.
+
     Example:
         ```python
         >>> row = ImageRow("cats", "whiskers, fur", [Match(images.read(0), images.ids[0])])
@@ -89,6 +108,13 @@ class ImageRow:
 @dataclass
 class Section:
     """Part of a report; every field is optional and shown in this order.
+
+    Args:
+        title (`str`): heading.
+        text (`Sequence[str]`, *optional*): paragraphs.
+        tables (`Sequence[ReportTable]`, *optional*): below the text.
+        figures (`Sequence[tuple[str, Figure]]`, *optional*): captions and plots.
+        match_rows (`Sequence[MatchRow]`, *optional*), image_rows (`Sequence[ImageRow]`, *optional*): images.
 
     Example:
         ```python

@@ -50,7 +50,7 @@ def plot_similarities(pairs: Mapping[str, tuple[Any, Any]], bins: int = 80) -> F
 
     Args:
         pairs (`Mapping[str, (positive, negative)]`): cosines by head.
-        bins (`int`): over the range of the panel. Default 80.
+        bins (`int`, *optional*, defaults to `80`): over the range of the panel.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -116,7 +116,7 @@ def plot_snapshots(curves: Mapping[str, Mapping[int, float]], baseline: float, m
     Args:
         curves (`Mapping[str, Mapping[int, float]]`): by name: score after so many steps.
         baseline (`float`): the score without inversion.
-        metric (`str`): what the axis means. Default `"mAP"`.
+        metric (`str`, *optional*, defaults to `"mAP"`): what the axis means.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -143,7 +143,7 @@ def plot_band_grid(grid: Mapping[tuple[int, int], float], metric: str = "mAP") -
 
     Args:
         grid (`Mapping[(k_top, k_bottom), float]`): as `BandSearch.grid`.
-        metric (`str`): what the colour means. Default `"mAP"`.
+        metric (`str`, *optional*, defaults to `"mAP"`): what the colour means.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -188,7 +188,7 @@ def plot_task_matrix(
         tasks (`Sequence[str]`): T names.
         findings (`Sequence[str]`): F names.
         taught (`Sequence[Sequence[str]]`): for each task the findings whose labels it saw.
-        metric (`str`): what the colour means. Default `"AUROC"`.
+        metric (`str`, *optional*, defaults to `"AUROC"`): what the colour means.
         spread (`[T, F]`, *optional*): standard deviations, as fractions, written below the scores unless NaN.
         row_names (`Sequence[str]`, *optional*): of the rows. Default: "after" and the task.
 

@@ -30,8 +30,8 @@ class Column:
     Args:
         dtype (`str`): `"float"` for any floating point, else as torch calls it, such as `"int64"`.
         ndim (`int`): number of dimensions. The first is the row, unless `ndim` is 1 and `per_row` is False.
-        optional (`bool`): it may be absent. Default False.
-        per_row (`bool`): it has one entry a row. Default True.
+        optional (`bool`, *optional*, defaults to `False`): it may be absent.
+        per_row (`bool`, *optional*, defaults to `True`): it has one entry a row.
     """
 
     dtype: str

@@ -51,8 +51,8 @@ def cached_tensors(
         description (`Mapping`): what the tensors are made from. Entries of the kind's identity that it lacks are not
             compared.
         compute (`Callable`, *optional*): makes the tensors. None: the file must be there, and sound.
-        replace (`bool`): a file of this kind that is made from something else is made again, with a warning that says
-            what differs, instead of an error. Default False.
+        replace (`bool`, *optional*, defaults to `False`): a file of this kind that is made from something else is made
+            again, with a warning that says what differs, instead of an error.
         rows (`Mapping[str, int]`, *optional*): how many rows the tensors must have.
 
     Raises:

@@ -16,7 +16,7 @@ EXPORT_DTYPES = ("float32", "float16")
 
 
 def compression(projector: Projector, size: int) -> Tensor:
-    """The map `[k, d]` that shortens trimmed embeddings `[N, d]` to their k numbers and keeps every cosine."""
+    """The map `[k, d]` that shortens trimmed embeddings `[N, d]` to dimension k and keeps every cosine."""
     left = torch.linalg.svd(projector.matrix.detach().double().cpu(), full_matrices=False).U
     return left[:, :size].T.contiguous()
 

@@ -51,7 +51,13 @@ def export_faiss(
 
     Example:
         ```python
-        >>> export_faiss(model, "photos-index", "photos-b32", compact=True)
+        >>> import faiss
+        >>> from hf_clipalign.features import extract_to_store
+        >>> from hf_clipalign.hub import export_faiss
+        >>> store = extract_to_store(model, "photos", processor, "features", shard_size=8, progress=False)
+        >>> index = faiss.read_index(str(export_faiss(aligned, "photos-index", store.folder, compact=True)))
+        >>> index.ntotal, index.d
+        (12, 79)
         ```
     """
     store = FeatureStore.open(features)
@@ -76,7 +82,8 @@ def build_faiss_index(
         features (`Features` or `Tensor [N, w]`): features before the projector (with `projector`), or embeddings.
         path (`str` or `Path`): folder for `index.faiss` and, for `Features`, `ids.json` with the N names by row.
         projector (`Projector`, *optional*): `model.aligned_projector("image", compact=True)`, for example.
-        dtype (`"float32"` or `"float16"`): how vectors are stored; float16 halves the file. Default `"float32"`.
+        dtype (`"float32"` or `"float16"`, *optional*, defaults to `"float32"`): how vectors are stored; float16 halves
+            the file.
         facts (`Mapping[str, Any]`, *optional*): more for `index.json`, which holds dimension, number and similarity.
 
     Returns:
@@ -88,8 +95,12 @@ def build_faiss_index(
 
     Example:
         ```python
-        >>> file = build_faiss_index(Features.load("photos-b32"), "index", model.aligned_projector("image"))
-        >>> cosines, rows = faiss.read_index(str(file)).search(queries, 10)
+        >>> import faiss
+        >>> from hf_clipalign.hub import build_faiss_index
+        >>> file = build_faiss_index(features, "index", aligned.aligned_projector("image"))
+        >>> index = faiss.read_index(str(file))
+        >>> index.ntotal, index.d
+        (24, 128)
         ```
     """
     faiss = _faiss()
@@ -128,7 +139,7 @@ def _project(features: Tensor, projector: Projector) -> Tensor:
     matrix = projector.matrix.detach().float().cpu()
     if features.shape[1] != matrix.shape[1]:
         raise ClipAlignError(
-            f"the features have {features.shape[1]} numbers, but the projector takes {width}: give features before "
+            f"the features have dimension {features.shape[1]}, but the projector takes {width}: give features before "
             "the projector, of the same model."
         )
     return features @ matrix.T

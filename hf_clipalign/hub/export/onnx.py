@@ -48,10 +48,11 @@ def export_onnx(
     Args:
         model (`IsoCLIPModel`): the aligned model.
         path (`str` or `Path`): the file to write; the ending `.onnx` is added where it is missing.
-        modality (`"image"` or `"text"`): which tower. Default `"image"`.
-        compact (`bool`): the exact smaller embedding with the same cosines. Default False.
-        dtype (`"float32"` or `"float16"`): of the weights and the computation inside. Default `"float32"`.
-        normalize (`bool`): give unit vectors. Default False.
+        modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): which tower.
+        compact (`bool`, *optional*, defaults to `False`): the exact smaller embedding with the same cosines.
+        dtype (`"float32"` or `"float16"`, *optional*, defaults to `"float32"`): of the weights and the computation
+            inside.
+        normalize (`bool`, *optional*, defaults to `False`): give unit vectors.
         processor (`ProcessorMixin`, *optional*): saved beside it. Default: `model.known_processor()`.
 
     Returns:
@@ -63,10 +64,13 @@ def export_onnx(
 
     Example:
         ```python
-        >>> export_onnx(model, "clip-b32-image.onnx", compact=True)
-        >>> processor = AutoProcessor.from_pretrained("clip-b32-image-processor")
-        >>> session = onnxruntime.InferenceSession("clip-b32-image.onnx")
-        >>> (embeds,) = session.run(None, {"pixel_values": pixel_values.numpy()})
+        >>> import onnxruntime
+        >>> from hf_clipalign.hub import export_onnx
+        >>> file = export_onnx(aligned, "clip-image.onnx", compact=True)
+        >>> session = onnxruntime.InferenceSession(file)
+        >>> pixels = processor(images=images.read(0), return_tensors="np")["pixel_values"]
+        >>> session.run(None, {"pixel_values": pixels})[0].shape
+        (1, 79)
         ```
     """
     projector = model.aligned_projector(modality, compact)
@@ -117,8 +121,9 @@ def onnx_facts(file: str | Path) -> dict[str, Any] | None:
 
     Example:
         ```python
-        >>> onnx_facts("clip-b32-image.onnx")["dimension"]
-        312
+        >>> from hf_clipalign.hub import export_onnx, onnx_facts
+        >>> onnx_facts(export_onnx(aligned, "clip-image.onnx", compact=True))["dimension"]
+        79
         ```
     """
     import onnx

@@ -49,10 +49,10 @@ def export_sentence_transformers(
         path (`str` or `Path`): folder to write to.
         processor (`ProcessorMixin`, *optional*): the base checkpoint's processor; for `"image"` its image processor
             will do. Default: `model.known_processor()`.
-        modality (`"image"`, `"text"` or `"both"`): what it can embed. Default `"image"`.
-        compact (`bool`): the exact smaller embedding with the same cosines (not for `"both"`: the two sides have
-            different sizes). Default False.
-        dtype (`"float32"` or `"float16"`): of the saved weights. Default `"float32"`.
+        modality (`"image"`, `"text"` or `"both"`, *optional*, defaults to `"image"`): what it can embed.
+        compact (`bool`, *optional*, defaults to `False`): the exact smaller embedding with the same cosines (not for
+            `"both"`: the two sides have different sizes).
+        dtype (`"float32"` or `"float16"`, *optional*, defaults to `"float32"`): of the saved weights.
 
     Returns:
         `Path`: the folder. It needs sentence-transformers 5.4 or later.
@@ -63,9 +63,11 @@ def export_sentence_transformers(
 
     Example:
         ```python
-        >>> export_sentence_transformers(model, "clip-b32-images", processor, compact=True)
-        >>> SentenceTransformer("clip-b32-images").encode([image]).shape
-        (1, 312)
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from hf_clipalign.hub import export_sentence_transformers
+        >>> folder = export_sentence_transformers(aligned, "clip-images", processor, compact=True)
+        >>> SentenceTransformer(str(folder)).encode([images.read(0)]).shape
+        (1, 79)
         ```
     """
     if modality not in ("image", "text", "both"):

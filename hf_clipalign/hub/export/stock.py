@@ -39,8 +39,11 @@ def export_stock(
 
     Example:
         ```python
-        >>> export_stock(model, "clip-b32-images", compact=True)
-        >>> CLIPVisionModelWithProjection.from_pretrained("clip-b32-images")
+        >>> from transformers import CLIPVisionModelWithProjection
+        >>> from hf_clipalign.hub import export_stock
+        >>> _ = export_stock(aligned, "clip-stock", compact=True)
+        >>> CLIPVisionModelWithProjection.from_pretrained("clip-stock").config.projection_dim
+        79
         ```
     """
     model.save_stock(path, modality, compact, processor, parse_dtype(dtype, *EXPORT_DTYPES))

@@ -47,6 +47,13 @@ class ContrastiveTrainingArguments(AlignmentTrainingArguments):
         augment (`bool`): random crop (and flip), reproducible from `seed`, epoch and image.
         crop_scale (`float`, *optional*, defaults to `0.5`): smallest share of the image's area in a crop.
         flip (`bool`): also mirror half of the images. Default False: "left" and "right" are words.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import ContrastiveTrainingArguments
+        >>> ContrastiveTrainingArguments("runs/closed-gap", temperature=1.0, temperature_mode="fixed").loss
+        'info_nce'
+        ```
     """
 
     # loss

@@ -52,11 +52,21 @@ class ImageTextPairs(ImagesByEpoch):
         augmentation (`Augmentation`, *optional*): makes a random view. Default: the image as it is.
         two_views (`bool`, *optional*, defaults to `False`): also a second view of each image.
         captions (`str`, *optional*, defaults to `"random"`): "random" (one for each epoch), "first" or "all".
-        positives (`str`): what gives two images the same group: "image" (nothing) or "label". Default "image".
+        positives (`str`, *optional*, defaults to `"image"`): what gives two images the same group: "image" (nothing)
+            or "label".
         seed (`int`, *optional*, defaults to `0`): of views and captions.
 
     Raises:
         `ClipAlignError`: images without a caption, or without labels where they are needed.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import open_source, with_captions
+        >>> from hf_clipalign.trainers import ImageTextPairs
+        >>> pairs = ImageTextPairs(with_captions(open_source("pairs"), ["a cat", "a dog"]), processor)
+        >>> pairs[1]["captions"]
+        ['a dog']
+        ```
     """
 
     def __init__(
@@ -112,6 +122,16 @@ def collate_pairs(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         `dict`: `images` (and `second_views`): inputs of the image tower; `captions`: M texts; `image_groups [N]` and
         `text_groups [M]`: images and texts of the same group belong together.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import open_source, with_captions
+        >>> from hf_clipalign.trainers import ImageTextPairs, collate_pairs
+        >>> pairs = ImageTextPairs(with_captions(open_source("pairs"), ["a cat", "a dog"]), processor)
+        >>> batch = collate_pairs([pairs[0], pairs[1]])
+        >>> batch["captions"], batch["images"]["pixel_values"].shape
+        (['a cat', 'a dog'], torch.Size([2, 3, 48, 48]))
+        ```
     """
     counts = torch.tensor([len(item["captions"]) for item in items])
     groups = torch.tensor([item["group"] for item in items])

@@ -68,13 +68,15 @@ class ContrastiveTrainer(AlignmentTrainer):
 
     Example:
         ```python
-        >>> trainer = ContrastiveTrainer(
-        ...     CLIPModel.from_pretrained(checkpoint),
-        ...     ContrastiveTrainingArguments("runs/closed-gap", temperature=1.0, temperature_mode="fixed"),
-        ...     processing_class=load_processor(checkpoint),
-        ...     train_dataset=with_captions(image_folder("train2017"), load_captions("captions_train2017.json")),
-        ... )
-        >>> trainer.train()
+        >>> from hf_clipalign.data import load_mini, with_captions
+        >>> from hf_clipalign.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
+        >>> settings = ContrastiveTrainingArguments("runs/captions", max_steps=1)
+        >>> pairs = with_captions(images, [f"an emoji of {images.class_names[label]}" for label in images.labels])
+        >>> clip = load_mini().student
+        >>> trainer = ContrastiveTrainer(clip, settings, processing_class=processor, train_dataset=pairs)
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 
@@ -282,7 +284,7 @@ class ContrastiveTrainer(AlignmentTrainer):
         return rest
 
     def _run(self) -> dict[str, Any]:
-        """What a run cannot change when it goes on."""
+        """What cannot be changed when a run is resumed."""
         pairs: Any = self.train_dataset
         return {
             "model": type(self.learner.encoder.model).__name__,

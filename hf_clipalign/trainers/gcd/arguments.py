@@ -32,8 +32,8 @@ class SpectralGCDTrainingArguments(AlignmentTrainingArguments):
     no incomplete last batch, a checkpoint after every epoch (the last two are kept), a cosine by epochs.
 
     Args:
-        crop_share (`float`): side of the random square crop as a share of the image's shorter side. Default 0.875;
-            1 keeps a square image whole, for icons that fill their images.
+        crop_share (`float`, *optional*, defaults to `0.875`): side of the random square crop as a share of the
+            image's shorter side; 1 keeps all of a square image, for icons that fill their images.
         flip (`bool`, *optional*, defaults to `True`): mirror half of the views.
         teacher_cache (`str`, *optional*): safetensors file of the teacher's features, made if it does not exist. A
             file of another teacher, other images or other concepts is an error.
@@ -48,13 +48,21 @@ class SpectralGCDTrainingArguments(AlignmentTrainingArguments):
         per_device_train_batch_size (`int`, *optional*, defaults to `128`): images (two views each) per process.
         supervised_weight (`float`, *optional*, defaults to `0.35`): λ, the share of the supervised terms.
         mean_entropy_weight (`float`, *optional*, defaults to `2`): ε, the weight of the mean-entropy term.
-        distillation_weight (`float`): weight of the distances to the teacher. Default 1; 0 goes without a teacher.
+        distillation_weight (`float`, *optional*, defaults to `1`): weight of the distances to the teacher; 0 needs
+            no teacher.
         student_temperature (`float`, *optional*, defaults to `0.1`): of the class cosines.
         teacher_temperature (`float`, *optional*, defaults to `0.04`): of the self-distillation's targets.
         warmup_teacher_temperature (`float`, *optional*, defaults to `0.07`): the same in the first epoch.
         warmup_teacher_epochs (`int`, *optional*, defaults to `30`): epochs on the way from one to the other.
-        contrastive_temperature (`float`): of InfoNCE. Default 1, as the reference has it.
+        contrastive_temperature (`float`, *optional*, defaults to `1`): of InfoNCE, as the reference has it.
         supervised_contrastive_temperature (`float`, *optional*, defaults to `0.07`): of SupCon.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import SpectralGCDTrainingArguments
+        >>> SpectralGCDTrainingArguments("runs/animals", num_train_epochs=20).mean_entropy_weight
+        2.0
+        ```
     """
 
     # data

@@ -45,6 +45,13 @@ class TeacherConcepts:
         images (`Tensor [N, d]`): of the plain images.
         texts (`Tensor [C, d]`): of the concepts' prompts.
         temperature (`float`): divides the cosines.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import TeacherConcepts
+        >>> TeacherConcepts(torch.eye(2), torch.eye(2), temperature=0.01).images.shape
+        torch.Size([2, 2])
+        ```
     """
 
     images: Tensor
@@ -90,6 +97,15 @@ def teacher_concepts(
     Raises:
         `ClipAlignError`: the file is of another teacher, other images or other concepts, or a folder, or damaged and
             without a teacher that makes it again; neither a teacher nor a file; images that cannot be read.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import Teacher, teacher_concepts
+        >>> teacher = Teacher(mini.teacher, mini.teacher_processor)
+        >>> concepts = teacher_concepts(teacher, images, ["cat", "dog", "sun"], "an emoji of {}", progress=False)
+        >>> concepts.images.shape, concepts.texts.shape
+        (torch.Size([24, 128]), torch.Size([3, 128]))
+        ```
     """
     prompts = fill(template, concepts)
     file = None if cache is None else Path(cache)

@@ -70,17 +70,19 @@ class SpectralGCDTrainer(AlignmentTrainer):
 
     Example:
         ```python
-        >>> split = GCDSplit.from_folder("animals")
-        >>> model = SpectralGCDModel.from_student(
-        ...     "openai/clip-vit-base-patch16", filtered.concepts, split.class_names, n_novel=12, processor=processor
-        ... )
+        >>> from hf_clipalign.data import GCDSplit
+        >>> from hf_clipalign.gcd import SpectralGCDModel
+        >>> from hf_clipalign.trainers import SpectralGCDTrainer, SpectralGCDTrainingArguments
+        >>> split = GCDSplit.from_source("photos", known=["cat", "dog"])
+        >>> names = mini.concepts.novel[:50]  # or those that `spectral_filter` keeps
+        >>> gcd = SpectralGCDModel.from_student(model, names, split.class_names, n_novel=1, processor=processor)
+        >>> settings = SpectralGCDTrainingArguments("runs/animals", max_steps=1, per_device_train_batch_size=8)
         >>> trainer = SpectralGCDTrainer(
-        ...     model,
-        ...     SpectralGCDTrainingArguments(output_dir="runs/animals", teacher_cache="runs/teacher.safetensors"),
-        ...     train_dataset=split,
-        ...     teacher="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        ...     gcd, settings, train_dataset=split, teacher=mini.teacher, teacher_processor=mini.teacher_processor
         ... )
-        >>> trainer.train()
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 

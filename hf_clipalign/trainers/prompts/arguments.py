@@ -30,7 +30,8 @@ class PromptLearningTrainingArguments(AlignmentTrainingArguments):
         published_schedule (`bool`): the papers' learning rates by epoch; False gives `lr_scheduler_type`.
         warmup_epochs (`int`, *optional*, defaults to `1`): epochs at `warmup_rate` before the cosine.
         warmup_rate (`float`, *optional*, defaults to `1e-5`): rate of these epochs.
-        template (`str`): prompt with one `{}`; learned context takes the place of its first words.
+        template (`str`, *optional*): prompt with one `{}`; learned context takes the place of its first words. It is
+            kept in the adapter's configuration. Default: the adapter's own: `ctx_init` and the class name.
         augment (`bool`): random resized crop and flip, reproducible from `seed`, epoch and image.
         crop_scale (`float`, *optional*, defaults to `0.08`): smallest share of the image's area in a crop.
         skip_unreadable (`bool`): leave out images that cannot be read, and say how many. Default: an error.
@@ -39,12 +40,22 @@ class PromptLearningTrainingArguments(AlignmentTrainingArguments):
         text_weight, image_weight (`float`): PromptSRC's regulariser. Default 25 and 10.
         frozen_templates (`str`, *optional*): file of prompts, one a line, whose mean text features PromptSRC stays
             close to. Default: the 60 of CLIP; class-agnostic, `template` alone.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import PromptLearningTrainingArguments
+        >>> PromptLearningTrainingArguments.preset("coop", output_dir="runs/coop").num_train_epochs
+        50
+        ```
     """
 
     # data
-    template: str = field(
-        default="a photo of a {}.",
-        metadata={"help": "Prompt with one {} for the class name; learned context replaces its first words."},
+    template: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt with one {} for the class name; learned context replaces its first words. By default the "
+            "adapter's own."
+        },
     )
     augment: bool = field(
         default=True,
@@ -91,7 +102,7 @@ class PromptLearningTrainingArguments(AlignmentTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.template.count("{}") != 1:
+        if self.template is not None and self.template.count("{}") != 1:
             raise ClipAlignError(f"template {self.template!r} must hold exactly one '{{}}' for the class name")
         if not 0 < self.crop_scale <= 1:
             raise ClipAlignError(f"crop_scale is {self.crop_scale}: give a share above 0 and up to 1")
@@ -103,6 +114,11 @@ class PromptLearningTrainingArguments(AlignmentTrainingArguments):
             raise ClipAlignError(
                 f"the published schedule goes by whole epochs, not {self.num_train_epochs}: "
                 "round num_train_epochs, or pass published_schedule=False"
+            )
+        if self.published_schedule and self.max_steps <= 0 and self.num_train_epochs <= self.warmup_epochs:
+            raise ClipAlignError(
+                f"all of num_train_epochs={self.num_train_epochs:g} would be warm-up at {self.warmup_rate:g}: train "
+                f"for {self.warmup_epochs + 1} or more, or pass warmup_epochs=0"
             )
 
     @classmethod

@@ -70,7 +70,7 @@ class PromptAverage(TrainerCallback):
         if not file.is_file():
             raise ClipAlignError(
                 f"{str(folder)!r} holds no {AVERAGE_FILE}: it was trained without averaging. "
-                "Go on without gaussian_mean, or start anew."
+                "Resume without gaussian_mean, or start anew."
             )
         tensors = load_file(file)
         self.total = float(tensors.pop("total_weight"))

@@ -17,9 +17,10 @@ from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
+from hf_clipalign.evaluation import Verdict
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
 from hf_clipalign.metrics import top_k_accuracy
-from hf_clipalign.papers import paper
+from hf_clipalign.papers import PAPERS, paper
 from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup
 from hf_clipalign.trainers.cards import shown_model
 from hf_clipalign.trainers.images import PromptImages, collate, drop_unreadable, holds_images
@@ -27,6 +28,9 @@ from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArgume
 from hf_clipalign.trainers.prompts.average import PromptAverage
 from hf_clipalign.trainers.prompts.learner import TRAIN, PromptLearner
 from hf_clipalign.trainers.prompts.learning_rate import published_rates, published_scheduler
+from hf_clipalign.trainers.prompts.templates import read_templates
+from hf_clipalign.trainers.prompts.verdict import adapter_verdict
+from hf_clipalign.tuners import has_text_prompts
 
 _LIMIT = "Prompts must begin with the words of the template: learned context takes the place of its first tokens."
 
@@ -49,14 +53,19 @@ class PromptLearningTrainer(AlignmentTrainer):
 
     Example:
         ```python
-        >>> student = get_peft_model(CLIPModel.from_pretrained(checkpoint), CoOpConfig(ctx_init="a photo of a"))
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.trainers import PromptLearningTrainer, PromptLearningTrainingArguments
+        >>> from hf_clipalign.tuners import CoOpConfig
         >>> trainer = PromptLearningTrainer(
-        ...     student,
-        ...     PromptLearningTrainingArguments.preset("coop", output_dir="runs/pets"),
-        ...     processing_class=load_processor(checkpoint),
-        ...     train_dataset=few_shot(open_source("timm/oxford-iiit-pet"), k=16),
+        ...     get_peft_model(load_mini().student, CoOpConfig(ctx_init="a photo of a")),
+        ...     PromptLearningTrainingArguments("runs/coop", num_train_epochs=1, per_device_train_batch_size=24),
+        ...     processing_class=processor,
+        ...     train_dataset=images,
         ... )
-        >>> trainer.train()
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 
@@ -162,7 +171,8 @@ class PromptLearningTrainer(AlignmentTrainer):
     ) -> Any:
         """Cross-entropy of the logits over the training classes."""
         outputs = model(inputs["pixel_values"], with_frozen=self._regularised)
-        losses = {"loss": F.cross_entropy(outputs["logits"], inputs["labels"])}
+        smoothing = self.args.label_smoothing_factor
+        losses = {"loss": F.cross_entropy(outputs["logits"], inputs["labels"], label_smoothing=smoothing)}
         return self._finish_loss(losses, outputs, inputs, return_outputs)
 
     @property
@@ -202,8 +212,7 @@ class PromptLearningTrainer(AlignmentTrainer):
     def _frozen_templates(self) -> Sequence[str]:
         if self.args.frozen_templates is None:
             return IMAGENET_TEMPLATES
-        lines = Path(self.args.frozen_templates).read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip()]
+        return read_templates(self.args.frozen_templates)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay is on every prompt parameter, as published."""
@@ -260,7 +269,29 @@ class PromptLearningTrainer(AlignmentTrainer):
         if isinstance(images, PromptImages) and not images.has_labels:
             raise ClipAlignError(f"{images.source.name}: no labels, so there is no accuracy to measure")
         with self._classes_of(images, class_names):
-            return float((self.predict(images).metrics or {})["test_accuracy"])
+            return accuracy_metric(self.predict(images))["accuracy"]
+
+    def verdict(
+        self, dataset: Any, class_names: Sequence[str] | None = None, template: str | Sequence[str] | None = None
+    ) -> Verdict:
+        """Whether the adapter is better than the plain student on held-out images; `str` gives one sentence.
+
+        Args:
+            dataset (`ImageSource` or `datasets.Dataset`): images that were not trained on. Without labels, what counts
+                is agreement with the teacher, and the sentence says so.
+            class_names (`Sequence[str]`, *optional*): the classes to choose from. Default: those of the data set, else
+                those of training.
+            template (`str` or `Sequence[str]`, *optional*): the plain student's prompt. Default: `template` of the
+                settings, else the words that the context started from.
+
+        Returns:
+            `Verdict`: the difference with its paired bootstrap interval.
+
+        Raises:
+            `ClipAlignError`: neither labels nor a teacher.
+        """
+        source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset)
+        return adapter_verdict(self, source, class_names, template)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -296,18 +327,18 @@ class PromptLearningTrainer(AlignmentTrainer):
     def card_facts(self) -> dict[str, Any]:
         """The method of the adapter, the classes and their prompt."""
         method = self.learner.method.removeprefix("clip_")
-        also = [] if self._paper is None else [self._paper]
-        methods = " + ".join(paper(key).method for key in (method, *also))
+        own, also = [method] if method in PAPERS else [], [] if self._paper is None else [self._paper]
+        methods = " + ".join([*([] if own else [method.upper()]), *(paper(key).method for key in (*own, *also))])
         return {
             "name": f"{methods} prompt for {shown_model(self.learner.encoder.model).rsplit('/', 1)[-1]}",
             "base_model": shown_model(self.learner.encoder.model),
-            "method": method,
-            "also_cites": also,
+            "method": next(iter([*own, *also]), None),
+            "also_cites": also if own else [],
             "description": "The prompt was learned from labelled images.",
-            "parameters": {"classes": f"{len(self.class_names):,}", "prompt template": self.args.template},
-            "template": self.args.template,
-            "needs_package": True,
-            "limits": [] if method == "vpt" else [_LIMIT],
+            "parameters": {"classes": f"{len(self.class_names):,}", "prompt template": self.learner.template},
+            "template": self.learner.template,
+            "needs_package": bool(own),
+            "limits": [_LIMIT] if has_text_prompts(self.peft_model) else [],
         }
 
     def _write_model(self, folder: Path, checkpoint: bool) -> None:

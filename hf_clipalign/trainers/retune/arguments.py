@@ -30,11 +30,19 @@ class RETuneTrainingArguments(AlignmentTrainingArguments):
             it by finding.
         missing (`str`): what becomes of empty labels, likewise. Default `ignore`.
         score (`str`): `positive` (default, as published) or `difference`, see `retune_scores`.
-        carry_optimizer (`bool`): start a task with the optimizer's moments from the one before. Default True.
+        carry_optimizer (`bool`, *optional*, defaults to `True`): start a task with the optimizer's moments from the
+            one before.
         relearn (`bool`): learn tasks again that the output folder says are done. Default False: an error.
         reset_threshold (`float`, *optional*): undo small updates after every epoch (`undo_small_updates`); the
             authors' code has 0.01 for it, switched off in the released settings. Default None: off.
         reset_step (`float`, *optional*, defaults to `0.001`): added to the threshold after every epoch of a task.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import RETuneTrainingArguments
+        >>> RETuneTrainingArguments("runs/chest", uncertain="zeros").num_train_epochs
+        10
+        ```
     """
 
     # data

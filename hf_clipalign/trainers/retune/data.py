@@ -94,7 +94,7 @@ def check_data(data: Any, embed_dim: int, model: dict[str, Any]) -> None:
         )
     if data.embeds.shape[1] != embed_dim:
         raise ClipAlignError(
-            f"the embeddings of {data.labels.name} have {data.embeds.shape[1]} numbers, the model's shared space "
+            f"the embeddings of {data.labels.name} have dimension {data.embeds.shape[1]}, the model's shared space "
             f"{embed_dim}: they are of another model, or from before the projector."
         )
 
@@ -125,7 +125,7 @@ def check_tasks(
 def without_negatives(
     tasks: Sequence[IncrementalTask], data: LabelledEmbeddings | None, args: RETuneTrainingArguments
 ) -> list[str]:
-    """A sentence for each task with a finding that no known label says to be absent: it cannot be told apart then."""
+    """A sentence for each task with a finding that no known label says to be absent: they cannot be separated."""
     found = []
     for task in tasks:
         assert data is not None

@@ -32,6 +32,18 @@ class RETuneLearner(nn.Module):
 
     Raises:
         `ClipAlignError`: another kind of model, or nothing in it is trainable.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import FindingPrompts, load_mini
+        >>> from hf_clipalign.trainers import RETuneLearner
+        >>> from hf_clipalign.tuners import RETuneConfig
+        >>> learner = RETuneLearner(get_peft_model(load_mini().student, RETuneConfig()), tokenizer=processor)
+        >>> learner.set_prompts(FindingPrompts.published(["Edema"]))
+        >>> learner.findings
+        ['Edema']
+        ```
     """
 
     accepts_loss_kwargs = False

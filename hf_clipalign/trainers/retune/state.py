@@ -12,15 +12,24 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._io.files import atomic_file, atomic_folder, exclusive_lock
+from hf_clipalign._io.files import atomic_file, atomic_folder, exclusive_lock, explained_read
+from hf_clipalign._io.limited_json import BadJson, check_schema, checked_json, entries
 from hf_clipalign.data import FindingPrompts, SeenRows
 from hf_clipalign.evaluation import IncrementalResult
 from hf_clipalign.hub.retune_folder import STATE_FILE
 
 OPTIMIZER_FILE, SEEN_FILE = "optimizer.safetensors", "seen.safetensors"
 _FORMAT = 1
-_NEEDED = ("format", "model", "adapter", "prompts", "tasks")
+_STATE = {
+    "model": (None, {"name": (None, str), "weights": str}),
+    "adapter": (None, dict),
+    "prompts": entries({"positive": [str], "negative": [str]}),
+    "tasks": [{"name": str, "findings": [str]}],
+    "before?": [str],
+    "result?": (None, dict),
+}
 _START = "start"
 
 
@@ -37,6 +46,13 @@ class RETuneState:
 
     Raises:
         `ClipAlignError`: the folder holds a state that cannot be read.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import RETuneState
+        >>> RETuneState("runs/not-begun").begun
+        False
+        ```
     """
 
     def __init__(self, folder: str | Path, learned: Mapping[str, Any] | None = None):
@@ -46,19 +62,22 @@ class RETuneState:
         file = self.folder / STATE_FILE
         if not file.is_file():
             return
+        with explained_read(file):
+            text = file.read_bytes()
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            version = content["format"]
-            if version == _FORMAT:
-                self.content = {"before": [], **content, **{name: content[name] for name in _NEEDED}}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            content = checked_json(text, {"format": object})
+            if content["format"] == _FORMAT:
+                check_schema(content, _STATE)
+        except BadJson as error:
             raise ClipAlignError(
-                f"{file}: cannot be read; use another output_dir, or remove it to begin again."
+                f"{file}: cannot be read, it {error}; use another output_dir, or remove it to begin again."
             ) from error
-        if version != _FORMAT:
+        if content["format"] != _FORMAT:
             raise ClipAlignError(
-                f"{file}: has format {version}, this version of hf_clipalign reads {_FORMAT}: update it."
+                f"{file}: has format {short(content['format'])}, this version of hf_clipalign reads {_FORMAT}: update "
+                "it."
             )
+        self.content = {"before": [], **content}
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
@@ -214,6 +233,6 @@ def write_seen(folder: Path, seen: SeenRows) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file of a run, whole or not at all."""
+    """Writes a file of a run atomically."""
     with atomic_file(path) as staging:
         staging.write_text(text, encoding="utf-8")

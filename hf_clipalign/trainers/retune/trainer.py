@@ -48,7 +48,7 @@ _SEEDS_PER_TASK = 1_000_003
 
 
 class RETuneTrainer(AlignmentTrainer):
-    """Trains RE-tune's adapters task by task; the output folder remembers which tasks are learned.
+    """Trains RE-tune's adapters task by task; the output folder records which tasks are learned.
 
     Images are not needed: the data are embeddings with labels. Every prompt is encoded once. After a task the adapter,
     the optimizer's moments and the scores on `eval_dataset` are written to `output_dir`; a run that is stopped begins
@@ -59,12 +59,10 @@ class RETuneTrainer(AlignmentTrainer):
         model (`PeftModel`): `get_peft_model(clip, RETuneConfig())`; or an `EmbeddingSpace` in the place of the CLIP,
             with `encoder`.
         args (`RETuneTrainingArguments`): settings. Default: the published ones.
-        prompts (`FindingPrompts`, *optional*): of the findings. Default: the published ones, for the findings of the
-            data.
+        prompts (`FindingPrompts`, *optional*): of the data's findings. Default: the published ones.
         train_dataset (`LabelledEmbeddings`): training data.
         eval_dataset (`LabelledEmbeddings`, *optional*): test data, scored after every task.
-        tasks (`Sequence[IncrementalTask]`, *optional*): what is learned, in order; rows of `train_dataset`. Default:
-            everything at once.
+        tasks (`Sequence[IncrementalTask]`, *optional*): what is learned, in order. Default: all of `train_dataset`.
         processing_class (`ProcessorMixin` or tokenizer): the backbone's, for the prompts.
         encoder (`DualEncoder`, *optional*): the backbone, where `model` has no towers.
         encode_prompts (`Callable`, *optional*): gives text embeddings `[M, d]`, not of unit length, for a list of M
@@ -80,12 +78,14 @@ class RETuneTrainer(AlignmentTrainer):
 
     Example:
         ```python
-        >>> model = get_peft_model(clip, RETuneConfig())
-        >>> labels = read_chexpert("CheXpert-v1.0-small/train.csv")
-        >>> data = LabelledEmbeddings.from_store("features/", labels, model)
-        >>> trainer = RETuneTrainer(model, RETuneTrainingArguments("runs/chest"), train_dataset=data,
-        ...                         tasks=class_incremental(labels), processing_class=processor)
-        >>> trainer.train()
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.features import LabelledEmbeddings
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig
+        >>> model, args = get_peft_model(EmbeddingSpace(128), RETuneConfig()), RETuneTrainingArguments("runs/chest")
+        >>> data = {"train_dataset": LabelledEmbeddings(embeds, labels), "processing_class": processor}
+        >>> RETuneTrainer(model, args, **data, encoder=encoder).train().global_step
+        {...}
+        10
         ```
     """
 

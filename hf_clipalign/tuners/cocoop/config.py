@@ -17,9 +17,10 @@ class CoCoOpConfig(ContextConfig):
     gives the features of the context without a shift.
 
     Args:
-        n_ctx (`int`): number of context vectors. Default 4.
+        n_ctx (`int`, *optional*, defaults to `4`): number of context vectors.
         ctx_init (`str`, *optional*): words that the context starts from. Default None: drawn from N(0, 0.02).
-        reduction (`int`): the network's hidden size is the shared embedding size divided by this. Default 16.
+        reduction (`int`, *optional*, defaults to `16`): the network's hidden size is the shared embedding size divided
+            by this.
 
     Example:
         ```python

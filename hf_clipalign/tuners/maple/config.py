@@ -16,7 +16,7 @@ class MaPLeConfig(ContextConfig):
     layer turns them into the n tokens that are appended to the image patches at that depth.
 
     Args:
-        n_ctx (`int`): number of prompts in each layer. Default 2.
+        n_ctx (`int`, *optional*, defaults to `2`): number of prompts in each layer.
         ctx_init (`str`, *optional*): words that the first layer's prompts start from. Default None: N(0, 0.02).
         depth (`int`, *optional*): layers with prompts of their own. Default None: 9, or all of a shallower tower.
 

@@ -16,7 +16,7 @@ class VPTConfig(PromptConfig):
     that layer's own, and after that they run on. The text tower stays as it is.
 
     Args:
-        n_prompts (`int`): number of tokens. Default 8.
+        n_prompts (`int`, *optional*, defaults to `8`): number of tokens.
         depth (`int`, *optional*): layers with tokens of their own: 1 is VPT-shallow, None (default) is every layer.
 
     Example:

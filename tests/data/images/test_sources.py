@@ -459,3 +459,12 @@ def test_plain_source_has_a_fingerprint():
     first = ImageSource([png("red")], ids=["0"])
     assert first.fingerprint() == ImageSource([png("red")], ids=["0"]).fingerprint()
     assert first.fingerprint() != ImageSource([png("blue")], ids=["0"]).fingerprint()
+
+
+def test_damaged_columns_of_a_parquet_table_are_one_clear_error(tmp_path):
+    frame = pd.DataFrame({"image": [f"{i}.png" for i in range(50)], "label": ["a", "b"] * 25})
+    frame.to_parquet(tmp_path / "t.parquet")
+    content = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(content[:4] + b"\xff" * 64 + content[68:])
+    with pytest.raises(ClipAlignError, match=r"t\.parquet' cannot be read \(.*\): replace it"):
+        from_table(tmp_path / "t.parquet", label_column="label")

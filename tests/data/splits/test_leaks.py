@@ -19,6 +19,14 @@ def test_an_image_in_both_is_an_error():
             check_leaks(seen, labels(["a/4.png", same]))
 
 
+def test_row_numbers_of_two_data_sets_are_no_names_of_images():
+    seen = SeenRows.of(labels(["0", "1", "2"], ["p1", "p1", "p2"]))
+    assert check_leaks(seen, labels(["1", "0"], ["q", "q"])) == ""
+    assert "1 of 1 patients" in check_leaks(seen, labels(["1", "0"], ["p2", "p2"]))
+    with pytest.raises(ClipAlignError, match="1 of 2 test images"):
+        check_leaks(SeenRows.of(labels(["7", "8"])), labels(["8", "9"]))
+
+
 def test_patients_in_both_are_counted_and_not_named():
     seen = SeenRows.of(labels(["1", "2", "3"], ["p1", "p2", "p2"])) | SeenRows.of(labels(["4"], ["p3"]))
     told = check_leaks(seen, labels(["5", "6", "7"], ["p3", "p4", "p1"]), "validation")

@@ -595,3 +595,23 @@ def test_label_incremental_keeps_what_it_sees(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.result.learned_at == [0, 1, 2]
     assert trainer.result.means[-1]["macro_auroc"] > 0.75
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        ({"tasks": [{"name": "cat"}]}, r"no 'findings' in tasks\[0\]"),
+        ({"tasks": [[]]}, r"tasks\[0\] is"),
+        ({"prompts": {"cat": {"positive": 3, "negative": []}}}, "prompts is"),
+        ({"model": {"name": None}}, "no 'weights' in model"),
+        ({"before": {"a": 1}}, "before is"),
+        ({"result": 3}, "result is 3"),
+    ],
+)
+def test_a_damaged_state_says_where(damage: dict[str, Any], place: str, tmp_path: Path) -> None:
+    sound = {"format": 1, "model": None, "adapter": None, "prompts": {}, "tasks": []}
+    (tmp_path / "retune.json").write_text(json.dumps(sound))
+    assert RETuneState(tmp_path).tasks == []
+    (tmp_path / "retune.json").write_text(json.dumps({**sound, **damage}))
+    with pytest.raises(ClipAlignError, match=place):
+        RETuneState(tmp_path)
