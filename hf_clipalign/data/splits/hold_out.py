@@ -18,8 +18,8 @@ def hold_out_labels(split: GCDSplit, share: float = 0.2, seed: int = 0) -> tuple
 
     Args:
         split (`GCDSplit`): the images and their labels.
-        share (`float`, *optional*, defaults to `0.2`): share of every known class's labelled images, at least one image; classes
-            with two labelled images keep both.
+        share (`float`, *optional*, defaults to `0.2`): share of every known class's labelled images, at
+            least one image; classes with two labelled images keep both.
         seed (`int`, *optional*, defaults to `0`): which images.
 
     Returns:
