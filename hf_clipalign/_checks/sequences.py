@@ -99,7 +99,9 @@ def _numpy(values: Any, name: str) -> NDArray[Any]:
         values = values.detach().cpu()
         return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        values = np.where(np.ma.getmaskarray(values), None, values.data.astype(object))
+        hidden = np.ma.getmaskarray(values)
+        values = values.data.astype(object)
+        values[hidden] = None
     try:
         if hasattr(values, "to_numpy"):
             return np.asarray(values.to_numpy())

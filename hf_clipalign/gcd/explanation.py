@@ -143,6 +143,12 @@ class ConceptContrast:
         ratio (`float`): standard deviation of a concept's cosines from image to image (mean over the concepts),
             divided by that of an image's cosines from concept to concept (mean over the images).
         confidence (`float`): probability of the best concept at the temperature, mean over the images.
+
+    Example:
+        ```python
+        >>> ConceptContrast(ratio=0.56, confidence=0.06).is_flat
+        True
+        ```
     """
 
     ratio: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.masking import is_hub_id, public_name, without_secrets
@@ -312,7 +312,7 @@ def _metadata(info: ModelCardInfo) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     extra: dict[str, Any] = {} if info.base_id is None else {"base_model_relation": _RELATIONS[info.kind]}
-    results = [replace(result, **_masked_texts(result)) for result in info.results]
+    results = [replace(result, **cast(dict[str, Any], _masked_texts(result))) for result in info.results]
     return ModelCardData(
         base_model=info.base_id,
         license=info.licence if info.licence is None else one_line(info.licence),

@@ -228,7 +228,7 @@ class AlignmentTrainer(Trainer):
     @property
     def trained_model(self) -> Any:
         """What is saved: the model in the module that is trained."""
-        return self.model.model if hasattr(self.model, "model") else self.model
+        return getattr(self.model, "model", self.model)
 
     def public_base(self, base_model: str | None) -> str | None:
         """The Hub id of an adapter's base model, for a push; None where it is not known."""

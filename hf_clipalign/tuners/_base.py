@@ -148,7 +148,7 @@ class PromptTuner(BaseTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
-        unloaded = super()._unload_and_optionally_merge(*args, **kwargs)
+        unloaded: Any = super()._unload_and_optionally_merge(*args, **kwargs)
         for module in unloaded.modules():
             remove_hooks(module, self.hooks)
         return unloaded

@@ -161,10 +161,10 @@ def test_a_small_lead_on_few_held_out_images_is_no_verdict() -> None:
         return Discovery(split, np.arange(50), 1, methods, "SpectralGCD")
 
     for own in (0.37, 0.33):
-        assert "standard error of the difference is" in str(discovery(own, 0.35).not_told_apart())
+        assert "standard error of the difference is" in str(discovery(own, 0.35).undecided())
         assert not discovery(own, 0.35).doubts()
-    assert discovery(0.60, 0.35).not_told_apart() is None
-    assert discovery(0.20, 0.35).not_told_apart() is None
+    assert discovery(0.60, 0.35).undecided() is None
+    assert discovery(0.20, 0.35).undecided() is None
     assert "k-means on teacher features is better" in discovery(0.20, 0.35).doubts()[0]
 
 

@@ -221,9 +221,12 @@ def _verdict(result: Any, method: str, data: str, options: list[Any]) -> None:
     """Says what to run next; exit code 3 where the answer is not worth having."""
     doubts = result.doubts() if method == result.trained else []
     better = "semi-kmeans" if result.best_kmeans == _semi() else "kmeans"
-    undecided = result.not_told_apart() if method == result.trained else None
+    undecided = result.undecided() if method == result.trained else None
     if undecided is not None:
-        warn("not told apart:", f"{undecided}; the classes of k-means are in {options[-1] / 'assignments-kmeans.csv'}")
+        warn(
+            "not distinguished:",
+            f"{undecided}; the classes of k-means are in {options[-1] / 'assignments-kmeans.csv'}",
+        )
         next_step("clipalign", "discover", data, *options, "--method", better)
         return
     if not doubts:

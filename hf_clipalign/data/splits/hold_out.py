@@ -17,24 +17,28 @@ def hold_out_labels(split: GCDSplit, share: float = 0.2, seed: int = 0) -> tuple
     """Takes the label from some labelled images, so that what a method makes of them can be checked.
 
     Args:
-        split (`GCDSplit`): The images and their labels.
-        share (`float`, defaults to 0.2): Share of every known class's labelled images, at least one image; classes
-            with two labelled images keep both.
-        seed (`int`, defaults to 0): Which images.
+        split (`GCDSplit`): the images and their labels.
+        share (`float`, *optional*, defaults to `0.2`): share of every known class's labelled images, at
+            least one image; classes with two labelled images keep both.
+        seed (`int`, *optional*, defaults to `0`): which images.
 
     Returns:
         The split without these labels, and the positions of the images `[n]`; none where no class has three
         labelled images.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import GCDSplit, hold_out_labels
-    >>> split = GCDSplit.from_source("photos", known=["cat", "dog"], labelled_fraction=0.75)
-    >>> visible, held_out = hold_out_labels(split)
-    >>> len(held_out), int(visible.labelled.sum()), int(split.labelled.sum())
-    (2, 4, 6)
-    ```
+        ```python
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from hf_clipalign.data import GCDSplit, ImageSource, hold_out_labels
+        >>> names, labels = ["ant", "bee", "cat"], np.arange(30) % 3
+        >>> pixels, ids = [Image.new("RGB", (4, 4))] * 30, [str(row) for row in range(30)]
+        >>> source = ImageSource(pixels, ids=ids, labels=labels, class_names=names, name="zoo", fingerprint=str)
+        >>> split = GCDSplit(source, labels, labels < 2, names[:2], names[2:])
+        >>> visible, held_out = hold_out_labels(split)
+        >>> len(held_out), int(visible.labelled.sum()), int(split.labelled.sum())
+        (4, 16, 20)
+        ```
     """
     check_number("share", share, "a share between 0 and 1", above=0, below=1)
     generator = np.random.default_rng((check_integer("seed", seed, 0), _HOLD_OUT))

@@ -37,7 +37,7 @@ def class_gallery(
         classes (`np.ndarray [N]`): what the model predicts for all images.
         labels (`Sequence[str]`): readable names of all K classes.
         concepts (`Sequence`): K lists of (concept, contribution), see `SpectralGCDModel.class_concepts`.
-        n_images (`int`, *optional*, defaults to `14`): images per row, at most; more are counted.
+        n_images (`int`, *optional*, defaults to `14`): images per row, at most; a longer row says so.
 
     Raises:
         `ClipAlignError`: `n_images` below 1.

@@ -113,7 +113,7 @@ class Discovery:
             )
         return reasons
 
-    def not_told_apart(self) -> str | None:
+    def undecided(self) -> str | None:
         """One sentence where held-out images show neither the trained model nor k-means to be better; see `doubts`."""
         if self.trained is None or not len(self.held_out) or self.doubts():
             return None

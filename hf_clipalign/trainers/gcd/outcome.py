@@ -162,8 +162,8 @@ def write_assignments(path: Path, rows: Sequence[Assignment]) -> Path:
 
 
 def verdict(discovery: Discovery) -> list[str]:
-    """All that speaks against the trained model's answer, or that it is not told apart from k-means."""
-    undecided = discovery.not_told_apart()
+    """All that speaks against the trained model's answer, or that it is not distinguished from k-means."""
+    undecided = discovery.undecided()
     return discovery.doubts() or ([] if undecided is None else [undecided])
 
 
@@ -190,7 +190,7 @@ def write_summary(
         "n_known": len(discovery.split.class_names),
         "n_novel": discovery.n_novel,
         "doubts": discovery.doubts() if method == discovery.trained else [],
-        "not_told_apart": discovery.not_told_apart() if method == discovery.trained else None,
+        "undecided": discovery.undecided() if method == discovery.trained else None,
         "compared": COMPARED,
         "classes": [
             {"class": name, "name": readable.get(name, name), "images": count}
