@@ -337,11 +337,8 @@ class DualEncoder(ABC):
     def text_preprojection(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Text features before the projector, `[N, d_t]`, from `input_ids [N, T]`.
 
-        Where attention is causal, columns after the last end token are cut off first: the same features, faster.
-        Texts that a tokenizer padded on the left are moved to the left first, by their mask.
-
-        Raises:
-            `ClipAlignError`: a text begins with its end token.
+        Padding is moved behind first (`padded_behind`, with its errors). Where attention is causal, columns after the
+        last end token are cut off: the same features, faster.
         """
         input_ids, attention_mask = self.padded_behind(input_ids, attention_mask)
         if self.causal_text:
