@@ -29,7 +29,7 @@ def adapter_verdict(
         `ClipAlignError`: neither labels nor a teacher.
     """
     source = drop_unreadable(source) if trainer.args.skip_unreadable else source
-    teacher = getattr(trainer, "teacher", None)
+    teacher: Any = getattr(trainer, "teacher", None)
     if source.labels is None and teacher is None:
         raise ClipAlignError(f"{source.name}: neither labels nor a teacher, so nothing can be compared")
     names = class_names if class_names is not None else source.class_names or trainer.class_names
