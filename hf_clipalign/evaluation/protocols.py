@@ -148,7 +148,7 @@ def zero_shot_logits(
         template (`str` or `Sequence[str]`, *optional*): prompt with one `{}`; of several, an ensemble, each class
             takes the mean of the unit text features (Radford et al., 2021, section 3.1.4). Default: the adapter's
             own; `a photo of a {}.` without one.
-        batch_size (`int`): images per pass. Default 64.
+        batch_size (`int`, *optional*, defaults to `64`): images per pass.
 
     Returns:
         `Tensor [N, C]`: on the CPU.

@@ -103,7 +103,7 @@ def test_layers_that_the_configuration_leaves_out_are_named(intact: Path, tmp_pa
         (lambda c: c["text_config"].update(num_hidden_layers=4), r"lacks text_model.encoder.layers.3\."),
         (lambda c: c["text_config"].update(hidden_size=64), r"other shapes.*\[77, 32\] instead of \[77, 64\]"),
         (lambda c: c.update(projection_dim=12), r"text_projection.weight \(\[24, 32\] instead of \[12, 32\]\)"),
-        (lambda c: c["text_config"].update(layer_norm_eps=float("nan")), "layer_norm_eps as nan"),
+        (lambda c: c["text_config"].update(layer_norm_eps=float("nan")), "NaN is no value of JSON"),
     ],
 )
 def test_a_configuration_of_another_model_is_told(intact: Path, tmp_path: Path, edit: Edit, message: str) -> None:

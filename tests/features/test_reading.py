@@ -55,7 +55,7 @@ def wait_until(condition) -> None:
 @pytest.mark.parametrize("deadly", [0, 21])
 def test_a_killed_worker_is_one_clear_line(deadly) -> None:
     source = ImageSource(DeadlyItems(deadly), ids=list(map(str, range(40))), name="photos")
-    with pytest.raises(ClipAlignError, match=r"reads images of photos was ended from outside.*--workers") as caught:
+    with pytest.raises(ClipAlignError, match=r"reads images of photos was ended from outside.*num_workers") as caught:
         list(image_batches(source, cheap_processor, jobs(), num_workers=2))
     assert "\n" not in str(caught.value)
     wait_until(lambda: not multiprocessing.active_children())

@@ -254,7 +254,7 @@ def test_a_store_of_format_1_is_read_and_its_update_refused_by_name(images, tmp_
     embed(encoder, images, out)
     assert content(out) == before
     add(images)
-    with pytest.raises(ClipAlignError, match=r"holds other features.*data .*--overwrite"):
+    with pytest.raises(ClipAlignError, match=r"holds other features.*data .*overwrite=True"):
         embed(encoder, images, out)
     file = Path(out / "features-00001.safetensors")
     file.write_bytes(file.read_bytes()[:-1])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet")
-"""File name endings that [`from_table`] reads."""
+"""File name endings that `from_table` reads."""
 
 _IMAGE_COLUMNS = ("image", "image_path", "path", "file_path", "filepath", "file_name", "filename", "file", "img")
 

@@ -33,21 +33,20 @@ def read_split(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> di
         `dict[str, ImageSource]`: the parts that the file has, in its order of images, all with all class names.
 
     Raises:
-        [`ClipAlignError`]: if the file is no such file, a path leads out of `root` or to no file, or a label has two
+        `ClipAlignError`: if the file is no such file, a path leads out of `root` or to no file, or a label has two
             names or none.
 
     Example:
-
-    ```python
-    >>> import json
-    >>> from pathlib import Path
-    >>> from PIL import Image
-    >>> from hf_clipalign.data import read_split
-    >>> Image.new("RGB", (8, 8)).save("cat.png")
-    >>> _ = Path("split_zhou_Test.json").write_text(json.dumps({"test": [["cat.png", 0, "cat"]]}))
-    >>> read_split("split_zhou_Test.json", ".")["test"]
-    ImageSource('split_zhou_Test.json: test', 1 images, 1 classes)
-    ```
+        ```python
+        >>> import json
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from hf_clipalign.data import read_split
+        >>> Image.new("RGB", (8, 8)).save("cat.png")
+        >>> _ = Path("split_zhou_Test.json").write_text(json.dumps({"test": [["cat.png", 0, "cat"]]}))
+        >>> read_split("split_zhou_Test.json", ".")["test"]
+        ImageSource('split_zhou_Test.json: test', 1 images, 1 classes)
+        ```
     """
     name = Path(path).name
     try:
@@ -69,24 +68,23 @@ def published_few_shot(source: ImageSource, k: int, seed: int = 1) -> ImageSourc
     images, and base classes are to be chosen AFTER it. The papers' seeds are 1, 2 and 3.
 
     Args:
-        source ([`ImageSource`]): Labelled images, in the order of the split file.
+        source (`ImageSource`): Labelled images, in the order of the split file.
         k (`int`): Images per class, 1 or more; the papers use 16.
         seed (`int`, defaults to 1): Of the draw.
 
     Returns:
-        [`ImageSource`]: class after class, in the order of the draw.
+        `ImageSource`: class after class, in the order of the draw.
 
     Raises:
-        [`ClipAlignError`]: if there are no labels, or k is below 1.
+        `ClipAlignError`: if there are no labels, or k is below 1.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import ImageSource, published_few_shot
-    >>> source = ImageSource([b""] * 5, ids=list("abcde"), labels=["cat", "dog", "cat", "dog", "cat"])
-    >>> published_few_shot(source, k=2, seed=1).ids
-    ['a', 'e', 'd', 'b']
-    ```
+        ```python
+        >>> from hf_clipalign.data import ImageSource, published_few_shot
+        >>> source = ImageSource([b""] * 5, ids=list("abcde"), labels=["cat", "dog", "cat", "dog", "cat"])
+        >>> published_few_shot(source, k=2, seed=1).ids
+        ['a', 'e', 'd', 'b']
+        ```
     """
     if source.labels is None:
         raise ClipAlignError(f"{source.name}: the images have no labels; give a source with classes")
@@ -94,23 +92,22 @@ def published_few_shot(source: ImageSource, k: int, seed: int = 1) -> ImageSourc
 
 
 def published_few_shot_rows(labels: Any, k: int, seed: int = 1) -> list[int]:
-    """The rows that [`published_few_shot`] draws.
+    """The rows that `published_few_shot` draws.
 
     Args:
         labels (array `[N]`): Class numbers.
         k (`int`): Rows per class.
-        seed (`int`, defaults to 1): See [`published_few_shot`].
+        seed (`int`, defaults to 1): See `published_few_shot`.
 
     Returns:
         `list[int]`: rows, class after class.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import published_few_shot_rows
-    >>> published_few_shot_rows([1, 0, 1, 0, 1], k=2, seed=1)
-    [0, 4, 3, 1]
-    ```
+        ```python
+        >>> from hf_clipalign.data import published_few_shot_rows
+        >>> published_few_shot_rows([1, 0, 1, 0, 1], k=2, seed=1)
+        [0, 4, 3, 1]
+        ```
     """
     if k < 1:
         raise ClipAlignError(f"{k} images per class cannot be drawn; give 1 or more")

@@ -65,7 +65,7 @@ PROMPT_TEMPLATES: dict[str, PromptTemplate] = {
         PromptTemplate("CIFAR100", _PHOTO),
     )
 }
-"""Templates by data set name; look them up with [`prompt_template`]."""
+"""Templates by data set name; look them up with `prompt_template`."""
 
 
 def prompt_template(dataset: str) -> str:

@@ -55,7 +55,7 @@ class KDPLTrainer(PromptLearningTrainer):
         >>> from hf_clipalign.tuners import CoOpConfig
         >>> trainer = KDPLTrainer(
         ...     get_peft_model(load_mini().student, CoOpConfig(ctx_init="a photo of a")),
-        ...     KDPLTrainingArguments("runs/kdpl", num_train_epochs=1, per_device_train_batch_size=24),
+        ...     KDPLTrainingArguments("runs/kdpl", max_steps=1, per_device_train_batch_size=24),
         ...     processing_class=processor,
         ...     train_dataset=images,
         ...     teacher=mini.teacher,

@@ -59,7 +59,7 @@ class PromptLearningTrainer(AlignmentTrainer):
         >>> from hf_clipalign.tuners import CoOpConfig
         >>> trainer = PromptLearningTrainer(
         ...     get_peft_model(load_mini().student, CoOpConfig(ctx_init="a photo of a")),
-        ...     PromptLearningTrainingArguments("runs/coop", num_train_epochs=1, per_device_train_batch_size=24),
+        ...     PromptLearningTrainingArguments("runs/coop", max_steps=1, per_device_train_batch_size=24),
         ...     processing_class=processor,
         ...     train_dataset=images,
         ... )

@@ -70,7 +70,7 @@ def test_which_row_is_the_adapter_is_never_guessed(trainer: Any, tmp_path: Path)
     only = ResultTable()
     only.add("CoOp + KDPL", {"seen": 0.25})
     assert scores(written(trainer, tmp_path, results=only)[1]) == {"seen": 25.0}
-    with pytest.raises(ClipAlignError, match="have no row 'CoOp', only zero-shot student, CoOp"):
+    with pytest.raises(ClipAlignError, match="have no row 'CoOp', only 'zero-shot student', 'CoOp"):
         written(trainer, tmp_path, results=table(), row="CoOp")
 
 
