@@ -11,6 +11,8 @@ from datasets import Dataset
 
 from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data import ImageSource, keep_classes, take
+from hf_clipalign.features import Features
 
 SHUFFLED = pd.Series(["c", "a", "b"], index=[2, 0, 1])
 
@@ -116,3 +118,22 @@ def test_masked_entries_are_missing() -> None:
         as_array(masked, "scores")
     assert np.isnan(as_array(masked, "scores", missing_is_nan=True)).tolist() == [False, True, False]
     assert as_array(np.ma.masked_array([1, 2]), "scores").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("rows", ["ab", [9], [-1], [0.5], [True, False], ["cat"], {0, 1}])
+def test_positions_that_do_not_exist_are_refused_everywhere(rows):
+    source = ImageSource([b""] * 3, ids=list("abc"), labels=["cat", "dog", "owl"])
+    features = Features(torch.eye(3), "image", list("abc"))
+    for select in (features.select, lambda r: take(source, r), lambda r: keep_classes(source, r)):
+        with pytest.raises(ClipAlignError, match=r"^(rows|classes) ") as caught:
+            select(rows)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [[2, 0], np.array([2, 0]), torch.tensor([2, 0]), pd.Series([0, 2])[::-1]])
+def test_positions_are_read_in_order(rows):
+    source = ImageSource([b""] * 3, ids=list("abc"), labels=["cat", "dog", "owl"])
+    assert Features(torch.eye(3), "image", list("abc")).select(rows).ids == ["c", "a"]
+    assert take(source, rows).ids == ["c", "a"]
+    assert keep_classes(source, rows).class_names == ["owl", "cat"]
+    assert Features(torch.eye(3), "image", list("abc")).select([True, False, True]).ids == ["a", "c"]

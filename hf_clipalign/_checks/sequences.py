@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,40 @@ def _refuse_other_kinds(values: Any, name: str) -> None:
         raise ClipAlignError(f"{name} is a {type(values).__name__}: give one of its columns.")
     if not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
         raise ClipAlignError(f"{name} is {values!r}: give a list, with one entry for each item.")
+
+
+def as_positions(rows: Any, n: int, name: str) -> NDArray[np.int64]:
+    """Positions among n items, from integers or a mask.
+
+    Args:
+        rows (`Iterable[int]`, or mask `[n]` of `bool`): as in `as_list`.
+        n (`int`): how many items there are.
+        name (`str`): of the argument, for errors.
+
+    Returns:
+        `NDArray`: int64, each from 0 to n - 1.
+
+    Raises:
+        `ClipAlignError`: no integers, one that is out of range, or a mask of another length.
+
+    Example:
+        ```python
+        >>> as_positions([True, False, True], 3, "rows").tolist()
+        [0, 2]
+        ```
+    """
+    chosen = as_list(rows, name)
+    if chosen and all(isinstance(row, (bool, np.bool_)) for row in chosen):
+        if len(chosen) != n:
+            raise ClipAlignError(f"{name} is a mask of {len(chosen)} entries for {n} items: give one for each.")
+        return np.flatnonzero(chosen)
+    wrong = next((row for row in chosen if isinstance(row, bool) or not isinstance(row, Integral)), None)
+    if wrong is not None:
+        raise ClipAlignError(f"{name} holds {wrong!r}: give integers from 0 to {n - 1}.")
+    outside = next((row for row in chosen if not 0 <= row < n), None)
+    if outside is not None:
+        raise ClipAlignError(f"{name} holds {outside}: there are {n} items, from 0 to {n - 1}.")
+    return np.array(chosen, dtype=np.int64)
 
 
 def _numpy(values: Any, name: str) -> NDArray[Any]:

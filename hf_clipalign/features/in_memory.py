@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_clipalign._checks.sequences import as_array, as_list
+from hf_clipalign._checks.sequences import as_array, as_list, as_positions
 from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
@@ -63,9 +63,7 @@ class Features:
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Features:
         """The features of some rows, in that order."""
-        index = as_array(rows, "rows") if len(rows) else np.empty(0, dtype=np.int64)
-        if index.dtype == bool:
-            index = np.flatnonzero(index)
+        index = as_positions(rows, len(self), "rows")
         return Features(
             values=self.values[torch.from_numpy(index)],
             modality=self.modality,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_clipalign._checks.sequences import as_list
+from hf_clipalign._checks.sequences import as_positions
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.opening import ImageSource
 from hf_clipalign.data.labels.columns import class_labels
@@ -87,20 +87,11 @@ def take(source: ImageSource, rows: Iterable[int]) -> ImageSource:
         ['owl/4.png', 'cat/1.png']
         ```
     """
-    chosen = _chosen(rows, source)
+    chosen = as_positions(rows, len(source), "rows").tolist()
     if not chosen:
         raise ClipAlignError(f"{source.name}: no image is left; check the classes or rows that were asked for")
     labels = None if source.labels is None else np.asarray(source.labels)[chosen]
     return _part(source, chosen, labels, source.class_names)
-
-
-def _chosen(rows: Iterable[int], source: ImageSource) -> list[int]:
-    chosen = as_list(rows, "rows")
-    if chosen and all(isinstance(row, (bool, np.bool_)) for row in chosen):
-        if len(chosen) != len(source):
-            raise ClipAlignError(f"{source.name}: a mask of {len(chosen)} entries for {len(source)} images")
-        return np.flatnonzero(chosen).tolist()
-    return [int(row) for row in chosen]
 
 
 def keep_classes(source: ImageSource, classes: Sequence[int]) -> ImageSource:
@@ -111,7 +102,7 @@ def keep_classes(source: ImageSource, classes: Sequence[int]) -> ImageSource:
         classes (`Sequence[int]`): numbers of the classes to keep.
 
     Raises:
-        `ClipAlignError`: if there are no labels, or none of the classes has an image.
+        `ClipAlignError`: if there are no labels, a class does not exist, or none of them has an image.
 
     Example:
         ```python
@@ -120,8 +111,9 @@ def keep_classes(source: ImageSource, classes: Sequence[int]) -> ImageSource:
         ['owl', 'cat']
         ```
     """
-    number = {int(label): new for new, label in enumerate(classes)}
     labels = _labels(source)
+    n_classes = int(labels.max(initial=-1)) + 1 if source.class_names is None else len(source.class_names)
+    number = {label: new for new, label in enumerate(as_positions(classes, n_classes, "classes").tolist())}
     rows = [row for row, label in enumerate(labels.tolist()) if label in number]
     part = take(source, rows)
     renumbered = np.array([number[label] for label in labels[rows].tolist()], dtype=np.int64)
