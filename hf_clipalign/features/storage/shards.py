@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hf_clipalign._io.files import atomic_file
@@ -69,7 +69,8 @@ def write_shard(path: Path, kind: str, key: str, index: int, tensors: Mapping[st
     about = json.loads(json.dumps({"kind": kind, "key": key, "shard": index, "meta": meta}))
     about["sha256"] = _seal(content, about)
     with atomic_file(path) as staging:
-        save_file(content, staging, {METADATA: json.dumps(about)})
+        # save_file would write through a temporary file of its own, which a kill leaves behind
+        staging.write_bytes(save(content, {METADATA: json.dumps(about)}))
 
 
 def own_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
