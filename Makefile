@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
+FUZZ_SECONDS ?= 300
+MUTANTS ?= 400
 
-.PHONY: help demo test test-slow lint types bench clean
+.PHONY: help demo test test-slow fuzz mutants lint types bench clean
 
 help:
 	@echo "make demo       run the main job on the built-in data; look at demo-report/index.html"
 	@echo "make test       lint, types and the default tests"
-	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-slow  the tests that take minutes, among them the drills that kill runs and resume them"
+	@echo "make fuzz       damaged inputs for every reader, for five minutes (FUZZ_SECONDS=300)"
+	@echo "make mutants    one-line mistakes that the tests should notice (MUTANTS=400); resumes from mutants.json"
 	@echo "make test-min   the tests with the oldest transformers, peft, datasets and huggingface_hub that we promise"
 	@echo "make test-open-clip  the tests of the open_clip backbones (a virtual environment of several GB)"
 	@echo "make bench      the benchmarks that say how fast retrieval metrics and the decomposition are"
@@ -19,10 +23,17 @@ demo: $(INSTALLED)
 	$(BIN)/clipalign demo --out demo-report
 
 test: $(INSTALLED) lint types
-	$(PYTEST) -n 2 --dist loadfile
+	$(PYTEST) --must-pass-some -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)
-	$(PYTEST) -m slow -n 2 --dist loadfile
+	$(PYTEST) --must-pass-some -m slow -n 2 --dist loadfile
+
+# FUZZ_SECONDS bounds the whole lane; a run that is cut short by it says how many inputs it tried
+fuzz: $(INSTALLED)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTEST) --must-pass-some -m fuzz -s tests/fuzz
+
+mutants: $(INSTALLED)
+	$(BIN)/python -m tests.mutants --count $(MUTANTS) --out mutants.json
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -41,6 +52,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-report outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-report outputs mutants.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 include Makefile.lanes

@@ -1,4 +1,4 @@
-"""Size and search time of compact vectors (312 numbers) against full ones (512) in an exact index.
+"""Size and search time of compact vectors (dimension 312) against full ones (512) in an exact index.
 
     python benchmarks/index.py                # one million vectors, about 5 GB of memory
     python benchmarks/index.py --n 100000

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/kdpl_table.py --output runs/kdpl_table.json
 
-Less than an hour on one core of its own. Every finished run is written at once; a second call goes on where the first
+Less than an hour on one core of its own. Every finished run is written at once; a second call resumes where the first
 one stopped, and `--merge` takes over what calls for other methods or seeds have found.
 """
 

@@ -16,8 +16,6 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from hf_clipalign._files import atomic_file
-
 TARGET = Path(__file__).resolve().parents[1] / "hf_clipalign" / "assets" / "concepts" / "wordnet_physical.txt"
 _ROOT = "physical_entity"
 _LEMMA = re.compile(r"[a-z][a-z' -]{2,}")
@@ -105,8 +103,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=TARGET, help="text file to write, one concept a line")
     args = parser.parse_args()
     names = rank(args.wordnet)
-    with atomic_file(args.output) as staging:
-        staging.write_text("\n".join(names[: args.size]) + "\n", encoding="utf-8")
+    Path(args.output).write_text("\n".join(names[: args.size]) + "\n", encoding="utf-8")
     print(f"{min(args.size, len(names)):,} of {len(names):,} physical nouns written to {args.output}")
 
 

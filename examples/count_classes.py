@@ -18,7 +18,6 @@ import numpy as np
 from rich.console import Console
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._files import atomic_file
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import from_dataset, load_mini
 from hf_clipalign.features import extract_image_features, project_image_features
@@ -56,8 +55,8 @@ def main() -> None:
     estimate = estimate_n_classes(images, labels, labelled, seed=args.seed, progress=True)
     Console().print(estimate.table())
     print(f"{estimate.n_classes} classes estimated, {len(classes)} are there, {estimate.n_known} were known")
-    with atomic_file(args.out) as staging:
-        estimate.plot().savefig(staging, dpi=130)
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    estimate.plot().savefig(args.out, dpi=130)
     print("written:", args.out)
 
 

@@ -1,4 +1,4 @@
-"""Features of images into a folder, by one process or several; stop it and start it again, it goes on.
+"""Features of images into a folder, by one process or several; stop it and start it again: it resumes.
 
     python examples/extract_features.py
     torchrun --standalone --nproc_per_node 2 examples/extract_features.py

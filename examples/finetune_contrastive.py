@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 from torch.nn import functional as F
 from transformers import HfArgumentParser, set_seed
 
@@ -37,6 +35,7 @@ from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
 from hf_clipalign.data import ImageSource, from_dataset, load_mini, open_source, take, with_captions
 from hf_clipalign.evaluation import ReportTable, compare_methods, retrieval_task, zero_shot_weights
 from hf_clipalign.features import extract_image_features
+from hf_clipalign.hub import describe_run
 from hf_clipalign.metrics import modality_gap
 from hf_clipalign.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
 
@@ -81,7 +80,7 @@ COLUMNS = {
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     dataset: str = field(default=MINI, metadata={"help": "Hub id or parquet; mini is the built-in set."})
     train_split: str = field(default="train", metadata={"help": "Split of a data set to learn from."})
@@ -142,7 +141,7 @@ def measure(model: Any, processor: Any, test: ImageSource, example: ExampleArgum
         encoder,
         retrieval_task(features),
         processor=processor,
-        methods=("baseline", "oti"),
+        methods=("raw", "oti"),
         steps=example.steps,
         evaluate_at=sorted({round(example.steps * share) for share in (0.1, 0.25, 0.5, 0.75)} | {example.steps}),
         template=example.template,
@@ -198,16 +197,6 @@ def report(rows: dict[str, dict[str, Any]], caption: str) -> ReportTable:
     return ReportTable(["run", *COLUMNS.values()], [[name, *as_cells(row)] for name, row in rows.items()], caption)
 
 
-def to_rich(table: ReportTable) -> Table:
-    """The table for the terminal."""
-    shown = Table(caption=table.caption, box=None)
-    for column in table.columns:
-        shown.add_column(column, justify="left" if column == "run" else "right")
-    for row in table.rows:
-        shown.add_row(*row)
-    return shown
-
-
 def plot(rows: dict[str, dict[str, Any]]) -> Figure:
     """OTI's gain against the gap, and mAP over OTI's steps against the plain cosine."""
     figure = Figure(figsize=(11, 4), layout="constrained")
@@ -231,7 +220,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
     argv = sys.argv[1:] if argv is None else argv
     example, training = parse(argv)
     train, test = mini_data() if example.dataset == MINI else own_data(example, training)
-    command = shlex.join(["python", "examples/finetune_contrastive.py", *argv])
+    command = describe_run(["python", "examples/finetune_contrastive.py", *argv])
     source = example.model or load_mini().student_path
     model = load_model(source).to(training.device)
     rows = {"before": measure(model, load_processor(source), test, example)}
@@ -246,7 +235,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
         folder = Path(str(training.output_dir))
         (folder / "results.json").write_text(json.dumps({"command": command, "rows": rows}, indent=2))
         plot(rows).savefig(folder / "gap.png", dpi=120)
-        Console().print(to_rich(report(rows, LEGEND.format(steps=example.steps))))
+        Console().print(report(rows, LEGEND.format(steps=example.steps)).to_rich())
         print(f"Numbers, plot and a checkpoint of every run: {folder}")
     return rows
 

@@ -21,7 +21,7 @@ as a folder `set/icon-name.png`. With them, this is the recipe, on a few cores a
 Stages: the towers (symmetric contrastive loss, learned temperature); growth of a smaller model by layers that do
 nothing yet and by interpolated positions; new projectors on frozen towers at a fixed scale of 100.
 
-What is not the same as for the shipped weights, so that a run gives a model of that kind and not these very numbers:
+What is not the same as for the shipped weights, so that a run gives a model of that kind and not these very weights:
 they followed the wall clock (cosine over hours, the student in two such runs of 4,452 and 2,494 steps, the teacher
 with a rate that ended at 4e-4 in its first part), saw seven further emoji styles, and captions cut at 16 tokens;
 images were changed in batches, by other code with the same ranges; the tokenizer, taken from the package here, was
@@ -75,7 +75,7 @@ DEFAULTS = {
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     icons: str | None = field(default=None, metadata={"help": "Parquet file or folder of icons; by default none."})
     start: str | None = field(default=None, metadata={"help": "Checkpoint to grow and train on; by default random."})
@@ -126,7 +126,7 @@ class Images:
 
 
 class Draws(Dataset):
-    """One pair for every place in every batch of a whole run; no batch holds the same name twice.
+    """One pair for every place in every batch of a run; no batch holds the same name twice.
 
     A draw depends on the seed and on its number only, so that workers, processes and resumed runs agree.
     """
@@ -331,7 +331,7 @@ def _with_layers(weights: dict[str, Tensor], prefix: str, has: int, wanted: int)
 
 
 def _interpolated(positions: Tensor, side: int) -> Tensor:
-    """Position embeddings `[1 + n², w]` for a grid of another side; the class token's stays."""
+    """Position embeddings `[1 + n², w]` for a grid of another side; the class token's is kept."""
     old = math.isqrt(len(positions) - 1)
     if old == side:
         return positions

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_clipalign import IsoCLIPModel
-from hf_clipalign._files import atomic_file
 from hf_clipalign.data import load_mini
 from hf_clipalign.hub import CardEvaluation, ModelCardInfo, build_card, retrieval_evaluation
 from hf_clipalign.hub.push import SPECTRUM_FILE, save_spectrum
@@ -21,10 +20,10 @@ DATASET = {"dataset_name": "mini set, emoji of novel concepts", "dataset_type": 
 LICENCE = {
     "licence": "apache-2.0",
     "licence_note": "Apache-2.0, as the package. The image sets that were used for training are listed with their "
-    "licences in `hf_clipalign/assets/mini/licences.tsv`.",
+    "licences in the package's `licences.tsv`.",
 }
 LIMITS = (
-    "Not a general CLIP: it knows emoji and icons on plain paper, no photographs, and the words of their names only.",
+    "Not a general CLIP: trained on emoji and icons on plain paper and the words of their names, not on photographs.",
     "Images have to be put on white before the processor sees them: `hf_clipalign.data.read_image` does it.",
     "One training run, 909 image queries and 301 text queries: look at the intervals, not at single points.",
 )
@@ -46,10 +45,10 @@ def mini_card(name: str, results: dict[str, Any], size: str) -> ModelCardInfo:
         kind="clip",
         model_class="CLIPModel",
         name=f"mini-{name}",
-        load_from=f"hf_clipalign/assets/mini/{name}",
+        load_from=f"mini-{name}",
         description=f"A stock `CLIPModel` with {size}, trained from scratch on emoji and icons for the examples, "
-        "tests and the demo of hf_clipalign. It comes with the package: `load_mini()` of `hf_clipalign.data`; the "
-        "path below is the one in the source tree.",
+        "tests and the demo of hf_clipalign. It comes with the package: `load_mini()` of `hf_clipalign.data` gives "
+        f"it, and `load_mini().{name}_path` is the folder that `mini-{name}` stands for below.",
         evaluations=evaluations(results, "raw", ("image", "text")),
         limits=LIMITS,
         **LICENCE,
@@ -69,12 +68,11 @@ def isoclip_card(results: dict[str, Any]) -> ModelCardInfo:
         name="isoclip-mini-student",
         load_from="isoclip-mini-student",
         base_model="mini-student",
-        base_from="hf_clipalign/assets/mini/student",
         method="isoclip",
         image_band=image,
         text_band=text,
-        description=f"Written by `{command}`. The bands were chosen on emoji that the model knows; all results are on "
-        "emoji whose concepts it never saw.",
+        description=f"Written by `{command}`. The bands were chosen on emoji that the model has seen; all results are "
+        "on emoji whose concepts it never saw.",
         has_spectrum=True,
         evaluations=evaluations(results, "isoclip", ("image", "text")),
         limits=LIMITS,
@@ -92,11 +90,10 @@ def stock_card(results: dict[str, Any]) -> ModelCardInfo:
         load_from="isoclip-mini-student-image",
         model_class="CLIPVisionModelWithProjection",
         base_model="mini-student",
-        base_from="hf_clipalign/assets/mini/student",
         method="isoclip",
         image_band=band,
         compact=True,
-        parameters={"numbers per embedding": heads["isoclip-compact"]["width"]},
+        parameters={"dimension": heads["isoclip-compact"]["width"]},
         description=f"Written by `clipalign trim --model mini-student --image-band {band[0]},{band[1]} --stock image "
         "--compact --out isoclip-mini-student-image`.",
         has_spectrum=True,
@@ -120,8 +117,9 @@ def all_cards() -> list[ModelCardInfo]:
 def main() -> None:
     """Writes every card, and the spectrum where a card shows one."""
     for info in all_cards():
-        with atomic_file(FOLDER / info.name / "README.md") as staging:
-            staging.write_text(str(build_card(info)), encoding="utf-8")
+        folder = FOLDER / info.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(str(build_card(info)), encoding="utf-8")
         if info.has_spectrum:
             bands = {"image_band": info.image_band, "text_band": info.text_band}
             model = IsoCLIPModel.from_clip_pretrained(load_mini().student, **bands)

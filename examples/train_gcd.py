@@ -18,42 +18,40 @@ All flags of the Trainer work; the defaults are the published settings, and for 
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import HfArgumentParser, set_seed
+from transformers import HfArgumentParser
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.backbones import as_dual_encoder, load_model, load_processor
+from hf_clipalign.backbones import load_model, load_processor
 from hf_clipalign.data import (
     GCDSplit,
-    extend_dictionary,
-    fill,
     from_dataset,
     gcd_preset,
     keep_classes,
     load_dictionary,
     load_mini,
 )
-from hf_clipalign.evaluation import ReportTable, ResultTable, class_gallery, kmeans_classes, write_report
-from hf_clipalign.features import extract_image_features, project_image_features
-from hf_clipalign.gcd import SpectralFilterResult, SpectralGCDModel, estimate_n_classes, spectral_filter
-from hf_clipalign.hub import CardEvaluation
-from hf_clipalign.metrics import clustering_accuracy
-from hf_clipalign.trainers import (
-    SpectralGCDTrainer,
-    SpectralGCDTrainingArguments,
-    Teacher,
-    TeacherConcepts,
-    teacher_concepts,
+from hf_clipalign.evaluation import ResultTable
+from hf_clipalign.hub import describe_run
+from hf_clipalign.trainers import SpectralGCDTrainingArguments, Teacher
+from hf_clipalign.trainers.gcd.discovery import Discovery, discover
+from hf_clipalign.trainers.gcd.outcome import (
+    assignments,
+    comparison,
+    verdict,
+    write_assignments,
+    write_card,
+    write_gallery,
+    write_summary,
 )
+from hf_clipalign.trainers.gcd.preparation import count_novel as estimate_novel
+from hf_clipalign.trainers.gcd.preparation import filter_concepts
 
 MINI = "mini"
 MINI_STYLES = ("noto", "twemoji", "fluent", "openmoji")
@@ -77,13 +75,12 @@ MINI_DEFAULTS: dict[str, Any] = {
     "save_strategy": "no",
 }
 MINI_LICENCE = " Images: Noto (Apache-2.0), Twemoji (CC BY 4.0), Fluent (MIT), OpenMoji (CC BY-SA 4.0)."
-FEW_CONCEPTS = 6
 PLAIN_TEMPLATE = "a photo of a {} ."
 
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     dataset: str = field(default=MINI, metadata={"help": "Folder, Hub id, parquet or CSV; mini is the built-in set."})
     split: str | None = field(default=None, metadata={"help": "Split of a data set."})
@@ -156,93 +153,33 @@ def _known(text: str) -> Any:
     return [name.strip() for name in text.split(",")]
 
 
-def student_features(student: Any, processor: Any, split: GCDSplit) -> Tensor:
-    """Unit image features of the untrained student."""
-    encoder = as_dual_encoder(student)
-    features = extract_image_features(encoder, split.source, processor)
-    return F.normalize(project_image_features(encoder, features.values), dim=-1)
-
-
 def dictionary(example: ExampleArguments) -> list[str]:
-    """The file that was named, or WordNet; for the built-in set the names of all emoji, which its models know."""
+    """The file that was named, or WordNet; for the built-in set the names of all emoji, which its models have seen."""
     if example.dataset == MINI and example.dictionary is None:
         names = load_mini().concepts
         return names.known + names.novel
     return load_dictionary(example.dictionary)
 
 
-def filter_concepts(
-    example: ExampleArguments, split: GCDSplit, teacher: Teacher, cache: str | None
-) -> tuple[SpectralFilterResult, list[str], TeacherConcepts]:
-    """What the filter found, the concepts to use, and the teacher's features of them and of the images.
-
-    In the published settings the filter reads the plain prompt, whatever that of the training is.
-    """
-    names = extend_dictionary(dictionary(example), split.class_names)
-    features = teacher_concepts(teacher, split.source, names, example.template, cache=cache)
-    texts = features.texts
-    if example.preset is not None and example.template != PLAIN_TEMPLATE:
-        texts = teacher.text_features(fill(PLAIN_TEMPLATE, names)).cpu()
-    found = spectral_filter(features.images, texts, names)
-    if example.no_filter:
-        return found, names, features
-    return found, found.concepts, features.of_concepts(found.retained)
-
-
 def count_novel(example: ExampleArguments, split: GCDSplit, features: Tensor, show: bool = True) -> int:
-    """What was asked for, else the truth, else an estimate from the labelled part."""
+    """What was given, else the truth, else an estimate from the labelled part."""
     if example.n_novel is not None:
         return example.n_novel
     if split.has_truth:
         return split.n_novel
-    estimate = estimate_n_classes(features, split.training_labels, split.labelled)
+    n_novel, estimate = estimate_novel(split, features)
     if show:
         Console().print(estimate.table())
-    if not estimate.n_novel:
-        raise ClipAlignError(
-            f"{split.source.name}: the estimate finds no novel class: give their number with --n_novel"
-        )
-    return estimate.n_novel
+    return n_novel
 
 
-def scores(split: GCDSplit, classes: np.ndarray) -> dict[str, float]:
-    """All, Old and New of the unlabelled images."""
-    rows = split.unlabelled_rows
-    found = clustering_accuracy(split.labels[rows], classes[rows], split.known_mask[rows])
-    return {name.capitalize(): found[name] for name in ("all", "old", "new")}
-
-
-def baselines(table: ResultTable, split: GCDSplit, features: dict[str, Tensor], n_classes: int, seed: int) -> None:
-    """Adds what k-means finds without training."""
-    for name, values in features.items():
-        table.add(f"k-means on {name} features", scores(split, kmeans_classes(values, n_classes, seed)))
-
-
-def new_model(
-    example: ExampleArguments, student: Any, processor: Any, concepts: list[str], split: GCDSplit, n_novel: int
-) -> SpectralGCDModel:
-    """The student with an untrained head."""
-    return SpectralGCDModel.from_student(
-        student,
-        concepts,
-        split.class_names,
-        n_novel,
-        processor=processor,
-        template=example.template,
-        hidden_size=example.hidden_size,
-        mlp_hidden_size=example.mlp_hidden_size,
-        bottleneck_size=example.bottleneck_size,
-    )
-
-
-def write_gallery(folder: Path, model: SpectralGCDModel, split: GCDSplit, classes: np.ndarray, licence: str) -> Path:
-    """The page with a row for every class."""
-    sections = class_gallery(split, classes, model.class_labels(), model.class_concepts(FEW_CONCEPTS))
-    lead = (
-        f"{len(split)} images, {int(split.labelled.sum())} with a label of {len(split.class_names)} known classes; "
-        f"{model.config.n_novel} others were looked for, with {len(model.config.concepts)} concepts.{licence}"
-    )
-    return write_report(folder / "gallery.html", "Classes that were found", sections, lead)
+def accuracies(found: Discovery, title: str, command: str) -> ResultTable:
+    """All, Old and New of every method; an empty table where the truth is not known."""
+    table = ResultTable(title, note=f"`{command}`.")
+    for name, method in found.methods.items():
+        if method.scores:
+            table.add(name, method.scores)
+    return table
 
 
 def main(argv: list[str] | None = None) -> ResultTable:
@@ -254,35 +191,46 @@ def main(argv: list[str] | None = None) -> ResultTable:
     split = mini_split(training.seed) if on_mini else own_split(example)
     teacher = Teacher(teacher_name)
     teacher.model.to(training.device)
-    found, concepts, taught = filter_concepts(example, split, teacher, training.teacher_cache)
+    filtered, concepts, taught = filter_concepts(
+        split,
+        teacher,
+        dictionary(example),
+        example.template,
+        filter_template=PLAIN_TEMPLATE if example.preset is not None else None,  # published: the plain prompt
+        keep_all=example.no_filter,
+        cache=training.teacher_cache,
+    )
     del teacher  # all its work is done
-    n_novel = count_novel(example, split, taught.images, show=training.process_index == 0)
-    command = shlex.join(["accelerate", "launch", "examples/train_gcd.py", *argv])
-    table = ResultTable(f"Clustering accuracy of the unlabelled images of {example.dataset}", note=f"`{command}`.")
-    if split.has_truth:
-        features = {"student": student_features(student, processor, split), "teacher": taught.images}
-        baselines(table, split, features, len(split.class_names) + n_novel, training.seed)
-
-    set_seed(training.seed)  # before the head is drawn
-    model = new_model(example, student, processor, concepts, split, n_novel)
-    trainer = SpectralGCDTrainer(model, training, train_dataset=split, teacher=taught)
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    classes = trainer.assign_classes()
-    if split.has_truth:
-        table.add("SpectralGCD", scores(split, classes))
-    trainer.save_model()
-    if trainer.is_world_process_zero():
+    found = discover(
+        split,
+        student,
+        processor,
+        taught,
+        concepts,
+        training,
+        n_novel=count_novel(example, split, taught.images, show=training.process_index == 0),
+        template=example.template,
+        hidden_size=example.hidden_size,
+        mlp_hidden_size=example.mlp_hidden_size,
+        bottleneck_size=example.bottleneck_size,
+    )
+    command = describe_run(["accelerate", "launch", "examples/train_gcd.py", *argv])
+    table = accuracies(found, f"Clustering accuracy of the unlabelled images of {example.dataset}", command)
+    if training.process_index == 0:
         folder = Path(training.output_dir or ".")
-        gallery = write_gallery(folder, model, split, classes, MINI_LICENCE if on_mini else "")
-        cells = ReportTable(["method", *table.tests], table.cells(), "accuracy in percent")
-        evaluations = [CardEvaluation(table.title, [], cells)] if split.has_truth else []
-        trainer.create_model_card(command=command, evaluations=evaluations)
-        if split.has_truth:
-            Console(markup=False).print(table.to_rich())
-        print(f"{found.n_retained} of {len(found.concept_names)} concepts tell the images apart")
-        print(f"the gallery is {gallery}, the model and its card are in {folder}")
-        if training.push_to_hub:
-            model.push_to_hub(training.hub_model_id or folder.name)
+        method = str(found.trained)
+        rows = assignments(found, method, taught, concepts)
+        write_assignments(folder / "assignments.csv", rows)
+        write_summary(folder / "summary.json", found, method, rows, {"command": command})
+        gallery = write_gallery(folder, found, method, taught, concepts, MINI_LICENCE if on_mini else "")
+        write_card(found, command, f"Unlabelled images of {example.dataset}")
+        Console(markup=False).print(table.to_rich() if split.has_truth else comparison(found).to_rich())
+        print(f"{filtered.n_retained} of {len(filtered.concept_names)} concepts tell the images apart")
+        print(f"the gallery is {gallery}, the model, its card and assignments.csv are in {folder}")
+        for reason in verdict(found):
+            print(f"warning: {reason}")
+        if training.push_to_hub and found.model is not None:
+            found.model.push_to_hub(training.hub_model_id or folder.name)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Learns findings one after the other with RE-tune's adapters, and shows what is remembered.
+"""Learns findings one after the other with RE-tune's adapters, and shows what is not forgotten.
 
     python examples/train_retune.py
 
@@ -12,12 +12,11 @@ On chest X-rays, from features that `clipalign embed` made (the images are not n
         --test_features chest-valid/ --test_labels CheXpert/valid.csv --scenarios class-incremental \
         --output_dir runs/chest
 
-Stopped runs go on with `--resume`. The defaults are the published settings. Research software, not for diagnosis.
+`--resume` resumes stopped runs. The defaults are the published settings. Research software, not for diagnosis.
 """
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ from typing import Any
 import numpy as np
 from peft import get_peft_model
 from rich.console import Console
-from rich.table import Table
 from transformers import HfArgumentParser, set_seed
 
 from hf_clipalign import ClipAlignError
@@ -46,6 +44,7 @@ from hf_clipalign.data import (
 )
 from hf_clipalign.evaluation import IncrementalResult, write_incremental_report
 from hf_clipalign.features import LabelledEmbeddings, extract_to_store
+from hf_clipalign.hub import describe_run
 from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
 from hf_clipalign.tuners import RETuneConfig
 
@@ -68,7 +67,7 @@ OWN_DATA = ("model", "features", "labels", "test_features", "test_labels")
 
 @dataclass
 class ExampleArguments:
-    """What the example itself can be told."""
+    """Options of the example itself."""
 
     model: str | None = field(default=None, metadata={"help": "The CLIP: Hub id or folder. Default: the built-in."})
     features: str | None = field(default=None, metadata={"help": "Training features: a folder of `clipalign embed`."})
@@ -89,7 +88,7 @@ class ExampleArguments:
     adapter: str = field(default="mlp", metadata={"help": "mlp or linear."})
     sides: str = field(default="both", metadata={"help": "both, shared, image or text."})
     identity_start: bool = field(default=False, metadata={"help": "Start the adapters as the identity."})
-    resume: bool = field(default=False, metadata={"help": "Go on with a run that was stopped."})
+    resume: bool = field(default=False, metadata={"help": "Resume a run that was stopped."})
 
 
 @dataclass
@@ -209,12 +208,7 @@ def run_scenario(
 def show(result: IncrementalResult, bounds: dict[str, Any]) -> None:
     """Prints the matrix with its bounds."""
     report = result.table("auroc", bounds)
-    table = Table(title=f"{result.scenario}: AUROC after every task, %", caption=report.caption)
-    for index, column in enumerate(report.columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    for row in report.rows:
-        table.add_row(*row)
-    Console().print(table)
+    Console().print(report.to_rich(f"{result.scenario}: AUROC after every task, %"))
 
 
 def main(argv: list[str] | None = None) -> list[IncrementalResult]:
@@ -222,7 +216,7 @@ def main(argv: list[str] | None = None) -> list[IncrementalResult]:
     example, training = parse(argv)
     folder = Path(training.output_dir or "retune")
     problem = own_problem(example) if has_own_data(example) else mini_problem(folder)
-    command = shlex.join(["python", "examples/train_retune.py", *argv])
+    command = describe_run(["python", "examples/train_retune.py", *argv])
     upper = run_scenario("joint", problem, example, training, command)
     bounds = {"joint training": {**_last(upper), **upper.means[-1]}}
     results = [run_scenario(name, problem, example, training, command) for name in example.scenarios]

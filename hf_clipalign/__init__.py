@@ -6,10 +6,19 @@ Importing the package also makes its models known to the Auto classes of transfo
 
 import lazy_loader
 
-from hf_clipalign._registration import register_when_transformers_loads
+from hf_clipalign._hooks import before_first_push
 
 __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-register_when_transformers_loads()
+# rooms whose models register themselves
+from hf_clipalign import gcd, isoclip  # noqa: E402, F401
+
+
+def _load_hub() -> None:
+    """The room that pushes registers its hooks when it is imported: on the first `push_to_hub`."""
+    import hf_clipalign.hub.push  # noqa: F401
+
+
+before_first_push(_load_hub)

@@ -1,38 +1,41 @@
-"""What the package's models share when they are saved and pushed.
-
-Models lie below the room that publishes: it is imported on use.
-"""
+"""What the package's models share when they are saved."""
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_clipalign._files import atomic_folder
+from hf_clipalign._io.files import atomic_folder
+
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "model.safetensors", "model-?????-of-?????.safetensors"),
+    "model.safetensors.index.json",
+)
+"""Files of a model by pattern: one saved over another leaves none of the old ones."""
+SPECTRUM_FILE = "spectrum.png"
 
 _HUB_KWARGS = ("repo_id", "private", "revision", "commit_message", "token")
 
 
-def push_aligned(model: Any, repo_id: str, **kwargs: Any) -> Any:
-    """`hf_clipalign.hub.push_isoclip`, imported on use."""
-    from hf_clipalign.hub import push_isoclip
+def save_whole(
+    model: Any, save: Callable[..., Any], save_directory: str | Path, processor: Any = None, **kwargs: Any
+) -> None:
+    """Calls transformers' `save_pretrained` so that a crash leaves the old model or the new one; then may push.
 
-    return push_isoclip(model, repo_id, **kwargs)
-
-
-def push_model(model: Any, repo_id: str, **kwargs: Any) -> Any:
-    """`hf_clipalign.hub.push_model`, imported on use."""
-    from hf_clipalign.hub import push_model
-
-    return push_model(model, repo_id, **kwargs)
-
-
-def save_whole(model: Any, save: Callable[..., Any], save_directory: str | Path, **kwargs: Any) -> None:
-    """Calls transformers' `save_pretrained` so that a crash leaves no half-written file; then pushes if asked to."""
-    push = kwargs.pop("push_to_hub", False)
+    Files in the folder that are not the model's own stay, as with transformers.
+    """
+    hub = kwargs.pop("push_to_hub", False)
     hub_kwargs = {name: kwargs.pop(name) for name in _HUB_KWARGS if name in kwargs}
-    with atomic_folder(save_directory) as staging:
+    with atomic_folder(save_directory, keep=not_of_a_model) as staging:
         save(staging, **kwargs)
-    if push:
+        if processor is not None:
+            processor.save_pretrained(staging)
+    if hub:
         model.push_to_hub(hub_kwargs.pop("repo_id", None) or Path(save_directory).name, **hub_kwargs)
+
+
+def not_of_a_model(name: str) -> bool:
+    """Whether a file of a folder stays when another model is saved there."""
+    return not any(fnmatch.fnmatchcase(name, pattern) for pattern in (*MODEL_FILES, SPECTRUM_FILE))

@@ -11,23 +11,24 @@ from types import ModuleType
 from typing import Any
 
 _AUTO_CLASSES = "transformers.models.auto.modeling_auto"
-_MODULES_THAT_REGISTER = ("hf_clipalign.isoclip.modeling", "hf_clipalign.gcd.modeling")
+_waiting: list[str] = []
+"""Modules that register models, each named by the room that it lies in."""
 
 
-def register() -> None:
-    """Registers the package's models with `AutoConfig` and `AutoModel` now. Calling it again does nothing."""
-    for module in _MODULES_THAT_REGISTER:
-        importlib.import_module(module)
+def register_with_auto_classes(module: str) -> None:
+    """Imports a module that registers its models as soon as the Auto classes are imported: now, or right after.
 
+    A room calls it in its `__init__`, so that it stays cheap to import, and `AutoModel.from_pretrained` of a saved
+    model works after `import hf_clipalign`.
 
-def register_when_transformers_loads() -> None:
-    """Registers as soon as the Auto classes are imported: now if they are, else right after they will be.
-
-    `import hf_clipalign` stays cheap, and `AutoModel.from_pretrained` of an aligned checkpoint works after it.
+    Args:
+        module (`str`): dotted name, in the room that calls.
     """
     if _AUTO_CLASSES in sys.modules:
-        register()
-    elif not any(isinstance(finder, _AfterAutoClasses) for finder in sys.meta_path):
+        importlib.import_module(module)
+        return
+    _waiting.append(module)
+    if not any(isinstance(finder, _AfterAutoClasses) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterAutoClasses())
 
 
@@ -55,4 +56,5 @@ class _RegisteringLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        register()
+        while _waiting:
+            importlib.import_module(_waiting.pop())

@@ -15,3 +15,19 @@ def pytest_collection_finish() -> None:
     """`Trainer.train` collects garbage, and would look through all modules and tests again each time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--must-pass-some",
+        action="store_true",
+        help="end with an error where no test passed: all skipped, or none found",
+    )
+
+
+def pytest_sessionfinish(session, exitstatus) -> None:
+    """A lane whose tests are all skipped has shown nothing, and must not look like one that passed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--must-pass-some") and exitstatus == 0 and not reporter.stats.get("passed"):
+        reporter.write_line("ERROR: no test of this lane ran and passed", red=True)
+        session.exitstatus = 5

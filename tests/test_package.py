@@ -1,30 +1,118 @@
-"""The package as a whole: what an import costs, what is public, and which room may import which."""
+"""The package as a whole: what an import costs, what is public, which room may import which, and how big it may grow.
 
-import ast
+The floor plan counts every arrow: imports inside functions, for types only, and by a string, like those at the top.
+"""
+
 import importlib
 import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import hf_clipalign
+from tests.import_graph import ImportGraph
 
 PACKAGE = Path(hf_clipalign.__file__).parent
-# a room may import the rooms after it
+ROOT = PACKAGE.parent
+# a room may import the rooms of the lines after it; those of one line do not import each other
 FLOOR_PLAN = [
     {"cli", "app"},
     {"trainers"},
+    {"benchmarks"},
     {"hub"},
+    {"search"},
     {"evaluation"},
     {"isoclip", "inversion", "gcd", "tuners"},
+    {"features"},
     {"losses", "metrics"},
     {"data"},
     {"backbones"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOOR_PLAN) for room in rooms}
+ROOMS_TO_COME = {"app", "benchmarks", "search"}
+EXAMPLES, FRONT_DOOR, FOUNDATION = -1, -2, len(FLOOR_PLAN)
+MOST_LINES, MOST_MODULES = 400, 14
+GRAPH = ImportGraph(ROOT)
+
+
+def room_of(module):
+    """The folder below the package; "" for the package itself, the module's own name for one beside the rooms."""
+    return [*module.split("."), ""][1] if module.startswith("hf_clipalign") else "examples"
+
+
+def level_of(module):
+    room = room_of(module)
+    if room == "examples":
+        return EXAMPLES
+    return FRONT_DOOR if room == "" else LEVEL.get(room, FOUNDATION)
+
+
+def is_private(name):
+    return name is not None and name.startswith("_") and not name.endswith("__")
+
+
+def upward_arrows():
+    for arrow in GRAPH.arrows + GRAPH.stub_arrows:
+        if level_of(arrow.importer) == FRONT_DOOR or arrow.target == "hf_clipalign":
+            continue
+        same_room = room_of(arrow.importer) == room_of(arrow.target)
+        beside = level_of(arrow.importer) == level_of(arrow.target) == FOUNDATION
+        if not same_room and not beside and level_of(arrow.target) <= level_of(arrow.importer):
+            yield f"{arrow.importer} -> {room_of(arrow.target)}"
+
+
+def private_imports():
+    for arrow in GRAPH.arrows + GRAPH.stub_arrows:
+        if room_of(arrow.importer) == room_of(arrow.target):
+            continue
+        inside_the_package = arrow.importer.startswith("hf_clipalign")
+        hidden = [part for part in arrow.written.split(".")[1:] if is_private(part)]
+        if inside_the_package and level_of(arrow.target) == FOUNDATION:
+            hidden = []
+        if hidden or is_private(arrow.name):
+            yield f"{arrow.importer} -> {arrow.written}" + (f".{arrow.name}" if is_private(arrow.name) else "")
+
+
+def modules_by_folder():
+    return Counter(
+        file.parent.relative_to(ROOT).as_posix() for file in PACKAGE.rglob("*.py") if not file.stem.startswith("__")
+    )
+
+
+FOUND = {
+    "upwards": upward_arrows,
+    "private": private_imports,
+    "circle": lambda: (" <-> ".join(circle) for circle in GRAPH.circles()),
+    "long": lambda: (
+        module for module, file in GRAPH.files.items() if len(file.read_text().splitlines()) > MOST_LINES
+    ),
+    "missing": lambda: (
+        f"{arrow.importer} -> {arrow.target}"
+        for arrow in GRAPH.arrows + GRAPH.stub_arrows
+        if arrow.target not in GRAPH.files
+    ),
+    "crowded": lambda: (folder for folder, modules in modules_by_folder().items() if modules > MOST_MODULES),
+    "name": lambda: (module for module in GRAPH.files if "_and_" in module),
+    "relative": lambda: (
+        module for module, file in GRAPH.files.items() if re.search(r"^\s*from \.", file.read_text(), re.MULTILINE)
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", FOUND)
+def test_the_floor_plan(rule):
+    found = set(FOUND[rule]())
+    assert found == set(), f"against the rule {rule!r}"
+
+
+def test_every_room_is_in_the_floor_plan():
+    rooms = {folder.name for folder in PACKAGE.iterdir() if any(folder.rglob("*.py")) and folder.name[0] != "_"}
+    assert rooms | ROOMS_TO_COME == set(LEVEL)
+    assert not rooms & ROOMS_TO_COME, "a room that exists is not to come"
 
 
 def run(code):
@@ -45,34 +133,6 @@ def test_every_public_name_can_be_imported(stub):
     assert set(names) <= set(dir(module))
     for name in names:
         assert getattr(module, name) is not None
-
-
-def absolute_module(node, file):
-    if node.level == 0:
-        return node.module
-    package = file.relative_to(PACKAGE.parent).parts[: -node.level]
-    return ".".join([*package, *filter(None, [node.module])])
-
-
-def imported_rooms(file):
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            modules = [absolute_module(node, file)]
-        elif isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        else:
-            continue
-        for module in modules:
-            parts = module.split(".")
-            if parts[0] == "hf_clipalign" and len(parts) > 1:
-                yield parts[1]
-
-
-@pytest.mark.parametrize("room", sorted(LEVEL))
-def test_imports_go_down_the_floor_plan(room):
-    for file in (PACKAGE / room).rglob("*.py"):
-        for other in set(imported_rooms(file)) & set(LEVEL):
-            assert other == room or LEVEL[other] > LEVEL[room], f"{file} imports {other}"
 
 
 def test_no_backbone_is_asked_for_by_name_outside_its_room():

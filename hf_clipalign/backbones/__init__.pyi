@@ -1,3 +1,5 @@
+from .checkpoint import check_finite as check_finite
+from .checkpoint import is_finite as is_finite
 from .dual_encoder import DualEncoder as DualEncoder
 from .dual_encoder import ModulePaths as ModulePaths
 from .dual_encoder import Projector as Projector
@@ -7,6 +9,7 @@ from .linearization import linearize_pooling_head as linearize_pooling_head
 from .linearization import projection_error as projection_error
 from .loading import load_image_processor as load_image_processor
 from .loading import load_model as load_model
+from .loading import load_pretrained as load_pretrained
 from .loading import load_processor as load_processor
 from .open_clip import OpenClipProcessor as OpenClipProcessor
 from .open_clip_conversion import open_clip_to_transformers as open_clip_to_transformers
@@ -14,11 +17,11 @@ from .packing import PackedPrompts as PackedPrompts
 from .packing import encode_prompts as encode_prompts
 from .packing import encode_texts as encode_texts
 from .packing import pack_prompts as pack_prompts
-from .packing import project_texts as project_texts
 from .parameters import projector_parameters as projector_parameters
 from .parameters import tower_parameters as tower_parameters
 from .registry import as_dual_encoder as as_dual_encoder
 from .registry import register_backbone as register_backbone
 from .registry import supported_model_types as supported_model_types
+from .text import project_texts as project_texts
 from .text import tokenize as tokenize
 from .weights import weights_hash as weights_hash

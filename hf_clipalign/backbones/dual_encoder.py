@@ -27,6 +27,12 @@ class ModulePaths:
         image_embeddings (`str`): the module that gives the image tokens `[N, P, d]` to the first norm or layer.
         image_layers (`str`): the list of the image tower's encoder layers.
         patch_embedding (`str`): the module that turns pixels into patch tokens, `[N, d, h, w]` or `[N, P, d]`.
+
+    Example:
+        ```python
+        >>> encoder.module_paths.text_layers
+        'text_model.encoder.layers'
+        ```
     """
 
     token_embedding: str = "text_model.embeddings.token_embedding"
@@ -43,6 +49,13 @@ class Projector:
     Args:
         weight (`Tensor [d, w]`): d is the shared embedding size, w the width of the tower before the projector.
         bias (`Tensor [d]`, *optional*): None for the families whose projector has no bias.
+
+    Example:
+        ```python
+        >>> projector = encoder.image_projector
+        >>> projector.weight.shape, projector.bias is None
+        (torch.Size([128, 128]), True)
+        ```
     """
 
     weight: Tensor
@@ -66,6 +79,14 @@ class DualEncoder(ABC):
 
     Args:
         model (`nn.Module`): the two-tower model.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import as_dual_encoder
+        >>> encoder = as_dual_encoder(model)
+        >>> encoder.embed_dim, encoder.vision_dim, encoder.text_dim
+        (128, 128, 128)
+        ```
     """
 
     causal_text: bool
@@ -136,7 +157,7 @@ class DualEncoder(ABC):
         """How the text tower may read prompts: `"packed"` and `"cut"` need causal attention, `"full"` always goes.
 
         Flash attention takes no mask of its own shape, nor does a tower that lays its causal mask over a given one
-        (CLIPSeg in the first transformers 5 releases): such a model is cut and never packed.
+        (CLIPSeg in transformers 5.0): cut, never packed.
         """
         if not self.causal_text:
             return ("full",)
@@ -157,15 +178,13 @@ class DualEncoder(ABC):
 
     @property
     def patch_table(self) -> nn.Module | None:
-        """The module that gives patch embeddings of pixels, a map `[N, d, h, w]` if it is a convolution, else rows
-        `[N, P, d]`; None: pseudo-patches cannot be learned."""
+        """The module that gives patch embeddings, `[N, d, h, w]` or `[N, P, d]`; None: no pseudo-patches."""
         return None if self.module_paths is None else self.model.get_submodule(self.module_paths.patch_embedding)
 
     @property
     def n_patches(self) -> int:
         """Number P of patch tokens of an image of the model's own size."""
-        vision = self.config.vision_config
-        return (vision.image_size // vision.patch_size) ** 2
+        return (self.config.vision_config.image_size // self.config.vision_config.patch_size) ** 2
 
     def blank_images(self, n: int) -> dict[str, Any]:
         """The image tower's inputs for n empty images of the model's own size: carriers for patch tokens."""
@@ -284,6 +303,33 @@ class DualEncoder(ABC):
         """Column of each row's last token that the text feature depends on, `LongTensor [N]`. Default: the last."""
         return torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)
 
+    def checked_end_positions(self, input_ids: Tensor) -> Tensor:
+        """`end_positions` of texts that begin with their start token.
+
+        Raises:
+            `ClipAlignError`: where attention is causal, a row whose end comes first: it is padded on the left.
+        """
+        ends = self.end_positions(input_ids)
+        if self.causal_text and input_ids.shape[1] > 1 and bool((ends == 0).any()):
+            row = int((ends == 0).to(torch.int).argmax())
+            raise ClipAlignError(
+                f"text {row} begins with the end token or has none: the model would read nothing of it. Pad texts on "
+                "the right (hf_clipalign.backbones.tokenize does), or give their attention_mask."
+            )
+        return ends
+
+    def padded_behind(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Texts with their padding behind the tokens, as every family reads them, and their mask.
+
+        Raises:
+            `ClipAlignError`: attention is causal, and a text without a mask begins with its end token.
+        """
+        if attention_mask is not None:
+            return padded_on_the_right(input_ids, attention_mask)
+        if self.causal_text:
+            self.checked_end_positions(input_ids)
+        return input_ids, None
+
     def image_preprojection(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
         """Image features before the projector, `[N, d_v]`, from `pixel_values [N, 3, H, W]`."""
         return self.image_outputs(pixel_values, **kwargs).pooler_output
@@ -291,10 +337,12 @@ class DualEncoder(ABC):
     def text_preprojection(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Text features before the projector, `[N, d_t]`, from `input_ids [N, T]`.
 
-        Where attention is causal, columns after the last end token are cut off first: the same features, faster.
+        Padding is moved behind first (`padded_behind`, with its errors). Where attention is causal, columns after the
+        last end token are cut off: the same features, faster.
         """
+        input_ids, attention_mask = self.padded_behind(input_ids, attention_mask)
         if self.causal_text:
-            length = int(self.end_positions(input_ids).max()) + 1
+            length = int(self.checked_end_positions(input_ids).max()) + 1
             input_ids = input_ids[:, :length]
             attention_mask = None if attention_mask is None else attention_mask[:, :length]
         return self.text_outputs(input_ids, attention_mask).pooler_output
@@ -338,3 +386,12 @@ class DualEncoder(ABC):
     def projector(self, modality: Modality) -> Projector:
         """`image_projector` or `text_projector` by name."""
         return self.image_projector if modality == "image" else self.text_projector
+
+
+def padded_on_the_right(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Texts `[N, T]` and their mask with the padding of every row behind its tokens."""
+    first = attention_mask.to(torch.int).argmax(dim=1)
+    if not bool(first.any()):
+        return input_ids, attention_mask
+    columns = (torch.arange(input_ids.shape[1], device=input_ids.device) + first[:, None]) % input_ids.shape[1]
+    return input_ids.gather(1, columns), attention_mask.gather(1, columns)

@@ -23,6 +23,13 @@ class ProjectionError(NamedTuple):
         relative (`float`): mean of `|linear - exact| / |exact|` over the images.
         worst (`float`): the largest of them.
         cosine (`float`): mean cosine between the linear and the exact feature.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import projection_error
+        >>> projection_error(encoder, features.values).relative < 1e-5
+        True
+        ```
     """
 
     relative: float
@@ -46,6 +53,17 @@ def linearize_pooling_head(head: Any, layout: Layout = "consistent") -> Projecto
 
     Returns:
         `Projector`: weight `[d, d]` and bias `[d]`, without gradients.
+
+    Example:
+        ```python
+        >>> from transformers import SiglipVisionConfig
+        >>> from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
+        >>> from hf_clipalign.backbones import linearize_pooling_head
+        >>> config = SiglipVisionConfig(hidden_size=8, intermediate_size=16, num_attention_heads=2)
+        >>> projector = linearize_pooling_head(SiglipMultiheadAttentionPoolingHead(config))
+        >>> projector.weight.shape, projector.bias.shape
+        (torch.Size([8, 8]), torch.Size([8]))
+        ```
     """
     check_layout(layout)
     norm = head.layernorm if hasattr(head, "layernorm") else head.norm
@@ -90,13 +108,36 @@ def image_projection_error(encoder: DualEncoder, pixel_values: Tensor, **kwargs:
 
     Returns:
         `ProjectionError`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import image_projection_error
+        >>> pixels = processor(images=images.read(0), return_tensors="pt")
+        >>> image_projection_error(encoder, **pixels).worst < 1e-5
+        True
+        ```
     """
     return projection_error(encoder, encoder.image_preprojection(pixel_values, **kwargs))
 
 
 @torch.no_grad()
 def projection_error(encoder: DualEncoder, features: Tensor) -> ProjectionError:
-    """`image_projection_error` from image features before the projector, `[N, d_v]` or with the column of ones."""
+    """`image_projection_error` from image features before the projector, `[N, d_v]` or with the column of ones.
+
+    Args:
+        encoder (`DualEncoder`): the backbone.
+        features (`Tensor [N, d_v]`): from its image tower.
+
+    Returns:
+        `ProjectionError`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import projection_error
+        >>> round(projection_error(encoder, features.values).cosine, 4)
+        1.0
+        ```
+    """
     features = features[:, : encoder.vision_dim].to(encoder.device, encoder.dtype)
     exact = encoder.project_image(features).float()
     linear = F.linear(features, encoder.image_projector.weight, encoder.image_projector.bias).float()

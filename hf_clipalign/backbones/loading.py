@@ -2,48 +2,172 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones.checkpoint import check_files, check_model_size, is_finite, load_checked
+
+_LONGEST_REASON = 240
+_TRIED_SIZE = (40, 30)
 
 
 def load_model(model_or_id: Any, **from_pretrained_kwargs: Any) -> nn.Module:
-    """Loads a two-tower model in evaluation mode, or returns the given one as it is.
+    """Loads a two-tower model in evaluation mode; a model that is given is returned as it is, not copied.
 
     Args:
         model_or_id (`str`, `Path` or `nn.Module`): a local folder, a Hub id, or a model.
         **from_pretrained_kwargs: passed to `AutoModel.from_pretrained` (`revision`, `dtype`, `token`, …).
 
+    Returns:
+        `nn.Module`: the model.
+
     Raises:
-        `ClipAlignError`: the folder is no checkpoint; the id is unknown, private, or not cached while offline.
+        `ClipAlignError`: the folder is no checkpoint, is damaged, or does not fit its own `config.json`; weights are
+            missing, NaN or infinite; the id is unknown, private, or not cached while offline.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import load_model
+        >>> from hf_clipalign.data import load_mini
+        >>> type(load_model(load_mini().student_path)).__name__
+        'CLIPModel'
+        ```
     """
     if not isinstance(model_or_id, (str, Path)):
         return model_or_id
     from transformers import AutoModel
 
-    return _load(AutoModel.from_pretrained, model_or_id, "model", **from_pretrained_kwargs).eval()
+    return load_pretrained(AutoModel.from_pretrained, model_or_id, **from_pretrained_kwargs).eval()
+
+
+def load_pretrained(load: Callable[..., Any], path_or_id: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls a model's `from_pretrained` with the checks and the errors of `load_model`.
+
+    Args:
+        load (`Callable`): `AutoModel.from_pretrained`, or that of a model class.
+        path_or_id (`str` or `Path`): a local folder or a Hub id; anything else goes to `load` as it is.
+        *args, **kwargs: passed to `load`.
+
+    Returns:
+        What `load` returns.
+
+    Raises:
+        `ClipAlignError`: as `load_model`.
+
+    Example:
+        ```python
+        >>> from transformers import CLIPModel
+        >>> from hf_clipalign.backbones import load_pretrained
+        >>> type(load_pretrained(CLIPModel.from_pretrained, mini.student_path)).__name__
+        'CLIPModel'
+        ```
+    """
+    if not isinstance(path_or_id, (str, Path)):
+        return load(path_or_id, *args, **kwargs)
+
+    def checked(name: str) -> Any:
+        check_model_size(name)
+        return load_checked(load, name, *args, **kwargs)
+
+    return _load(checked, path_or_id, "model")
 
 
 def load_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any:
     """Loads the processor (images and texts) of a checkpoint; errors as `load_model`.
 
     The Pillow backend is used for images, so that features do not depend on whether torchvision is installed.
+
+    Args:
+        path_or_id (`str` or `Path`): a local folder or a Hub id.
+        **from_pretrained_kwargs: passed to `AutoProcessor.from_pretrained` (`revision`, `token`, …).
+
+    Returns:
+        `ProcessorMixin`: the processor.
+
+    Raises:
+        `ClipAlignError`: as `load_model`, for a folder without a processor, and for one whose settings (sizes, mean,
+            std …) fail on a small image, or give pixels that are not finite.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import load_processor
+        >>> from hf_clipalign.data import load_mini
+        >>> type(load_processor(load_mini().student_path)).__name__
+        'CLIPProcessor'
+        ```
     """
     from transformers import AutoProcessor
 
-    return _load(AutoProcessor.from_pretrained, path_or_id, "processor", **_pillow(), **from_pretrained_kwargs)
+    load = partial(_load_and_try, AutoProcessor.from_pretrained)
+    return _load(load, path_or_id, "processor", **_pillow(), **from_pretrained_kwargs)
 
 
 def load_image_processor(path_or_id: str | Path, **from_pretrained_kwargs: Any) -> Any:
-    """Loads the image processor of a checkpoint that has no tokenizer; otherwise as `load_processor`."""
+    """Loads the image processor of a checkpoint that has no tokenizer; otherwise as `load_processor`.
+
+    Args:
+        path_or_id (`str` or `Path`): a local folder or a Hub id.
+        **from_pretrained_kwargs: passed to `AutoImageProcessor.from_pretrained`.
+
+    Returns:
+        The image processor.
+
+    Raises:
+        `ClipAlignError`: as `load_processor`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import load_image_processor
+        >>> load_image_processor(mini.student_path).size["height"]
+        48
+        ```
+    """
     from transformers import AutoImageProcessor
 
-    load = AutoImageProcessor.from_pretrained
+    load = partial(_load_and_try, AutoImageProcessor.from_pretrained)
     return _load(load, path_or_id, "image processor", **_pillow(), **from_pretrained_kwargs)
+
+
+def _load_and_try(load: Any, name: str, **kwargs: Any) -> Any:
+    """What transformers does not check as it loads it: whether the settings of images and texts can be used."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    processor = load(name, **kwargs)
+    on_images = getattr(processor, "image_processor", processor)
+    if isinstance(on_images, ImageProcessingMixin):
+        _try_on_image(on_images, name)
+    try:
+        getattr(processor, "tokenizer", str)("a")
+    except Exception as error:
+        raise ClipAlignError(
+            f"the tokenizer of {name!r} fails on a short text ({short_reason(error)}): its tokenizer_config.json is "
+            "damaged, get it again."
+        ) from error
+    return processor
+
+
+def _try_on_image(on_images: Any, name: str) -> None:
+    from PIL import Image
+
+    try:
+        pixels = on_images(images=[Image.new("RGB", _TRIED_SIZE)], return_tensors="pt")["pixel_values"]
+    except Exception as error:
+        raise ClipAlignError(
+            f"the image processor of {name!r} fails on a small image ({short_reason(error)}): its "
+            "preprocessor_config.json is damaged, get it again."
+        ) from error
+    if not is_finite(pixels):
+        raise ClipAlignError(
+            f"the image processor of {name!r} gives pixels that are not finite: mean, std or rescale_factor in its "
+            "preprocessor_config.json is damaged, get it again."
+        )
 
 
 def _pillow() -> dict[str, Any]:
@@ -57,8 +181,12 @@ def _load(load: Any, path_or_id: str | Path, what: str, **kwargs: Any) -> Any:
     if not Path(name).exists() and _looks_like_path(name):
         raise ClipAlignError(f"no folder {name!r}: give an existing checkpoint folder or a Hub id (owner/name).")
     try:
+        if Path(name).is_dir():
+            check_files(name)
         return load(name, **kwargs)
-    except (OSError, ValueError) as error:
+    except ClipAlignError:
+        raise
+    except Exception as error:  # what odd files raise in transformers and the libraries below it is of any kind
         raise ClipAlignError(_loading_message(name, what, error)) from error
 
 
@@ -69,7 +197,7 @@ def _looks_like_path(name: str) -> bool:
 def _loading_message(name: str, what: str, error: Exception) -> str:
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = _reason(error)
     if Path(name).is_dir():
         return f"the folder {name!r} does not hold a {what} that transformers can load: {reason}"
     if _comes_from(error, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
@@ -83,6 +211,12 @@ def _loading_message(name: str, what: str, error: Exception) -> str:
             "log in with `hf auth login`, set HF_TOKEN or give token=."
         )
     return f"cannot load the {what} {name!r}: {reason}"
+
+
+def _reason(error: Exception) -> str:
+    """The error in one line: its kind too where the text alone (a key, a number) would say little."""
+    text = " ".join(str(error).split())[:_LONGEST_REASON]
+    return text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__} {text}".strip()
 
 
 def _comes_from(error: BaseException | None, *kinds: type[BaseException]) -> bool:

@@ -1,4 +1,4 @@
-"""Models of open_clip (extra `open_clip`): its own ViTs and ResNets, timm towers (EVA02, PE-Core, SigLIP), BERT texts.
+"""Models of open_clip (extra `open-clip`): its own ViTs and ResNets, timm towers (EVA02, PE-Core, SigLIP), BERT texts.
 
 open_clip itself is not imported here: the view looks at the model that it is given.
 """
@@ -31,7 +31,15 @@ class OpenClipProcessor:
 
     Args:
         preprocess (`Callable`): the transform that `open_clip.create_model_and_transforms` gives for evaluation.
-        tokenizer: what `open_clip.get_tokenizer` gives.
+        tokenizer (`Callable`, *optional*): what `open_clip.get_tokenizer` gives.
+
+    Example:
+        ```python
+        >>> import open_clip
+        >>> from hf_clipalign.backbones import OpenClipProcessor
+        >>> model, _, preprocess = open_clip.create_model_and_transforms("RN50", pretrained=None)
+        >>> processor = OpenClipProcessor(preprocess, open_clip.get_tokenizer("RN50"))
+        ```
     """
 
     preprocess: Callable[[Any], Tensor]

@@ -32,8 +32,11 @@ def open_clip_to_transformers(model: Any, tokenizer: Any = None) -> CLIPModel:
 
     Example:
         ```python
-        >>> model, _, _ = open_clip.create_model_and_transforms("ViT-B-32", pretrained="datacomp_xl_s13b_b90k")
-        >>> open_clip_to_transformers(model).save_pretrained("vit-b-32-datacomp")
+        >>> import open_clip
+        >>> from hf_clipalign.backbones import open_clip_to_transformers
+        >>> model = open_clip.create_model("ViT-B-32", pretrained=None)
+        >>> type(open_clip_to_transformers(model)).__name__
+        'CLIPModel'
         ```
     """
     text = getattr(model, "text", model)

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.dual_encoder import DualEncoder
-from hf_clipalign.backbones.text import tokenize
+from hf_clipalign.backbones.registry import as_dual_encoder
+from hf_clipalign.backbones.text import project_texts, tokenize
 
 Strategy = Literal["auto", "packed", "cut", "full"]
 
@@ -44,6 +46,15 @@ class PackedPrompts:
         lengths (`LongTensor [C]`): the prompts' lengths with the end token.
         indices (`LongTensor [C]`): the prompts' places in the list that was packed first (`select` keeps them).
         layout (`PackingLayout`): what the rows were made for; `select` uses it again.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import pack_prompts, tokenize
+        >>> ids = tokenize(encoder, processor, ["a photo of a cat.", "a photo of a dog."])["input_ids"]
+        >>> plan = pack_prompts(encoder, ids, strategy="packed")
+        >>> len(plan), len(plan.input_ids), plan.prefix_length
+        (2, 1, 5)
+        ```
     """
 
     strategy: str
@@ -143,7 +154,7 @@ def pack_prompts(
         shared_prefix (`int`, *optional*): number of leading tokens that must be common to all prompts, the start token
             included: a learned context that is put there once per row. Default: whatever they have in common.
         strategy (`str`): `"auto"` takes what costs least at the lengths at hand; `"packed"`, `"cut"` and `"full"`
-            insist (full: padded to the model's length). Towers whose attention looks both ways read the full length
+            insist (full: padded to the model's length). Towers with bidirectional attention read the full length
             only (`encoder.prompt_strategies`).
 
     Returns:
@@ -152,12 +163,20 @@ def pack_prompts(
     Raises:
         `ClipAlignError`: the tower cannot be packed or cut; a prompt is too long; a prompt does not begin with the
             shared prefix.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import pack_prompts, tokenize
+        >>> ids = tokenize(encoder, processor, ["a photo of a cat.", "a photo of a dog."])["input_ids"]
+        >>> pack_prompts(encoder, ids, strategy="packed").input_ids.shape
+        torch.Size([1, 11])
+        ```
     """
     allowed = encoder.prompt_strategies
     check_strategy(encoder, strategy)
     _check_shape(encoder, input_ids)
     ids = input_ids.cpu()
-    lengths = encoder.end_positions(ids) + 1
+    lengths = encoder.checked_end_positions(ids) + 1
     if strategy == "auto" and "packed" not in allowed:
         strategy = "cut" if "cut" in allowed else "full"
     filler_id = int(ids[0, lengths[0] - 1])
@@ -187,6 +206,14 @@ def encode_prompts(encoder: DualEncoder, plan: PackedPrompts, batch_tokens: int 
 
     Returns:
         `Tensor [C, d_t]`: the features in the order of the prompts.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import encode_prompts, pack_prompts, tokenize
+        >>> ids = tokenize(encoder, processor, ["a photo of a cat.", "a photo of a dog."])["input_ids"]
+        >>> encode_prompts(encoder, pack_prompts(encoder, ids)).shape
+        torch.Size([2, 128])
+        ```
     """
     plan = plan.to(encoder.device)
     if batch_tokens is None:
@@ -203,9 +230,9 @@ def encode_prompts(encoder: DualEncoder, plan: PackedPrompts, batch_tokens: int 
 
 
 def encode_texts(
-    encoder: DualEncoder,
-    tokenizer: Any,
+    model: Any,
     texts: Sequence[str],
+    processor: Any,
     strategy: Strategy = "auto",
     normalize: bool = True,
     batch_tokens: int | None = None,
@@ -214,22 +241,36 @@ def encode_texts(
     """Features of texts in the shared space, packed where the tower allows it.
 
     Args:
-        encoder (`DualEncoder`): the backbone.
-        tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer, or a processor with one.
+        model (`nn.Module` or `DualEncoder`): the backbone.
         texts (`Sequence[str]`): N texts: class prompts, dictionary entries, captions.
-        strategy (`str`): see `pack_prompts`. Default `"auto"`.
-        normalize (`bool`): unit length. Default True.
+        processor (`ProcessorMixin` or `PreTrainedTokenizerBase`): the checkpoint's processor, or its tokenizer.
+        strategy (`str`, *optional*, defaults to `"auto"`): see `pack_prompts`.
+        normalize (`bool`, *optional*, defaults to `True`): unit length.
         batch_tokens (`int`, *optional*): see `encode_prompts`.
-        truncate (`bool`): cut texts that are over the backbone's length instead of raising. Default False.
+        truncate (`bool`, *optional*, defaults to `False`): cut texts that are over the backbone's length instead of
+            raising.
 
     Returns:
         `Tensor [N, d]`: the features in the order of the texts.
+
+    Raises:
+        `ClipAlignError`: a single string instead of a list; the others as in `tokenize`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import encode_texts
+        >>> from hf_clipalign.data import load_mini
+        >>> mini = load_mini()
+        >>> encode_texts(mini.student, ["a photo of a cat.", "a photo of a dog."], mini.student_processor).shape
+        torch.Size([2, 128])
+        ```
     """
-    if not len(texts):
+    encoder, texts = as_dual_encoder(model), as_texts(texts, "texts")
+    if not texts:
         return torch.empty(0, encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)
     if not encoder.causal_text and strategy in ("auto", "full"):
-        return _encode_as_tokenized(encoder, tokenizer, texts, normalize, truncate)
-    input_ids = tokenize(encoder, tokenizer, texts, truncate=truncate)["input_ids"]
+        return _encode_as_tokenized(encoder, processor, texts, normalize, truncate)
+    input_ids = tokenize(encoder, processor, texts, truncate=truncate)["input_ids"]
     features = encode_prompts(encoder, pack_prompts(encoder, input_ids, strategy=strategy), batch_tokens)
     return project_texts(encoder, features, normalize)
 
@@ -237,16 +278,10 @@ def encode_texts(
 def _encode_as_tokenized(
     encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], normalize: bool, truncate: bool
 ) -> Tensor:
-    """Towers that look both ways read each block of texts as the tokenizer pads it, with its mask."""
+    """Towers with bidirectional attention read each block of texts as the tokenizer pads it, with its mask."""
     blocks = [list(texts[start : start + _BLOCK_TEXTS]) for start in range(0, len(texts), _BLOCK_TEXTS)]
     batches = (tokenize(encoder, tokenizer, block, truncate=truncate) for block in blocks)
     return torch.cat([encoder.encode_text(**batch, normalize=normalize) for batch in batches])
-
-
-def project_texts(encoder: DualEncoder, features: Tensor, normalize: bool = True) -> Tensor:
-    """Pre-projection text features `[N, d_t]` in the shared space, `[N, d]`; unit length if `normalize`."""
-    projected = encoder.project_text(features)
-    return F.normalize(projected, dim=-1) if normalize else projected
 
 
 def _check_shape(encoder: DualEncoder, input_ids: Tensor) -> None:

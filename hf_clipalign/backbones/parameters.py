@@ -25,19 +25,35 @@ def tower_parameters(model: Any, modality: Modality) -> list[nn.Parameter]:
 
     Example:
         ```python
-        >>> for parameter in tower_parameters(model, "image"):
-        ...     parameter.requires_grad_(False)
+        >>> from hf_clipalign.backbones import tower_parameters
+        >>> sum(parameter.numel() for parameter in tower_parameters(model, "image"))
+        1037696
         ```
     """
     encoder = as_dual_encoder(model)
     if modality == "image":
         return _reached(encoder, lambda: encoder.encode_image(**encoder.blank_images(1)))
     ids = torch.zeros(1, 2, dtype=torch.long, device=encoder.device)
-    return _reached(encoder, lambda: encoder.encode_text(ids))
+    return _reached(encoder, lambda: encoder.project_text(encoder.text_outputs(ids).pooler_output))
 
 
 def projector_parameters(model: Any, modality: Modality) -> list[nn.Parameter]:
-    """The parameters between the features before the projector and the shared space; see `tower_parameters`."""
+    """The parameters between the features before the projector and the shared space; see `tower_parameters`.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone.
+        modality (`"image"` or `"text"`): which side.
+
+    Returns:
+        `list[nn.Parameter]`: in the order of the model.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import projector_parameters
+        >>> [tuple(parameter.shape) for parameter in projector_parameters(model, "image")]
+        [(128, 128)]
+        ```
+    """
     encoder = as_dual_encoder(model)
     width = encoder.vision_dim if modality == "image" else encoder.text_dim
     project = encoder.project_image if modality == "image" else encoder.project_text

@@ -14,11 +14,28 @@ from hf_clipalign.backbones.dual_encoder import DualEncoder
 _View = TypeVar("_View", bound=type[DualEncoder])
 
 _VIEW_BY_MODEL_TYPE: dict[str, type[DualEncoder]] = {}
-_BUILT_IN_FAMILIES = ("clip", "siglip", "first_token", "vision_text", "open_clip")
+_BUILT_IN_FAMILIES = ("clip", "siglip", "other_towers", "open_clip")
 
 
 def register_backbone(*model_types: str) -> Callable[[_View], _View]:
-    """Class decorator: the view serves models whose `config.model_type` is one of `model_types`."""
+    """Class decorator: the view serves models whose `config.model_type` is one of `model_types`.
+
+    Args:
+        *model_types (`str`): as in the configurations of the family.
+
+    Returns:
+        `Callable`: the decorator, for a subclass of `DualEncoder`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import DualEncoder, register_backbone, supported_model_types
+        >>> @register_backbone("my-clip")
+        ... class MyEncoder(DualEncoder):
+        ...     "Overrides what its family does differently."
+        >>> "my-clip" in supported_model_types()
+        True
+        ```
+    """
 
     def register(view: _View) -> _View:
         _VIEW_BY_MODEL_TYPE.update(dict.fromkeys(model_types, view))
@@ -28,7 +45,18 @@ def register_backbone(*model_types: str) -> Callable[[_View], _View]:
 
 
 def supported_model_types() -> list[str]:
-    """The `config.model_type` values that `as_dual_encoder` accepts, sorted."""
+    """The `config.model_type` values that `as_dual_encoder` accepts, sorted.
+
+    Returns:
+        `list[str]`: the types.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import supported_model_types
+        >>> [name for name in supported_model_types() if name.startswith("clip")]
+        ['clip', 'clipseg']
+        ```
+    """
     _load_built_in_families()
     return sorted(_VIEW_BY_MODEL_TYPE)
 
@@ -48,9 +76,9 @@ def as_dual_encoder(model: Any) -> DualEncoder:
 
     Example:
         ```python
-        >>> encoder = as_dual_encoder(CLIPModel.from_pretrained("openai/clip-vit-base-patch32"))
-        >>> encoder.image_projector.weight.shape
-        torch.Size([512, 768])
+        >>> from hf_clipalign.backbones import as_dual_encoder
+        >>> as_dual_encoder(model).image_projector.weight.shape
+        torch.Size([128, 128])
         ```
     """
     if isinstance(model, DualEncoder):

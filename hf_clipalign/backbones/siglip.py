@@ -165,7 +165,7 @@ class SiglipEncoder(DualEncoder):
             return self._stock_text(f"{prefix}TextModel", weight, bias)
         if len(weight) != self.vision_dim:
             raise ClipAlignError(
-                f"a stock {prefix}VisionModel gives features as wide as its tower, {self.vision_dim} numbers: a "
+                f"a stock {prefix}VisionModel gives features as wide as its tower, dimension {self.vision_dim}: a "
                 f"compact one of {len(weight)} cannot be written. Leave compact out, or export "
                 "sentence-transformers or ONNX."
             )

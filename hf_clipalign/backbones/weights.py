@@ -13,8 +13,15 @@ def weights_hash(model: nn.Module, before_projector: bool = False) -> str:
 
     Args:
         model (`nn.Module`): the model.
-        before_projector (`bool`): leave out adapters that lie behind a projector (modules with `adapt` around a
-            `base_layer`): features before the projector do not depend on them. Default False.
+        before_projector (`bool`, *optional*, defaults to `False`): leave out adapters that lie behind a projector
+            (modules with `adapt` around a `base_layer`): features before the projector do not depend on them.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import weights_hash
+        >>> weights_hash(model) == weights_hash(mini.student), len(weights_hash(model))
+        (True, 64)
+        ```
     """
     state = _without_adapters(model) if before_projector else model.state_dict()
     digest = hashlib.sha256()

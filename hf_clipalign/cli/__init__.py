@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from typing import Any
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: 1 for bad input (one clear line), 2 for wrong usage, 130 for Ctrl-C."""
+    """Runs the command line.
+
+    Exit codes: 1 for bad input (one clear line), 2 for wrong usage, 3 for an answer that is
+    written but not worth having (`clipalign discover`), 130 for Ctrl-C, 143 for SIGTERM.
+    """
+    try:
+        signal.signal(signal.SIGTERM, _end)
+        _run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run() -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -19,6 +34,8 @@ def main() -> None:
         message = Text.assemble(("error:", "bold red"), f" {error}")
         Console(stderr=True, highlight=False).print(message, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted")
-        sys.exit(130)
+
+
+def _end(number: int, _: Any) -> None:
+    """Leaves by an exception, so that worker processes are ended and locks are given back."""
+    sys.exit(128 + number)

@@ -7,33 +7,51 @@ from typing import Annotated
 import typer
 
 import hf_clipalign
-from hf_clipalign.cli import compare, concepts, demo, embed, evaluate, export, push, spectrum, trim
+from hf_clipalign.cli.command import Command
+from hf_clipalign.cli.commands import (
+    compare,
+    concepts,
+    demo,
+    discover,
+    embed,
+    evaluate,
+    export,
+    findings,
+    push,
+    spectrum,
+    trim,
+)
 
 app = typer.Typer(
     name="clipalign",
     help="Make any CLIP better at what it was not trained for, and give the result back in a form that stock "
     "libraries load.\n\nStart with [bold]clipalign demo[/], then look at your own model with [bold]clipalign "
     "spectrum[/], choose a band with [bold]clipalign evaluate[/], write the result with [bold]clipalign trim[/] and "
-    "give it to others with [bold]clipalign push[/].",
+    "give it to others with [bold]clipalign push[/]. Every command says what to run next.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
-app.command("demo")(demo.demo)
-app.command("spectrum")(spectrum.spectrum)
-app.command("evaluate")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("concepts")(concepts.concepts)
-app.command("trim")(trim.trim)
-app.command("export")(export.export)
-app.command("push")(push.push)
-app.command("embed")(embed.embed)
+for _command in (
+    demo.demo,
+    spectrum.spectrum,
+    embed.embed,
+    evaluate.evaluate,
+    compare.compare,
+    concepts.concepts,
+    discover.discover,
+    findings.findings,
+    trim.trim,
+    export.export,
+    push.push,
+):
+    app.command(cls=Command)(_command)
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"clipalign {hf_clipalign.__version__}")
         raise typer.Exit()
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.texts.dictionary import check_names
 from hf_clipalign.data.texts.templates import PROMPT_TEMPLATES, clean_class_name, prompt_template
@@ -16,14 +17,22 @@ class BenchmarkDataset:
     """One data set of the benchmarks.
 
     Args:
-        name (`str`): Name in the papers.
-        hub_id (`str`): Where it is on the Hub, as documentation and public code name it.
-        train (`str`): Split to draw few-shot images from; empty for the sets that are only tested on.
-        test (`str`): Split to test on.
-        image_column (`str`, defaults to "image"): Column of the images.
-        label_column (`str`, defaults to "label"): Column of the class.
-        note (`str`, defaults to none): What to know before using it.
-        verified (`bool`, defaults to `False`): Whether the id, splits and columns were checked by loading the set.
+        name (`str`): name in the papers.
+        hub_id (`str`): where it is on the Hub, as documentation and public code name it.
+        train (`str`): split to draw few-shot images from; empty for the sets that are only tested on.
+        test (`str`): split to test on.
+        image_column (`str`, *optional*, defaults to "image"): column of the images.
+        label_column (`str`, *optional*, defaults to "label"): column of the class.
+        note (`str`, *optional*, defaults to none): what to know before using it.
+        verified (`bool`, *optional*, defaults to `False`): whether the id, splits and columns were checked by loading
+            the set.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import BENCHMARKS
+        >>> BENCHMARKS["DTD"].template
+        '{} texture.'
+        ```
     """
 
     name: str
@@ -156,16 +165,23 @@ def benchmark_dataset(name: str) -> BenchmarkDataset:
     """Looks up a data set by a common name in any spelling, or by its Hub id.
 
     Args:
-        name (`str`): Such as "oxford pets" or "timm/oxford-iiit-pet".
+        name (`str`): such as "oxford pets" or "timm/oxford-iiit-pet".
 
     Raises:
-        [`ClipAlignError`]: if the name is unknown; the message lists the known ones.
+        `ClipAlignError`: if the name is unknown; the message lists the known ones.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import benchmark_dataset
+        >>> benchmark_dataset("oxford pets").hub_id
+        'timm/oxford-iiit-pet'
+        ```
     """
     for entry in BENCHMARKS.values():
         spellings = (entry.name, *PROMPT_TEMPLATES[entry.name].aliases, entry.hub_id)
         if _key(name) in {_key(spelling) for spelling in spellings}:
             return entry
-    raise ClipAlignError(f"no benchmark data set {name!r}; known are {', '.join(BENCHMARKS)}")
+    raise ClipAlignError(f"no benchmark data set {short(name)}; known are {', '.join(BENCHMARKS)}")
 
 
 def clean_class_names(names: Iterable[str], dataset: str | None = None) -> list[str]:
@@ -175,14 +191,21 @@ def clean_class_names(names: Iterable[str], dataset: str | None = None) -> list[
     run-together words are parted ("ApplyEyeMakeup" becomes "Apply Eye Makeup").
 
     Args:
-        names (iterable of `str`): As the data set has them.
-        dataset (`str`, *optional*): Its name, for the rules of that set; unknown names have none.
+        names (iterable of `str`): as the data set has them.
+        dataset (`str`, *optional*): its name, for the rules of that set; unknown names have none.
 
     Returns:
         `list[str]`: in the same order.
 
     Raises:
-        [`ClipAlignError`]: if a name is blank, or two are the same after cleaning (case ignored).
+        `ClipAlignError`: if a name is blank, or two are the same after cleaning (case ignored).
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import clean_class_names
+        >>> clean_class_names(["AnnualCrop", "SeaLake"], "EuroSAT")
+        ['Annual Crop Land', 'Sea or Lake']
+        ```
     """
     known = next((entry for entry in _RENAMED if dataset is not None and _key(entry) == _key(dataset)), None)
     renamed = _RENAMED.get(known or "", {})

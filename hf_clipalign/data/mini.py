@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 
 if TYPE_CHECKING:
@@ -22,8 +23,15 @@ class Concepts(NamedTuple):
     """Emoji names, in the order of the emoji table.
 
     Args:
-        known (`list[str]`): Names whose images were in training.
-        novel (`list[str]`): Names whose images were kept out of training, in whole families (303 of them).
+        known (`list[str]`): names whose images were in training.
+        novel (`list[str]`): names whose images were kept out of training, in whole families (303 of them).
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import load_mini
+        >>> len(load_mini().concepts.known), len(load_mini().concepts.novel)
+        (1603, 303)
+        ```
     """
 
     known: list[str]
@@ -31,31 +39,30 @@ class Concepts(NamedTuple):
 
 
 def load_mini(share_alike: bool = False) -> Mini:
-    """Opens the built-in set: no network, no cache, a second of time. See [`Mini`] for what it holds.
+    """Opens the built-in set: no network, no cache, a second of time. See `Mini` for what it holds.
 
     Args:
-        share_alike (`bool`, defaults to `False`):
-            Whether to add the OpenMoji images (styles "openmoji" and "line", CC BY-SA 4.0: what you make of these
+        share_alike (`bool`, *optional*, defaults to `False`):
+            whether to add the OpenMoji images (styles "openmoji" and "line", CC BY-SA 4.0: what you make of these
             images must carry the same licence).
 
     Returns:
-        [`Mini`]: images, names and two models.
+        `Mini`: images, names and two models.
 
     Raises:
-        [`ClipAlignError`]: if the files are not there. The share-alike folder may be deleted; it is missed only when
+        `ClipAlignError`: if the files are not there. The share-alike folder may be deleted; it is missed only when
             asked for.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import load_mini
-    >>> mini = load_mini()
-    >>> mini.emoji[0]["name"], mini.emoji[0]["style"]
-    ('grinning face', 'noto')
-    >>> inputs = mini.student_processor(text=["an emoji of grinning face"], return_tensors="pt")
-    >>> mini.student.get_text_features(**inputs).pooler_output.shape
-    torch.Size([1, 128])
-    ```
+        ```python
+        >>> from hf_clipalign.data import load_mini
+        >>> mini = load_mini()
+        >>> mini.emoji[0]["name"], mini.emoji[0]["style"]
+        ('grinning face', 'noto')
+        >>> inputs = mini.student_processor(text=["an emoji of grinning face"], return_tensors="pt")
+        >>> mini.student.get_text_features(**inputs).pooler_output.shape
+        torch.Size([1, 128])
+        ```
     """
     return Mini(share_alike=share_alike)
 
@@ -64,7 +71,7 @@ class Mini:
     """Emoji, icons, and two small `CLIPModel`s, `student` (2.4 M parameters) and `teacher` (3.0 M).
 
     The images are 64 x 64 RGBA on transparent ground and have to be put on white before a processor sees them:
-    [`read_image`] does it, and so does every source of this package.
+    `read_image` does it, and so does every source of this package.
 
     `emoji`, 5,406 images (9,234 with `share_alike`): `image`, `style` (noto, twemoji, fluent; openmoji, line),
     `emoji_id` (code points), `char`, `name` (CLDR short name), `keywords` (list), `group`, `subgroup`, `family` (name
@@ -81,16 +88,23 @@ class Mini:
     BY 4.0 (Streamline). Details: `hf_clipalign/assets/mini/README.md` and `licences.tsv` beside it.
 
     Args:
-        share_alike (`bool`, defaults to `False`): Whether to add the OpenMoji images.
+        share_alike (`bool`, *optional*, defaults to `False`): whether to add the OpenMoji images.
 
     Attributes:
-        emoji (`datasets.Dataset`): Emoji, in memory; `row["image"]` is an RGBA `PIL.Image.Image`.
+        emoji (`datasets.Dataset`): emoji, in memory; `row["image"]` is an RGBA `PIL.Image.Image`.
         icons (`datasets.Dataset`): Held-out icons, likewise.
-        student_path (`Path`): Folder of the student checkpoint.
-        teacher_path (`Path`): Folder of the teacher checkpoint.
+        student_path (`Path`): folder of the student checkpoint.
+        teacher_path (`Path`): folder of the teacher checkpoint.
 
     Raises:
-        [`ClipAlignError`]: if the files are missing.
+        `ClipAlignError`: if the files are missing.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import Mini
+        >>> Mini()
+        Mini(emoji=5,406, icons=4,937, share_alike=False)
+        ```
     """
 
     def __init__(self, share_alike: bool = False) -> None:
@@ -142,17 +156,17 @@ class Mini:
         """Selects emoji by column; conditions are joined with "and", the order of rows is kept.
 
         Args:
-            styles (`str` or iterable of `str`, *optional*): Styles to keep; by default all that are loaded.
+            styles (`str` or iterable of `str`, *optional*): styles to keep; by default all that are loaded.
             novel (`bool`, *optional*): `True` for novel concepts only, `False` for known ones only.
-            split (`str` or iterable of `str`, *optional*): Splits to keep; by default all.
-            exclude_groups (`str` or iterable of `str`, defaults to `("flags",)`): Groups to leave out. Flags are left
-                out unless this is `None` or empty: their names are those of countries.
+            split (`str` or iterable of `str`, *optional*): splits to keep; by default all.
+            exclude_groups (`str` or iterable of `str`, *optional*, defaults to `("flags",)`): groups to leave out.
+                Flags are left out unless this is `None` or empty: their names are those of countries.
 
         Returns:
             `datasets.Dataset`: in memory, with all columns of `emoji`.
 
         Raises:
-            [`ClipAlignError`]: if a style, split or group does not exist, or nothing is left.
+            `ClipAlignError`: if a style, split or group does not exist, or nothing is left.
         """
         wanted = {"style": self._options("style", styles), "split": self._options("split", split)}
         unwanted = self._options("group", exclude_groups) or set()
@@ -167,7 +181,8 @@ class Mini:
         ]
         if not rows:
             raise ClipAlignError(
-                f"no emoji with styles={styles!r}, novel={novel!r}, split={split!r}, exclude_groups={exclude_groups!r}"
+                f"no emoji with styles={short(styles)}, novel={short(novel)}, "
+                f"split={short(split)}, exclude_groups={short(exclude_groups)}"
             )
         return self.emoji.select(rows)
 
@@ -181,7 +196,7 @@ class Mini:
         present = sorted(set(self._values(column)))
         for option in sorted(options.difference(present)):
             hint = "" if self.share_alike else " (more with share_alike=True)"
-            raise ClipAlignError(f"no emoji {column} {option!r}; there are {', '.join(present)}{hint}")
+            raise ClipAlignError(f"no emoji {column} {short(option)}; there are {', '.join(present)}{hint}")
         return options
 
 

@@ -4,68 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import EqualRows
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
+from hf_clipalign.evaluation.tasks import JudgedPairs, LabelledRetrieval, RetrievalTask, score_retrieval
 from hf_clipalign.isoclip.bands import Band
 from hf_clipalign.isoclip.spectrum import decompose
-from hf_clipalign.metrics import retrieval_metrics, retrieval_metrics_from_qrels
 
 _K_TOP_SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
 _K_BOTTOM_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2)
 _FEW = (0, 1, 2, 4)
 _LARGEST_SHARE_REMOVED = 0.85
-
-
-class LabelledRetrieval(NamedTuple):
-    """One retrieval task on features before the projector.
-
-    Attributes:
-        query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
-        query_labels, gallery_labels: Q and G labels; equal labels are relevant to each other.
-        exclude_self (`bool`): query i is gallery item i and is no match for itself. Default False.
-    """
-
-    query: Tensor
-    gallery: Tensor
-    query_labels: Any
-    gallery_labels: Any
-    exclude_self: bool = False
-
-
-class JudgedPairs(NamedTuple):
-    """One retrieval task whose relevance is judged pair by pair; see `retrieval_metrics_from_qrels`.
-
-    Attributes:
-        query (`Tensor [Q, w]`), gallery (`Tensor [G, w]`): features before the projector.
-        relevant, grades: for each query the positions of its relevant items and how relevant they are.
-        excluded (`np.ndarray [Q]`): position that is no match for the query, -1 for none.
-    """
-
-    query: Tensor
-    gallery: Tensor
-    relevant: Sequence[Any]
-    grades: Sequence[Any]
-    excluded: Any
-
-    @property
-    def query_labels(self) -> Any:
-        """Every query stands for itself."""
-        return np.arange(len(self.query))
-
-
-RetrievalTask = LabelledRetrieval | JudgedPairs
-
-
-def score_retrieval(task: RetrievalTask, query: Tensor, gallery: Tensor, **options: Any) -> dict[str, Any]:
-    """The metrics of a task for other features of the same items, `[Q, k]` and `[G, k]`."""
-    if isinstance(task, JudgedPairs):
-        return retrieval_metrics_from_qrels(query, gallery, task.relevant, task.grades, task.excluded, **options)
-    return retrieval_metrics(query, gallery, task.query_labels, task.gallery_labels, task.exclude_self, **options)
 
 
 @dataclass(frozen=True)
@@ -78,6 +30,15 @@ class BandSearch:
         untrimmed_score (`float`): the score of `(0, 0)` on the same data.
         metric (`str`): what was maximised.
         grid (`dict`): every band tried and its score.
+
+    Example:
+        ```python
+        >>> search = search_band(retrieval_task(features), encoder, k_top=(0, 1), k_bottom=(0, 48))
+        >>> sorted(search.grid)
+        [(0, 0), (0, 48), (1, 0), (1, 48)]
+        >>> search.score >= search.untrimmed_score
+        True
+        ```
     """
 
     band: Band
@@ -105,8 +66,8 @@ def search_band(
     Args:
         validation (`LabelledRetrieval`, `JudgedPairs`, or a sequence of them): the tasks; their scores are averaged.
         encoder (`DualEncoder`): the backbone that the features come from.
-        modality (`"image"` or `"text"`): what the features are. Default `"image"`.
-        metric (`str`): key of `retrieval_metrics` to maximise. Default `"map"`.
+        modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): what the features are.
+        metric (`str`, *optional*, defaults to `"map"`): key of `retrieval_metrics` to maximise.
         k_top, k_bottom (`Sequence[int]`, *optional*): counts to try. Default: 0, 1, 2, 4 and fractions of the rank.
 
     Returns:
@@ -114,6 +75,15 @@ def search_band(
 
     Raises:
         `ClipAlignError`: no task, features of another width than the backbone's, an unknown metric, or no valid band.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.evaluation import retrieval_task, search_band, split_by_class
+        >>> chosen_on, reported_on = split_by_class(retrieval_task(features))
+        >>> search = search_band(chosen_on, encoder, k_top=(0, 1, 2), k_bottom=(0, 16, 48))
+        >>> len(search.grid), search.band in search.grid
+        (9, True)
+        ```
     """
     tasks = [validation] if isinstance(validation, (LabelledRetrieval, JudgedPairs)) else list(validation)
     projector = encoder.projector(modality).matrix.detach().float()
@@ -122,13 +92,14 @@ def search_band(
     directions = (spectrum.U if modality == "image" else spectrum.V).float()
     mapped = projector @ directions
     rotated = [(task.query @ directions.to(task.query), task.gallery @ directions.to(task.gallery)) for task in tasks]
+    copies = [EqualRows(task.gallery) for task in tasks]
 
     def score(band: Band) -> float:
         kept = slice(band[0], len(spectrum.S) - band[1])
         weight = mapped[:, kept].T
         return sum(
-            _score(task, query[:, kept] @ weight.to(query), gallery[:, kept] @ weight.to(gallery), metric)
-            for task, (query, gallery) in zip(tasks, rotated, strict=True)
+            _score(task, query[:, kept] @ weight.to(query), equal.tie(gallery[:, kept] @ weight.to(gallery)), metric)
+            for task, (query, gallery), equal in zip(tasks, rotated, copies, strict=True)
         ) / len(tasks)
 
     grid = {band: score(band) for band in _bands(len(spectrum.S), k_top, k_bottom)}
@@ -160,6 +131,6 @@ def _check_tasks(tasks: list[RetrievalTask], width: int) -> None:
         for name, features in (("query", task.query), ("gallery", task.gallery)):
             if features.shape[1] != width:
                 raise ClipAlignError(
-                    f"the {name} features have {features.shape[1]} numbers, but this backbone has {width} before its "
-                    "projector: give features before the projector."
+                    f"the {name} features have {features.shape[1]} dimensions, but this backbone has {width} before "
+                    "its projector: give features before the projector."
                 )

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.evaluation.band_search import RetrievalTask, score_retrieval
+from hf_clipalign._rows import EqualRows, top_k
+from hf_clipalign._tables import NumberTable
 from hf_clipalign.evaluation.heads import Head
+from hf_clipalign.evaluation.tasks import JudgedPairs, RetrievalTask, score_retrieval
 from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap
 
 _SHOWN = ("map", "ndcg_at_10", "map_at_r", "r_precision", "recall_at_1", "recall_at_5", "recall_at_10")
@@ -29,12 +30,19 @@ class HeadScores:
 
     Attributes:
         head (`str`): its name.
-        width (`int`): numbers per embedding.
+        width (`int`): dimension of the embeddings.
         metrics (`dict`): means over all queries of all tasks.
         map_interval (`(low, high)`): 95 % bootstrap interval of the mAP.
         gain (`float`), gain_interval (`(low, high)`): mAP minus the first head's, with its paired interval.
         per_task (`dict`): mAP of each task.
         ms_per_query (`float`, *optional*): milliseconds that one query takes, where that was measured.
+
+    Example:
+        ```python
+        >>> comparison = compare_heads(comparison_heads(encoder), {"emoji": retrieval_task(features)})
+        >>> comparison.scores[0].head, comparison.scores[0].width
+        ('raw', 128)
+        ```
     """
 
     head: str
@@ -57,6 +65,13 @@ class RetrievalComparison:
         n_queries (`int`): queries with a positive.
         n_without_positive (`int`): queries left out because nothing in the gallery is relevant to them.
         without_positive (`list[str]`): up to ten of their names.
+
+    Example:
+        ```python
+        >>> comparison = compare_heads(comparison_heads(encoder), {"emoji": retrieval_task(features)})
+        >>> comparison.columns()[:3], comparison.n_queries
+        (['head', 'dimension', 'mAP'], 24)
+        ```
     """
 
     scores: list[HeadScores]
@@ -66,14 +81,14 @@ class RetrievalComparison:
     without_positive: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers and strings, for JSON."""
+        """Everything as plain values, for JSON."""
         return asdict(self)
 
     def columns(self) -> list[str]:
         """Headings of `rows`."""
         titles = [metric_title(name) for name in self._shown()]
         timed = ["ms per query"] if self._timed() else []
-        return ["head", "numbers", *titles, "mAP, 95 % interval", f"mAP − {self.scores[0].head}", *timed]
+        return ["head", "dimension", *titles, "mAP, 95 % interval", f"mAP − {self.scores[0].head}", *timed]
 
     def rows(self) -> list[list[str]]:
         """The table as text, scores in percent."""
@@ -89,16 +104,11 @@ class RetrievalComparison:
             for score in self.scores
         ]
 
-    def table(self, title: str = "") -> Table:
+    def table(self, title: str = "") -> NumberTable:
         """The table for a terminal, without the interval of the mAP itself."""
-        table = Table(title=title or None, caption=self.caption(), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         left_out = self.columns().index("mAP, 95 % interval")
-        for index, column in enumerate(self.columns()):
-            if index != left_out:
-                table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-        for row in self.rows():
-            table.add_row(*row[:left_out], *row[left_out + 1 :])
-        return table
+        columns, *rows = ([*row[:left_out], *row[left_out + 1 :]] for row in (self.columns(), *self.rows()))
+        return NumberTable(columns, rows, title, self.caption())
 
     def _timed(self) -> bool:
         return all(score.ms_per_query is not None for score in self.scores)
@@ -146,14 +156,22 @@ def compare_heads(
         tasks (`Mapping[str, LabelledRetrieval | JudgedPairs]`): features before the projector, by name of the task.
         ks (`Sequence[int]`): for recall@k. Default (1, 5, 10).
         query_ids (`Mapping[str, Sequence[str]]`, *optional*): names of the queries, to name those without a positive.
-        n_resamples (`int`): bootstrap samples. Default 2,000.
-        seed (`int`): of the bootstrap. Default 0.
+        n_resamples (`int`, *optional*, defaults to `2,000`): bootstrap samples.
+        seed (`int`, *optional*, defaults to `0`): of the bootstrap.
 
     Returns:
         `RetrievalComparison`.
 
     Raises:
         `ClipAlignError`: no head or no task; or as `retrieval_metrics`.
+
+    Example:
+        ```python
+        >>> heads = comparison_heads(encoder, band=(1, 48), names=["raw", "isoclip"])
+        >>> comparison = compare_heads(heads, {"emoji": retrieval_task(features)})
+        >>> [score.head for score in comparison.scores]
+        ['raw', 'isoclip']
+        ```
     """
     if not heads or not tasks:
         raise ClipAlignError("a comparison needs at least one head and one task.")
@@ -185,13 +203,24 @@ def compare_embeddings(
         task (`LabelledRetrieval` or `JudgedPairs`): what is relevant, and what is left out.
         name (`str`): of the task.
         ms_per_query (`Mapping[str, float]`, *optional*): what one query takes, by method.
-        ks, query_ids, n_resamples, seed: as in `compare_heads`.
+        ks (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`): as in `compare_heads`.
+        query_ids (`Sequence[str]`, *optional*): as in `compare_heads`.
+        n_resamples (`int`, *optional*, defaults to `2000`), seed (`int`, *optional*, defaults to `0`): likewise.
 
     Returns:
         `RetrievalComparison`.
 
     Raises:
         `ClipAlignError`: no method; or as `retrieval_metrics`.
+
+    Example:
+        ```python
+        >>> task = retrieval_task(features)
+        >>> embeddings = {head.name: head.embed(task.query, task.gallery) for head in comparison_heads(encoder)}
+        >>> comparison = compare_embeddings(embeddings, task, name="emoji")
+        >>> comparison.tasks
+        ['emoji']
+        ```
     """
     if not embeddings:
         raise ClipAlignError("a comparison needs at least one method.")
@@ -211,11 +240,12 @@ def _compare(
     seed: int,
 ) -> RetrievalComparison:
     """The comparison from the metrics of every method on every task; the first method is the baseline."""
-    groups = np.concatenate([np.asarray(task.query_labels).astype(str) for task in tasks.values()])
+    named = {name: as_list(ids, "query_ids") for name, ids in (query_ids or {}).items()}
+    groups = np.concatenate([_units(name, task) for name, task in tasks.items()])
     first = next(iter(results.values()))
     baseline = _queries(first, "map")
     missing = [
-        query_ids[name][int(row)] if query_ids else f"{name} query {row}"
+        named[name][int(row)] if named else f"{name} query {row}"
         for name, result in first.items()
         for row in np.flatnonzero(np.isnan(result["per_query"]["map"]))
     ]
@@ -233,10 +263,24 @@ def _compare(
 
 
 def top_matches(head: Head, query: Tensor, gallery: Tensor, k: int = 8, block_size: int = 1024) -> np.ndarray:
-    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers."""
+    """The k nearest gallery items of each query under a head, best first, `[Q, k]` row numbers; ties by row.
+
+    Args:
+        head (`Head`): how features are compared.
+        query (`Tensor [Q, w]`), gallery (`Tensor [N, w]`): features before the projector.
+        k (`int`, *optional*, defaults to `8`): items per query.
+        block_size (`int`, *optional*, defaults to `1024`): queries at a time.
+
+    Example:
+        ```python
+        >>> best = top_matches(Head("raw"), features.values[:2], features.values, k=3)
+        >>> best.shape, best[:, 0].tolist()
+        ((2, 3), [0, 1])
+        ```
+    """
     query, gallery = head.embed(query, gallery)
-    k = min(k, len(gallery))
-    best = [(block @ gallery.T).topk(k, dim=1).indices for block in query.split(block_size)]
+    k, equal = min(k, len(gallery)), EqualRows(gallery)
+    best = [top_k(equal.tie(block @ gallery.T, dim=1), k) for block in query.split(block_size)]
     return torch.cat(best).cpu().numpy()
 
 
@@ -277,6 +321,12 @@ def _head_scores(
         per_task={name: result["map"] for name, result in results.items()},
         ms_per_query=ms_per_query,
     )
+
+
+def _units(name: str, task: RetrievalTask) -> np.ndarray:
+    """What is resampled: classes, which tasks may share, or single queries where pairs are judged."""
+    labels = as_array(task.query_labels, "query_labels").astype(str)
+    return np.char.add(f"{name}/", labels) if isinstance(task, JudgedPairs) else labels
 
 
 def _signed(gain: float, interval: Interval) -> str:

@@ -9,9 +9,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import map_rows, unit_rows
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.features.in_memory import project_image_features
 from hf_clipalign.isoclip.bands import Band
@@ -32,6 +33,14 @@ class Head:
             subtracts from each side its own mean, for which the queries must be known together.
         before (`Callable`, *optional*): applied to the features before the matrix: the model's own head where it is
             not linear (SigLIP).
+
+    Example:
+        ```python
+        >>> head = Head("first two", torch.eye(2, 3))
+        >>> query, gallery = head.embed(torch.ones(1, 3), torch.ones(4, 3))
+        >>> query.shape, head.width(gallery)
+        (torch.Size([1, 2]), 2)
+        ```
     """
 
     name: str
@@ -46,16 +55,19 @@ class Head:
             gallery_mean = gallery.mean(0)
             query = query - (query.mean(0) if self.centering == "each" else gallery_mean)
             gallery = gallery - gallery_mean
-        return F.normalize(query, dim=-1), F.normalize(gallery, dim=-1)
+        return unit_rows(query, query.dtype), unit_rows(gallery, gallery.dtype)
 
     def project(self, features: Tensor) -> Tensor:
-        """The map alone, `[N, k]`."""
+        """The map alone, `[N, k]`; equal features have equal results."""
+        return map_rows(self._map, features)
+
+    def _map(self, features: Tensor) -> Tensor:
         if self.before is not None:
             features = self.before(features)
         return features if self.matrix is None else features @ self.matrix.T.to(features)
 
     def width(self, features: Tensor) -> int:
-        """Numbers per embedding."""
+        """Dimension of the embeddings."""
         return features.shape[1] if self.matrix is None else self.matrix.shape[0]
 
 
@@ -88,13 +100,19 @@ def comparison_heads(
 
     Raises:
         `ClipAlignError`: an unknown name, or one whose band or texts were not given.
+
+    Example:
+        ```python
+        >>> [head.name for head in comparison_heads(encoder, band=(1, 48))]
+        ['raw', 'pre-projection', 'centred', 'centred-each', 'isoclip', 'isoclip-compact']
+        ```
     """
     available = _available_heads(encoder, modality, band, text_embeds)
     if names is None:
         return list(available.values())
     for name in names:
         if name not in HEAD_NAMES:
-            raise ClipAlignError(f"unknown head {name!r}: choose from {', '.join(HEAD_NAMES)}.")
+            raise unknown_name("head", name, HEAD_NAMES)
         if name not in available:
             raise ClipAlignError(f"the head {name!r} needs {_NEEDS[name]}.")
     return [available[name] for name in names]
@@ -103,7 +121,7 @@ def comparison_heads(
 _NEEDS = {
     "isoclip": "a band",
     "isoclip-compact": "a band",
-    "text-pca": "texts, and images to compare",
+    "text-pca": "texts (text_embeds, or a folder with enough classes), and images to compare",
     "linearised": "images, and a model whose image head is not linear",
 }
 

@@ -11,23 +11,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.sequences import as_list
+from hf_clipalign._checks.suggestions import unknown_name
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import similarities, top_k
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
-from hf_clipalign.evaluation.band_search import LabelledRetrieval
 from hf_clipalign.evaluation.classification import zero_shot_weights
 from hf_clipalign.evaluation.comparison import RetrievalComparison, compare_embeddings
 from hf_clipalign.evaluation.heads import Head, comparison_heads
+from hf_clipalign.evaluation.tasks import LabelledRetrieval
 from hf_clipalign.features.in_memory import Features, project_image_features
 from hf_clipalign.inversion import InversionOutput, oti, ovi
 from hf_clipalign.inversion.options import complete_options
 from hf_clipalign.isoclip.bands import Band
 from hf_clipalign.metrics import mean_per_class_accuracy, retrieval_metrics, top_k_accuracy
 
-METHODS = ("baseline", "linearised", "pre-projection", "centred", "isoclip", "text-pca", "oti", "ovi")
+METHODS = ("raw", "linearised", "pre-projection", "centred", "isoclip", "text-pca", "oti", "ovi")
 """What `compare_methods` can put in a table; `oti` for images, `ovi` for texts."""
 
-_ZERO_SHOT = ("baseline", "oti", "ovi")
+_ZERO_SHOT = ("raw", "oti", "ovi")
+_OLD_NAMES = {"baseline": "raw"}
 _INVERSION_OF: dict[Modality, str] = {"image": "oti", "text": "ovi"}
 _TIMED_IMAGES, _FOUND = 16, 10
 
@@ -41,6 +46,14 @@ class MethodComparison:
         milliseconds (`dict`): by method, per query: `tower`, `method` (projection or inversion), `search`.
         curve (`dict[int, float]`): mAP of the inversion after so many steps.
         inversion (`InversionOutput`, *optional*): of the queries, if an inversion was among the methods.
+
+    Example:
+        ```python
+        >>> task = retrieval_task(features)
+        >>> compared = compare_methods(model, task, processor=processor, methods=["raw", "centred"])
+        >>> [score.head for score in compared.retrieval.scores], compared.inversion
+        (['raw', 'centred'], None)
+        ```
     """
 
     retrieval: RetrievalComparison
@@ -55,7 +68,7 @@ def compare_methods(
     *,
     processor: Any,
     modality: Modality = "image",
-    methods: Sequence[str] = ("baseline", "oti"),
+    methods: Sequence[str] = ("raw", "oti"),
     band: Band | None = None,
     text_embeds: Tensor | None = None,
     query_ids: Sequence[str] | None = None,
@@ -67,7 +80,7 @@ def compare_methods(
     """Scores linear heads and inversions on the same features.
 
     An inversion moves the queries to the other modality; the gallery keeps its own embeddings. A query's native item
-    stays out of the gallery where the task says so.
+    is left out of the gallery where the task says so.
 
     Args:
         model (`nn.Module` or `DualEncoder`): the backbone.
@@ -78,9 +91,9 @@ def compare_methods(
         band (`(k_top, k_bottom)`, *optional*): for `isoclip`.
         text_embeds (`Tensor [M, d]`, *optional*): for `text-pca`.
         query_ids (`Sequence[str]`, *optional*): unique names of the queries; they also seed the inversion.
-        name (`str`): of the task, for the table. Default "data".
-        tower_ms (`float`): what the tower takes for one query, added to every method. Default 0.
-        seed (`int`): of the bootstrap and of the inversion. Default 0.
+        name (`str`, *optional*, defaults to `"data"`): of the task, for the table.
+        tower_ms (`float`, *optional*, defaults to `0`): what the tower takes for one query, added to every method.
+        seed (`int`, *optional*, defaults to `0`): of the bootstrap and of the inversion.
         **inversion: further arguments of `oti` or `ovi` (`steps`, `n_tokens`, `evaluate_at`, …).
 
     Returns:
@@ -89,11 +102,20 @@ def compare_methods(
     Raises:
         `ClipAlignError`: an unknown method, one that the task cannot have, one whose band or texts are missing, or an
             option that `oti` or `ovi` refuses.
+
+    Example:
+        ```python
+        >>> task = retrieval_task(features)
+        >>> options = {"methods": ["raw", "oti"], "steps": 2, "progress": False}
+        >>> compared = compare_methods(model, task, processor=processor, **options)
+        >>> sorted(compared.milliseconds["oti"])
+        ['method', 'search', 'tower']
+        ```
     """
-    encoder = as_dual_encoder(model)
+    encoder, methods = as_dual_encoder(model), current_names(methods)
     options = check_comparison(encoder, processor=processor, modality=modality, methods=methods, **inversion)
     heads = _heads(encoder, modality, band, text_embeds, methods)
-    gallery = F.normalize(heads["baseline"].project(task.gallery), dim=-1)
+    gallery = F.normalize(heads["raw"].project(task.gallery), dim=-1)
     embeddings: dict[str, tuple[Tensor, Tensor]] = {}
     times: dict[str, dict[str, float]] = {}
     inverted = None
@@ -101,7 +123,7 @@ def compare_methods(
         if method in heads:
             embeddings[method], own = _timed(heads[method].embed, task.query, task.gallery)
         else:
-            targets = heads["baseline"].project(task.query)
+            targets = heads["raw"].project(task.query)
             inverted, own = _timed(_invert, encoder, method, targets, processor, query_ids, seed, options[method])
             embeddings[method] = F.normalize(inverted.features.cpu(), dim=-1), gallery
         _, search = _timed(_nearest, *embeddings[method])
@@ -118,7 +140,7 @@ def zero_shot_controls(
     *,
     processor: Any,
     template: str = "a photo of a {}.",
-    methods: Sequence[str] = ("baseline", "oti", "ovi"),
+    methods: Sequence[str] = ("raw", "oti", "ovi"),
     seed: int = 0,
     oti_template: str = "a photo of {}",
     n_tokens: int = 1,
@@ -128,7 +150,7 @@ def zero_shot_controls(
 ) -> list[dict[str, Any]]:
     """Zero-shot classification as it is and, as the control, within one modality: there inversion should NOT help.
 
-    `baseline` compares images with class prompts. `oti` inverts the images and compares them with the prompts, text
+    `raw` compares images with class prompts. `oti` inverts the images and compares them with the prompts, text
     with text. `ovi` inverts the prompts and compares images with them, image with image.
 
     Args:
@@ -136,10 +158,10 @@ def zero_shot_controls(
         images (`Features`): labelled, with class names.
         processor (`ProcessorMixin`): the checkpoint's processor.
         template (`str`): prompt of the class names.
-        methods (`Sequence[str]`): of `baseline`, `oti`, `ovi`.
-        seed (`int`): of the inversions. Default 0.
-        oti_template (`str`): prompt of the pseudo-token. Default `"a photo of {}"`.
-        n_tokens (`int`): pseudo-patches of OVI; OTI takes one pseudo-token. Default 1.
+        methods (`Sequence[str]`): of `raw`, `oti`, `ovi`.
+        seed (`int`, *optional*, defaults to `0`): of the inversions.
+        oti_template (`str`, *optional*, defaults to `"a photo of {}"`): prompt of the pseudo-token.
+        n_tokens (`int`, *optional*, defaults to `1`): pseudo-patches of OVI; OTI takes one pseudo-token.
         oti_steps (`int`), ovi_steps (`int`): steps. Defaults 150 and 1,000.
         **inversion: further arguments of both.
 
@@ -149,10 +171,17 @@ def zero_shot_controls(
 
     Raises:
         `ClipAlignError`: no class names, an unknown method, or an option that `oti` or `ovi` refuses.
+
+    Example:
+        ```python
+        >>> rows = zero_shot_controls(model, features, processor=processor, template="an emoji of {}", methods=["raw"])
+        >>> sorted(rows[0])
+        ['mean_per_class', 'method', 'ms_per_image', 'top1', 'top5']
+        ```
     """
     if images.class_names is None or images.labels is None:
         raise ClipAlignError("zero-shot needs class names: a folder with one sub-folder per class, or a label column.")
-    encoder = as_dual_encoder(model)
+    encoder, methods = as_dual_encoder(model), current_names(methods)
     options = check_zero_shot(
         encoder, processor=processor, methods=methods, oti_template=oti_template, n_tokens=n_tokens,
         oti_steps=oti_steps, ovi_steps=ovi_steps, **inversion,
@@ -167,16 +196,21 @@ def zero_shot_controls(
         elif method == "ovi":
             names = images.class_names
             right = _invert(encoder, "ovi", classes, processor, names, seed, options["ovi"]).features.cpu()
-        return F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).T
+        return similarities(F.normalize(left, dim=-1), F.normalize(right, dim=-1))
 
     rows = []
     for method in methods:
         scores, milliseconds = _timed(logits, method)
         accuracy = top_k_accuracy(scores, images.labels, ks=tuple(k for k in (1, 5) if k <= len(classes)))
-        balanced = mean_per_class_accuracy(scores.argmax(1), images.labels)
+        balanced = mean_per_class_accuracy(scores, images.labels)
         per_image = milliseconds / len(images)
         rows.append({"method": method, **accuracy, "mean_per_class": balanced, "ms_per_image": per_image})
     return rows
+
+
+def current_names(methods: Sequence[str]) -> list[str]:
+    """Methods under the names that tables use; `baseline`, the earlier name of `raw`, is still accepted."""
+    return [_OLD_NAMES.get(method, method) for method in methods]
 
 
 def tower_milliseconds(model: Any) -> float:
@@ -187,6 +221,12 @@ def tower_milliseconds(model: Any) -> float:
 
     Returns:
         `float`: milliseconds.
+
+    Example:
+        ```python
+        >>> tower_milliseconds(model) > 0
+        True
+        ```
     """
     encoder = as_dual_encoder(model)
     inputs = encoder.blank_images(_TIMED_IMAGES)
@@ -213,10 +253,10 @@ def check_comparison(
     Raises:
         `ClipAlignError`: an unknown method, one that the task cannot have, or an option that it refuses.
     """
-    own = _INVERSION_OF[modality]
+    own, methods = _INVERSION_OF[modality], current_names(as_texts(methods, "methods"))
     for method in methods:
         if method not in METHODS:
-            raise ClipAlignError(f"unknown method {method!r}: choose from {', '.join(METHODS)}.")
+            raise unknown_name("method", method, METHODS)
         if method in _INVERSION_OF.values() and method != own:
             raise ClipAlignError(f"{method} does not invert {modality}s: use {own} for {modality}-{modality}.")
     options = dict(inversion)
@@ -238,9 +278,10 @@ def check_zero_shot(
     **inversion: Any,
 ) -> dict[str, dict[str, Any]]:
     """As `check_comparison`, for `zero_shot_controls`."""
+    methods = current_names(methods)
     for method in methods:
         if method not in _ZERO_SHOT:
-            raise ClipAlignError(f"unknown method {method!r} for zero-shot: choose from {', '.join(_ZERO_SHOT)}.")
+            raise unknown_name("method", method, _ZERO_SHOT, " for zero-shot")
     options = {
         "oti": {"steps": oti_steps, "template": oti_template, **inversion},
         "ovi": {"steps": ovi_steps, "n_tokens": n_tokens, **inversion},
@@ -262,11 +303,12 @@ def _completed(
 def _heads(
     encoder: DualEncoder, modality: Modality, band: Band | None, text_embeds: Tensor | None, methods: Sequence[str]
 ) -> dict[str, Head]:
-    """The linear methods by name, in float32 on the CPU, the baseline always among them."""
-    names = ["raw", *[name for name in methods if name not in ("baseline", "oti", "ovi")]]
+    """The linear methods by name, in float32 on the CPU, `raw` always among them."""
+    names = ["raw", *[name for name in methods if name not in ("raw", "oti", "ovi")]]
     heads = comparison_heads(encoder, modality, band, text_embeds, names)
-    cpu = [replace(head, matrix=None if head.matrix is None else head.matrix.float().cpu()) for head in heads]
-    return {"baseline" if head.name == "raw" else head.name: head for head in cpu}
+    return {
+        head.name: replace(head, matrix=None if head.matrix is None else head.matrix.float().cpu()) for head in heads
+    }
 
 
 def _invert(
@@ -278,7 +320,8 @@ def _invert(
     seed: int,
     options: dict[str, Any],
 ) -> InversionOutput:
-    shared: dict[str, Any] = {"ids": ids, "generator": torch.Generator().manual_seed(seed), **options}
+    names = None if ids is None else as_list(ids, "query_ids")
+    shared: dict[str, Any] = {"ids": names, "generator": torch.Generator().manual_seed(seed), **options}
     if method == "oti":
         return oti(encoder, targets, processor=processor, **shared)
     return ovi(encoder, targets, **shared)
@@ -296,7 +339,7 @@ def _curve(inverted: InversionOutput | None, gallery: Tensor, task: LabelledRetr
 
 
 def _nearest(query: Tensor, gallery: Tensor) -> Tensor:
-    return (query @ gallery.T).topk(min(_FOUND, len(gallery)), dim=1).indices
+    return top_k(similarities(query, gallery), min(_FOUND, len(gallery)))
 
 
 def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:

@@ -49,7 +49,7 @@ class MiniStudy:
     sections: list[Section]
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers, for JSON."""
+        """All scores, for JSON."""
         return {
             "image_band": self.image_search.band,
             "text_band": self.text_search.band,
@@ -63,11 +63,11 @@ def run_mini_study(model_name: str, progress: bool = True) -> MiniStudy:
     """Compares heads on the built-in set: the band is chosen on known concepts, everything is scored on novel ones.
 
     Images of one style search another style; the same emoji is the one relevant item. Four keywords of an emoji
-    search the names of all. Without the share-alike images, styles that the models know stand in for unseen ones.
+    search the names of all. Without the share-alike images, styles that the models have seen stand in for unseen ones.
 
     Args:
         model_name (`str`): "student" or "teacher".
-        progress (`bool`): show progress bars. Default True.
+        progress (`bool`, *optional*, defaults to `True`): show progress bars.
     """
     mini, styles = _open_mini()
     model, processor = getattr(mini, model_name), getattr(mini, f"{model_name}_processor")
@@ -175,7 +175,7 @@ def _table_section(
             verdict + " “Better” and “worse” mean that the 95 % interval of the paired difference does not hold zero.",
             "raw: the model as it is. pre-projection: no projector. centred: the mean of the gallery is subtracted. "
             "centred-each: each side's own mean, for which all queries must be known together. isoclip-compact: the "
-            "cosines of isoclip with fewer numbers. text-pca: the rival method, on the names of known emoji.",
+            "cosines of isoclip in a smaller dimension. text-pca: another method, on the names of known emoji.",
         ],
         tables=[
             ReportTable(images.columns(), images.rows(), "Images: " + images.caption()),

@@ -12,15 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import atomic_file
+from hf_clipalign._io.masking import mask_secrets, without_secrets
+from hf_clipalign._rows import similarities
+from hf_clipalign._tables import NumberTable
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.data.splits.subsets import base_and_novel
-from hf_clipalign.metrics import harmonic_mean
+from hf_clipalign.metrics import harmonic_mean, top_k_accuracy
+from hf_clipalign.tuners import (
+    adapter_template,
+    build_prompts,
+    class_text_features,
+    has_text_prompts,
+    plan_prompts,
+)
 
 Accuracy = Callable[[ImageSource], float]
 """Gives the share of a source's images that are classified right among its `class_names`, in [0, 1]."""
@@ -40,47 +51,147 @@ def base_to_novel(accuracy: Accuracy, source: ImageSource) -> dict[str, float]:
 
     Raises:
         `ClipAlignError`: the source has no labels or fewer than two classes.
+
+    Example:
+        ```python
+        >>> accuracy = lambda source: zero_shot_accuracy(model, processor, source, "an emoji of {}")
+        >>> sorted(base_to_novel(accuracy, images))
+        ['base', 'harmonic_mean', 'novel']
+        ```
     """
     base, novel = (accuracy(half) for half in base_and_novel(source))
     return {"base": base, "novel": novel, "harmonic_mean": harmonic_mean(base, novel)}
 
 
 def cross_dataset(accuracy: Accuracy, sources: Mapping[str, ImageSource]) -> dict[str, float]:
-    """Accuracy on data sets that the model was not trained on, and their mean (`average`)."""
+    """Accuracy on data sets that the model was not trained on, and their mean (`average`).
+
+    Args:
+        accuracy (`Callable`): gives the accuracy on an `ImageSource`.
+        sources (`Mapping[str, ImageSource]`): the data sets by name.
+
+    Example:
+        ```python
+        >>> cross_dataset(lambda source: 0.5, {"emoji": images})
+        {'emoji': 0.5, 'average': 0.5}
+        ```
+    """
     return _each_and_average(accuracy, sources)
 
 
 def domain_generalization(
     accuracy: Accuracy, source: ImageSource, targets: Mapping[str, ImageSource]
 ) -> dict[str, float]:
-    """Accuracy on the training domain (`source`), on each other one, and the mean of the OTHERS (`average`)."""
+    """Accuracy on the training domain (`source`), on each other one, and the mean of the OTHERS (`average`).
+
+    Args:
+        accuracy (`Callable`): gives the accuracy on an `ImageSource`.
+        source (`ImageSource`): test images of the training domain.
+        targets (`Mapping[str, ImageSource]`): those of the other domains, by name.
+
+    Example:
+        ```python
+        >>> domain_generalization(lambda source: 0.5, images, {"other style": images})
+        {'source': 0.5, 'other style': 0.5, 'average': 0.5}
+        ```
+    """
     return {"source": accuracy(source), **_each_and_average(accuracy, targets)}
 
 
 def zero_shot_accuracy(
-    model: Any, processor: Any, source: ImageSource, template: str = "a photo of a {}.", batch_size: int = 64
+    model: Any,
+    processor: Any,
+    source: ImageSource,
+    template: str | Sequence[str] | None = None,
+    batch_size: int = 64,
 ) -> float:
-    """Accuracy of a model with hand-written prompts among the source's class names.
+    """Accuracy of a model with hand-written or learned prompts among the source's class names.
 
     Args:
-        model (`nn.Module` or `DualEncoder`): the backbone.
+        model (`nn.Module` or `DualEncoder`): the backbone, bare or with an adapter.
         processor (`ProcessorMixin`): the checkpoint's processor.
         source (`ImageSource`): labelled images with class names.
-        template (`str`): prompt with one `{}`.
-        batch_size (`int`): images per pass. Default 64.
+        template (`str` or `Sequence[str]`, *optional*): prompt with one `{}`, or several, see `zero_shot_logits`.
+            Defaults to the adapter's own; `a photo of a {}.` without one.
+        batch_size (`int`, *optional*, defaults to `64`): images per pass.
 
     Raises:
         `ClipAlignError`: no labels or no class names.
+
+    Example:
+        ```python
+        >>> 0 <= zero_shot_accuracy(model, processor, images, "an emoji of {}") <= 1
+        True
+        ```
+    """
+    names = source_class_names(source)
+    logits = zero_shot_logits(model, processor, source, names, template, batch_size)
+    return top_k_accuracy(logits, source.labels, ks=(1,))["top1"]
+
+
+@torch.no_grad()
+def zero_shot_logits(
+    model: Any,
+    processor: Any,
+    source: ImageSource,
+    class_names: Sequence[str],
+    template: str | Sequence[str] | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """Cosines of images and class prompts: hand-written ones, or an adapter's.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): the backbone, bare or with an adapter.
+        processor (`ProcessorMixin`): the checkpoint's processor.
+        source (`ImageSource`): N images.
+        class_names (`Sequence[str]`): C names.
+        template (`str` or `Sequence[str]`, *optional*): prompt with one `{}`; of several, an ensemble, each class
+            takes the mean of the unit text features (Radford et al., 2021, section 3.1.4). Default: the adapter's
+            own; `a photo of a {}.` without one.
+        batch_size (`int`, *optional*, defaults to `64`): images per pass.
+
+    Returns:
+        `Tensor [N, C]`: on the CPU.
+
+    Raises:
+        `ClipAlignError`: several templates for an adapter with learned text prompts; an image cannot be read.
+
+    Example:
+        ```python
+        >>> zero_shot_logits(model, processor, images, ["cat", "dog"], ["an emoji of {}", "a {}"]).shape
+        torch.Size([24, 2])
+        ```
     """
     from hf_clipalign.features.in_memory import extract_image_features
 
-    names = source_class_names(source)
     encoder = as_dual_encoder(model)
     features = extract_image_features(model, source, processor, batch_size=batch_size, strict=True, progress=False)
-    with torch.no_grad():
-        texts = encode_texts(encoder, processor, fill(template, names)).float().cpu()
-        images = features.values @ encoder.image_projector.matrix.float().cpu().T
-    return float(((images @ texts.T).argmax(dim=1).numpy() == features.labels).mean())
+    images = F.normalize(features.values @ encoder.image_projector.matrix.float().cpu().T, dim=-1)
+    if has_text_prompts(model):
+        return _prompted_logits(model, processor, images, class_names, template, batch_size)
+    templates = [template or adapter_template(model)] if template is None or isinstance(template, str) else template
+    listed = [encode_texts(encoder, fill(one, class_names), processor).float().cpu() for one in templates]
+    texts = listed[0] if len(listed) == 1 else F.normalize(torch.stack(listed).sum(dim=0), dim=-1)
+    return similarities(images, texts)
+
+
+def _prompted_logits(
+    model: Any,
+    processor: Any,
+    images: Tensor,
+    class_names: Sequence[str],
+    template: str | Sequence[str] | None,
+    batch_size: int,
+) -> Tensor:
+    if template is not None and not isinstance(template, str):
+        raise ClipAlignError("a learned context is one prompt: give one template, or none for the adapter's own")
+    plan = plan_prompts(model, build_prompts(model, processor, class_names, template))
+    parts = []
+    for rows in images.split(batch_size):
+        texts = class_text_features(model, plan, image_features=rows.to(as_dual_encoder(model).device))
+        texts = texts.float().cpu()
+        parts.append(similarities(rows, texts) if texts.dim() == 2 else torch.einsum("nd,ncd->nc", rows, texts))
+    return torch.cat(parts)
 
 
 def source_class_names(source: ImageSource) -> list[str]:
@@ -104,6 +215,7 @@ class ResultTable:
     Args:
         title (`str`): what was measured.
         note (`str`): a line below the table, for example the command.
+        scores (`dict`, *optional*): `{method: {test: {seed: score}}}`; `add` fills it.
 
     Example:
         ```python
@@ -151,15 +263,9 @@ class ResultTable:
         """Rows as text: the method and one cell per test, in percent."""
         return [[method, *(self._cell(method, test) for test in self.tests)] for method in self.scores]
 
-    def to_rich(self) -> Table:
+    def to_rich(self) -> NumberTable:
         """A table for the terminal."""
-        table = Table(title=self._heading(), caption=self.note or None)
-        table.add_column("method")
-        for test in self.tests:
-            table.add_column(test, justify="right")
-        for row in self.cells():
-            table.add_row(*row)
-        return table
+        return NumberTable(["method", *self.tests], self.cells(), self._heading(), self.note)
 
     def to_markdown(self) -> str:
         """Heading, table and note as Markdown."""
@@ -167,7 +273,7 @@ class ResultTable:
         rows = [header, ["---"] * len(header), *self.cells()]
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         heading = [f"**{self.title}**{self.unit}", ""] if self.title else []
-        return "\n".join([*heading, *lines, *(["", self.note] if self.note else [])])
+        return mask_secrets("\n".join([*heading, *lines, *(["", self.note] if self.note else [])]))
 
     def to_csv(self) -> str:
         """One line per method, test and seed, as fractions."""
@@ -181,7 +287,8 @@ class ResultTable:
 
     def to_json(self) -> str:
         """Everything, so that `from_json` gives the same table."""
-        return json.dumps({"title": self.title, "note": self.note, "scores": self.scores}, indent=1)
+        content = {"title": self.title, "note": self.note, "scores": self.scores}
+        return json.dumps(without_secrets(content), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> ResultTable:

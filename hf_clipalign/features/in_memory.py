@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.sequences import as_array, as_list, as_positions
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
 from hf_clipalign.backbones.dual_encoder import Modality
-from hf_clipalign.data import ImageSource
+from hf_clipalign.data import ImageSource, TextSource
 from hf_clipalign.features.reading import ImageJob, default_workers, image_batches
+from hf_clipalign.features.rows import FEATURES, LAYOUT, Rows, all_rows, finish_rows, open_features, write_rows
+from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_store
 
 
 @dataclass
@@ -31,6 +35,15 @@ class Features:
         class_names (`list[str]`, *optional*): what the numbers mean.
         skipped (`list[tuple[str, str]]`): name and reason of what could not be read.
         model (`str`, *optional*): where the model came from.
+
+    Example:
+        ```python
+        >>> features.values.shape, features.modality, features.ids[:2]
+        (torch.Size([24, 128]), 'image', ['0', '1'])
+        >>> features.save("emoji-features")
+        >>> Features.load("emoji-features").values.equal(features.values)
+        True
+        ```
     """
 
     values: Tensor
@@ -41,14 +54,16 @@ class Features:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     model: str | None = None
 
+    def __post_init__(self) -> None:
+        self.ids = as_list(self.ids, "ids")
+        self.labels = None if self.labels is None else as_array(self.labels, "labels")
+
     def __len__(self) -> int:
         return len(self.values)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Features:
         """The features of some rows, in that order."""
-        index = np.asarray(rows)
-        if index.dtype == bool:
-            index = np.flatnonzero(index)
+        index = as_positions(rows, len(self), "rows")
         return Features(
             values=self.values[torch.from_numpy(index)],
             modality=self.modality,
@@ -65,9 +80,22 @@ class Features:
         Raises:
             `ClipAlignError`: the folder cannot be written to.
         """
-        from hf_clipalign.features.store import save_features
-
-        save_features(self, folder)
+        path = Path(folder)
+        description = {
+            "modality": self.modality,
+            "width": self.values.shape[1],
+            "model": {"name": self.model, "weights": None},
+            "data": {"name": None, "fingerprint": None},
+            "class_names": self.class_names,
+            **dict.fromkeys(LAYOUT, max(1, len(self))),
+        }
+        labels = None if self.labels is None else torch.as_tensor(self.labels)
+        rows = Rows(self.values, torch.arange(len(self)), self.ids, labels, self.skipped)
+        with folder_lock(path, FEATURES):
+            remove_store(path, FEATURES)
+            store = ShardFolder.create(path, FEATURES, description)
+            write_rows(store, 0, rows)
+            finish_rows(store, 1)
 
     @classmethod
     def load(cls, folder: str | Path) -> Features:
@@ -76,9 +104,28 @@ class Features:
         Raises:
             `ClipAlignError`: the folder holds no features, or a file is damaged.
         """
-        from hf_clipalign.features.store import FeatureStore
+        store = open_features(folder)
+        return gathered(store.manifest, list(all_rows(store)))
 
-        return FeatureStore.open(folder).to_features()
+
+def gathered(manifest: Mapping[str, Any], parts: Sequence[Rows]) -> Features:
+    """Rows of a store as one copy in memory.
+
+    Args:
+        manifest (`Mapping`): the store's.
+        parts (`Sequence[Rows]`): some of its shards, in order.
+    """
+    labels = [part.labels for part in parts if part.labels is not None]
+    width, labelled = manifest["width"], len(labels) == len(parts) and bool(parts)
+    return Features(
+        values=torch.cat([torch.empty(0, width), *(part.values for part in parts)]),
+        modality=manifest["modality"],
+        ids=[name for part in parts for name in part.ids],
+        labels=torch.cat(labels).numpy() if labelled else None,
+        class_names=manifest["class_names"],
+        skipped=[entry for part in parts for entry in part.skipped],
+        model=manifest["model"]["name"],
+    )
 
 
 def extract_image_features(
@@ -97,17 +144,24 @@ def extract_image_features(
         model (`nn.Module` or `DualEncoder`): the backbone, in evaluation mode, on the device to use.
         source (`ImageSource`): the images; see `hf_clipalign.data.open_source`.
         processor (`ProcessorMixin` or image processor): the checkpoint's processor.
-        batch_size (`int`): images per pass. Default 64.
+        batch_size (`int`, *optional*, defaults to `64`): images per pass.
         num_workers (`int`, *optional*): processes that read images. Default: none for few images, else all cores
             but one, at most 8.
         strict (`bool`): raise at the first image that cannot be read, instead of recording it in `skipped`.
-        progress (`bool`): show a progress bar. Default True.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
         `Features`: rows in the order of the source, without the skipped images.
 
     Raises:
         `ClipAlignError`: the source is empty, no image can be read, or (`strict`) one cannot.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import extract_image_features
+        >>> extract_image_features(model, images, processor, progress=False).values.shape
+        torch.Size([24, 128])
+        ```
     """
     encoder = as_dual_encoder(model)
     if len(source) == 0:
@@ -118,7 +172,7 @@ def extract_image_features(
     jobs = [ImageJob(0, range(start, min(start + batch_size, len(source)))) for start in starts]
     workers = default_workers(len(source)) if num_workers is None else num_workers
     blocks, rows, skipped = [], [], []
-    with tqdm(total=len(source), desc="images", unit="image", disable=not progress) as bar:
+    with tqdm(total=len(source), desc="images", unit="image", disable=None if progress else True) as bar:
         for batch in image_batches(source, processor, jobs, workers):
             if batch.failures and strict:
                 raise ClipAlignError(batch.failures[0][1])
@@ -134,7 +188,7 @@ def extract_image_features(
         modality="image",
         ids=[source.ids[row] for row in rows],
         labels=None if source.labels is None else np.asarray(source.labels)[rows],
-        class_names=source.class_names,
+        class_names=None if source.class_names is None else list(source.class_names),
         skipped=skipped,
         model=encoder.config._name_or_path or None,
     )
@@ -157,28 +211,33 @@ def extract_text_features(
         texts (`Sequence[str]`): N texts.
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer or processor.
         labels (array `[N]`, *optional*): for retrieval: texts of one image or class share a label.
-        batch_size (`int`): texts per pass. Default 256.
-        truncate (`bool`): cut texts over the context length instead of raising. Default False.
-        progress (`bool`): show a progress bar. Default True.
+        batch_size (`int`, *optional*, defaults to `256`): texts per pass.
+        truncate (`bool`, *optional*, defaults to `False`): cut texts over the context length instead of raising.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
         `Features`: rows in the order of `texts`; ids are row numbers.
 
     Raises:
         `ClipAlignError`: no texts, labels of another length, or a text over the context length.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import extract_text_features
+        >>> extract_text_features(model, ["a cat", "a dog"], processor, progress=False).values.shape
+        torch.Size([2, 128])
+        ```
     """
     encoder = as_dual_encoder(model)
-    if not len(texts):
-        raise ClipAlignError("there are no texts to take features of.")
-    if labels is not None and len(labels) != len(texts):
-        raise ClipAlignError(f"{len(texts)} texts but {len(labels)} labels: give one label for each text.")
-    with tqdm(total=len(texts), desc="texts", unit="text", disable=not progress) as bar:
-        values = encode_texts(encoder, texts, tokenizer, batch_size, truncate, bar)
+    source = TextSource(as_texts(texts, "texts"), labels=labels)
+    with tqdm(total=len(source), desc="texts", unit="text", disable=None if progress else True) as bar:
+        values = text_block(encoder, source.texts, tokenizer, batch_size, truncate, bar)
     return Features(
         values=values,
         modality="text",
-        ids=[str(row) for row in range(len(texts))],
-        labels=None if labels is None else np.asarray(labels),
+        ids=[str(row) for row in range(len(source))],
+        labels=source.labels,
+        class_names=source.class_names,
         model=encoder.config._name_or_path or None,
     )
 
@@ -194,7 +253,7 @@ def image_block(encoder: DualEncoder, inputs: dict[str, Any]) -> Tensor:
 
 
 @torch.no_grad()
-def encode_texts(
+def text_block(
     encoder: DualEncoder, texts: Sequence[str], tokenizer: Any, batch_size: int, truncate: bool, bar: tqdm
 ) -> Tensor:
     """Features before the projector `[N, w]`; sorted by length inside, so that little padding is computed."""
@@ -217,6 +276,13 @@ def project_image_features(encoder: DualEncoder, features: Tensor) -> Tensor:
 
     Returns:
         `Tensor [N, d]`: in the dtype and on the device of `features`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import project_image_features
+        >>> project_image_features(encoder, features.values).shape
+        torch.Size([24, 128])
+        ```
     """
     with torch.no_grad():
         projected = encoder.project_image(features[:, : encoder.vision_dim].to(encoder.device, encoder.dtype))

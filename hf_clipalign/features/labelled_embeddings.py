@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_content, explained_read
+from hf_clipalign._io.limited_json import checked_json
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.data import FindingLabels
 from hf_clipalign.features.extraction import extract_to_store
+from hf_clipalign.features.rows import NAME_COLUMNS, names_as_tensors, names_from_tensors
+from hf_clipalign.features.storage.manifest import Column, Kind
+from hf_clipalign.features.storage.shards import METADATA, DamagedShard, ForeignFile
+from hf_clipalign.features.storage.single_file import read_file, write_file
 from hf_clipalign.features.store import FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -24,6 +31,15 @@ logger = logging.getLogger(__name__)
 _BLOCK_ROWS = 8192
 _MOST_FOLDERS = 4  # a label file names images from a folder at most so many levels above the embedded one
 _EMBEDS, _IDS = "image_embeds", "ids"
+
+EMBEDDINGS = Kind(
+    name="labelled-embeddings",
+    noun="embeddings",
+    columns={_EMBEDS: Column("float", 2), **NAME_COLUMNS},
+    identity=("model", "ids"),
+    description=dict,
+    remedy="Make them again with LabelledEmbeddings.save",
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +57,10 @@ class LabelledEmbeddings:
 
     Example:
         ```python
-        >>> labels = read_chexpert("CheXpert-v1.0-small/train.csv")
-        >>> data = LabelledEmbeddings.from_store("features/", labels, model)   # made by `clipalign embed`
+        >>> from hf_clipalign.features import LabelledEmbeddings
+        >>> data = LabelledEmbeddings(embeds, labels)
+        >>> data.embeds.shape, data.labels.findings
+        (torch.Size([24, 128]), ['Edema', 'Fracture'])
         ```
     """
 
@@ -83,8 +101,8 @@ class LabelledEmbeddings:
             store (`FeatureStore`, `str` or `Path`): image features.
             labels (`FindingLabels`): joined by id; leading folders that one side lacks are left out.
             model (`PeftModel`, `nn.Module` or `DualEncoder`): the backbone that made the features.
-            partial (`bool`): drop labels without features instead of raising. Images that could not be read are
-                always dropped, with a warning. Default False.
+            partial (`bool`, *optional*, defaults to `False`): drop labels without features instead of raising. Images
+                that could not be read are always dropped, with a warning.
 
         Raises:
             `ClipAlignError`: text features, features of another model, ids that occur twice or do not match.
@@ -97,7 +115,7 @@ class LabelledEmbeddings:
         width = encoder.vision_dim
         if store.width not in (width, width + 1):
             raise ClipAlignError(
-                f"the features in {str(store.folder)!r} have {store.width} numbers, {type(encoder.model).__name__} "
+                f"the features in {str(store.folder)!r} have dimension {store.width}, {type(encoder.model).__name__} "
                 f"takes {width}: they are of another model."
             )
         unread = {name for name, _ in store.skipped}
@@ -147,14 +165,10 @@ class LabelledEmbeddings:
 
     def save(self, path: str | Path) -> Path:
         """Writes `.safetensors` that `from_file` reads; the labels are not in it."""
-        from safetensors.torch import save_file
-
-        from hf_clipalign._files import atomic_file
-
-        metadata = {_IDS: json.dumps(self.labels.ids), **({} if self.model is None else {"model": self.model})}
-        with atomic_file(path) as staging:
-            save_file({_EMBEDS: self.embeds.contiguous()}, staging, metadata=metadata)
-        return Path(path)
+        path, ids = Path(path), "\n".join(map(str, self.labels.ids))
+        description = {"model": self.model, "ids": hashlib.sha256(ids.encode("utf-8", "surrogatepass")).hexdigest()}
+        write_file(path, EMBEDDINGS, description, {_EMBEDS: self.embeds, **names_as_tensors(self.labels.ids)})
+        return path
 
     def select(self, rows: Any = None, findings: Sequence[str] | None = None) -> LabelledEmbeddings:
         """Some rows (numbers or a mask) and some findings."""
@@ -172,6 +186,13 @@ def backbone_hash(model: Any) -> str:
 
     Returns:
         `str`: `weights_hash(…, before_projector=True)`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import backbone_hash
+        >>> len(backbone_hash(model)), backbone_hash(model) == backbone_hash(encoder)
+        (64, True)
+        ```
     """
     return weights_hash(as_dual_encoder(model).model, before_projector=True)
 
@@ -232,29 +253,39 @@ def _read_embeddings(path: Path) -> tuple[Tensor, list[str] | None, str | None]:
         raise ClipAlignError(
             f"{path}: embeddings must be a .safetensors, .parquet or .arrow file, or a feature store."
         )
-    if not path.is_file():
+    with explained_read(path):
+        is_there = path.is_file()
+    if not is_there:
         raise ClipAlignError(
             f"{path}: no such file; make embeddings with `clipalign embed` or LabelledEmbeddings.save."
         )
-    try:
+    with explained_content(path):
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_table(path)
-    except ClipAlignError:
-        raise
-    except Exception as error:
-        raise ClipAlignError(
-            f"{path}: cannot be read ({str(error).splitlines()[0] if str(error) else error!r})."
-        ) from error
 
 
 def _read_safetensors(path: Path) -> tuple[Tensor, list[str] | None, str | None]:
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        if _EMBEDS not in file.keys():  # noqa: SIM118 (no dictionary)
-            raise ClipAlignError(f"{path}: holds no tensor {_EMBEDS!r}, only {', '.join(file.keys()) or 'nothing'}.")
-        metadata = file.metadata() or {}
-        embeds = file.get_tensor(_EMBEDS)
-    ids = json.loads(metadata[_IDS]) if _IDS in metadata else None
+    try:
+        shard = read_file(path, EMBEDDINGS, {})
+        assert shard is not None
+        return shard.tensors[_EMBEDS], names_from_tensors(shard.tensors), shard.meta["description"]["model"]
+    except ForeignFile as problem:
+        with safe_open(path, framework="pt") as file:
+            ours = {"id_text", "id_ends"} & set(file.keys()) or METADATA in (file.metadata() or {})
+            if ours:
+                raise ClipAlignError(f"{path}: is damaged ({problem}); make it again.") from None
+            return _read_foreign(path, file)
+    except DamagedShard as damage:
+        raise ClipAlignError(f"{path}: is damaged ({damage}); make it again.") from None
+
+
+def _read_foreign(path: Path, file: Any) -> tuple[Tensor, list[str] | None, str | None]:
+    """A safetensors file that others wrote: nothing proves it but its own header."""
+    if _EMBEDS not in file.keys():  # noqa: SIM118 (no dictionary)
+        raise ClipAlignError(f"{path}: holds no tensor {_EMBEDS!r}, only {quoted(file.keys())}.")
+    metadata, embeds = file.metadata() or {}, file.get_tensor(_EMBEDS)
+    ids = checked_json(metadata[_IDS].encode(), [str]) if _IDS in metadata else None
     if ids is not None and len(ids) != len(embeds):
         raise ClipAlignError(f"{path}: {len(ids)} ids for {len(embeds)} embeddings.")
     return embeds, ids, metadata.get("model")
@@ -275,7 +306,7 @@ def _read_table(path: Path) -> tuple[Tensor, list[str], None]:
                 table = pa.ipc.open_stream(file).read_all()
     missing = [name for name in ("id", _EMBEDS) if name not in table.column_names]
     if missing:
-        raise ClipAlignError(f"{path}: no column {missing[0]!r}; the columns are {', '.join(table.column_names)}.")
+        raise ClipAlignError(f"{path}: no column {missing[0]!r}; the columns are {quoted(table.column_names)}.")
     column = table[_EMBEDS].combine_chunks()
     lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)  # NaN where there is no vector
     if not len(column):

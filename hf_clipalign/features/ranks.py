@@ -69,7 +69,7 @@ class Ranks:
         return message[0]
 
     def gather(self, value: _T) -> list[_T]:
-        """The values of all processes, in every process; no process goes on before all are here."""
+        """The values of all processes, in every process; no process continues before all are here."""
         if self.group is None:
             return [value]
         from torch import distributed

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
+import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from hf_clipalign._checks.numbers import check_integer
+from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, ImageStream, read_image
+from hf_clipalign.data.images.processing import process_images, reduce_image
 from hf_clipalign.data.images.streams import StreamRecord
 from hf_clipalign.features.ranks import local_world_size
+from hf_clipalign.features.rows import HASH_BYTES
 
 _FEW_IMAGES = 256
 _MOST_WORKERS = 8
+_PR_SET_PDEATHSIG = 1
+_MOST_BYTES = 2**28  # larger files are read piece by piece, and have no hash
+NO_HASH = bytes(HASH_BYTES)
+"""Of an image whose content is not known before it is decoded."""
+_ENDING = {signal.SIGTERM, signal.SIGINT}
 
 
 class ImageJob(NamedTuple):
@@ -33,8 +51,10 @@ class ImageBatch(NamedTuple):
         shard (`int`): the shard of the job.
         n_rows (`int`): how many rows were asked for.
         rows, ids, labels: position, name and class of the images that could be read.
-        inputs (`dict`, *optional*): what the image tower takes, None if no image could be read.
-        failures (`list[tuple[str, str]]`): name and reason of the others.
+        content (`list[bytes]`): hash of the undecoded image of each, zeros where it has none.
+        known (`list[bool]`): which of them are not decoded, as their features are known.
+        inputs (`dict`, *optional*): what the image tower takes for the others, None if there are none.
+        failures (`list[tuple[str, str]]`): name and reason of those that could not be read.
     """
 
     shard: int
@@ -42,6 +62,8 @@ class ImageBatch(NamedTuple):
     rows: list[int]
     ids: list[str]
     labels: list[int] | None
+    content: list[bytes]
+    known: list[bool]
     inputs: dict[str, Any] | None
     failures: list[tuple[str, str]]
 
@@ -52,16 +74,73 @@ def image_batches(
     jobs: Iterable[ImageJob],
     num_workers: int,
     pin_memory: bool = False,
+    known: Collection[bytes] = (),
 ) -> Iterator[ImageBatch]:
-    """Does the jobs in their order; streams are read here, in the main process, decoded in the workers."""
-    yield from DataLoader(
-        _ImageReader(source, processor),
+    """Does the jobs in their order; streams are read here, in the main process, decoded in the workers.
+
+    Args:
+        source, processor: the images, and what makes them inputs of the tower.
+        jobs (`Iterable[ImageJob]`): what to read.
+        num_workers (`int`): processes that read.
+        pin_memory (`bool`, *optional*, defaults to `False`): for copies to an accelerator.
+        known (`Collection[bytes]`): hashes of images that need not be decoded.
+
+    Raises:
+        `ClipAlignError`: if a worker process was ended from outside.
+    """
+    loader = DataLoader(
+        _ImageReader(source, processor, known),
         batch_size=None,
         sampler=jobs,
-        num_workers=num_workers,
+        num_workers=check_integer("num_workers", num_workers, least=0),
         collate_fn=_unchanged,
         pin_memory=pin_memory,
+        worker_init_fn=_begin_worker if num_workers else None,
     )
+    with _undisturbed():
+        batches = iter(loader)
+    try:
+        yield from batches
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise ClipAlignError(
+            f"a process that reads images of {source.name} was ended from outside, most often for lack of memory: "
+            "run the same again to resume, with fewer of them (num_workers)"
+        ) from error
+    finally:
+        getattr(batches, "_shutdown_workers", lambda: None)()  # the traceback of an error would keep them
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Workers are begun before a signal to end is acted on, so that whoever acts on it knows all of them.
+
+    A dead worker is found where its batch is waited for, and not at any line that runs when torch gets the signal.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        if before is not None:
+            is_torch = str(getattr(before, "__module__", "")).startswith("torch.utils.data")  # of another loader
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if is_torch else before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+
+def _begin_worker(_: int) -> None:
+    """A worker ends at once on request, and, on Linux, when the process that it works for is no more."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if (parent := multiprocessing.parent_process()) is not None and os.getppid() != parent.pid:
+            os.kill(os.getpid(), signal.SIGKILL)  # it ended before this process could ask for the signal
 
 
 def default_workers(n_images: int | None) -> int:
@@ -74,20 +153,17 @@ def default_workers(n_images: int | None) -> int:
 class _ImageReader(Dataset):
     """What a worker does. Failures travel back as text."""
 
-    def __init__(self, source: ImageSource | ImageStream, processor: Any) -> None:
+    def __init__(self, source: ImageSource | ImageStream, processor: Any, known: Collection[bytes]) -> None:
         self.source = source if isinstance(source, ImageSource) else None
+        self.known = known
         self.name = source.name
         self.image_processor = getattr(processor, "image_processor", processor)
 
     def __getitem__(self, job: ImageJob) -> ImageBatch:
         records = self._records(job)
-        images, kept, failures = [], [], []
-        for place, record in enumerate(records):
-            try:
-                images.append(self._read(job.rows[place], record))
-                kept.append(place)
-            except ClipAlignError as error:
-                failures.append((record.id, str(error)))
+        kept: dict[int, bytes] = {}
+        failures: list[tuple[str, str]] = []
+        inputs = process_images(self.image_processor, self._images(job, records, kept, failures))
         labels = None if records[0].label is None else [int(records[place].label) for place in kept]  # type: ignore[arg-type]
         return ImageBatch(
             shard=job.shard,
@@ -95,9 +171,43 @@ class _ImageReader(Dataset):
             rows=[job.rows[place] for place in kept],
             ids=[records[place].id for place in kept],
             labels=labels,
-            inputs=self._inputs(images) if images else None,
+            content=list(kept.values()),
+            known=[hashed in self.known for hashed in kept.values()],
+            inputs=inputs,
             failures=failures,
         )
+
+    def _images(
+        self, job: ImageJob, records: list[StreamRecord], kept: dict[int, bytes], failures: list[tuple[str, str]]
+    ) -> Iterator[Image.Image]:
+        """The images that can be read and are not known, one at a time, each as small as the processor lets it be.
+
+        Places and hashes of all that have features go to `kept`.
+        """
+        for place, record in enumerate(records):
+            try:
+                item = record.item if self.source is None else self.source.items[job.rows[place]]
+                raw = _file_content(item)
+                hashed = content_hash(item if raw is None else raw)
+                image = None if hashed in self.known else self._reduced(item, record.id, raw)
+            except ClipAlignError as error:
+                failures.append((record.id, str(error)))
+                continue
+            kept[place] = hashed
+            if image is not None:
+                yield image
+
+    def _reduced(self, item: Any, row_id: str, raw: bytes | None) -> Image.Image:
+        """The image of an item, or of the bytes of its file, which are the ones that were hashed."""
+        name = f"{self.name}, row {row_id}"
+        if self.source is not None and isinstance(item, str):
+            name = item
+        if raw is None:
+            image = read_image(item, name=name)
+        else:
+            path = str(item["path"] if isinstance(item, dict) else item)
+            image = read_image(raw, name=printable(path if name == path else f"{name} ({path})"))
+        return reduce_image(image, self.image_processor)
 
     def _records(self, job: ImageJob) -> list[StreamRecord]:
         if job.records is not None:
@@ -106,15 +216,40 @@ class _ImageReader(Dataset):
         ids, labels = self.source.ids, self.source.labels
         return [StreamRecord(ids[row], None, None if labels is None else int(labels[row])) for row in job.rows]
 
-    def _read(self, row: int, record: StreamRecord) -> Any:
-        if self.source is not None:
-            return self.source.read(row)
-        return read_image(record.item, name=f"{self.name}, row {record.id}")
 
-    def _inputs(self, images: list[Any]) -> dict[str, Any]:
-        # arrays with a stated layout: an image one pixel wide or high has no layout that could be guessed
-        arrays = [np.asarray(image) for image in images]
-        return dict(self.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt"))
+def content_hash(content: Any) -> bytes:
+    """BLAKE2b of encoded bytes or of an array; zeros for anything else."""
+    if isinstance(content, dict):
+        content = content.get("bytes")
+    if isinstance(content, np.ndarray) and content.dtype != object:
+        return _digest(f"{content.dtype} {content.shape}", np.ascontiguousarray(content).tobytes())
+    return _digest("bytes", bytes(content)) if isinstance(content, (bytes, bytearray, memoryview)) else NO_HASH
+
+
+def text_hash(text: str) -> bytes:
+    """BLAKE2b of a text."""
+    return _digest("text", text.encode("utf-8", "surrogatepass"))
+
+
+def _digest(form: str, content: bytes) -> bytes:
+    digest = hashlib.blake2b(f"{form}: ".encode(), digest_size=HASH_BYTES)
+    digest.update(content)
+    return digest.digest()
+
+
+def _file_content(item: Any) -> bytes | None:
+    """The bytes of a file of moderate size; None if the item is none, or it is for `read_image` to say why not."""
+    path = item.get("path") if isinstance(item, dict) and item.get("bytes") is None else item
+    if not isinstance(path, (str, os.PathLike)):
+        return None
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+            return None
+        with open(path, "rb") as stream:
+            return stream.read()
+    except (OSError, ValueError):
+        return None
 
 
 def _unchanged(batch: Any) -> Any:

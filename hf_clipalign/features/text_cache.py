@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_clipalign._files import atomic_file
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.packing import encode_texts
-from hf_clipalign.features.key import describe_model, describe_tokenizer
+from hf_clipalign.features.description import describe_model, describe_tokenizer
+from hf_clipalign.features.storage.manifest import Column, Kind
+from hf_clipalign.features.storage.single_file import cached_tensors
+
+TEXT_EMBEDDINGS = Kind(
+    name="text-embeddings",
+    noun="text embeddings",
+    columns={"embeddings": Column("float32", 2)},
+    identity=("model.weights", "tokenizer", "prompts"),
+    description=dict,
+    remedy="Run the same command again with another file",
+    titles={"model.weights": "another model's weights", "tokenizer": "another tokenizer", "prompts": "other prompts"},
+)
 
 
 @torch.no_grad()
@@ -28,32 +37,33 @@ def text_embeddings(model: Any, tokenizer: Any, prompts: Sequence[str], cache: s
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer or processor.
         prompts (`Sequence[str]`): N texts, for example a dictionary through `fill`.
         cache (`str` or `Path`, *optional*): a safetensors file; read if it is of these weights, this tokenizer and
-            these prompts, else written.
+            these prompts. One that is damaged or of others is made again, with a warning that says why.
 
     Returns:
         `Tensor [N, d]`: float32, on the CPU.
 
     Raises:
-        `ClipAlignError`: a prompt over the context length, or the file cannot be written.
+        `ClipAlignError`: a prompt over the context length, or a file that is no such cache, or that the disk refuses
+            to read or to write.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.features import text_embeddings
+        >>> text_embeddings(model, processor, ["a cat", "a dog"], cache="texts.safetensors").shape
+        torch.Size([2, 128])
+        ```
     """
     encoder = as_dual_encoder(model)
+
+    def compute() -> dict[str, Tensor]:
+        return {"embeddings": encode_texts(encoder, prompts, tokenizer).float().cpu()}
+
     if cache is None:
-        return encode_texts(encoder, tokenizer, prompts).float().cpu()
-    content = [describe_model(encoder, None)["weights"], describe_tokenizer(tokenizer, False), list(prompts)]
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    kept = _read(Path(cache), key)
-    if kept is not None:
-        return kept
-    embeddings = encode_texts(encoder, tokenizer, prompts).float().cpu()
-    with atomic_file(cache) as staging:
-        save_file({"embeddings": embeddings.contiguous()}, staging, metadata={"key": key})
-    return embeddings
-
-
-def _read(file: Path, key: str) -> Tensor | None:
-    """What the file holds, if it is whole and of this key."""
-    try:
-        with safe_open(file, "pt") as content:
-            return content.get_tensor("embeddings") if (content.metadata() or {}).get("key") == key else None
-    except (OSError, SafetensorError):
-        return None
+        return compute()["embeddings"]
+    description = {
+        "model": describe_model(encoder, None),
+        "tokenizer": describe_tokenizer(tokenizer, False),
+        "prompts": {"number": len(prompts), "sha256": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()},
+    }
+    rows = {"embeddings": len(prompts)}
+    return cached_tensors(Path(cache), TEXT_EMBEDDINGS, description, compute, replace=True, rows=rows)["embeddings"]

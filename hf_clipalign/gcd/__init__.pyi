@@ -1,10 +1,12 @@
 from .configuration import SpectralGCDConfig as SpectralGCDConfig
+from .explanation import ConceptContrast as ConceptContrast
+from .explanation import concept_contrast as concept_contrast
 from .explanation import concept_contributions as concept_contributions
 from .explanation import top_concepts as top_concepts
 from .filtering import spectral_filter as spectral_filter
 from .filtering_result import SpectralFilterResult as SpectralFilterResult
-from .modeling import ClassPrediction as ClassPrediction
 from .modeling import SpectralGCDModel as SpectralGCDModel
 from .modeling import SpectralGCDOutput as SpectralGCDOutput
 from .n_classes import ClassCountEstimate as ClassCountEstimate
 from .n_classes import estimate_n_classes as estimate_n_classes
+from .prediction import ClassPrediction as ClassPrediction

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
 
 
 class SpectralGCDConfig(PreTrainedConfig):
@@ -22,19 +22,27 @@ class SpectralGCDConfig(PreTrainedConfig):
         n_novel (`int`): how many further classes there are.
         template (`str`): prompt of the concepts, with one `{}`. Default "a photo of a {} .", space included, as the
             reference has it.
-        hidden_size (`int`): width of the concept projection. Default 768.
-        mlp_hidden_size (`int`): width of the MLP's inner layers. Default 2048.
-        bottleneck_size (`int`): size of the contrastive embedding. Default 256.
-        concept_temperature (`float`): divides the cosines to the concepts. Default 0.01.
+        hidden_size (`int`, *optional*, defaults to `768`): width of the concept projection.
+        mlp_hidden_size (`int`, *optional*, defaults to `2048`): width of the MLP's inner layers.
+        bottleneck_size (`int`, *optional*, defaults to `256`): size of the contrastive embedding.
+        concept_temperature (`float`, *optional*, defaults to `0.01`): divides the cosines to the concepts.
         base_model_name_or_path (`str`, *optional*): where the student came from, for the model card.
+        **kwargs: passed to `PreTrainedConfig`.
 
     Raises:
         `ClipAlignError`: a size, a number of classes or a temperature that cannot be used.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import SpectralGCDConfig
+        >>> SpectralGCDConfig(model.config, concepts=["fur", "wheel"], class_names=["cat"], n_novel=2).n_classes
+        3
+        ```
     """
 
     model_type = "spectralgcd"
     sub_configs: ClassVar[dict[str, type]] = {"backbone_config": AutoConfig}
-    # the backbone's configuration is written whole: not every one can be compared with its defaults
+    # the backbone's configuration is written in full: not every one can be compared with its defaults
     has_no_defaults_at_init = True
 
     def __init__(

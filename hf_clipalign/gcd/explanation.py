@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.gcd.similarities import image_blocks, unit_texts
+
+_FLAT, _NARROW, _UNSURE = 1 / 3, 2 / 3, 0.2
+_BLOCK = 256
 
 
 class ProfileSums:
@@ -85,6 +91,13 @@ def top_concepts(contributions: Tensor, concepts: Sequence[str], k: int = 3) -> 
 
     Returns:
         `list` of K lists of (concept, contribution).
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import top_concepts
+        >>> top_concepts(torch.tensor([[0.25, -0.5, 0.5]]), ["fur", "wheel", "whiskers"], k=2)
+        [[('whiskers', 0.5), ('fur', 0.25)]]
+        ```
     """
     values, order = contributions.cpu().sort(dim=-1, descending=True, stable=True)
     return [
@@ -120,3 +133,75 @@ def concept_labels(names: Sequence[str], concepts: Sequence[Sequence[str]], take
         labels.append(label if found else name)
         used.add(labels[-1])
     return labels
+
+
+@dataclass(frozen=True)
+class ConceptContrast:
+    """How clearly a model's similarities to concepts tell images apart.
+
+    Args:
+        ratio (`float`): standard deviation of a concept's cosines from image to image (mean over the concepts),
+            divided by that of an image's cosines from concept to concept (mean over the images).
+        confidence (`float`): probability of the best concept at the temperature, mean over the images.
+
+    Example:
+        ```python
+        >>> ConceptContrast(ratio=0.56, confidence=0.06).is_flat
+        True
+        ```
+    """
+
+    ratio: float
+    confidence: float
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the same concepts come first for all images: a ratio below 1/3, or below 2/3 with confidence < 0.2.
+
+        Measured with the two built-in models: images of the kinds they were trained on have ratios of 0.73 to 0.84,
+        photographs, which they do not know, 0.51 to 0.60, noise and plain colours 0.09 to 0.44. Images that are all of
+        one kind have low ratios (0.39 to 0.77), too; with a dictionary of what they show confidences of 0.19 to 0.48,
+        photographs of one kind 0.12 to 0.24.
+        """
+        return self.ratio < _FLAT or (self.ratio < _NARROW and self.confidence < _UNSURE)
+
+
+def concept_contrast(
+    image_features: Any, text_features: Any, concept_names: Sequence[str], temperature: float = 0.01
+) -> ConceptContrast:
+    """Measures how clearly concepts tell images apart: whether the model knows what it looks at. No labels are needed.
+
+    Args:
+        image_features (`Tensor` or array `[N, d]`, or an iterable of blocks of it): of the images.
+        text_features (`Tensor` or array `[C, d]`): of the concepts, from the same model.
+        concept_names (`Sequence[str]`): the concepts, for errors.
+        temperature (`float`, *optional*, defaults to 0.01): of the distribution over the concepts.
+
+    Returns:
+        `ConceptContrast`.
+
+    Raises:
+        `ClipAlignError`: features that are NaN, zero or of other sizes; fewer than two images.
+
+    Example:
+        ```python
+        >>> contrast = concept_contrast(torch.eye(3), torch.eye(3), ["ant", "bee", "cat"])
+        >>> round(contrast.ratio, 2), round(contrast.confidence, 2), contrast.is_flat
+        (1.0, 1.0, False)
+        ```
+    """
+    texts = unit_texts(text_features, concept_names)
+    n, within, confidence = 0, 0.0, 0.0
+    first: Any = None
+    sums, squares = torch.zeros(len(texts), dtype=torch.float64), torch.zeros(len(texts), dtype=torch.float64)
+    for block in image_blocks(image_features, texts, _BLOCK):
+        cosines = block @ texts.T
+        first = cosines[:1] if first is None else first
+        centred = (cosines - first).cpu()  # so that squares lose no digits
+        sums, squares, n = sums + centred.sum(dim=0), squares + centred.square().sum(dim=0), n + len(block)
+        within += float(cosines.std(dim=1).sum())
+        confidence += float((cosines / temperature).softmax(dim=1).amax(dim=1).sum())
+    if n < 2:
+        raise ClipAlignError(f"{n} images cannot be compared with each other: give two or more")
+    between = ((squares - sums.square() / n).clamp(min=0) / (n - 1)).sqrt().mean()
+    return ConceptContrast(float(between) / (within / n) if within else 0.0, confidence / n)

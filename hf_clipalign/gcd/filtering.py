@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
 from hf_clipalign.data import check_names
 from hf_clipalign.gcd.eigen import SymmetricEigen, add_outer_products
 from hf_clipalign.gcd.filtering_result import SpectralFilterResult
@@ -63,12 +63,14 @@ def spectral_filter(
             its device (on the CPU for one without float64).
         concept_names (`Sequence[str]`): C names, different also when case is ignored.
         temperature (`float`): default 0.01, the paper's.
-        beta_e (`float`): share of the variance that the components must carry, in (0, 1]. Default 0.95.
-        beta_c (`float`): share of the importance that the concepts must carry, in (0, 1]. Default 0.99.
-        apply_softmax (`bool`): False takes the similarities as they are. Default True.
-        keep_components (`int`): how many of the leading eigenvectors the result holds. Default 16.
-        block_size (`int`): images or concepts at a time. Default 1,024.
-        progress (`bool`): show progress bars. Default False.
+        beta_e (`float`, *optional*, defaults to `0.95`): share of the variance that the components must carry, in (0,
+            1].
+        beta_c (`float`, *optional*, defaults to `0.99`): share of the importance that the concepts must carry, in (0,
+            1].
+        apply_softmax (`bool`, *optional*, defaults to `True`): False takes the similarities as they are.
+        keep_components (`int`, *optional*, defaults to `16`): how many of the leading eigenvectors the result holds.
+        block_size (`int`, *optional*, defaults to `1,024`): images or concepts at a time.
+        progress (`bool`, *optional*, defaults to `False`): show progress bars.
 
     Returns:
         `SpectralFilterResult`: the same on every run; ties are broken by index.
@@ -80,10 +82,13 @@ def spectral_filter(
 
     Example:
         ```python
-        >>> texts = encode_texts(encoder, processor, fill("a photo of a {} .", names))
-        >>> result = spectral_filter(images, texts, names)
-        >>> result.concepts[:3], result.n_components, result.n_retained
-        (['dog', 'beach', 'bicycle'], 41, 388)
+        >>> from hf_clipalign.backbones import encode_texts
+        >>> from hf_clipalign.data import fill
+        >>> from hf_clipalign.gcd import spectral_filter
+        >>> texts = encode_texts(encoder, fill("an emoji of {}", mini.concepts.novel), processor)
+        >>> result = spectral_filter(embeds, texts, mini.concepts.novel)
+        >>> result.n_components, result.n_retained, result.concepts[:3]
+        (15, 61, ["man's shoe", 'melon', 'screwdriver'])
         ```
     """
     check_filter_settings(temperature, beta_e, beta_c, keep_components, block_size)
@@ -179,7 +184,7 @@ def _from_images(
     by_concept = similarities.by_concept(images, block_size, _HELD_BYTES)
 
     def centred(what: str) -> Iterator[tuple[slice, Tensor]]:
-        for start in tqdm(range(0, n_concepts, block_size), desc=what, disable=not progress):
+        for start in tqdm(range(0, n_concepts, block_size), desc=what, disable=None if progress else True):
             rows = slice(start, min(start + block_size, n_concepts))
             block = by_concept(rows)
             mean[rows] = block.mean(dim=1)
@@ -218,7 +223,7 @@ def _from_concepts(
     origin = torch.stack([similarities.of_images(block).sum(dim=0) for block in head]).sum(dim=0)
     origin /= sum(map(len, head))
     covariance, offset, n = origin.new_zeros(n_concepts, n_concepts), torch.zeros_like(origin), 0
-    for block in tqdm(chain(head, rest), desc="covariance", unit="block", disable=not progress):
+    for block in tqdm(chain(head, rest), desc="covariance", unit="block", disable=None if progress else True):
         rows = similarities.of_images(block).sub_(origin)
         add_outer_products(covariance, rows)
         offset += rows.sum(dim=0)

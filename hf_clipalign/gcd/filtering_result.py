@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +37,14 @@ class SpectralFilterResult:
         total_variance (`float`): sum of all eigenvalues.
         n_images (`int`): N.
         settings (`dict`): temperature, thresholds and whether the softmax was taken.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import spectral_filter
+        >>> result = spectral_filter(embeds, torch.eye(128)[:4], ["cat", "dog", "owl", "fox"])
+        >>> sorted(result.order.tolist()), result.importance.shape, result.n_images
+        ([0, 1, 2, 3], (4,), 24)
+        ```
     """
 
     concept_names: list[str] = field(repr=False)

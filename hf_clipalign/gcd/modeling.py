@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
-from hf_clipalign._publishing import push_model, save_whole
-from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_texts, load_image_processor, load_model
-from hf_clipalign.data import fill, read_image
+from hf_clipalign._hooks import push
+from hf_clipalign._publishing import save_whole
+from hf_clipalign.backbones import (
+    DualEncoder,
+    as_dual_encoder,
+    encode_texts,
+    load_image_processor,
+    load_model,
+    load_pretrained,
+)
+from hf_clipalign.data import fill
 from hf_clipalign.data.texts.dictionary import check_names
 from hf_clipalign.gcd.configuration import SpectralGCDConfig
 from hf_clipalign.gcd.explanation import ProfileSums, concept_contributions, concept_labels, top_concepts
 from hf_clipalign.gcd.head import ConceptHead
+from hf_clipalign.gcd.prediction import ClassPrediction, predict_classes
 from hf_clipalign.gcd.similarities import finite_rows, nonzero_rows
 
 _N_NAMING = 3
-_BYTES_OR_PATH = (str, bytes, bytearray, memoryview)
 
 
 @dataclass
@@ -41,6 +48,15 @@ class SpectralGCDOutput(ModelOutput):
         cross_modal (`Tensor [N, C]`): cosines with the concepts, divided by the concept temperature; float32.
         projected (`Tensor [N, h]`): `cross_modal` after the concept projection.
         image_embeds (`Tensor [N, d]`): the backbone's image features, not normalised.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import SpectralGCDModel
+        >>> gcd = SpectralGCDModel.from_student(model, ["fur", "wheel"], ["cat"], n_novel=2, processor=processor)
+        >>> output = gcd(**processor(images=images.read(0), return_tensors="pt"))
+        >>> output.logits.shape, output.cross_modal.shape
+        (torch.Size([1, 3]), torch.Size([1, 2]))
+        ```
     """
 
     logits: Tensor | None = None
@@ -48,27 +64,6 @@ class SpectralGCDOutput(ModelOutput):
     cross_modal: Tensor | None = None
     projected: Tensor | None = None
     image_embeds: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class ClassPrediction:
-    """What the model says about an image.
-
-    Args:
-        index (`int`): the class: known ones first.
-        name (`str`): the known class's name, or "novel-k".
-        label (`str`): a readable name: for a novel class its strongest concepts.
-        probability (`float`): of the class, at the temperature of training.
-        concepts (`list[tuple[str, float]]`): what speaks for the class, best first: each concept's share in this
-            image times the logarithm of how much more frequent it is in the class than in all images. For a class
-            that nothing is known of, as no image was in it: the shares themselves.
-    """
-
-    index: int
-    name: str
-    label: str
-    probability: float
-    concepts: list[tuple[str, float]]
 
 
 class SpectralGCDModel(PreTrainedModel):
@@ -79,11 +74,15 @@ class SpectralGCDModel(PreTrainedModel):
     published, unless they were set (`SpectralGCDTrainingArguments.center_concepts`). Make a model with `from_student`,
     train it with `hf_clipalign.trainers.SpectralGCDTrainer`.
 
+    Args:
+        config (`SpectralGCDConfig`): sizes, concepts and classes; `from_student` makes it.
+
     Example:
         ```python
-        >>> model = AutoModel.from_pretrained("me/animals-gcd")
-        >>> model.predict(["cat.jpg", "okapi.jpg"])[1].label
-        'okapi, zebra, antelope'
+        >>> from hf_clipalign.gcd import SpectralGCDModel
+        >>> gcd = SpectralGCDModel.from_student(model, ["fur", "wheel"], ["cat"], n_novel=2, processor=processor)
+        >>> len(gcd.predict([images.read(0), images.read(1)])), gcd.config.n_classes
+        (2, 3)
         ```
     """
 
@@ -162,7 +161,7 @@ class SpectralGCDModel(PreTrainedModel):
             )
         if concept_features is None:
             with torch.no_grad():
-                concept_features = encode_texts(encoder, processor, fill(template, concepts))
+                concept_features = encode_texts(encoder, fill(template, concepts), processor)
         concept_features = nonzero_rows(concept_features, "concept_features")
         name = str(model_or_id) if isinstance(model_or_id, (str, Path)) else encoder.config._name_or_path
         config = SpectralGCDConfig(
@@ -178,6 +177,15 @@ class SpectralGCDModel(PreTrainedModel):
         model = cls._around(config, encoder.model, concept_features)
         model._image_processor = getattr(processor, "image_processor", processor)
         return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Loads a saved model as transformers does. Arguments as there.
+
+        Raises:
+            `ClipAlignError`: the folder is damaged or holds another model; weights are missing, NaN or infinite.
+        """
+        return load_pretrained(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def _around(cls, config: SpectralGCDConfig, base: nn.Module, concept_features: Tensor) -> SpectralGCDModel:
@@ -343,9 +351,9 @@ class SpectralGCDModel(PreTrainedModel):
                 images or their paths, such as the column of a `datasets.Dataset`.
             pixel_values (`Tensor` or array `[N, 3, H, W]`, *optional*): images as the processor returns them,
                 instead.
-            n_concepts (`int`): concepts per image, at most. Default 5.
-            batch_size (`int`): images per pass. Default 64.
-            temperature (`float`): divides the class cosines for the probabilities. Default 0.1.
+            n_concepts (`int`, *optional*, defaults to `5`): concepts per image, at most.
+            batch_size (`int`, *optional*, defaults to `64`): images per pass.
+            temperature (`float`, *optional*, defaults to `0.1`): divides the class cosines for the probabilities.
 
         Returns:
             `list[ClassPrediction]`: one per image.
@@ -355,61 +363,10 @@ class SpectralGCDModel(PreTrainedModel):
                 of another size; no processor; a number that cannot be used; a student that takes images of any
                 shape.
         """
-        check_number("temperature", temperature, "a number above 0", above=0)
-        check_integer("batch_size", batch_size)
-        check_integer("n_concepts", n_concepts, 0)
-        if self.encoder.flexible_images:
-            raise ClipAlignError(
-                f"{type(self.backbone).__name__} takes images of any shape as patches, which predict does not make: "
-                "call the model with all that its image processor gives"
-            )
-        if (images is None) == (pixel_values is None):
-            raise ClipAlignError("give either images or pixel_values")
-        if pixel_values is None:
-            several = isinstance(images, (Sequence, Iterator)) and not isinstance(images, _BYTES_OR_PATH)
-            images = list(images) if several else [images]
-            batches = [self._pixels(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
-        else:
-            batches = list(_checked_pixels(pixel_values).split(batch_size))
-        if not sum(map(len, batches)):
-            raise ClipAlignError("there are no images to predict: give one or more")
-        outputs = [self._outputs(batch) for batch in batches]
-        logits = torch.cat([output.logits.float() for output in outputs])
-        cross_modal = torch.cat([output.cross_modal for output in outputs])
-        return self._predictions(logits / temperature, cross_modal, n_concepts)
-
-    def _outputs(self, pixel_values: Tensor) -> Any:
-        """The outputs for one batch of images; one clear error where their size does not suit the image tower."""
-        try:
-            return self(pixel_values.to(self.device, self.encoder.dtype))
-        except torch.OutOfMemoryError:
-            raise
-        except (ValueError, RuntimeError) as error:
-            raise ClipAlignError(
-                f"the image tower cannot read pixel_values of shape {list(pixel_values.shape)}: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-
-    def _predictions(self, logits: Tensor, cross_modal: Tensor, n_concepts: int) -> list[ClassPrediction]:
-        probabilities, classes = logits.softmax(dim=-1).max(dim=-1)
-        shares = cross_modal.softmax(dim=-1)
-        profiles = self.class_profiles[classes]
-        contributions = concept_contributions(profiles, self.overall_profile, shares)
-        evidence = torch.where(profiles.any(dim=-1, keepdim=True), contributions, shares)
-        explained = top_concepts(evidence, self.config.concepts, n_concepts)
-        names, labels = self.config.names, self.class_labels()
-        return [
-            ClassPrediction(index, names[index], labels[index], probability, concepts)
-            for index, probability, concepts in zip(classes.tolist(), probabilities.tolist(), explained, strict=True)
-        ]
-
-    def _pixels(self, images: Sequence[Any]) -> Tensor:
-        arrays = [np.asarray(read_image(image)) for image in images]
-        inputs = self.image_processor(images=arrays, input_data_format="channels_last", return_tensors="pt")
-        return inputs["pixel_values"]
+        return predict_classes(self, images, pixel_values, n_concepts, batch_size, temperature)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
-        """Saves configuration, weights and the image processor. Arguments as in transformers."""
+        """Saves configuration, weights and the image processor, as a whole. Arguments as in transformers."""
         save_whole(self, self._save_with_processor, save_directory, **kwargs)
 
     def _save_with_processor(self, folder: Path, **kwargs: Any) -> None:
@@ -422,19 +379,10 @@ class SpectralGCDModel(PreTrainedModel):
 
         Args:
             repo_id (`str`): `owner/name`, made if it does not exist.
-            **kwargs: `private`, `revision`, `commit_message`, `token`, `overwrite_card`, `info`, `evaluations`, as
-                `hf_clipalign.hub.push_folder`.
+            **kwargs: `private`, `revision`, `commit_message`, `token`, `overwrite_card`, `info`, `evaluations`,
+                `include`, as `hf_clipalign.hub.push_folder`.
         """
-        return push_model(self, repo_id, **kwargs)
-
-
-def _checked_pixels(pixel_values: Any) -> Tensor:
-    pixel_values = torch.as_tensor(pixel_values)
-    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
-        raise ClipAlignError(f"pixel_values have shape {list(pixel_values.shape)}: give images [N, 3, H, W]")
-    if not bool(torch.isfinite(pixel_values).all()):
-        raise ClipAlignError("pixel_values hold NaN or infinite numbers: make them again, or give images")
-    return pixel_values
+        return push("model", self, repo_id, **kwargs)
 
 
 AutoConfig.register(SpectralGCDConfig.model_type, SpectralGCDConfig, exist_ok=True)

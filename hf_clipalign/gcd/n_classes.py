@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.numbers import check_integer
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer
+from hf_clipalign._rows import in_float32_range, unit_rows
 from hf_clipalign.data.labels.columns import is_missing
 from hf_clipalign.gcd.similarities import finite_rows
 from hf_clipalign.metrics import clustering_accuracy
@@ -37,11 +39,28 @@ class ClassCountEstimate:
         n_classes (`int`): the estimate, known and novel classes together.
         n_known (`int`): classes that have labels.
         curve (`dict[int, float]`): accuracy on the labelled samples, in [0, 1], by number of clusters, ascending.
+        lowest (`int`, *optional*): where the plateau that ends at `n_classes` begins. Defaults to `n_classes`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.gcd import estimate_n_classes
+        >>> points = torch.eye(3).repeat_interleave(4, dim=0)
+        >>> labels = [0] * 4 + [1] * 4 + [-1] * 4
+        >>> estimate = estimate_n_classes(points, labels, [True] * 8 + [False] * 4, counts=[2, 3])
+        >>> estimate.n_known, estimate.curve
+        (2, {2: 0.5, 3: 1.0})
+        ```
     """
 
     n_classes: int
     n_known: int
     curve: dict[int, float] = field(repr=False)
+    lowest: int | None = None
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The fewest and the most classes that the labelled samples speak for about equally."""
+        return (self.n_classes if self.lowest is None else self.lowest, self.n_classes)
 
     @property
     def n_novel(self) -> int:
@@ -57,7 +76,9 @@ class ClassCountEstimate:
         """The curve, for the terminal."""
         from rich.table import Table
 
-        table = Table(title=f"{self.n_classes} classes: {self.n_known} known, {self.n_novel} novel")
+        low, high = self.range
+        title = f"{high} classes: {self.n_known} known, {self.n_novel} novel"
+        table = Table(title=title, caption=f"as good as equal: {low} to {high} classes" if low < high else None)
         table.add_column("clusters", justify="right")
         table.add_column("accuracy on labelled, %", justify="right")
         for count, accuracy in self.curve.items():
@@ -72,6 +93,7 @@ class ClassCountEstimate:
         figure = Figure(figsize=(6.0, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.plot(list(self.curve), [100 * value for value in self.curve.values()], marker="o", markersize=3)
+        axes.axvspan(*self.range, color="#2e7d4f", alpha=0.12)
         axes.axvline(self.n_known, color="#8d99ae", linestyle=":", label=f"{self.n_known} known")
         axes.axvline(self.n_classes, color="#2e7d4f", linestyle="--", label=f"{self.n_classes} estimated")
         axes.set_xlabel("clusters")
@@ -98,8 +120,12 @@ def estimate_n_classes(
     and unlabelled samples are clustered together into k clusters, for many k; the best k is the one whose clusters,
     matched one to one with the known classes, are right on most of the LABELLED samples. With too few clusters known
     classes are merged with others, with too many they are split. They look for the maximum with Brent's method; here
-    the curve is evaluated on a grid, which is then refined around its best point until neighbouring counts are tried,
-    so that the whole curve can be seen. (Only the idea is theirs: the grid and the refinement are ours.)
+    the curve is evaluated on a grid, which is then refined around the end of its best part until neighbouring counts
+    are tried, so that the whole curve can be seen. (Only the idea is theirs: grid, refinement and plateau are ours.)
+
+    A single point of the curve owes much to the draw of k-means. So counts whose accuracy is within one standard error
+    of the best one (of a share of the n labelled samples) are equal; of the runs of neighbouring counts that are, the
+    longest is the plateau (relative to its counts), and its end is the estimate: beyond it known classes are split.
 
     Args:
         features (`Tensor` or array `[N, d]`): of all samples.
@@ -108,14 +134,14 @@ def estimate_n_classes(
         max_classes (`int`, *optional*): most clusters to try; a warning tells if they are the best. Default: four
             times the known classes, at least 10; doubled as long as the largest number is the best, up to N - 1.
         counts (`Sequence[int]`, *optional*): the numbers of clusters to try, instead of grid and refinement.
-        normalize (`bool`): unit length first, so that distances go by cosines. Default True.
-        n_init (`int`): starts of k-means for each count; the best is taken. Default 4.
-        seed (`int`): of k-means. Default 0.
-        progress (`bool`): show a progress bar. Default False.
+        normalize (`bool`, *optional*, defaults to `True`): unit length first, so that distances go by cosines.
+        n_init (`int`, *optional*, defaults to `4`): starts of k-means for each count; the best is taken.
+        seed (`int`, *optional*, defaults to `0`): of k-means.
+        progress (`bool`, *optional*, defaults to `False`): show a progress bar.
 
     Returns:
-        `ClassCountEstimate`: the best count, of several equal ones the largest (before known classes are split; with
-            fewer clusters novel classes may still share one, which the labelled part does not show).
+        `ClassCountEstimate`: the end of the plateau (before known classes are split; with fewer clusters novel classes
+            may still share one, which the labelled part does not show), and its beginning as `lowest`.
 
     Raises:
         `ClipAlignError`: no labelled or fewer than two different samples, labels that are missing, lengths that
@@ -124,10 +150,11 @@ def estimate_n_classes(
 
     Example:
         ```python
-        >>> estimate = estimate_n_classes(features, labels, labelled_mask)
-        >>> estimate.n_classes, estimate.n_known
-        (102, 50)
-        >>> estimate.plot().savefig("classes.png")
+        >>> from hf_clipalign.gcd import estimate_n_classes
+        >>> points = torch.eye(3).repeat_interleave(4, dim=0)
+        >>> labels = [0] * 4 + [1] * 4 + [-1] * 4
+        >>> estimate_n_classes(points, labels, [True] * 8 + [False] * 4, counts=[2, 3]).n_classes
+        3
         ```
     """
     check_integer("n_init", n_init)
@@ -138,22 +165,23 @@ def estimate_n_classes(
     n_known = len(np.unique(known_labels))
     tried = _counts_to_try(counts, max_classes, n_known, len(rows))
     curve: dict[int, float] = {}
-    with tqdm(total=len(tried), desc="k-means", unit="count", disable=not progress) as bar:
+    with tqdm(total=len(tried), desc="k-means", unit="count", disable=None if progress else True) as bar:
         while tried:
             for count in tried:
                 clusters = _cluster(rows, count, n_init, seed)[labelled]
                 curve[count] = clustering_accuracy(known_labels, clusters, np.ones(len(clusters), bool))["all"]
                 bar.update()
-            tried = [] if counts is not None else _next_counts(curve, len(rows) - 1 if max_classes is None else 0)
+            most = len(rows) - 1 if max_classes is None else 0
+            tried = [] if counts is not None else _next_counts(curve, int(labelled.sum()), most)
             bar.total += len(tried)
-    best = _best(curve)
+    lowest, best = _plateau(curve, int(labelled.sum()))
     if counts is None and best == max(curve):
         logger.warning(
             "the best number of clusters, %d, is the largest that was tried: there may be more classes%s",
             best,
             "" if max_classes is None else "; raise max_classes",
         )
-    return ClassCountEstimate(best, n_known, dict(sorted(curve.items())))
+    return ClassCountEstimate(best, n_known, dict(sorted(curve.items())), lowest)
 
 
 def _cluster(rows: NDArray[np.float32], count: int, n_init: int, seed: int) -> NDArray[np.int64]:
@@ -162,26 +190,39 @@ def _cluster(rows: NDArray[np.float32], count: int, n_init: int, seed: int) -> N
     return KMeans(count, n_init=n_init, random_state=seed).fit_predict(rows)
 
 
-def _best(curve: dict[int, float]) -> int:
-    return max(curve, key=lambda count: (curve[count], count))
+def _plateau(curve: dict[int, float], n_labelled: int) -> tuple[int, int]:
+    """First and last count of the longest run of neighbouring counts that are as good as the best."""
+    counts, best = sorted(curve), max(curve.values())
+    smoothed = (best * n_labelled + 1) / (n_labelled + 2)  # no share is certain: 1.0 has a standard error, too
+    floor = best - (smoothed * (1 - smoothed) / n_labelled) ** 0.5
+    runs: list[list[int]] = []
+    for before, count in zip([None, *counts], counts, strict=False):
+        if curve[count] < floor:
+            continue
+        if runs and runs[-1][-1] == before:
+            runs[-1].append(count)
+        else:
+            runs.append([count])
+    longest = max(runs, key=lambda run: (run[-1] / run[0], run[-1]))
+    return longest[0], longest[-1]
 
 
-def _next_counts(curve: dict[int, float], most: int) -> list[int]:
-    """Twice the range, up to `most`, as long as the largest count is the best; then counts around the best."""
-    highest = max(curve)
-    if _best(curve) == highest < most:
+def _next_counts(curve: dict[int, float], n_labelled: int, most: int) -> list[int]:
+    """Twice the range, up to `most`, as long as the plateau ends with it; then counts around the plateau's end."""
+    highest, end = max(curve), _plateau(curve, n_labelled)[1]
+    if end == highest < most:
         return _grid(highest, min(2 * highest, most), _FIRST_COUNTS // 2)[1:]
-    return _between(curve)
+    return _between(curve, end)
 
 
 def _grid(lowest: int, highest: int, size: int) -> list[int]:
     return sorted(set(np.geomspace(lowest, highest, size).round().astype(int).tolist()))
 
 
-def _between(curve: dict[int, float]) -> list[int]:
-    """New counts around the best: the middle of the gaps to its neighbours on either side, until none is left."""
+def _between(curve: dict[int, float], end: int) -> list[int]:
+    """New counts around one: the middle of the gaps to its neighbours on either side, until none is left."""
     counts = sorted(curve)
-    best = counts.index(_best(curve))
+    best = counts.index(end)
     around = counts[max(0, best - _NEIGHBOURS) : best + _NEIGHBOURS + 1]
     return [(low + high) // 2 for low, high in pairwise(around) if high - low > 1]
 
@@ -207,16 +248,14 @@ def _counts_to_try(counts: Sequence[int] | None, max_classes: int | None, n_know
 
 
 def _rows(features: Any, normalize: bool) -> NDArray[np.float32]:
-    import torch
-
-    table = finite_rows(features, "features").float().cpu()
+    table = finite_rows(features, "features").cpu()
     if len(table) < 3 or bool((table == table[0]).all()):
         raise ClipAlignError(f"{len(table)} samples, all alike or too few: there is nothing to cluster.")
-    return (torch.nn.functional.normalize(table, dim=1) if normalize else table).numpy()
+    return (unit_rows(table) if normalize else in_float32_range(table)).numpy()
 
 
 def _labelled(labels: Any, labelled_mask: Any, n: int) -> tuple[NDArray, NDArray[np.bool_]]:
-    mask, names = np.asarray(labelled_mask), np.asarray(labels)
+    mask, names = as_array(labelled_mask, "labelled_mask"), np.array(as_list(labels, "labels"), dtype=object)
     for name, values in (("labelled_mask", mask), ("labels", names)):
         if values.shape != (n,):
             raise ClipAlignError(f"{name} has the shape {values.shape} for {n} samples: give one entry for each.")

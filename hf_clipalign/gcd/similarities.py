@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.tensors import as_numbers, check_finite, not_finite_rows
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import unit_rows
 
 _SHOWN = 3
 
@@ -77,7 +79,7 @@ def image_blocks(image_features: Any, texts: Tensor, size: int) -> Iterator[Tens
         block = _as_rows(given, "image_features")
         if block.shape[1] != texts.shape[1]:
             raise ClipAlignError(
-                f"image features have {block.shape[1]} numbers, text features {texts.shape[1]}: take both after the "
+                f"image features have dimension {block.shape[1]}, text features {texts.shape[1]}: take both after the "
                 "projectors of one model (its shared space)."
             )
         for part in block.split(size):
@@ -103,39 +105,39 @@ def _given_blocks(image_features: Any, size: int) -> Iterable[Any]:
 def finite_rows(values: Any, name: str) -> Tensor:
     """`values` as a matrix `[N, d]`; an error names its first rows that hold NaN or infinite values."""
     rows = _as_rows(values, name)
-    _refuse(~torch.isfinite(rows).all(dim=1), "NaN or infinite", lambda row: f"row {row} of {name}")
+    check_finite(rows, name)
     return rows
 
 
 def nonzero_rows(values: Any, name: str) -> Tensor:
     """As `finite_rows`; rows of zeros are errors, too."""
     rows = finite_rows(values, name)
-    _refuse((rows == 0).all(dim=1), "zero", lambda row: f"row {row} of {name}")
+    _refuse(_numbers((rows == 0).all(dim=1)), "zero", lambda row: f"row {row} of {name}")
     return rows
 
 
 def _as_rows(values: Any, name: str) -> Tensor:
-    try:
-        rows = torch.from_numpy(np.array(values)) if isinstance(values, np.ndarray) else torch.as_tensor(values)
-    except (TypeError, ValueError) as error:
-        raise ClipAlignError(f"{name} must hold numbers [rows, d]: {str(error).splitlines()[0]}") from error
-    if rows.ndim != 2 or rows.dtype == torch.bool or rows.is_complex():
+    rows = as_numbers(values, name, "a matrix of numbers [rows, d]")
+    if rows.ndim != 2 or rows.dtype == torch.bool:
         raise ClipAlignError(f"{name} must be a matrix of numbers [rows, d], got shape {tuple(rows.shape)}.")
-    return rows.detach()
+    return rows
 
 
 def _unit(rows: Tensor, describe: Any, device: torch.device | None = None) -> Tensor:
     device = rows.device if device is None else device
     rows = rows.to("cpu" if device.type == "mps" else device, torch.float64)  # mps has no float64
-    _refuse(~torch.isfinite(rows).all(dim=1), "NaN or infinite", describe)
-    _refuse((rows == 0).all(dim=1), "zero", describe)
+    _refuse(not_finite_rows(rows), "NaN or infinite", describe)
+    _refuse(_numbers((rows == 0).all(dim=1)), "zero", describe)
     if rows.shape[1] > 1:
-        _refuse((rows == rows[:, :1]).all(dim=1), "constant (all its numbers are equal)", describe)
-    return torch.nn.functional.normalize(rows, dim=1)
+        _refuse(_numbers((rows == rows[:, :1]).all(dim=1)), "constant (all its numbers are equal)", describe)
+    return unit_rows(rows, torch.float64)
 
 
-def _refuse(bad: Tensor, problem: str, describe: Any) -> None:
-    indices = bad.nonzero().flatten().tolist()
+def _numbers(chosen: Tensor) -> list[int]:
+    return chosen.nonzero().flatten().tolist()
+
+
+def _refuse(indices: list[int], problem: str, describe: Any) -> None:
     if indices:
         named = ", ".join(describe(index) for index in indices[:_SHOWN])
         more = f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else ""

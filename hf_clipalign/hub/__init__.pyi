@@ -3,9 +3,16 @@ from .cards import ModelCardInfo as ModelCardInfo
 from .cards import build_card as build_card
 from .cards import check_card as check_card
 from .export.faiss import build_faiss_index as build_faiss_index
+from .export.faiss import export_faiss as export_faiss
 from .export.onnx import export_onnx as export_onnx
+from .export.onnx import onnx_facts as onnx_facts
 from .export.sentence_transformers import export_sentence_transformers as export_sentence_transformers
+from .export.stock import export_stock as export_stock
 from .folders import describe_folder as describe_folder
+from .folders import folder_kind as folder_kind
+from .markdown import describe_run as describe_run
+from .outputs import check_onnx_file as check_onnx_file
+from .outputs import written_folder as written_folder
 from .push import push_adapter as push_adapter
 from .push import push_folder as push_folder
 from .push import push_isoclip as push_isoclip
@@ -13,3 +20,4 @@ from .push import push_model as push_model
 from .push import push_stock as push_stock
 from .scores import read_evaluations as read_evaluations
 from .scores import retrieval_evaluation as retrieval_evaluation
+from .uploads import plan_upload as plan_upload

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.masking import is_hub_id, public_name, without_secrets
 from hf_clipalign.evaluation.reports.pages import ReportTable
+from hf_clipalign.hub.markdown import one_line, render
 from hf_clipalign.papers import Paper, paper
 
 if TYPE_CHECKING:
@@ -26,9 +24,6 @@ _LIBRARIES = {
     **{"clip": "transformers", "isoclip": "hf_clipalign", "stock": "transformers", "adapter": "peft"},
     "gcd": "hf_clipalign",
 }
-_LOCAL_PATH = re.compile(
-    r"""(?<![^\s=`])(?:(?P<quote>['"])(?P<quoted>(?:/|~/|\.\./)[^'"]*)(?P=quote)|(?P<bare>(?:/|~/|\.\./)[^\s'"`]*))"""
-)
 _RELATIONS = {"clip": "finetune", "isoclip": "finetune", "stock": "finetune", "adapter": "adapter", "gcd": "finetune"}
 
 
@@ -41,6 +36,15 @@ class CardEvaluation:
         results (`Sequence[EvalResult]`): this model's own numbers, for `model-index`.
         table (`ReportTable`, *optional*): this model beside what it is compared with.
         verdict (`str`): the outcome in words.
+
+    Example:
+        ```python
+        >>> from huggingface_hub import EvalResult
+        >>> from hf_clipalign.hub import CardEvaluation
+        >>> result = EvalResult("image-feature-extraction", "emoji", "emoji", "map", 78.6, metric_name="mAP, %")
+        >>> CardEvaluation("Image-image retrieval, emoji", [result]).verdict
+        ''
+        ```
     """
 
     title: str
@@ -68,21 +72,33 @@ class ModelCardInfo:
         description (`str`): a paragraph under the title.
         image_band (`(k_top, k_bottom)`, *optional*): singular directions that the image projector lost.
         text_band (`(k_top, k_bottom)`, *optional*): the same for texts.
-        compact (`bool`): a stock tower with the smaller embedding. Default False.
+        compact (`bool`, *optional*, defaults to `False`): a stock tower with the smaller embedding.
         parameters (`Mapping[str, Any]`): what else was set, shown as a table.
-        command (`str`): what was run, shown below the settings (without local paths, see `without_local_paths`).
+        command (`str`): what was run, shown below the settings as `describe_run` masks it.
         template (`str`): the prompt with `{}` that a prompt adapter was trained with, for the snippet.
-        needs_package (`bool`): an adapter of a type that only this package knows. Default False.
-        has_processor (`bool`): a processor lies with the model. Default True.
-        has_spectrum (`bool`): `spectrum.png` lies with the model. Default False.
+        needs_package (`bool`, *optional*, defaults to `False`): an adapter of a type that only this package knows.
+        has_processor (`bool`, *optional*, defaults to `True`): a processor lies with the model.
+        has_spectrum (`bool`, *optional*, defaults to `False`): `spectrum.png` lies with the model.
         evaluations (`Sequence[CardEvaluation]`): measured results.
         limits (`Sequence[str]`): what one must not expect.
         licence (`str`, *optional*): licence identifier of the base model, as on the Hub (`"mit"`). None: not known.
         licence_note (`str`): a sentence on the licence.
         tags (`Sequence[str]`): more tags.
 
+    All texts are taken for what others have written: secrets and local paths are masked, Markdown but `code` and
+    all HTML is shown and not interpreted, and values in snippets are quoted.
+
     Raises:
-        `ClipAlignError`: the kind, the method or the modality is unknown; a stock model without its class.
+        `ClipAlignError`: unknown kind, method or modality; a stock model without its class; a class whose
+            name is none.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import ModelCardInfo
+        >>> info = ModelCardInfo("isoclip", "clip-b32-isoclip", "me/clip-b32-isoclip", image_band=(150, 50))
+        >>> info.image_band
+        (150, 50)
+        ```
     """
 
     kind: Kind
@@ -117,6 +133,11 @@ class ModelCardInfo:
             raise ClipAlignError(f"unknown modality {self.modality!r}: give 'image' or 'text'.")
         if self.kind in ("clip", "stock") and self.model_class is None:
             raise ClipAlignError(f"a card of kind {self.kind!r} needs model_class: name the class that loads it.")
+        if self.model_class is not None and not self.model_class.isidentifier():
+            raise ClipAlignError(
+                f"{one_line(self.model_class)[:40]!r} is not the name of a model class: correct the architectures in "
+                "config.json."
+            )
         for key in self._methods:
             paper(key)
 
@@ -128,12 +149,27 @@ class ModelCardInfo:
     @property
     def base_source(self) -> str:
         """Where the snippets load the base model from."""
-        return self.base_from or self.base_model or "owner/base-model"
+        return public_name(self.base_from or self.base_model) or "owner/base-model"
+
+    @property
+    def base_id(self) -> str | None:
+        """The base model's Hub id; None for a folder of this machine."""
+        return self.base_model if is_hub_id(self.base_model) and self.base_name == self.base_model else None
+
+    @property
+    def base_name(self) -> str:
+        """What the base model is called in text."""
+        return public_name(self.base_model)
+
+    @property
+    def source(self) -> str:
+        """Where the snippets load the model from: a Hub id, or the name of a folder."""
+        return self.load_from if on_hub(self.load_from) else public_name(self.load_from)
 
     @property
     def processor_source(self) -> str:
         """Where the snippets load the processor from."""
-        return self.load_from if self.has_processor else self.base_source
+        return self.source if self.has_processor else self.base_source
 
     @property
     def tower_output(self) -> str:
@@ -170,7 +206,11 @@ class ModelCardInfo:
         """The bands and the other parameters, by the words that the card uses."""
         bands = {"image": self.image_band, "text": self.text_band}
         rows = {f"{name} band (k_top, k_bottom)": band for name, band in bands.items() if band is not None}
-        return {**rows, **({"embedding": "compact, the same cosines"} if self.compact else {}), **self.parameters}
+        return {
+            **rows,
+            **({"embedding": "compact, the same cosines"} if self.compact else {}),
+            **without_secrets(self.parameters),
+        }
 
     @property
     def head(self) -> str:
@@ -209,17 +249,7 @@ def build_card(info: ModelCardInfo) -> ModelCard:
     """
     from huggingface_hub import ModelCard
 
-    environment = Environment(
-        loader=PackageLoader("hf_clipalign.hub", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = _cell
-    environment.filters["without_local_paths"] = without_local_paths
-    environment.tests["hub_id"] = is_hub_id
-    body = environment.get_template(f"{info.kind}.md.jinja").render(info=info, spectrum_file=SPECTRUM_FILE)
+    body = render(f"{info.kind}.md.jinja", info=info, spectrum_file=SPECTRUM_FILE)
     card = ModelCard(f"---\n{_metadata(info).to_yaml()}\n---\n\n{body}")
     check_card(card)
     return card
@@ -239,6 +269,14 @@ def check_card(card: ModelCard | str) -> ModelCardData:
 
     Raises:
         `ClipAlignError`: the first thing that is wrong.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import ModelCardInfo, build_card, check_card
+        >>> info = ModelCardInfo("isoclip", "clip-b32-isoclip", "me/clip-b32-isoclip", image_band=(150, 50))
+        >>> check_card(build_card(info)).library_name
+        'hf_clipalign'
+        ```
     """
     from huggingface_hub import ModelCard
 
@@ -265,69 +303,29 @@ def check_card(card: ModelCard | str) -> ModelCardData:
     return data
 
 
-def is_hub_id(name: str | None) -> bool:
-    """Whether `name` can be a repository on the Hub (`owner/name`), by its form only."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    if not isinstance(name, str) or name.count("/") != 1:
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
 def on_hub(name: Any) -> bool:
     """Whether `name` has the form of a Hub id and is no folder on this machine."""
     return is_hub_id(name) and not Path(name).exists()
 
 
-def without_local_paths(text: str) -> str:
-    """A command line, or another text, that tells nothing about the machine it was written on.
-
-    Flags and values stay. A path outside of the current folder becomes its last name (`/home/me/photos` becomes
-    `photos`), an absolute one inside becomes relative. Cards do this to the command, and to the titles and verdicts of
-    their evaluations: who fills a `ModelCardInfo` gives them as they are.
-
-    Args:
-        text (`str`): for example `shlex.join(sys.argv)`.
-
-    Returns:
-        `str`: the text, otherwise unchanged.
-    """
-
-    def shared(match: re.Match[str]) -> str:
-        path, quote = match["quoted"] or match["bare"], match["quote"] or ""
-        inside = os.path.relpath(Path(path).expanduser())
-        kept = inside if not inside.startswith(os.pardir) else os.path.basename(os.path.normpath(path))
-        return f"{quote}{kept or path}{quote}"
-
-    return _LOCAL_PATH.sub(shared, text)
-
-
 def _metadata(info: ModelCardInfo) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
-    on_hub = is_hub_id(info.base_model)
-    extra: dict[str, Any] = (
-        {"base_model_relation": _RELATIONS[info.kind]} if on_hub and info.kind in _RELATIONS else {}
-    )
+    extra: dict[str, Any] = {} if info.base_id is None else {"base_model_relation": _RELATIONS[info.kind]}
+    results = [replace(result, **cast(dict[str, Any], _masked_texts(result))) for result in info.results]
     return ModelCardData(
-        base_model=info.base_model if on_hub else None,
-        license=info.licence,
+        base_model=info.base_id,
+        license=info.licence if info.licence is None else one_line(info.licence),
         library_name=_LIBRARIES[info.kind],
         pipeline_tag=info.pipeline_tag,
-        tags=info.all_tags,
-        model_name=info.name if info.results else None,
-        eval_results=info.results or None,
+        tags=[one_line(tag) for tag in info.all_tags],
+        model_name=one_line(info.name) if results else None,
+        eval_results=results or None,
         **extra,
     )
 
 
-def _cell(value: Any) -> str:
-    """A value that cannot break a Markdown table."""
-    if isinstance(value, (list, tuple)):
-        value = ", ".join(str(part) for part in value)
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def _masked_texts(result: EvalResult) -> dict[str, str]:
+    """The texts of a result that change when they are masked."""
+    texts = {one.name: getattr(result, one.name) for one in fields(result)}
+    return {name: one_line(text) for name, text in texts.items() if isinstance(text, str) and one_line(text) != text}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_read
+from hf_clipalign._io.limited_json import MAX_BYTES, BadJson, checked_json, natural
 from hf_clipalign.hub.cards import SPECTRUM_FILE, ModelCardInfo, on_hub
 from hf_clipalign.hub.retune_folder import LIMITS, NOT_FOR_DIAGNOSIS, RETUNE_TYPE
 
@@ -15,6 +16,28 @@ _ADAPTER_BOOKKEEPING = (
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"),
     *("task_type", "target_modules"),
 )
+
+
+def two_sizes(value: Any) -> bool:
+    """Whether a value is a band, `[k_top, k_bottom]`."""
+    return isinstance(value, list) and len(value) == 2 and all(map(natural, value))
+
+
+_MODEL = {"architectures?": (None, [str]), "base_model_name_or_path?": (None, str)}
+_ALIGNED = {
+    **_MODEL,
+    "image_band?": (None, two_sizes),
+    "text_band?": (None, two_sizes),
+    "clip_config?": (None, _MODEL),
+}
+_DISCOVERED = {**_MODEL, "class_names": [str], "n_novel": natural, "concepts": [str], "template": str}
+_STOCK_FACTS = {"band": (None, two_sizes), "method": str, "modality": str, "compact": bool}
+_STOCK = {
+    **_MODEL,
+    "projection_dim?": natural,
+    "hf_clipalign": {**_STOCK_FACTS, "base_model_name_or_path?": (None, str)},
+}
+_ADAPTER = {"base_model_name_or_path?": (None, str), "learned?": (None, dict)}
 
 
 def describe_folder(folder: str | Path, load_from: str | None = None) -> ModelCardInfo:
@@ -29,6 +52,14 @@ def describe_folder(folder: str | Path, load_from: str | None = None) -> ModelCa
 
     Raises:
         `ClipAlignError`: the folder holds neither a model nor an adapter, or its JSON is broken.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import describe_folder
+        >>> aligned.save_pretrained("clip-b32-isoclip")
+        >>> describe_folder("clip-b32-isoclip", load_from="me/clip-b32-isoclip").image_band
+        (1, 48)
+        ```
     """
     folder = Path(folder)
     common: dict[str, Any] = {
@@ -37,20 +68,60 @@ def describe_folder(folder: str | Path, load_from: str | None = None) -> ModelCa
         "has_processor": any((folder / name).is_file() for name in _PROCESSOR_FILES),
         "has_spectrum": (folder / SPECTRUM_FILE).is_file(),
     }
-    if (folder / "adapter_config.json").is_file():
-        return _adapter(_read(folder / "adapter_config.json"), common)
-    if not (folder / "config.json").is_file():
+    kind = folder_kind(folder)
+    if kind == "adapter":
+        return _adapter(_read(folder / "adapter_config.json", _ADAPTER), common)
+    if kind in ("onnx", "sentence-transformers"):
         raise ClipAlignError(
-            f"{str(folder)!r} holds no config.json and no adapter_config.json: give a folder that "
-            "`clipalign trim` or save_pretrained wrote."
+            f"{str(folder)!r} needs a README.md of its own: a card for {kind} cannot be made from it."
         )
-    config = _read(folder / "config.json")
-    if config.get("model_type") == "isoclip":
-        return _aligned(config, common)
-    if config.get("model_type") == "spectralgcd":
-        return _discovered(config, common)
-    if "hf_clipalign" in config:
-        return _stock(config, common)
+    describe, schema = {
+        "isoclip": (_aligned, _ALIGNED),
+        "gcd": (_discovered, _DISCOVERED),
+        "stock": (_stock, _STOCK),
+        "clip": (_plain, _MODEL),
+    }[kind]
+    return describe(_read(folder / "config.json", schema), common)
+
+
+def folder_kind(folder: str | Path) -> str:
+    """What a folder holds, by its files.
+
+    Args:
+        folder (`str` or `Path`): any folder.
+
+    Returns:
+        `str`: `"adapter"`, `"isoclip"`, `"gcd"`, `"stock"`, `"sentence-transformers"`, `"onnx"` or `"clip"` (any other
+        model of transformers).
+
+    Raises:
+        `ClipAlignError`: none of these, or its configuration cannot be read.
+
+    Example:
+        ```python
+        >>> aligned.save_pretrained("clip-b32-isoclip")
+        >>> folder_kind("clip-b32-isoclip")
+        'isoclip'
+        ```
+    """
+    folder = Path(folder)
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    if (folder / "modules.json").is_file() and (folder / "config_sentence_transformers.json").is_file():
+        return "sentence-transformers"
+    if (folder / "config.json").is_file():
+        config = _read(folder / "config.json")
+        named = {"isoclip": "isoclip", "spectralgcd": "gcd"}.get(str(config.get("model_type")))
+        return named or ("stock" if "hf_clipalign" in config else "clip")
+    if folder.is_dir() and any(folder.glob("*.onnx")):
+        return "onnx"
+    raise ClipAlignError(
+        f"{str(folder)!r} holds no config.json and no adapter_config.json: give a folder that `clipalign trim` or "
+        "save_pretrained wrote."
+    )
+
+
+def _plain(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
     return ModelCardInfo(kind="clip", model_class=_model_class(config), **common)
 
 
@@ -96,7 +167,7 @@ def _stock(config: dict[str, Any], common: dict[str, Any]) -> ModelCardInfo:
         image_band=band if facts["modality"] == "image" else None,
         text_band=band if facts["modality"] == "text" else None,
         compact=facts["compact"],
-        parameters={"numbers per embedding": config["projection_dim"]} if "projection_dim" in config else {},
+        parameters={"dimension": config["projection_dim"]} if "projection_dim" in config else {},
         **common,
     )
 
@@ -132,11 +203,12 @@ def _is_peft_own(peft_type: str) -> bool:
     return config is not None and config.__module__.split(".")[0] == "peft"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, schema: Any = dict) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ClipAlignError(f"cannot read {str(path)!r}: {error}. Write the folder again.") from error
+        with explained_read(path):
+            return checked_json(path.read_bytes(), schema, MAX_BYTES)
+    except BadJson as error:
+        raise ClipAlignError(f"cannot read {str(path)!r}: it {error}. Replace it.") from error
 
 
 def _model_class(config: dict[str, Any]) -> str:

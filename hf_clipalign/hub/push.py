@@ -1,9 +1,10 @@
-"""Pushing models, stock exports and adapters to the Hub: one commit, with a card."""
+"""Pushing models, exports and adapters to the Hub: one commit, with a card."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,21 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file, explained_write
+from hf_clipalign._hooks import register_push
+from hf_clipalign._io.files import atomic_file, explained_write
+from hf_clipalign._io.staging import staging_folder
 from hf_clipalign.hub.cards import SPECTRUM_FILE, CardEvaluation, ModelCardInfo, build_card
+from hf_clipalign.hub.connection import commit, explained, full_id, open_api, open_repo, patiently
 from hf_clipalign.hub.folders import describe_folder
-from hf_clipalign.hub.retune_folder import retune_files
+from hf_clipalign.hub.published import published
+from hf_clipalign.hub.uploads import Upload, plan_upload
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
     from hf_clipalign.isoclip import IsoCLIPModel
 
+logger = logging.getLogger(__name__)
+
 _CARD = "README.md"
 _UNFILLED = "[More Information Needed]"
-_WEIGHTS = (".safetensors", ".onnx")
-_WHOLE = "A push arrives whole or not at all."
-_PICKLES = (".bin", ".pkl", ".pt", ".pth")
 
 
 def push_folder(
@@ -38,12 +42,14 @@ def push_folder(
     overwrite_card: bool = False,
     info: ModelCardInfo | None = None,
     evaluations: Sequence[CardEvaluation] = (),
+    include: Sequence[str] = (),
 ) -> CommitInfo:
     """Pushes a saved folder to the Hub in one commit: all of it arrives, or nothing. The folder is not changed.
 
-    A folder without a `README.md` gets a card, made from what the folder says about itself. A card that the
-    repository has already is kept. Hidden files, training checkpoints and pickles stay at home; of a RE-tune run all
-    but adapter, prompts, scores and card.
+    Only files that belong to a folder of its kind are uploaded (`plan_upload`); a warning lists the others. Their
+    configurations lose the paths of this machine. A folder without a `README.md` gets a card, made from what the
+    folder says about itself. A card that the repository has already is kept. When the Hub answers that there were too
+    many requests, the push waits as long as it says, ten minutes at most.
 
     Args:
         folder (`str` or `Path`): an aligned model, a stock export, a PEFT adapter, or any checkpoint.
@@ -53,36 +59,49 @@ def push_folder(
         revision (`str`, *optional*): branch to commit to, made from `main` if it does not exist. Default `main`.
         commit_message (`str`, *optional*): title of the commit.
         token (`str`, *optional*): access token. Default: the one you are logged in with.
-        overwrite_card (`bool`): replace the repository's card. Default False.
+        overwrite_card (`bool`, *optional*, defaults to `False`): replace the repository's card.
         info (`ModelCardInfo`, *optional*): facts for the card. Default: `describe_folder(folder)`.
         evaluations (`Sequence[CardEvaluation]`): results for the card.
+        include (`Sequence[str]`): further files or sub-folders to upload, by their path in the folder.
 
     Returns:
         `CommitInfo`: the commit; it reads as its address.
 
     Raises:
-        `ClipAlignError`: no model in the folder, a RE-tune adapter whose base model is not on the Hub, no token or one
-            without the right to write, a repository of the other visibility, a server error, a cut connection. A
-            second try is always possible.
+        `ClipAlignError`: no model in the folder, a file that is a link out of it, a RE-tune adapter whose base model
+            is not on the Hub, no token or one without the right to write, a repository of the other visibility, a
+            server error, a cut connection. A second try is always possible.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import push_folder
+        >>> aligned.save_pretrained("clip-isoclip")
+        >>> push_folder("clip-isoclip", "me/clip-isoclip", private=True).commit_message
+        'Upload clip-isoclip with hf_clipalign'
+        ```
     """
     folder = Path(folder)
-    files: dict[str, Any] = dict(_files(folder))
-    if _has_own_card(files):
+    upload = plan_upload(folder, include)
+    files: dict[str, Path | bytes] = {
+        name: file if name in include else published(name, file) for name, file in upload.files.items()
+    }
+    _tell_what_is_left_out(upload)
+    if _has_own_card(upload.files):
         _refuse_results(evaluations, f"the folder {str(folder)!r} has a README.md of its own: write them there.")
     else:
         info = describe_folder(folder, repo_id) if info is None else info
         info = replace(info, evaluations=[*info.evaluations, *evaluations])
-    with _explained(repo_id):
-        api = _api(token)
-        repo_id = _full_id(api, repo_id)
-        _open_repo(api, repo_id, private, revision)
-        if not overwrite_card and api.file_exists(repo_id, _CARD, revision=revision):
+    with explained(repo_id):
+        api = open_api(token)
+        repo_id = full_id(api, repo_id)
+        open_repo(api, repo_id, private, revision)
+        if not overwrite_card and patiently(api.file_exists, repo_id, _CARD, revision=revision):
             _refuse_results(evaluations, f"{repo_id!r} has a card, which is kept: ask for overwrite_card.")
             files.pop(_CARD, None)
-        elif not _has_own_card(files) and info is not None:
+        elif not _has_own_card(upload.files) and info is not None:
             files |= _card_files(api, replace(info, load_from=repo_id), folder)
         name = repo_id.rsplit("/", 1)[-1]
-        return _commit(api, repo_id, files, commit_message or f"Upload {name} with hf_clipalign", revision)
+        return commit(api, repo_id, files, commit_message or f"Upload {name} with hf_clipalign", revision)
 
 
 def push_isoclip(
@@ -103,19 +122,24 @@ def push_isoclip(
 
     Raises:
         `ClipAlignError`: as `push_folder`, or the disk is full.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import push_isoclip
+        >>> push_isoclip(aligned, "me/clip-isoclip", processor).repo_url.repo_id
+        'me/clip-isoclip'
+        ```
     """
-    processor = _find_processor(model) if processor is None else processor
+    processor = model.known_processor(local_files_only=False) if processor is None else processor
     with _staging() as folder:
         with explained_write(folder):
-            model.save_pretrained(folder, **(save_kwargs or {}))
-            if processor is not None:
-                processor.save_pretrained(folder)
+            model.save_pretrained(folder, processor, **(save_kwargs or {}))
         save_spectrum(model, folder / SPECTRUM_FILE)
         return push_folder(folder, repo_id, **push_kwargs)
 
 
 def push_model(model: Any, repo_id: str, **push_kwargs: Any) -> CommitInfo:
-    """Pushes a model that `save_pretrained` writes whole, with its card in one commit.
+    """Pushes a model that `save_pretrained` writes completely, with its card in one commit.
 
     Args:
         model (`PreTrainedModel`): the model.
@@ -124,6 +148,13 @@ def push_model(model: Any, repo_id: str, **push_kwargs: Any) -> CommitInfo:
 
     Raises:
         `ClipAlignError`: as `push_folder`, or the disk is full.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import push_model
+        >>> push_model(model, "me/clip-student").repo_url.repo_id
+        'me/clip-student'
+        ```
     """
     with _staging() as folder:
         with explained_write(folder):
@@ -150,8 +181,15 @@ def push_stock(
 
     Raises:
         `ClipAlignError`: as `push_folder` and `save_stock`, or the disk is full.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import push_stock
+        >>> push_stock(aligned, "me/clip-images", "image", compact=True).repo_url.repo_id
+        'me/clip-images'
+        ```
     """
-    processor = _find_processor(model) if processor is None else processor
+    processor = model.known_processor(local_files_only=False) if processor is None else processor
     with _staging() as folder:
         with explained_write(folder):
             model.save_stock(folder, modality, compact, processor)
@@ -180,6 +218,17 @@ def push_adapter(
     Raises:
         `ClipAlignError`: the base model is a folder on this machine, so that nobody else could load the adapter; or
             as `push_folder`.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.hub import push_adapter
+        >>> from hf_clipalign.tuners import CoOpConfig
+        >>> prompted = get_peft_model(load_mini().student, CoOpConfig(n_ctx=4))
+        >>> push_adapter(prompted, "me/clip-prompts", base_model="me/clip-student").repo_url.repo_id
+        'me/clip-prompts'
+        ```
     """
     with _staging() as folder:
         with explained_write(folder):
@@ -206,6 +255,11 @@ def save_spectrum(model: IsoCLIPModel, path: str | Path) -> None:
 
     Raises:
         `ClipAlignError`: the file cannot be written.
+
+    Example:
+        ```python
+        >>> save_spectrum(IsoCLIPModel.from_pretrained("clip-b32-isoclip"), "spectrum.png")
+        ```
     """
     from hf_clipalign.evaluation import plot_spectrum
     from hf_clipalign.isoclip import decompose
@@ -218,23 +272,15 @@ def save_spectrum(model: IsoCLIPModel, path: str | Path) -> None:
         figure.savefig(staging, dpi=110, format="png")
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """What is pushed, by its path in the repository."""
-    if not folder.is_dir():
-        raise ClipAlignError(f"no folder {str(folder)!r}: give one that `clipalign trim` or save_pretrained wrote.")
-    files = retune_files(folder)
-    if files is None:
-        names = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-        files = {name.as_posix(): folder / name for name in names if not _stays_at_home(name)}
-    if not any(name.endswith(_WEIGHTS) for name in files):
-        raise ClipAlignError(
-            f"{str(folder)!r} holds no weights ({' or '.join(_WEIGHTS)}): give a folder that `clipalign trim` or "
-            "save_pretrained wrote."
+def _tell_what_is_left_out(upload: Upload) -> None:
+    if upload.left_out:
+        logger.warning(
+            "not uploaded: %s. Add a file by its name, if it is meant for others: include=[%r], or --include %s",
+            *(upload.summary, upload.left_out[0], upload.left_out[0]),
         )
-    return files
 
 
-def _has_own_card(files: dict[str, Any]) -> bool:
+def _has_own_card(files: dict[str, Path]) -> bool:
     """Whether the folder brings a card; the empty form that some libraries write is none."""
     return _CARD in files and _UNFILLED not in files[_CARD].read_text(encoding="utf-8", errors="replace")
 
@@ -244,13 +290,8 @@ def _refuse_results(evaluations: Sequence[CardEvaluation], reason: str) -> None:
         raise ClipAlignError(f"the results would not be shown, so nothing was pushed: {reason}")
 
 
-def _stays_at_home(name: Path) -> bool:
-    hidden = any(part.startswith((".", "checkpoint-")) for part in name.parts)
-    return hidden or name.suffix in _PICKLES
-
-
-def _card_files(api: HfApi, info: ModelCardInfo, folder: Path) -> dict[str, Any]:
-    files: dict[str, Any] = {}
+def _card_files(api: HfApi, info: ModelCardInfo, folder: Path) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
     if info.kind == "isoclip" and not info.has_spectrum:
         files[SPECTRUM_FILE] = _spectrum_of(folder)
         info = replace(info, has_spectrum=True)
@@ -269,59 +310,15 @@ def _spectrum_of(folder: Path) -> bytes:
 
 
 def _licence(api: HfApi, base_model: str) -> str | None:
-    """The licence that the base model's card names, or None where that cannot be told."""
+    """The licence that the base model's card names, or None where that is unknown."""
     from huggingface_hub.errors import HTTPError
 
     try:
-        data = api.model_info(base_model).card_data
+        data = patiently(api.model_info, base_model).card_data
     except (HTTPError, OSError, ValueError):
         return None
     licence = None if data is None else data.get("license")
     return licence if isinstance(licence, str) else None
-
-
-def _api(token: str | None) -> HfApi:
-    from huggingface_hub import HfApi, get_token
-
-    if token is None and get_token() is None:
-        raise ClipAlignError("no Hub token: log in with `hf auth login`, set HF_TOKEN, or give token=.")
-    return HfApi(token=token)
-
-
-def _full_id(api: HfApi, repo_id: str) -> str:
-    from huggingface_hub.utils import validate_repo_id
-
-    validate_repo_id(repo_id)
-    return repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
-
-
-def _open_repo(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> None:
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    is_private = api.model_info(repo_id).private
-    if private is not None and bool(is_private) != private:
-        raise ClipAlignError(
-            f"the repository {repo_id!r} exists and is {'private' if is_private else 'public'}: nothing was pushed. "
-            "Change that in its settings on the Hub, or choose another name."
-        )
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-
-
-def _commit(api: HfApi, repo_id: str, files: dict[str, Any], message: str, revision: str | None) -> CommitInfo:
-    from huggingface_hub import CommitOperationAdd
-
-    operations = [CommitOperationAdd(name, file) for name, file in files.items()]
-    return api.create_commit(repo_id, operations, commit_message=message, revision=revision)
-
-
-def _find_processor(model: IsoCLIPModel) -> Any:
-    from hf_clipalign.backbones import load_processor
-
-    for name in (model.name_or_path, model.encoder.model.name_or_path, model.config.base_model_name_or_path):
-        with contextlib.suppress(ClipAlignError):
-            if name:
-                return load_processor(name)
-    return None
 
 
 def _set_base_model(path: Path, base_model: str) -> None:
@@ -331,50 +328,11 @@ def _set_base_model(path: Path, base_model: str) -> None:
 
 @contextlib.contextmanager
 def _staging() -> Iterator[Path]:
-    with explained_write(tempfile.gettempdir()):
-        staging = tempfile.TemporaryDirectory(prefix="clipalign-")
-    with staging as name:
-        yield Path(name)
+    with contextlib.ExitStack() as stack:
+        with explained_write(tempfile.gettempdir()):
+            folder = stack.enter_context(staging_folder(tempfile.gettempdir(), "clipalign-push"))
+        yield folder
 
 
-@contextlib.contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
-    """Turns whatever goes wrong between here and the Hub into one line that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
-
-    try:
-        yield
-    except ClipAlignError:
-        raise
-    except HfHubHTTPError as error:
-        raise ClipAlignError(_answer(repo_id, error)) from error
-    except HFValidationError as error:
-        raise ClipAlignError(f"{repo_id!r} is no repository name: write owner/name.") from error
-    except OfflineModeIsEnabled as error:
-        raise ClipAlignError(f"cannot push to {repo_id!r} while HF_HUB_OFFLINE is set: unset it.") from error
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise ClipAlignError(_broken(repo_id, error)) from error
-
-
-def _answer(repo_id: str, error: Any) -> str:
-    status = error.response.status_code
-    if status == 401:
-        return f"the Hub does not accept the token (401) for {repo_id!r}: log in again with `hf auth login`."
-    if status == 403:
-        return f"the token may not write to {repo_id!r} (403): use one with write access, or another owner."
-    if status == 404:
-        return f"the Hub does not show {repo_id!r} to this token (404): check the name and the token's rights."
-    if status >= 500:
-        return f"the Hub failed while {repo_id!r} was pushed (error {status}): try again later. {_WHOLE}"
-    reason = (error.server_message or str(error)).strip().splitlines()[0]
-    return f"the Hub refused the push to {repo_id!r} ({status}): {reason}"
-
-
-def _broken(repo_id: str, error: Exception) -> str:
-    from huggingface_hub.errors import HTTPError
-
-    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-    if isinstance(cause, (HTTPError, ConnectionError)):
-        return f"the connection to the Hub broke while {repo_id!r} was pushed ({reason}): try again. {_WHOLE}"
-    return f"cannot push to {repo_id!r}: {reason}"
+register_push("isoclip", push_isoclip)
+register_push("model", push_model)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.inversion.optimisation import (
+    PUBLISHED_EPS,
     InversionOutput,
     InversionSettings,
     check_targets,
@@ -33,6 +34,7 @@ def ovi(
     ids: Iterable[Any] | None = None,
     lr: float = 2e-2,
     weight_decay: float = 0.01,
+    eps: float = PUBLISHED_EPS,
     batch_size: int = 64,
     evaluate_at: Sequence[int] = (),
     tolerance: float | None = None,
@@ -47,12 +49,13 @@ def ovi(
         model (`nn.Module` or `DualEncoder`): the backbone. Its weights are read only.
         text_embeds (`Tensor` or array `[N, d]`): projected text features; their lengths do not matter.
         n_tokens (`int`): pseudo-patches R per item.
-        steps (`int`): AdamW steps. Default 1,000.
+        steps (`int`, *optional*, defaults to `1,000`): AdamW steps.
         init (`Tensor` or array `[N, R, d_v]` or `[R, d_v]`, *optional*): tokens to start from. Default: N(0, 0.02²).
         generator (`torch.Generator`, *optional*), ids (`Iterable`, *optional*): as in `oti`.
-        lr (`float`), weight_decay (`float`), batch_size (`int`), evaluate_at (`Sequence[int]`): as in `oti`.
+        lr (`float`), weight_decay (`float`), eps (`float`), batch_size (`int`), evaluate_at (`Sequence[int]`): as in
+            `oti`.
         tolerance (`float`, *optional*): an item stops once its loss fell by less than this within ten steps.
-        progress (`bool`): show a progress bar. Default True.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
         `InversionOutput`: tokens `[N, R, d_v]`, features `[N, d]`, losses `[steps]`, snapshots.
@@ -63,11 +66,16 @@ def ovi(
 
     Example:
         ```python
-        >>> queries = ovi(model, text_embeds, n_tokens=1).features  # compare these with text features
+        >>> from hf_clipalign.backbones import encode_texts
+        >>> from hf_clipalign.inversion import ovi
+        >>> texts = encode_texts(model, ["a cat", "a dog"], processor)
+        >>> queries = ovi(model, texts, n_tokens=1, steps=2, progress=False).features  # published: 1,000 steps
+        >>> queries.shape
+        torch.Size([2, 128])
         ```
     """
     encoder = as_dual_encoder(model)
-    settings = InversionSettings(n_tokens, steps, lr, weight_decay, batch_size, evaluate_at, tolerance, progress)
+    settings = InversionSettings(n_tokens, steps, lr, weight_decay, eps, batch_size, evaluate_at, tolerance, progress)
     targets, names = check_targets(text_embeds, encoder.embed_dim, "text embeddings", ids)
     check_patches(encoder, n_tokens)
     start = initial_tokens(names, (n_tokens, _patch_width(encoder)), init, generator)

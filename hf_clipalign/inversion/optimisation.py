@@ -18,15 +18,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from hf_clipalign._checks.numbers import check_integer, check_number
+from hf_clipalign._checks.tensors import as_numbers, check_finite
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
+from hf_clipalign._rows import unit_rows
 
 INIT_STD = 0.02
 DEFAULT_SEED = 0
 STOP_INTERVAL = 10
 """Steps between two looks at whether an item still improves (`tolerance`)."""
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8
+PUBLISHED_EPS = 64e-8
+"""AdamW's eps for an item's own gradient: the published 1e-8 is for the mean over the published batch of 64."""
+
+_BETAS = (0.9, 0.999)
 _HALF_LOSS_SCALE = 1024.0
 _SHOWN_ITEMS = 5
 
@@ -43,6 +48,14 @@ class InversionOutput:
         losses (`Tensor [steps]`): mean of `1 - cosine` over the items BEFORE each step.
         snapshots (`dict[int, Tensor [N, d]]`): features after so many steps, for each of `evaluate_at`.
         steps_taken (`LongTensor [N]`): steps of each item; fewer than asked for only with `tolerance`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.inversion import oti
+        >>> output = oti(model, embeds[:4], processor=processor, steps=2, progress=False)
+        >>> output.tokens.shape, output.features.shape, output.losses.shape
+        (torch.Size([4, 1, 128]), torch.Size([4, 128]), torch.Size([2]))
+        ```
     """
 
     tokens: Tensor
@@ -64,6 +77,7 @@ class InversionSettings:
         steps (`int`): AdamW steps.
         lr (`float`): learning rate.
         weight_decay (`float`): decoupled; it also acts on the pseudo-tokens.
+        eps (`float`): AdamW's, beside the size of the item's own gradient.
         batch_size (`int`): items per pass; rounding depends on it.
         evaluate_at (`Collection[int]`): steps whose features are kept.
         tolerance (`float`, *optional*): an item stops when its loss fell by less than this in `STOP_INTERVAL` steps.
@@ -74,6 +88,7 @@ class InversionSettings:
     steps: int
     lr: float = 2e-2
     weight_decay: float = 0.01
+    eps: float = PUBLISHED_EPS
     batch_size: int = 64
     evaluate_at: Collection[int] = ()
     tolerance: float | None = None
@@ -84,6 +99,7 @@ class InversionSettings:
             check_integer(name, getattr(self, name))
         check_number("lr", self.lr, "a number above 0", above=0)
         check_number("weight_decay", self.weight_decay, "a number of 0 or more", least=0)
+        check_number("eps", self.eps, f"a number above 0; the published batch has {PUBLISHED_EPS:g}", above=0)
         if self.tolerance is not None:
             check_number("tolerance", self.tolerance, "a number of 0 or more, or None", least=0)
         if isinstance(self.evaluate_at, str) or not isinstance(self.evaluate_at, Collection):
@@ -124,12 +140,12 @@ def invert(
     """
     n, blocks = len(targets), []
     filled_up = n > settings.batch_size and settings.tolerance is None
-    with tqdm(total=n * settings.steps, desc=title, unit="step", disable=not settings.progress) as bar:
+    with tqdm(total=n * settings.steps, desc=title, unit="step", disable=None if settings.progress else True) as bar:
         for start in range(0, n, settings.batch_size):
             end = min(start + settings.batch_size, n)
             rows = torch.arange(start, start + settings.batch_size if filled_up else end, device=targets.device)
             rows = rows.clamp(max=n - 1)
-            batch = targets[rows].float(), init[rows].float()
+            batch = targets[rows], init[rows].float()
             output = _invert_batch(make_encode, *batch, end - start, settings, bar)
             _check_finite(output, names[start:end], settings, title)
             blocks.append(output)
@@ -156,7 +172,7 @@ def initial_tokens(ids: Sequence[Any], shape: tuple[int, int], init: Any, genera
     """The tokens to start from, `[N, R, w]`: given, or drawn from N(0, 0.02²) by the seed and the item's name only.
 
     Args:
-        ids (`Sequence`): names of the items; numbers and strings are told apart by their text.
+        ids (`Sequence`): names of the items; numbers and strings are distinguished by their text.
         shape (`(R, w)`): tokens of one item.
         init (`Tensor` or array `[N, R, w]` or `[R, w]`, *optional*): given tokens.
         generator (`torch.Generator`, *optional*): gives the seed of all items. Default: a fixed seed.
@@ -169,12 +185,11 @@ def initial_tokens(ids: Sequence[Any], shape: tuple[int, int], init: Any, genera
             f"generator is {generator!r}: give a torch.Generator, such as torch.Generator().manual_seed(0)."
         )
     if init is not None:
-        init = _as_tensor(init, "init")
+        init = as_numbers(init, "init")
         if init.shape[-2:] != shape or init.dim() > 3 or (init.dim() == 3 and len(init) != len(ids)):
             wanted = [len(ids), *shape]
             raise ClipAlignError(f"init has shape {list(init.shape)}, but the pseudo-tokens have {wanted}.")
-        if not init.isfinite().all():
-            raise ClipAlignError("init holds NaN or infinite values: give finite tokens.")
+        check_finite(init, "init")
         return init.detach().expand(len(ids), *shape)
     seed = DEFAULT_SEED
     if generator is not None:
@@ -189,7 +204,7 @@ def check_targets(targets: Any, embed_dim: int, what: str, ids: Iterable[Any] | 
         `ClipAlignError`: no matrix of numbers, another width than the model's, zero or NaN rows, no rows, or another
             number of names.
     """
-    targets = _as_tensor(targets, what)
+    targets = as_numbers(targets, what, "one tensor or array of numbers")
     if targets.dim() != 2 or targets.shape[1] != embed_dim:
         raise ClipAlignError(
             f"{what} have shape {list(targets.shape)}, but the model's shared space has {embed_dim} dimensions: take "
@@ -202,22 +217,10 @@ def check_targets(targets: Any, embed_dim: int, what: str, ids: Iterable[Any] | 
     names = range(len(targets)) if ids is None else list(ids)
     if len(names) != len(targets):
         raise ClipAlignError(f"{len(targets)} {what} but {len(names)} ids: give one id for each.")
-    norms = targets.float().norm(dim=1)
-    for problem, bad in (("NaN or infinite", ~norms.isfinite()), ("zero", norms == 0)):
-        if bad.any():
-            raise ClipAlignError(f"{what} are {problem} for {_named(bad, names)}: leave these items out.")
+    check_finite(targets, what, lambda row: str(names[row]))
+    if (zero := (targets == 0).all(dim=1)).any():
+        raise ClipAlignError(f"{what} are zero for {_named(zero, names)}: leave these items out.")
     return targets, names
-
-
-def _as_tensor(values: Any, what: str) -> Tensor:
-    try:
-        tensor = torch.as_tensor(values).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ClipAlignError(f"{what} must be one tensor or array that holds numbers: {reason}") from error
-    if tensor.is_complex():
-        raise ClipAlignError(f"{what} must hold real numbers, not {str(tensor.dtype).removeprefix('torch.')}.")
-    return tensor
 
 
 @contextlib.contextmanager
@@ -246,8 +249,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
 class _ItemAdamW:
     """AdamW (decoupled weight decay) that can let go of items: every state tensor has the items as first axis."""
 
-    def __init__(self, tokens: Tensor, lr: float, weight_decay: float):
-        self.lr, self.weight_decay = lr, weight_decay
+    def __init__(self, tokens: Tensor, lr: float, weight_decay: float, eps: float):
+        self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
         self.mean, self.square = torch.zeros_like(tokens), torch.zeros_like(tokens)
         self.step_number = 0
 
@@ -258,7 +261,7 @@ class _ItemAdamW:
         self.mean.lerp_(gradient, 1 - first)
         self.square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         correction = 1 - first**self.step_number
-        root = (self.square.sqrt() / (1 - second**self.step_number) ** 0.5).add_(_EPS)
+        root = (self.square.sqrt() / (1 - second**self.step_number) ** 0.5).add_(self.eps)
         return (tokens * (1 - self.lr * self.weight_decay)).addcdiv_(self.mean, root, value=-self.lr / correction)
 
     def keep(self, items: Tensor) -> None:
@@ -271,9 +274,9 @@ class _Batch:
 
     def __init__(self, targets: Tensor, init: Tensor, steps: int):
         n = len(targets)
-        self.targets = F.normalize(targets, dim=-1)
+        self.targets = unit_rows(targets)
         self.tokens = init.clone()
-        self.features = torch.zeros_like(targets)
+        self.features = torch.zeros_like(self.targets)
         self.losses = torch.zeros(n, device=targets.device)
         self.earlier = torch.full((n,), torch.inf, device=targets.device)
         self.taken = torch.full((n,), steps, device=targets.device)
@@ -298,7 +301,7 @@ def _invert_batch(
 ) -> InversionOutput:
     """The first `n_items` of a batch; what comes after them only gives it its shape."""
     batch = _Batch(targets, init, settings.steps)
-    optimizer = _ItemAdamW(batch.tokens, settings.lr, settings.weight_decay)
+    optimizer = _ItemAdamW(batch.tokens, settings.lr, settings.weight_decay, settings.eps)
     encode = make_encode(len(targets))
     losses, snapshots = torch.zeros(settings.steps), {}
     for step in range(settings.steps):

@@ -1,8 +1,7 @@
-"""Inversions of large sets on the disk: whole shards, a manifest, and going on after a kill.
+"""Inversions of large sets on the disk: a keyed folder of shards, resumed after a kill.
 
-A shard is a safetensors file of consecutive items, written atomically, with the items' ids in its metadata. The
-manifest is written before the first of them and holds everything that decides about the numbers: a folder that was
-begun otherwise is an error, never a mix. Several processes share the shards among themselves.
+The manifest is written before the first shard and holds everything that decides about the numbers: a folder that was
+begun otherwise is an error, never a mix. Several processes share the shards among themselves without talking.
 """
 
 from __future__ import annotations
@@ -12,27 +11,50 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
-from operator import methodcaller
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
-from hf_clipalign._numbers import check_integer
+from hf_clipalign._io.limited_json import natural
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
+from hf_clipalign.features.storage.folder import ShardFolder, folder_lock
+from hf_clipalign.features.storage.manifest import Column, Kind, differences, is_earlier
+from hf_clipalign.features.storage.shards import Shard
 from hf_clipalign.inversion.image import ovi
 from hf_clipalign.inversion.optimisation import InversionOutput, check_targets, join_outputs
 from hf_clipalign.inversion.options import complete_options
 from hf_clipalign.inversion.text import oti
 
-MANIFEST_FILE = "inversion.json"
-_FORMAT = 1
-_METADATA = "hf_clipalign"
+INVERSIONS = Kind(
+    name="inversion",
+    noun="inversions",
+    columns={
+        "tokens": Column("float", 3),
+        "features": Column("float", 2),
+        "losses": Column("float", 1, per_row=False),
+        "steps_taken": Column("int64", 1),
+    },
+    # where a model lies does not matter: its weights do
+    identity=(
+        *("method", "model.class", "model.dtype", "model.device", "model.weights"),
+        *("data.items", "data.ids", "data.features", "settings", "shard_size"),
+    ),
+    description={
+        "method": str,
+        "model": {"weights": str},
+        "data": {"items": natural, "ids": str, "features": str},
+        "settings": dict,
+        "shard_size": lambda value: natural(value) and value > 0,
+    },
+    remedy="Call invert_to_store again with the same arguments, it makes these only",
+    titles={"model.weights": "model weights", "data.features": "features", "data.ids": "ids"}
+    | {"data.items": "number of items"},
+    restart="Delete the folder and begin again, or use a new one",
+)
 _SNAPSHOT = "features_after_"
 
 
@@ -50,7 +72,7 @@ def invert_to_store(
     world_size: int | None = None,
     **options: Any,
 ) -> Path:
-    """Inverts features shard by shard; called again after a kill, it goes on with the shards that are missing.
+    """Inverts features shard by shard; called again after a kill, it resumes with the shards that are missing.
 
     Args:
         folder (`str` or `Path`): where shards and manifest go; made if missing.
@@ -59,8 +81,8 @@ def invert_to_store(
         embeds (`Tensor` or array `[N, d]`): projected features of all items, in every process.
         processor (`ProcessorMixin`, *optional*): needed by OTI.
         ids (`Iterable`, *optional*): unique names of the items. Default: row numbers.
-        seed (`int`): an item's start depends on this and on its id. Default 0.
-        shard_size (`int`): items per file. Default 1,024.
+        seed (`int`, *optional*, defaults to `0`): an item's start depends on this and on its id.
+        shard_size (`int`, *optional*, defaults to `1,024`): items per file.
         rank (`int`, *optional*), world_size (`int`, *optional*): this process takes every `world_size`-th shard.
             Default: the launcher's RANK and WORLD_SIZE, else one process.
         **options: of `oti` or `ovi` (`n_tokens`, `steps`, `template`, …), without `init` and `generator`. All but
@@ -72,6 +94,13 @@ def invert_to_store(
     Raises:
         `ClipAlignError`: the folder belongs to another model, other data or other settings (it says which); ids occur
             twice; or as `oti` and `ovi`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.inversion import invert_to_store
+        >>> invert_to_store("inversions", "oti", model, embeds[:4], processor=processor, steps=2).name
+        'inversions'
+        ```
     """
     check_integer("shard_size", shard_size)
     check_integer("seed", seed, 0)
@@ -86,21 +115,30 @@ def invert_to_store(
     twice, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise ClipAlignError(f"the id {twice!r} occurs more than once: ids must be unique.")
-    manifest = _manifest(method, encoder, embeds, names, seed, shard_size, settings)
-    key = _check_manifest(folder, manifest)
-    for index in range(-(-len(names) // shard_size))[rank::world_size]:
-        file, rows = _shard_file(folder, index), slice(index * shard_size, (index + 1) * shard_size)
-        if _is_whole(file, key):
-            continue
+    description = _description(method, encoder, embeds, names, seed, shard_size, settings)
+    begun = _opened(folder, description)
+    shards = begun or ShardFolder.describe(folder, INVERSIONS, description)
+    mine = range(-(-len(names) // shard_size))[rank::world_size]
+    done = frozenset() if begun is None else begun.done()
+    todo = [index for index in mine if index not in done]
+
+    def output_of(index: int) -> tuple[InversionOutput, list[str]]:
+        rows = slice(index * shard_size, (index + 1) * shard_size)
         arguments = {"ids": names[rows], "generator": torch.Generator().manual_seed(seed), **options}
-        output = (
-            oti(encoder, embeds[rows], processor=processor, **arguments)
-            if method == "oti"
-            else ovi(encoder, embeds[rows], **arguments)
-        )
-        # only now: settings that cannot be used leave nothing behind
-        key = _check_manifest(folder, manifest, write=True)
-        _write_shard(file, output, names[rows], key)
+        if method == "oti":
+            return oti(encoder, embeds[rows], processor=processor, **arguments), names[rows]
+        return ovi(encoder, embeds[rows], **arguments), names[rows]
+
+    if not todo:
+        return folder
+    first = None if folder.exists() else output_of(todo[0])  # settings that cannot be used leave nothing behind
+    with folder_lock(folder, INVERSIONS, f"-{rank}-of-{world_size}"):
+        if _opened(folder, description) is None:
+            shards.begin()
+        for index in todo:
+            output, ids = first or output_of(index)
+            first = None
+            _write(shards, index, output, ids)
     return folder
 
 
@@ -115,24 +153,34 @@ def read_inversions(folder: str | Path) -> tuple[list[str], InversionOutput]:
 
     Raises:
         `ClipAlignError`: the folder holds no inversions, or shards are missing.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.inversion import invert_to_store, read_inversions
+        >>> folder = invert_to_store("inversions", "oti", model, embeds[:4], processor=processor, steps=2)
+        >>> ids, output = read_inversions(folder)
+        >>> ids, output.features.shape
+        (['0', '1', '2', '3'], torch.Size([4, 128]))
+        ```
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
-    if manifest is None:
+    shards = ShardFolder.open(folder, INVERSIONS)
+    if shards is None:
         raise ClipAlignError(f"{str(folder)!r} holds no inversions: make them with invert_to_store.")
-    n_shards = -(-manifest["data"]["items"] // manifest["shard_size"])
-    key = _key(manifest)
-    missing = [index for index in range(n_shards) if not _is_whole(_shard_file(folder, index), key)]
-    if missing:
+    _refuse_earlier(shards)
+    n_shards = -(-shards.manifest["data"]["items"] // shards.manifest["shard_size"])
+    problems = {shards.file(index).name: problem for index in range(n_shards) if (problem := shards.problem(index))}
+    if problems:
+        name, problem = next(iter(problems.items()))
         raise ClipAlignError(
-            f"{len(missing)} of {n_shards} shards in {str(folder)!r} are missing or damaged: call invert_to_store "
-            "again with the same arguments, it makes these only."
+            f"{len(problems)} of {n_shards} shards in {str(folder)!r} are missing or damaged (first {name}: "
+            f"{problem}): call invert_to_store again with the same arguments, it makes these only."
         )
-    shards = [_read_shard(_shard_file(folder, index)) for index in range(n_shards)]
-    return [name for names, _ in shards for name in names], join_outputs([output for _, output in shards])
+    content = [_outputs(shards.read(index)) for index in range(n_shards)]
+    return [name for names, _ in content for name in names], join_outputs([output for _, output in content])
 
 
-def _manifest(
+def _description(
     method: str,
     encoder: DualEncoder,
     embeds: Tensor,
@@ -144,7 +192,6 @@ def _manifest(
     settings = {name: value for name, value in settings.items() if name != "progress"}
     settings["evaluate_at"] = sorted(settings["evaluate_at"])
     return {
-        "format": _FORMAT,
         "method": method,
         "model": {
             "name": getattr(encoder.config, "_name_or_path", None) or None,
@@ -164,73 +211,30 @@ def _manifest(
     }
 
 
-def _check_manifest(folder: Path, wanted: dict[str, Any], write: bool = False) -> str:
-    """Compares the manifest with the one that is there, if any; gives the key that marks the shards."""
-    wanted = json.loads(json.dumps(wanted, default=methodcaller("item")))  # settings may be NumPy's numbers
-    stored = _read_manifest(folder)
+def _opened(folder: Path, description: dict[str, Any]) -> ShardFolder | None:
+    """The run that a folder holds, None if it holds none; an error if it is another one."""
+    stored = ShardFolder.open(folder, INVERSIONS)
     if stored is None:
-        if write:
-            with atomic_file(folder / MANIFEST_FILE) as staging:
-                staging.write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return _key(wanted)
-    # where a model lies does not matter: its weights do
-    told = ("model.name", "model.revision")
-    differing = [text for name, text in _differences(stored, wanted) if name not in told]
-    if differing:
-        raise ClipAlignError(
-            f"{str(folder)!r} was begun with another {'; another '.join(differing)}. Use a new folder, or delete it."
-        )
-    return _key(stored)
-
-
-def _key(manifest: dict[str, Any]) -> str:
-    return _hash(json.dumps(manifest, sort_keys=True))
-
-
-def _differences(stored: Any, wanted: Any, prefix: str = "") -> list[tuple[str, str]]:
-    found = []
-    for name in dict.fromkeys([*stored, *wanted]):
-        old, new, path = stored.get(name), wanted.get(name), f"{prefix}{name}"
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{path}.")
-        elif old != new:
-            found.append((path, f"{path} ({_short(old)} there, {_short(new)} here)"))
-    return found
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) < 40 else f"{text[:12]}…"
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        for number in (manifest["data"]["items"], manifest["shard_size"]):
-            check_integer("a size in the manifest", number)
-        return manifest
-    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    _refuse_earlier(stored)
+    wanted = ShardFolder.describe(folder, INVERSIONS, description)
+    if found := differences(INVERSIONS, stored.manifest, wanted.manifest):
         raise ClipAlignError(
-            f"{str(folder / MANIFEST_FILE)!r} is damaged: delete the folder and begin again."
-        ) from error
+            f"{str(folder)!r} holds another run; what differs: {'; '.join(found.values())}. Use a new folder, or "
+            "delete it."
+        )
+    return stored
 
 
-def _shard_file(folder: Path, index: int) -> Path:
-    return folder / f"inversion-{index:05d}.safetensors"
+def _refuse_earlier(shards: ShardFolder) -> None:
+    if is_earlier(shards.manifest):
+        raise ClipAlignError(
+            f"the inversions in {str(shards.path)!r} were written by an earlier version of hf_clipalign, without what "
+            f"proves them. {INVERSIONS.restart}."
+        )
 
 
-def _is_whole(file: Path, key: str) -> bool:
-    """Whether a shard is there, readable, and made under this manifest."""
-    try:
-        with safe_open(file, "pt") as shard:
-            return json.loads(shard.metadata()[_METADATA])["key"] == key
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError):
-        return False
-
-
-def _write_shard(file: Path, output: InversionOutput, names: list[str], key: str) -> None:
+def _write(shards: ShardFolder, index: int, output: InversionOutput, names: list[str]) -> None:
     tensors = {
         "tokens": output.tokens,
         "features": output.features,
@@ -238,21 +242,14 @@ def _write_shard(file: Path, output: InversionOutput, names: list[str], key: str
         "steps_taken": output.steps_taken,
         **{f"{_SNAPSHOT}{step}": features for step, features in output.snapshots.items()},
     }
-    with atomic_file(file) as staging:
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-            staging,
-            {_METADATA: json.dumps({"key": key, "ids": names})},
-        )
+    shards.write(index, tensors, {"ids": names})
 
 
-def _read_shard(file: Path) -> tuple[list[str], InversionOutput]:
-    with safe_open(file, "pt") as shard:
-        tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
-        names = json.loads(shard.metadata()[_METADATA])["ids"]
+def _outputs(shard: Shard) -> tuple[list[str], InversionOutput]:
+    tensors = {name: tensor.clone() for name, tensor in shard.tensors.items()}
     steps = sorted(int(name.removeprefix(_SNAPSHOT)) for name in tensors if name.startswith(_SNAPSHOT))
     snapshots = {step: tensors.pop(f"{_SNAPSHOT}{step}") for step in steps}
-    return names, InversionOutput(**tensors, snapshots=snapshots)
+    return shard.meta["ids"], InversionOutput(**tensors, snapshots=snapshots)
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:

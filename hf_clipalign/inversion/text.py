@@ -15,6 +15,7 @@ from hf_clipalign.backbones import DualEncoder, as_dual_encoder, encode_prompts,
 from hf_clipalign.backbones.packing import Strategy, check_strategy
 from hf_clipalign.backbones.text import token_count
 from hf_clipalign.inversion.optimisation import (
+    PUBLISHED_EPS,
     InversionOutput,
     InversionSettings,
     check_targets,
@@ -55,6 +56,7 @@ def oti(
     ids: Iterable[Any] | None = None,
     lr: float = 2e-2,
     weight_decay: float = 0.01,
+    eps: float = PUBLISHED_EPS,
     batch_size: int = 64,
     evaluate_at: Sequence[int] = (),
     tolerance: float | None = None,
@@ -76,21 +78,24 @@ def oti(
         model (`nn.Module` or `DualEncoder`): the backbone. Its weights are read only.
         image_embeds (`Tensor` or array `[N, d]`): projected image features; their lengths do not matter.
         processor (`ProcessorMixin` or `PreTrainedTokenizerBase`): the checkpoint's processor or tokenizer.
-        n_tokens (`int`): pseudo-tokens R per item. Default 1.
-        steps (`int`): AdamW steps. Default 150; retrieval often peaks earlier, see `evaluate_at`.
-        template (`str`): the prompt with one `{}`. Default `"a photo of {}"`.
+        n_tokens (`int`, *optional*, defaults to `1`): pseudo-tokens R per item.
+        steps (`int`, *optional*, defaults to `150`): AdamW steps; retrieval often peaks earlier, see `evaluate_at`.
+        template (`str`, *optional*, defaults to `"a photo of {}"`): the prompt with one `{}`.
         init (`Tensor` or array `[N, R, w]` or `[R, w]`, *optional*): tokens to start from, as wide as the token
             embeddings, which is d_t for most families. Default: N(0, 0.02²).
         generator (`torch.Generator`, *optional*): seeds the start. An item's start depends on the seed and on its id,
             never on the others. Default: a fixed seed.
         ids (`Iterable`, *optional*): names of the items. Default: their row numbers.
-        lr (`float`): learning rate. Default 0.02.
-        weight_decay (`float`): decoupled weight decay. Default 0.01.
-        batch_size (`int`): items per pass. Default 64. Other sizes round otherwise, see below.
+        lr (`float`, *optional*, defaults to `0.02`): learning rate.
+        weight_decay (`float`, *optional*, defaults to `0.01`): decoupled weight decay.
+        eps (`float`): AdamW's, added to the size of an item's OWN gradient. The reference code takes the mean of the
+            losses over its batch and 1e-8, which is 1e-8 times its batch size here. Default 64e-8, its batch of 64.
+        batch_size (`int`, *optional*, defaults to `64`): items per pass. Other sizes round otherwise, see below.
         evaluate_at (`Sequence[int]`): steps whose features are kept in `snapshots`.
         tolerance (`float`, *optional*): an item stops once its loss fell by less than this within ten steps.
-        strategy (`str`): `"auto"`, `"packed"`, `"cut"` or `"full"`; see `pack_prompts`. Default `"auto"`.
-        progress (`bool`): show a progress bar. Default True.
+        strategy (`str`, *optional*, defaults to `"auto"`): `"auto"`, `"packed"`, `"cut"` or `"full"`; see
+            `pack_prompts`.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
         `InversionOutput`: tokens `[N, R, w]`, features `[N, d]`, losses `[steps]`, snapshots.
@@ -102,11 +107,14 @@ def oti(
 
     Example:
         ```python
-        >>> queries = oti(model, image_embeds, processor=processor).features  # compare these with image features
+        >>> from hf_clipalign.inversion import oti
+        >>> queries = oti(model, embeds, processor=processor, steps=2, progress=False).features  # published: 150 steps
+        >>> queries.shape
+        torch.Size([24, 128])
         ```
     """
     encoder = as_dual_encoder(model)
-    settings = InversionSettings(n_tokens, steps, lr, weight_decay, batch_size, evaluate_at, tolerance, progress)
+    settings = InversionSettings(n_tokens, steps, lr, weight_decay, eps, batch_size, evaluate_at, tolerance, progress)
     targets, names = check_targets(image_embeds, encoder.embed_dim, "image embeddings", ids)
     prompt = pseudo_prompt(encoder, processor, template, n_tokens)
     start = initial_tokens(names, (n_tokens, _token_table(encoder).embedding_dim), init, generator)
@@ -204,7 +212,7 @@ def _text_encode(encoder: DualEncoder, prompt: PseudoPrompt, n: int, strategy: S
 def _whole_encode(
     encoder: DualEncoder, table: nn.Embedding, input_ids: Tensor, prompt: PseudoPrompt
 ) -> Callable[[Tensor], Tensor]:
-    """The same for towers that look both ways: they read every prompt whole, as it was tokenised."""
+    """The same for towers with bidirectional attention, which read every prompt in full, as it was tokenised."""
     input_ids = input_ids.to(encoder.device)
     columns = slice(prompt.position, prompt.position + prompt.n_tokens)
 

@@ -1,8 +1,11 @@
 from .bands import KnownBands as KnownBands
 from .bands import known_bands as known_bands
 from .bands import known_checkpoints as known_checkpoints
+from .bands import resolve_bands as resolve_bands
 from .bands import suggest_band as suggest_band
+from .bands import unknown_band_message as unknown_band_message
 from .configuration import IsoCLIPConfig as IsoCLIPConfig
+from .identity import Sizes as Sizes
 from .modeling import IsoCLIPModel as IsoCLIPModel
 from .spectrum import Spectrum as Spectrum
 from .spectrum import compact_projectors as compact_projectors

@@ -15,13 +15,22 @@ class IsoCLIPConfig(PreTrainedConfig):
         image_band (`(int, int)`, *optional*): `(k_top, k_bottom)` for images; None if images are not aligned.
         text_band (`(int, int)`, *optional*): the same for texts.
         base_model_name_or_path (`str`, *optional*): where the base model came from, for the model card.
-        projector_layout (`str`): "reference" for a SigLIP that was aligned in the authors' layout of its linearised
-            head (`SiglipEncoder(model, layout="reference")`). Default "consistent".
+        projector_layout (`str`, *optional*, defaults to `"consistent"`): "reference" for a SigLIP that was aligned in
+            the authors' layout of its linearised head (`SiglipEncoder(model, layout="reference")`).
+        **kwargs: passed to `PreTrainedConfig`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign import IsoCLIPConfig
+        >>> config = IsoCLIPConfig(model.config, image_band=(1, 48))
+        >>> config.image_band, config.text_band
+        ([1, 48], None)
+        ```
     """
 
     model_type = "isoclip"
     sub_configs: ClassVar[dict[str, type]] = {"clip_config": AutoConfig}
-    # the base's configuration is written whole: not every one can be compared with its defaults
+    # the base's configuration is written in full: not every one can be compared with its defaults
     has_no_defaults_at_init = True
 
     def __init__(

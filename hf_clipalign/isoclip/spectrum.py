@@ -20,6 +20,14 @@ class Spectrum(NamedTuple):
         U (`Tensor [d_v, r]`): image directions, in the space before the image projector.
         S (`Tensor [r]`): singular values, descending; r = min(d, d_v, d_t).
         V (`Tensor [d_t, r]`): text directions, in the space before the text projector.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import decompose
+        >>> spectrum = decompose(model.visual_projection.weight, model.text_projection.weight)
+        >>> spectrum.U.shape, spectrum.S.shape, spectrum.V.shape
+        (torch.Size([128, 128]), torch.Size([128]), torch.Size([128, 128]))
+        ```
     """
 
     U: Tensor
@@ -44,6 +52,15 @@ def decompose(image_projector: Tensor, text_projector: Tensor) -> Spectrum:
 
     Raises:
         `ClipAlignError`: the shared sizes differ, or a weight is NaN or infinite.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import decompose
+        >>> U, S, V = decompose(model.visual_projection.weight, model.text_projection.weight)
+        >>> psi = model.visual_projection.weight.T @ model.text_projection.weight
+        >>> torch.allclose(U * S @ V.T, psi, atol=1e-5)
+        True
+        ```
     """
     _check_projectors(image_projector, text_projector)
     image, text = as_float64(image_projector), as_float64(text_projector)
@@ -75,6 +92,15 @@ def trim_projectors(
 
     Raises:
         `ClipAlignError`: the band is negative or keeps nothing; or as `decompose`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import trim_projectors
+        >>> image, text = model.visual_projection.weight, model.text_projection.weight
+        >>> trimmed, _ = trim_projectors(image, text, k_top=1, k_bottom=48)
+        >>> trimmed.shape == image.shape, torch.linalg.matrix_rank(trimmed).item()
+        (True, 79)
+        ```
     """
     spectrum, band = _spectrum_and_band(image_projector, text_projector, k_top, k_bottom, spectrum)
     return (
@@ -92,13 +118,23 @@ def compact_projectors(
     `B_i = R U_S^T` has that Gram matrix and k rows. Image and text compact spaces are not comparable to each other.
 
     Args:
-        As `trim_projectors`.
+        image_projector (`Tensor [d, d_v]`), text_projector (`Tensor [d, d_t]`): the trained projectors.
+        k_top (`int`), k_bottom (`int`): as in `trim_projectors`.
+        spectrum (`Spectrum`, *optional*): the decomposition, if it is at hand.
 
     Returns:
         `tuple[Tensor [k, d_v], Tensor [k, d_t]]`.
 
     Raises:
         `ClipAlignError`: as `trim_projectors`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.isoclip import compact_projectors
+        >>> compact, _ = compact_projectors(model.visual_projection.weight, model.text_projection.weight, 1, 48)
+        >>> compact.shape
+        torch.Size([79, 128])
+        ```
     """
     spectrum, band = _spectrum_and_band(image_projector, text_projector, k_top, k_bottom, spectrum)
     return (

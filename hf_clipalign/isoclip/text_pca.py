@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_finite
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.isoclip.spectrum import as_float64
 
@@ -28,6 +29,16 @@ def text_pca_projector(image_projector: Tensor, text_embeds: Tensor, n_component
 
     Raises:
         `ClipAlignError`: sizes differ, an embedding is NaN, or there are fewer texts than components.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.backbones import encode_texts
+        >>> from hf_clipalign.data import fill
+        >>> from hf_clipalign.isoclip import text_pca_projector
+        >>> texts = encode_texts(encoder, fill("an emoji of {}", images.class_names), processor)
+        >>> text_pca_projector(model.visual_projection.weight, texts, n_components=8).shape
+        torch.Size([8, 128])
+        ```
     """
     shared = image_projector.shape[0]
     if text_embeds.ndim != 2 or text_embeds.shape[1] != shared:
@@ -35,8 +46,7 @@ def text_pca_projector(image_projector: Tensor, text_embeds: Tensor, n_component
             f"text embeddings have shape {tuple(text_embeds.shape)}, but the image projector has {shared} outputs: "
             "encode the texts with the same model, projector included."
         )
-    if not torch.isfinite(text_embeds).all():
-        raise ClipAlignError("a text embedding is NaN or infinite: check the texts and the checkpoint.")
+    check_finite(text_embeds, "text_embeds")
     n_components = shared // 2 if n_components is None else n_components
     if not 0 < n_components <= min(shared, len(text_embeds) - 1):
         raise ClipAlignError(

@@ -5,14 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_tensors
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import check_tensors
 
 
 def kdpl_loss(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
     """The symmetric Kullback-Leibler distance of student and teacher: sum over classes, mean over images.
 
     Computed in float32, whatever the type of the logits. The teacher gets no gradient.
+
+    Relations: `spectral_gcd_losses` uses both distances, as a sum, between concept distributions; `promptsrc_losses`
+    the forward one, divided by the number of classes too.
 
     Args:
         student_logits (`Tensor [N, C]`): scaled cosines of the student.
@@ -60,6 +63,13 @@ def select_classes(teacher_logits: Tensor, k: int) -> Tensor:
 
     Raises:
         `ClipAlignError`: no tensor, or k is not in 1 … C.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> select_classes(torch.tensor([[0.0, 3.0, 1.0], [0.0, 2.0, 4.0]]), k=2)
+        tensor([1, 2])
+        ```
     """
     check_tensors(teacher_logits=teacher_logits)
     return top_classes(teacher_logits.float().softmax(dim=-1).mean(dim=0), k)
@@ -77,6 +87,13 @@ def top_classes(probabilities: Tensor, k: int) -> Tensor:
 
     Raises:
         `ClipAlignError`: no tensor, or k is not in 1 … C.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> top_classes(torch.tensor([0.2, 0.2, 0.5, 0.1]), k=2)
+        tensor([0, 2])
+        ```
     """
     check_tensors(probabilities=probabilities)
     if not 1 <= k <= len(probabilities):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_clipalign._tensors import check_tensors
+from hf_clipalign._checks.tensors import check_tensors
 
 
 def promptsrc_losses(
@@ -28,8 +28,8 @@ def promptsrc_losses(
         frozen_image_features (`Tensor [N, d]`): those of the frozen model.
         logits (`Tensor [N, C]`): logits of the prompted model.
         frozen_logits (`Tensor [N, C]`): logits of the frozen features.
-        text_weight (`float`): weight of the text term. Default 25.
-        image_weight (`float`): weight of the image term. Default 10.
+        text_weight (`float`, *optional*, defaults to `25`): weight of the text term.
+        image_weight (`float`, *optional*, defaults to `10`): weight of the image term.
 
     Returns:
         `dict`: `text` and `image` (weighted mean absolute differences), `logits` (KL(frozen ‖ prompted), its sum
@@ -37,6 +37,14 @@ def promptsrc_losses(
 
     Raises:
         `ClipAlignError`: no tensors.
+
+    Example:
+        ```python
+        >>> text, image = torch.eye(2), torch.tensor([[0.6, 0.8]])
+        >>> losses = promptsrc_losses(text, text, image, torch.tensor([[0.8, 0.6]]), image @ text, image @ text)
+        >>> {name: round(float(value), 4) for name, value in losses.items()}
+        {'text': 0.0, 'image': 2.0, 'logits': 0.0, 'loss': 2.0}
+        ```
     """
     check_tensors(
         text_features=text_features,
@@ -58,8 +66,17 @@ def gaussian_prompt_weights(n_epochs: int, mean: float = 15.0, std: float = 1.0)
 
     Args:
         n_epochs (`int`): number of epochs.
-        mean (`float`): epoch with the largest weight. Default 15 (of 20).
-        std (`float`): width in epochs. Default 1.
+        mean (`float`, *optional*, defaults to `15`): epoch with the largest weight (of 20).
+        std (`float`, *optional*, defaults to `1`): width in epochs.
+
+    Returns:
+        `Tensor [n_epochs]`: float32.
+
+    Example:
+        ```python
+        >>> gaussian_prompt_weights(3, mean=2.0)
+        tensor([0.2741, 0.4519, 0.2741])
+        ```
     """
     epochs = torch.arange(1, n_epochs + 1, dtype=torch.float64)
     return torch.softmax(-((epochs - mean) ** 2) / (2 * std**2), dim=0).to(torch.float32)

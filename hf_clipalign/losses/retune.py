@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_tensors
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import check_tensors
 
 SCORES = ("positive", "difference")
 
@@ -27,6 +27,12 @@ def retune_cosines(image_embeds: Tensor, positive: Tensor, negative: Tensor) -> 
 
     Raises:
         `ClipAlignError`: no tensors, or the shapes do not fit.
+
+    Example:
+        ```python
+        >>> retune_cosines(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
+        (tensor([[0.6000]]), tensor([[0.8000]]))
+        ```
     """
     check_tensors(image_embeds=image_embeds, positive=positive, negative=negative)
     ranks = (image_embeds.ndim, positive.ndim, negative.ndim)
@@ -74,6 +80,12 @@ def masked_bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
     Raises:
         `ClipAlignError`: no tensors, the shapes differ, or a target is another number.
+
+    Example:
+        ```python
+        >>> masked_bce_loss(torch.zeros(1, 2), torch.tensor([[1.0, float("nan")]]))
+        tensor(0.6931)
+        ```
     """
     check_tensors(logits=logits, targets=targets)
     if not bool(((targets == 0) | (targets == 1) | targets.isnan()).all()):
@@ -94,6 +106,12 @@ def masked_bce_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         `ClipAlignError`: no tensors, or the shapes differ.
+
+    Example:
+        ```python
+        >>> masked_bce_sum(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
+        (tensor(1.3863), tensor(2))
+        ```
     """
     check_tensors(logits=logits, targets=targets)
     if logits.shape != targets.shape:
@@ -113,8 +131,19 @@ def retune_scores(positive_cosines: Tensor, negative_cosines: Tensor, kind: str 
         kind (`str`): `"positive"` (default, as published): (cos⁺ + 1) / 2, which does not look at the negative
             prompts; `"difference"`: (cos⁺ − cos⁻ + 2) / 4.
 
+    Returns:
+        `Tensor [N, F]`.
+
     Raises:
-        `ClipAlignError`: another kind.
+        `ClipAlignError`: no tensors, or another kind.
+
+    Example:
+        ```python
+        >>> retune_scores(torch.tensor([[0.5]]), torch.tensor([[0.1]]))
+        tensor([[0.7500]])
+        >>> retune_scores(torch.tensor([[0.5]]), torch.tensor([[0.1]]), "difference")
+        tensor([[0.6000]])
+        ```
     """
     check_tensors(positive_cosines=positive_cosines, negative_cosines=negative_cosines)
     if kind not in SCORES:
@@ -132,6 +161,12 @@ def retune_labels(positive_cosines: Tensor, negative_cosines: Tensor) -> Tensor:
 
     Returns:
         `BoolTensor [N, F]`.
+
+    Example:
+        ```python
+        >>> retune_labels(torch.tensor([[0.5, 0.2]]), torch.tensor([[0.1, 0.2]]))
+        tensor([[ True, False]])
+        ```
     """
     check_tensors(positive_cosines=positive_cosines, negative_cosines=negative_cosines)
     return positive_cosines > negative_cosines
@@ -150,6 +185,12 @@ def undo_small_updates(old: Mapping[str, Tensor], new: Mapping[str, Tensor], thr
 
     Returns:
         `dict[str, Tensor]`: the parameters after the reset.
+
+    Example:
+        ```python
+        >>> undo_small_updates({"w": torch.zeros(3)}, {"w": torch.tensor([0.1, -0.2, 0.9])}, threshold=0.5)
+        {'w': tensor([0.0000, 0.0000, 0.9000])}
+        ```
     """
     kept = {}
     for name, value in new.items():

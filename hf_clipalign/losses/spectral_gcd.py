@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_tensors
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import check_tensors
 from hf_clipalign.losses.kdpl import kdpl_loss
 from hf_clipalign.losses.supervised_contrastive import supervised_contrastive_loss
 from hf_clipalign.losses.views import info_nce_loss, mean_entropy_regularizer, view_distillation_loss
@@ -56,6 +56,14 @@ def spectral_gcd_losses(
 
     Raises:
         `ClipAlignError`: no tensors, the shapes do not fit, or a label is none of the K classes.
+
+    Example:
+        ```python
+        >>> views = torch.eye(2).repeat(2, 1)
+        >>> losses = spectral_gcd_losses(views, views, views, torch.tensor([0, -1]), None, teacher_temperature=0.07)
+        >>> list(losses)
+        ['loss', 'cross_entropy', 'mean_entropy', 'info_nce', 'supcon', 'clustering']
+        ```
     """
     check_tensors(logits=logits, embeddings=embeddings, cross_modal=cross_modal, labels=labels)
     if teacher_cross_modal is not None:

@@ -8,20 +8,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import check_tensors
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import check_tensors
 
 
-def info_nce_loss(features: Tensor, temperature: float = 1.0) -> Tensor:
+def info_nce_loss(features: Tensor, temperature: float = 1.0, *, own: slice = slice(None)) -> Tensor:
     """InfoNCE between two views: each row must find its other view among all rows but itself.
 
     With another temperature this is NT-Xent of SimCLR (arXiv 2002.05709, equation 1). SpectralGCD (arXiv 2602.17395)
     uses 1.0. Computed in float32, whatever the type of the features.
 
+    Relations: `supervised_contrastive_loss` without labels is the same for any number of views of unit length;
+    `contrastive_loss` is the same between images and texts.
+
     Args:
         features (`Tensor [2N, d]`): rows 0 … N−1 are the first views, rows N … 2N−1 the second views of the same N
             images; normalised here.
         temperature (`float`, *optional*, defaults to 1.0): divides the cosines.
+        own (`slice`, *optional*, defaults to all): the images, of N, whose rows are computed. The values of disjoint
+            parts add up to the loss, which is how processes share it.
 
     Returns:
         `Tensor`: the mean cross-entropy, a scalar.
@@ -39,10 +44,11 @@ def info_nce_loss(features: Tensor, temperature: float = 1.0) -> Tensor:
     _check_views(features)
     _check_temperature(temperature)
     units = F.normalize(features.float(), dim=-1)
-    logits = units @ units.T / temperature
-    logits = logits.masked_fill(torch.eye(len(units), dtype=torch.bool, device=units.device), float("-inf"))
-    other_view = torch.arange(len(units), device=units.device).roll(len(units) // 2)
-    return F.cross_entropy(logits, other_view)
+    places = torch.arange(len(units), device=units.device)
+    rows = torch.cat([half[own] for half in places.chunk(2)])
+    logits = units[rows] @ units.T / temperature
+    logits = logits.masked_fill(rows[:, None] == places, float("-inf"))
+    return F.cross_entropy(logits, places.roll(len(units) // 2)[rows], reduction="sum") / len(units)
 
 
 def view_distillation_loss(

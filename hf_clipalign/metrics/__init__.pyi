@@ -3,6 +3,7 @@ from .bootstrap import paired_bootstrap as paired_bootstrap
 from .classification import mean_per_class_accuracy as mean_per_class_accuracy
 from .classification import nearest_class_mean as nearest_class_mean
 from .classification import top_k_accuracy as top_k_accuracy
+from .clustering import cluster_balance as cluster_balance
 from .clustering import clustering_accuracy as clustering_accuracy
 from .clustering import clustering_report as clustering_report
 from .clustering import match_clusters as match_clusters
@@ -13,9 +14,14 @@ from .modules import ClusteringAccuracy as ClusteringAccuracy
 from .modules import RetrievalMetric as RetrievalMetric
 from .modules import RevisitedRetrievalMetric as RevisitedRetrievalMetric
 from .modules import TopKAccuracy as TopKAccuracy
+from .multilabel import auroc_differences as auroc_differences
 from .multilabel import forgetting_metrics as forgetting_metrics
 from .multilabel import multilabel_intervals as multilabel_intervals
 from .multilabel import multilabel_metrics as multilabel_metrics
+from .operating_points import calibration as calibration
+from .operating_points import platt_scaling as platt_scaling
+from .operating_points import threshold_metrics as threshold_metrics
+from .operating_points import youden_threshold as youden_threshold
 from .retrieval import retrieval_metrics as retrieval_metrics
 from .retrieval import retrieval_metrics_from_qrels as retrieval_metrics_from_qrels
 from .retrieval import retrieval_metrics_from_similarities as retrieval_metrics_from_similarities

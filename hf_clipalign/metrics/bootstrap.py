@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.sequences import as_array
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_numpy
+from hf_clipalign.metrics._inputs import as_floats
 
 Interval = tuple[Any, Any, Any]
 
@@ -21,26 +22,28 @@ def bootstrap_interval(
     """Mean of `values` with its percentile bootstrap interval (Efron 1979).
 
     Args:
-        values: [N], one number per query, or [N, M] for M metrics, which share the resamples. NaN entries are left
-            out.
-        groups: [N] labels; queries of one group are drawn together (cluster bootstrap). Use it where queries of one
-            concept are alike, or the interval comes out too narrow.
-        n_resamples: Number of resamples.
-        level: Coverage, between 0 and 1.
-        seed: Seed of the resampling.
+        values (array `[N]` or `[N, M]`): one number per query, or M metrics, which share the resamples. NaN entries
+            are left out.
+        groups (array `[N]`, *optional*): labels; queries of one group are drawn together (cluster bootstrap). Use it
+            where queries of one concept are alike, or the interval comes out too narrow.
+        n_resamples (`int`, *optional*, defaults to 2000): number of resamples.
+        level (`float`, *optional*, defaults to 0.95): coverage, between 0 and 1.
+        seed (`int`, *optional*, defaults to 0): seed of the resampling.
 
     Returns:
         (mean, low, high): floats for [N], arrays [M] for [N, M].
 
     Raises:
-        ClipAlignError: A column is empty or all NaN, lengths differ, or `level` is outside (0, 1).
+        `ClipAlignError`: A column is empty or all NaN, lengths differ, or `level` is outside (0, 1).
 
     Example:
+        ```python
         >>> mean, low, high = bootstrap_interval([0.0, 1.0, 1.0, 1.0])
         >>> mean
         0.75
+        ```
     """
-    table = as_numpy(values).astype(np.float64)
+    table = as_floats(values, "values")
     columns = table[:, None] if table.ndim == 1 else table
     if columns.ndim != 2:
         raise ClipAlignError(f"values must have shape [N] or [N, M], got {table.shape}")
@@ -65,25 +68,27 @@ def paired_bootstrap(
     """Mean of `values_a - values_b` on the same queries, with its bootstrap interval.
 
     Args:
-        values_a: [N] or [N, M], for example per-query average precision of one model.
-        values_b: The same shape, the other model on the same queries in the same order. A query that is NaN on
+        values_a (array `[N]` or `[N, M]`): for example per-query average precision of one model.
+        values_b (array): the same shape, the other model on the same queries in the same order. A query that is NaN on
             either side is left out.
-        groups: See [`bootstrap_interval`].
-        n_resamples: Number of resamples.
-        level: Coverage, between 0 and 1.
-        seed: Seed of the resampling.
+        groups (array, *optional*): see `bootstrap_interval`.
+        n_resamples (`int`, *optional*, defaults to 2000): number of resamples.
+        level (`float`, *optional*, defaults to 0.95): coverage, between 0 and 1.
+        seed (`int`, *optional*, defaults to 0): seed of the resampling.
 
     Returns:
         (mean difference, low, high). An interval without 0 says that the difference is more than chance at that level.
 
     Raises:
-        ClipAlignError: The shapes differ, or as for [`bootstrap_interval`].
+        `ClipAlignError`: The shapes differ, or as for `bootstrap_interval`.
 
     Example:
+        ```python
         >>> paired_bootstrap([0.5, 0.75], [0.25, 0.5])
         (0.25, 0.25, 0.25)
+        ```
     """
-    a, b = as_numpy(values_a).astype(np.float64), as_numpy(values_b).astype(np.float64)
+    a, b = as_floats(values_a, "values_a"), as_floats(values_b, "values_b")
     if a.shape != b.shape:
         raise ClipAlignError(f"values_a has shape {a.shape} and values_b has shape {b.shape}: pair the same queries")
     return bootstrap_interval(a - b, groups, n_resamples, level, seed)
@@ -95,9 +100,12 @@ def _group_totals(columns: NDArray, groups: Any) -> tuple[NDArray, NDArray]:
     filled = np.nan_to_num(columns, nan=0.0, posinf=np.inf, neginf=-np.inf)
     if groups is None:
         return filled, present
-    if len(groups) != len(columns):
-        raise ClipAlignError(f"groups has {len(groups)} entries for {len(columns)} values")
-    names, unit = np.unique(as_numpy(groups), return_inverse=True)
+    labels = as_array(groups, "groups")
+    if labels.shape != (len(columns),):
+        raise ClipAlignError(f"groups has {len(labels)} entries for {len(columns)} values")
+    if labels.dtype.kind not in "biufUS":
+        raise ClipAlignError("groups must be all numbers or all strings, not both")
+    names, unit = np.unique(labels, return_inverse=True)
     totals = np.zeros((2, len(names), columns.shape[1]))
     np.add.at(totals[0], unit, filled)
     np.add.at(totals[1], unit, present)

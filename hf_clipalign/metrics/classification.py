@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.tensors import as_numbers
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.metrics._inputs import as_matrix, check_ks
 
@@ -19,23 +20,25 @@ def top_k_accuracy(logits: Any, labels: Any, ks: Sequence[int] = (1, 5)) -> dict
     credit.
 
     Args:
-        logits: [N, C], any scale.
-        labels: [N], class numbers in [0, C).
-        ks: Cut-offs; one of C or more gives 1.
+        logits (array `[N, C]`): any scale.
+        labels (array `[N]`): class numbers in [0, C).
+        ks (`Sequence[int]`, *optional*, defaults to (1, 5)): cut-offs; one of C or more gives 1.
 
     Returns:
         `top<k>` for every k, a fraction in [0, 1].
 
     Raises:
-        ClipAlignError: Lengths do not fit, a label is outside [0, C), or logits are not finite.
+        `ClipAlignError`: Lengths do not fit, a label is outside [0, C), or logits are not finite.
 
     Example:
+        ```python
         >>> top_k_accuracy([[0.1, 0.9], [0.8, 0.2]], [1, 1], ks=(1, 2))
         {'top1': 0.5, 'top2': 1.0}
+        ```
     """
     table = as_matrix(logits, "logits")
     target = _class_numbers(labels, "labels", len(table), table.shape[1], table.device)
-    rank = (table >= table.gather(1, target[:, None])).sum(1)
+    rank = _ranks(table, target)
     return {f"top{k}": (rank <= k).double().mean().item() for k in check_ks(ks)}
 
 
@@ -43,29 +46,33 @@ def mean_per_class_accuracy(predictions: Any, labels: Any) -> float:
     """Accuracy of each class that occurs in `labels`, averaged with equal weight (balanced accuracy).
 
     Args:
-        predictions: Logits [N, C], of which the highest counts, or predicted class numbers [N].
-        labels: [N] class numbers.
+        predictions (array `[N, C]`): logits, of which the highest counts, or predicted class numbers [N]. Logits of
+            classes that tie are treated as in `top_k_accuracy`: the others stand before the right one.
+        labels (array `[N]`): class numbers.
 
     Returns:
         A fraction in [0, 1].
 
     Raises:
-        ClipAlignError: Lengths do not fit or a label is outside the range of the logits.
+        `ClipAlignError`: Lengths do not fit or a label is outside the range of the logits.
 
     Example:
+        ```python
         >>> mean_per_class_accuracy([0, 0, 0, 0], [0, 0, 0, 1])
         0.5
+        ```
     """
-    predicted = torch.as_tensor(predictions)
-    n_classes = None
-    if predicted.ndim == 2:
-        predicted, n_classes = as_matrix(predicted, "predictions").argmax(1), predicted.shape[1]
+    given = as_numbers(predictions, "predictions")
+    if given.ndim == 2:
+        table = as_matrix(given, "predictions")
+        target = _class_numbers(labels, "labels", len(table), table.shape[1], table.device)
+        right = _ranks(table, target) == 1
     else:
-        predicted = _class_numbers(predicted, "predictions", len(predicted), None, predicted.device)
-    target = _class_numbers(labels, "labels", len(predicted), n_classes, predicted.device)
+        predicted = _class_numbers(given, "predictions", len(given), None, given.device)
+        target = _class_numbers(labels, "labels", len(predicted), None, predicted.device)
+        right = predicted == target
     _, compact, counts = target.unique(return_inverse=True, return_counts=True)
-    correct = torch.bincount(compact[predicted == target], minlength=len(counts))
-    return (correct.double() / counts).mean().item()
+    return (torch.bincount(compact[right], minlength=len(counts)).double() / counts).mean().item()
 
 
 def nearest_class_mean(features: Any, labels: Any, n_classes: int | None = None) -> Tensor:
@@ -75,19 +82,21 @@ def nearest_class_mean(features: Any, labels: Any, n_classes: int | None = None)
     projected afterwards, which is how IsoCLIP's nearest-class-mean classifier is built.
 
     Args:
-        features: [N, w].
-        labels: [N], class numbers.
-        n_classes: C; by default the highest label plus one.
+        features (array `[N, w]`): features.
+        labels (array `[N]`): class numbers.
+        n_classes (`int`, *optional*): C; by default the highest label plus one.
 
     Returns:
         Means [C, w] in float32 on the device of the features.
 
     Raises:
-        ClipAlignError: A class has no sample, a label is outside [0, C), or features are not finite.
+        `ClipAlignError`: A class has no sample, a label is outside [0, C), or features are not finite.
 
     Example:
+        ```python
         >>> nearest_class_mean([[1.0, 3.0], [3.0, 5.0]], [0, 0])
         tensor([[2., 4.]])
+        ```
     """
     table = as_matrix(features, "features").float()
     target = _class_numbers(labels, "labels", len(table), n_classes, table.device)
@@ -101,8 +110,13 @@ def nearest_class_mean(features: Any, labels: Any, n_classes: int | None = None)
     return table.new_zeros(n_classes, table.shape[1]).index_add_(0, target, table) / counts[:, None]
 
 
+def _ranks(logits: Tensor, target: Tensor) -> Tensor:
+    """Place of the right class, from 1; classes that tie with it stand before it."""
+    return (logits >= logits.gather(1, target[:, None])).sum(1)
+
+
 def _class_numbers(labels: Any, name: str, length: int, n_classes: int | None, device: torch.device) -> Tensor:
-    target = torch.as_tensor(labels, device=device)
+    target = as_numbers(labels, name, device=device)
     if target.ndim != 1 or len(target) != length:
         raise ClipAlignError(
             f"{name} must hold one class number for each of the {length} rows, got shape {tuple(target.shape)}"

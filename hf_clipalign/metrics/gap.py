@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.nn.functional import normalize
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_matrix, check_bins
+from hf_clipalign._rows import unit_rows
+from hf_clipalign.metrics._inputs import as_labels, as_matrix, check_bins
 from hf_clipalign.metrics.separation import histogram_iou, pair_similarities
 
 _FOLDS = 5
@@ -19,9 +19,9 @@ def modality_gap(image_embeds: Any, text_embeds: Any, seed: int = 0) -> dict[str
     """How far apart the embeddings of two modalities lie.
 
     Args:
-        image_embeds: [N, d]; made unit length here.
-        text_embeds: [M, d]; likewise.
-        seed: Of the split into folds.
+        image_embeds (array `[N, d]`): made unit length here.
+        text_embeds (array `[M, d]`): likewise.
+        seed (`int`, *optional*, defaults to 0): of the split into folds.
 
     Returns:
         `centroid_distance`: Euclidean distance of the means of the unit vectors, 0 to 2 ("Mind the Gap", Liang et al.
@@ -30,12 +30,14 @@ def modality_gap(image_embeds: Any, text_embeds: Any, seed: int = 0) -> dict[str
         (apart). Near-duplicates across folds, such as many captions of one image, make it a little optimistic.
 
     Raises:
-        ClipAlignError: Widths differ, values are not finite, a row is zero, or a modality has fewer than five rows.
+        `ClipAlignError`: Widths differ, values are not finite, a row is zero, or a modality has fewer than five rows.
 
     Example:
+        ```python
         >>> gap = modality_gap([[1.0, 0.1], [1.0, 0.0], [1.0, 0.2], [1.0, 0.3], [1.0, 0.4]], [[0.0, 1.0]] * 5)
         >>> gap["linear_separability"]
         1.0
+        ```
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -67,13 +69,13 @@ def intra_modal_report(
     A model that was trained across modalities only may rank pairs well across and badly within.
 
     Args:
-        image_embeds: [N, d].
-        image_labels: N integers or strings.
-        text_embeds: [M, d].
-        text_labels: M, from the same classes as `image_labels`.
-        bins: Number of bins of the histograms over [-1, 1].
-        max_pairs: Most pairs per kind, drawn at random; None takes all.
-        seed: Of the draw.
+        image_embeds (array `[N, d]`): features.
+        image_labels (array): N integers or strings.
+        text_embeds (array `[M, d]`): features.
+        text_labels (array): M, from the same classes as `image_labels`.
+        bins (`int`, *optional*, defaults to 100): number of bins of the histograms over [-1, 1].
+        max_pairs (`int`, *optional*, defaults to 200,000): most pairs per kind, drawn at random; None takes all.
+        seed (`int`, *optional*, defaults to 0): of the draw.
 
     Returns:
         By kind, "image-image", "text-text" and "image-text": `positive` and `negative` with `mean`, `std`, `pairs` and
@@ -81,30 +83,32 @@ def intra_modal_report(
         with one item per class has no positive pairs within; its kind is left out.
 
     Raises:
-        ClipAlignError: Widths differ, values are not finite, no class has both an image and a text, there is no bin.
+        `ClipAlignError`: Widths differ, values are not finite, no class has both an image and a text, there is no bin.
 
     Example:
+        ```python
         >>> images = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]
         >>> report = intra_modal_report(images, [0, 0, 1], [[1.0, 0.2], [0.2, 1.0]], [0, 1])
         >>> list(report)
         ['image-image', 'image-text']
+        ```
     """
     check_bins(bins)
     _unit_pair(image_embeds, text_embeds)
     draw: dict[str, Any] = {"max_pairs": max_pairs, "seed": seed}
     report = {}
-    for kind, embeds, labels in (
-        ("image-image", image_embeds, image_labels),
-        ("text-text", text_embeds, text_labels),
+    for kind, name, embeds, labels in (
+        ("image-image", "image_labels", image_embeds, image_labels),
+        ("text-text", "text_labels", text_embeds, text_labels),
     ):
-        if _has_both_kinds(labels):
+        if _has_both_kinds(as_labels(labels, name, len(embeds))):
             report[kind] = _describe(*pair_similarities(embeds, labels, **draw), bins)
     across = pair_similarities(image_embeds, image_labels, other=text_embeds, other_labels=text_labels, **draw)
     return report | {"image-text": _describe(*across, bins)}
 
 
 def _unit_pair(image_embeds: Any, text_embeds: Any) -> tuple[NDArray, NDArray]:
-    image, text = as_matrix(image_embeds, "image_embeds").float(), as_matrix(text_embeds, "text_embeds").float()
+    image, text = as_matrix(image_embeds, "image_embeds"), as_matrix(text_embeds, "text_embeds")
     if image.shape[1] != text.shape[1]:
         raise ClipAlignError(
             f"image_embeds has {image.shape[1]} dimensions and text_embeds has {text.shape[1]}: take the projected "
@@ -114,11 +118,11 @@ def _unit_pair(image_embeds: Any, text_embeds: Any) -> tuple[NDArray, NDArray]:
         zero = (table == 0).all(dim=1).nonzero().flatten().tolist()
         if zero:
             raise ClipAlignError(f"{name} has rows of zeros ({', '.join(map(str, zero[:5]))}); remove them")
-    return normalize(image, dim=1).cpu().numpy(), normalize(text, dim=1).cpu().numpy()
+    return unit_rows(image).cpu().numpy(), unit_rows(text).cpu().numpy()
 
 
-def _has_both_kinds(labels: Any) -> bool:
-    counts = np.unique(np.asarray(labels), return_counts=True)[1]
+def _has_both_kinds(labels: NDArray) -> bool:
+    counts = np.unique(labels, return_counts=True)[1]
     return len(counts) > 1 and counts.max() > 1
 
 

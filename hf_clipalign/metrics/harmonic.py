@@ -11,17 +11,19 @@ def harmonic_mean(*values: float) -> float:
     """Harmonic mean `n / (1/v_1 + ... + 1/v_n)`: close to the smallest value, 0 where one is 0.
 
     Args:
-        values: One number or more, all fractions or all percent; of at least 0.
+        *values (`float`): one number or more, all fractions or all percent; of at least 0.
 
     Returns:
         In the unit of the values.
 
     Raises:
-        ClipAlignError: No value, or one that is no number, negative, NaN or infinite.
+        `ClipAlignError`: No value, or one that is no number, negative, NaN or infinite.
 
     Example:
+        ```python
         >>> harmonic_mean(80, 60)
         68.57142857142857
+        ```
     """
     try:
         numbers = [float(value) for value in values]

@@ -21,16 +21,18 @@ from hf_clipalign.metrics.revisited import revisited_retrieval_metrics
 
 
 class RetrievalMetric(evaluate.Metric):
-    """[`hf_clipalign.metrics.retrieval_metrics`] for `evaluate`: predictions are features, references are labels.
+    """`retrieval_metrics` for `evaluate`: predictions are features, references are labels.
 
     The set is searched with itself, each query left out of its own list; pass `gallery` and `gallery_labels` to
     `compute` for a gallery of its own. Further keyword arguments of `compute` go to the function.
 
     Example:
+        ```python
         >>> metric = RetrievalMetric()
         >>> metric.add_batch(predictions=[[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]], references=[0, 0, 1, 1])
         >>> metric.compute(ks=(1,))["map"]
         1.0
+        ```
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -51,12 +53,14 @@ class RetrievalMetric(evaluate.Metric):
 
 
 class RevisitedRetrievalMetric(evaluate.Metric):
-    """[`hf_clipalign.metrics.revisited_retrieval_metrics`] for `evaluate`: one row of similarities per query.
+    """`revisited_retrieval_metrics` for `evaluate`: one row of similarities per query.
 
     Example:
+        ```python
         >>> metric = RevisitedRetrievalMetric()
         >>> metric.compute(similarities=[[0.9, 0.5, 0.1]], easy=[[0]], hard=[[2]], junk=[[]])["map_easy"]
         1.0
+        ```
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -69,11 +73,13 @@ class RevisitedRetrievalMetric(evaluate.Metric):
 
 
 class TopKAccuracy(evaluate.Metric):
-    """[`hf_clipalign.metrics.top_k_accuracy`] for `evaluate`: predictions are logits, references are class numbers.
+    """`top_k_accuracy` for `evaluate`: predictions are logits, references are class numbers.
 
     Example:
+        ```python
         >>> TopKAccuracy().compute(predictions=[[0.1, 0.9], [0.8, 0.2]], references=[1, 1], ks=(1, 2))
         {'top1': 0.5, 'top2': 1.0}
+        ```
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -85,14 +91,16 @@ class TopKAccuracy(evaluate.Metric):
 
 
 class ClusteringAccuracy(evaluate.Metric):
-    """[`hf_clipalign.metrics.clustering_accuracy`] for `evaluate`: predictions are clusters, references are classes.
+    """`clustering_accuracy` for `evaluate`: predictions are clusters, references are classes.
 
     Both are integers or strings. `known_mask` is a column like them: every `add_batch` needs its part of it.
 
     Example:
+        ```python
         >>> metric = ClusteringAccuracy()
         >>> metric.compute(predictions=[1, 1, 0, 1], references=[0, 0, 1, 1], known_mask=[True, True, False, False])
         {'all': 0.75, 'old': 1.0, 'new': 0.5}
+        ```
     """
 
     def _info(self) -> evaluate.MetricInfo:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize as unit_rows
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.metrics._inputs import as_labels, as_matrix, check_ks, encode_labels
+from hf_clipalign._rows import EqualRows, in_float32_range, unit_rows
+from hf_clipalign.metrics._inputs import as_matrix, check_ks
 from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
+from hf_clipalign.metrics._relevance import Relevance, match_labels, match_pairs
 
 Definition = Literal["standard", "reference"]
 
@@ -42,42 +43,48 @@ def retrieval_metrics(
     - `recall_at_k`: share of queries with at least one relevant item among the first k (the retrieval literature's
       recall@k).
 
-    The similarity is the cosine in float32 (half precision is cast up). Results do not depend on the order of the
-    gallery: average precision takes tied items together, and for the other metrics an irrelevant item that ties with
-    a relevant one stands before it. Similarities exist for one block of queries at a time, never for all.
+    The similarity is the cosine in float32 of rows that are made unit length in float64. Gallery items with the same
+    vector tie exactly, and ties do not depend on the order of the gallery: average precision takes tied items
+    together, and for the other metrics an irrelevant item that ties with a relevant one stands before it. Similarities
+    exist for one block of queries at a time, never for all; of different vectors they are rounded to about 1e-7.
 
     Args:
-        query: Features [Q, d], torch or NumPy.
-        gallery: Features [N, d].
-        query_labels: Q integers or strings (list, array or tensor).
-        gallery_labels: N labels of the same kind.
-        exclude_self: Query i is gallery item i and is left out of its own list. Needs Q = N and the same labels.
-        ks: Cut-offs of `recall_at_k`; one beyond the gallery means the whole gallery.
-        normalize: Scale the rows to unit length first. With False the similarity is the plain dot product.
-        definition: `"standard"` leaves queries without a relevant item out of the means and counts them.
-            `"reference"` follows the research code of IsoCLIP and Cross the Gap: such queries count as 0 (as NaN in
-            `map_at_r`, which makes its mean NaN), and with `exclude_self` the list of `map_at_r` is cut one rank
-            later, at n + 1.
-        per_query: Add `per_query`, a dictionary of float arrays [Q] with the same names (NaN where a query has no
-            relevant item).
-        block_size: Queries per block; by default chosen so that a block takes about 200 MB.
-        device: Where to compute; by default where `query` is.
+        query (array `[Q, d]`): features, torch or NumPy.
+        gallery (array `[N, d]`): features.
+        query_labels (array): Q integers or strings (list, array or tensor).
+        gallery_labels (array): N labels of the same kind.
+        exclude_self (`bool`, *optional*, defaults to False): query i is gallery item i and is left out of its own
+            list. Needs Q = N and the same labels.
+        ks (`Sequence[int]`, *optional*, defaults to (1, 5, 10)): cut-offs of `recall_at_k`; one beyond the gallery
+            means the whole gallery.
+        normalize (`bool`, *optional*, defaults to True): scale the rows to unit length first. With False the
+            similarity is the plain dot product.
+        definition (`"standard"` or `"reference"`, *optional*, defaults to 'standard'): `"standard"` leaves queries
+            without a relevant item out of the means and counts them. `"reference"` follows the research code of
+            IsoCLIP and Cross the Gap: such queries count as 0 (as NaN in `map_at_r`, which makes its mean NaN), and
+            with `exclude_self` the list of `map_at_r` is cut one rank later, at n + 1.
+        per_query (`bool`, *optional*, defaults to False): add `per_query`, a dictionary of float arrays [Q] with the
+            same names (NaN where a query has no relevant item).
+        block_size (`int`, *optional*): queries per block; by default chosen so that a block takes about 200 MB.
+        device (`torch.device` or `str`, *optional*): where to compute; by default where `query` is.
 
     Returns:
         `map`, `map_at_r`, `r_precision` and `recall_at_<k>` as fractions in [0, 1], `n_queries` (how many the means
         are over) and `n_without_positive`.
 
     Raises:
-        ClipAlignError: Shapes, lengths or kinds of labels do not fit, features are not finite, or no query has a
+        `ClipAlignError`: Shapes, lengths or kinds of labels do not fit, features are not finite, or no query has a
             relevant item.
 
     Example:
+        ```python
         >>> features = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]
         >>> retrieval_metrics(features, features, [0, 0, 1, 1], [0, 0, 1, 1], exclude_self=True)["map"]
         1.0
+        ```
     """
     similarities, shape, device = _cosines(query, gallery, normalize, device)
-    task = _match_labels(query_labels, gallery_labels, *shape, exclude_self, device)
+    task = match_labels(query_labels, gallery_labels, *shape, exclude_self, device)
     return _evaluate(similarities, task, ks, definition, per_query, block_size)
 
 
@@ -93,32 +100,40 @@ def retrieval_metrics_from_similarities(
     block_size: int | None = None,
     device: torch.device | str | None = None,
 ) -> dict[str, Any]:
-    """[`retrieval_metrics`] from similarities that you computed yourself.
+    """`retrieval_metrics` from similarities that you computed yourself.
 
     Args:
-        similarities: [Q, N], higher is closer, compared in float32. It is not changed.
-        query_labels: Q integers or strings.
-        gallery_labels: N labels of the same kind.
-        exclude_self: Query i is gallery item i and is left out of its own list.
-        ks: Cut-offs of `recall_at_k`.
-        definition: See [`retrieval_metrics`].
-        per_query: See [`retrieval_metrics`].
-        block_size: Queries per block; by default chosen so that a block takes about 200 MB.
-        device: Where to compute, block by block; by default where `similarities` is.
+        similarities (array `[Q, N]`): higher is closer, compared in float32. It is not changed.
+        query_labels (array): Q integers or strings.
+        gallery_labels (array): N labels of the same kind.
+        exclude_self (`bool`, *optional*, defaults to False): query i is gallery item i and is left out of its own
+            list.
+        ks (`Sequence[int]`, *optional*, defaults to (1, 5, 10)): cut-offs of `recall_at_k`.
+        definition (`"standard"` or `"reference"`, *optional*, defaults to 'standard'): see `retrieval_metrics`.
+        per_query (`bool`, *optional*, defaults to False): see `retrieval_metrics`.
+        block_size (`int`, *optional*): queries per block; by default chosen so that a block takes about 200 MB.
+        device (`torch.device` or `str`, *optional*): where to compute, block by block; by default where `similarities`
+            is.
 
     Returns:
-        The dictionary of [`retrieval_metrics`].
+        The dictionary of `retrieval_metrics`.
 
     Raises:
-        ClipAlignError: As for [`retrieval_metrics`].
+        `ClipAlignError`: As for `retrieval_metrics`.
+
+    Example:
+        ```python
+        >>> retrieval_metrics_from_similarities([[0.9, 0.2, 0.4]], ["cat"], ["cat", "cat", "dog"])["r_precision"]
+        0.5
+        ```
     """
-    table = as_matrix(similarities, "similarities")
+    table = in_float32_range(as_matrix(similarities, "similarities"))
     device = table.device if device is None else torch.device(device)
 
     def copy_rows(rows: Tensor, out: Tensor) -> None:
         out.copy_(table[rows.to(table.device)])
 
-    task = _match_labels(query_labels, gallery_labels, len(table), table.shape[1], exclude_self, device)
+    task = match_labels(query_labels, gallery_labels, len(table), table.shape[1], exclude_self, device)
     return _evaluate(copy_rows, task, ks, definition, per_query, block_size)
 
 
@@ -135,57 +150,44 @@ def retrieval_metrics_from_qrels(
     block_size: int | None = None,
     device: torch.device | str | None = None,
 ) -> dict[str, Any]:
-    """[`retrieval_metrics`] where relevance is judged pair by pair, and nDCG, the measure of BEIR.
+    """`retrieval_metrics` where relevance is judged pair by pair, and nDCG, the measure of BEIR.
 
     `ndcg_at_k` sums grade / log2(rank + 1) over the relevant items of the first k ranks and divides by the largest
     sum that an order could reach, as trec_eval does (Järvelin and Kekäläinen 2002). Ties count against the query.
 
     Args:
-        query: Features [Q, d], torch or NumPy.
-        gallery: Features [N, d].
-        relevant: For each query the positions in the gallery of its relevant items, each once; Q arrays, also empty.
-        grades: For each query how relevant they are, above 0, in the same order. Default: all 1.
-        excluded: For each query a position in the gallery that is left out of its list, or -1, [Q]. Default: none.
-        ks: Cut-offs of `recall_at_k` and `ndcg_at_k`.
-        normalize: Scale the rows to unit length first.
-        per_query: Add `per_query`, a dictionary of float arrays [Q].
-        block_size: Queries per block; by default chosen so that a block takes about 200 MB.
-        device: Where to compute; by default where `query` is.
+        query (array `[Q, d]`): features, torch or NumPy.
+        gallery (array `[N, d]`): features.
+        relevant (`Sequence`): for each query the positions in the gallery of its relevant items, each once; Q arrays,
+            also empty.
+        grades (`Sequence`, *optional*): for each query how relevant they are, above 0, in the same order. Default: all
+            1.
+        excluded (array, *optional*): for each query a position in the gallery that is left out of its list, or -1,
+            [Q]. Default: none.
+        ks (`Sequence[int]`, *optional*, defaults to (1, 5, 10)): cut-offs of `recall_at_k` and `ndcg_at_k`.
+        normalize (`bool`, *optional*, defaults to True): scale the rows to unit length first.
+        per_query (`bool`, *optional*, defaults to False): add `per_query`, a dictionary of float arrays [Q].
+        block_size (`int`, *optional*): queries per block; by default chosen so that a block takes about 200 MB.
+        device (`torch.device` or `str`, *optional*): where to compute; by default where `query` is.
 
     Returns:
-        The dictionary of [`retrieval_metrics`] with `ndcg_at_<k>`. Queries without a relevant item are left out of
+        The dictionary of `retrieval_metrics` with `ndcg_at_<k>`. Queries without a relevant item are left out of
         the means and counted.
 
     Raises:
-        ClipAlignError: Shapes or lengths do not fit, a position is outside the gallery, appears twice or is excluded,
-            a grade is not above 0, or no query has a relevant item.
+        `ClipAlignError`: Shapes or lengths do not fit, a position is outside the gallery, appears twice or is
+            excluded, a grade is not above 0, or no query has a relevant item.
 
     Example:
+        ```python
         >>> features = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]
         >>> retrieval_metrics_from_qrels([[1.0, 0.1]], features, [[1]], excluded=[0])["ndcg_at_10"]
         1.0
+        ```
     """
     similarities, shape, device = _cosines(query, gallery, normalize, device)
-    task = _match_pairs(relevant, grades, excluded, *shape, device)
+    task = match_pairs(relevant, grades, excluded, *shape, device)
     return _evaluate(similarities, task, ks, "standard", per_query, block_size)
-
-
-class _Task(NamedTuple):
-    """Which gallery items are relevant to a query: `order[start : start + size]`."""
-
-    order: Tensor
-    start: Tensor
-    size: Tensor
-    exclude_self: bool
-    n_gallery: int
-    grades: Tensor | None = None
-    """As `order`, for judged pairs; ascending within a query."""
-    excluded: Tensor | None = None
-    """Position that is left out, -1 for none; with `exclude_self` it is the query's own."""
-
-    @property
-    def n_relevant(self) -> Tensor:
-        return self.size - int(self.exclude_self)
 
 
 def _cosines(
@@ -202,16 +204,18 @@ def _cosines(
     same = items is queries
     queries = _prepare(queries, normalize)
     items = queries if same else _prepare(items, normalize)
+    equal = EqualRows(items)
 
     def similarities(rows: Tensor, out: Tensor) -> None:
         torch.mm(queries[rows], items.T, out=out)
+        equal.tie(out, dim=1)
 
     return similarities, (len(queries), len(items)), queries.device
 
 
 def _evaluate(
     fill: Callable[[Tensor, Tensor], None],
-    task: _Task,
+    task: Relevance,
     ks: Sequence[int],
     definition: Definition,
     per_query: bool,
@@ -237,7 +241,7 @@ def _evaluate(
 
 def _score_queries(
     fill: Callable[[Tensor, Tensor], None],
-    task: _Task,
+    task: Relevance,
     ks: tuple[int, ...],
     definition: Definition,
     block_size: int | None,
@@ -265,7 +269,7 @@ def _score_queries(
     return dict(zip(names, scores.double().cpu().numpy(), strict=True))
 
 
-def _relevant_similarities(table: Tensor, rows: Tensor, task: _Task) -> Tensor:
+def _relevant_similarities(table: Tensor, rows: Tensor, task: Relevance) -> Tensor:
     """Similarities of each query's relevant items, padded with -inf; takes the query itself out of `table` [B, N]."""
     if task.exclude_self:
         table.scatter_(1, rows[:, None], -torch.inf)
@@ -276,14 +280,14 @@ def _relevant_similarities(table: Tensor, rows: Tensor, task: _Task) -> Tensor:
     return table.gather(1, task.order[places]).masked_fill_(beyond, -torch.inf)
 
 
-def _places(rows: Tensor, task: _Task) -> tuple[Tensor, Tensor]:
+def _places(rows: Tensor, task: Relevance) -> tuple[Tensor, Tensor]:
     """Where in `task.order` the relevant items of each query stand, [B, n], and which entries are padding."""
     offset = torch.arange(int(task.size[rows[0]]), device=rows.device)
     places = (task.start[rows, None] + offset).clamp_(max=len(task.order) - 1)
     return places, offset >= task.size[rows, None]
 
 
-def _sorted_grades(positives: Tensor, rows: Tensor, task: _Task) -> Tensor:
+def _sorted_grades(positives: Tensor, rows: Tensor, task: Relevance) -> Tensor:
     """Grades [B, n] in descending order of similarity, of tied items the lower grade first, 0 for padding."""
     assert task.grades is not None
     places, beyond = _places(rows, task)
@@ -310,80 +314,4 @@ def _scores(ranks: PositiveRanks, n_relevant: Tensor, ks: tuple[int, ...], extra
 
 
 def _prepare(features: Tensor, normalize: bool) -> Tensor:
-    return unit_rows(features.float(), dim=1) if normalize else features.float()
-
-
-def _match_labels(
-    query_labels: Any, gallery_labels: Any, n_queries: int, n_gallery: int, exclude_self: bool, device: torch.device
-) -> _Task:
-    query, gallery = encode_labels(
-        as_labels(query_labels, "query_labels", n_queries), as_labels(gallery_labels, "gallery_labels", n_gallery)
-    )
-    if exclude_self:
-        _check_same_items(query, gallery)
-    order = np.argsort(gallery, kind="stable")
-    start = np.searchsorted(gallery[order], query, side="left")
-    end = np.searchsorted(gallery[order], query, side="right")
-    on_device = [torch.as_tensor(array, device=device) for array in (order, start, end - start)]
-    return _Task(on_device[0], on_device[1], on_device[2], exclude_self, n_gallery)
-
-
-def _match_pairs(
-    relevant: Sequence[Any],
-    grades: Sequence[Any] | None,
-    excluded: Any,
-    n_queries: int,
-    n_gallery: int,
-    device: torch.device,
-) -> _Task:
-    positions = [np.asarray(row, dtype=np.int64).reshape(-1) for row in relevant]
-    weights = (
-        [np.ones(len(row)) for row in positions] if grades is None else [np.asarray(row, float) for row in grades]
-    )
-    left_out = np.full(n_queries, -1) if excluded is None else np.asarray(excluded, dtype=np.int64)
-    _check_pairs(positions, weights, left_out, n_queries, n_gallery)
-    order = [np.argsort(row, kind="stable") for row in weights]
-    size = np.array([len(row) for row in positions])
-    arrays = (
-        np.concatenate([row[index] for row, index in zip(positions, order, strict=True)]),
-        np.cumsum(size) - size,
-        size,
-        np.concatenate([row[index] for row, index in zip(weights, order, strict=True)]).astype(np.float32),
-        left_out,
-    )
-    items, start, sizes, gains, own = (torch.as_tensor(array, device=device) for array in arrays)
-    return _Task(items, start, sizes, False, n_gallery, gains, own)
-
-
-def _check_pairs(
-    relevant: list[np.ndarray], grades: list[np.ndarray], excluded: np.ndarray, n_queries: int, n_gallery: int
-) -> None:
-    for name, values in (("relevant", relevant), ("grades", grades), ("excluded", excluded)):
-        if len(values) != n_queries:
-            raise ClipAlignError(f"{name} has {len(values)} entries for {n_queries} queries")
-    for row, (items, gains) in enumerate(zip(relevant, grades, strict=True)):
-        problem = None
-        if len(items) and (items.min() < 0 or items.max() >= n_gallery):
-            problem = f"positions outside the gallery of {n_gallery}"
-        elif len(np.unique(items)) != len(items):
-            problem = "an item that is named twice"
-        elif excluded[row] in items:
-            problem = f"the item {excluded[row]}, which is excluded"
-        elif len(gains) != len(items) or not (np.isfinite(gains) & (gains > 0)).all():
-            problem = "grades that are not one number above 0 for each item"
-        if problem:
-            raise ClipAlignError(f"query {row} has {problem}; repair its entry in relevant or grades")
-
-
-def _check_same_items(query: np.ndarray, gallery: np.ndarray) -> None:
-    if len(query) != len(gallery):
-        raise ClipAlignError(
-            f"exclude_self needs the same items on both sides, got {len(query)} queries and "
-            f"{len(gallery)} gallery items; pass exclude_self=False for two different sets"
-        )
-    different = np.flatnonzero(query != gallery)
-    if len(different):
-        raise ClipAlignError(
-            f"exclude_self takes query i for gallery item i, but their labels differ at {len(different)} places, "
-            f"first at {different[0]}; put both sides in the same order"
-        )
+    return unit_rows(features) if normalize else in_float32_range(features)

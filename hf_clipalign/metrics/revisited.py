@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import in_float32_range
 from hf_clipalign.metrics._inputs import as_matrix, check_ks
 from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
+from hf_clipalign.metrics._relevance import as_positions
 
 
 def revisited_retrieval_metrics(
@@ -36,28 +39,30 @@ def revisited_retrieval_metrics(
     - `precision_at_<k>_<setting>`: share of positives in the first min(k, rank of the last positive) items.
 
     Args:
-        similarities: [Q, N], higher is closer, compared in float32. A positive stands after the other items that tie
-            with it.
-        easy: Boolean or 0/1 mask [Q, N], or for each query a list of gallery positions.
-        hard: Likewise.
-        junk: Likewise.
-        ks: Cut-offs of the precision.
-        per_query: Add `per_query`, a dictionary of float arrays [Q] with the same names, NaN for queries without a
-            positive.
-        block_size: Queries per block; by default chosen so that a block takes about 200 MB.
+        similarities (array `[Q, N]`): higher is closer, compared in float32. A positive stands after the other items
+            that tie with it.
+        easy (array): boolean or 0/1 mask [Q, N], or for each query a list of gallery positions.
+        hard (array): likewise.
+        junk (array): likewise.
+        ks (`Sequence[int]`, *optional*, defaults to (1, 5, 10)): cut-offs of the precision.
+        per_query (`bool`, *optional*, defaults to False): add `per_query`, a dictionary of float arrays [Q] with the
+            same names, NaN for queries without a positive.
+        block_size (`int`, *optional*): queries per block; by default chosen so that a block takes about 200 MB.
 
     Returns:
         The metrics as fractions in [0, 1] (means over the queries that have a positive in the setting; NaN if none
         has one), and for each setting `n_queries_<setting>` and `n_without_positive_<setting>`.
 
     Raises:
-        ClipAlignError: A mask or list does not fit the similarities, or these are not finite.
+        `ClipAlignError`: A mask or list does not fit the similarities, or these are not finite.
 
     Example:
+        ```python
         >>> revisited_retrieval_metrics([[0.9, 0.5, 0.1]], easy=[[0]], hard=[[2]], junk=[[]])["map_easy"]
         1.0
+        ```
     """
-    table = as_matrix(similarities, "similarities")
+    table = in_float32_range(as_matrix(similarities, "similarities"))
     ks = check_ks(ks)
     easy, hard, junk = (_as_mask(m, name, table) for m, name in ((easy, "easy"), (hard, "hard"), (junk, "junk")))
     settings = {"easy": (easy, junk | hard), "medium": (easy | hard, junk), "hard": (hard, junk | easy)}
@@ -107,8 +112,9 @@ def _scores(ranks: PositiveRanks, n_positive: Tensor, ks: tuple[int, ...]) -> Te
 def _as_mask(items: Any, name: str, similarities: Tensor) -> Tensor:
     """A boolean mask [Q, N] from a mask or from one list of gallery positions per query."""
     shape = tuple(similarities.shape)
-    if isinstance(items, Tensor | np.ndarray) and items.ndim == 2:
-        mask = torch.as_tensor(items, device=similarities.device)
+    if getattr(items, "ndim", 1) == 2:  # a tensor, an array or a data frame
+        mask = items if isinstance(items, Tensor) else torch.from_numpy(as_array(items, name))
+        mask = mask.to(similarities.device)
         if tuple(mask.shape) != shape:
             raise ClipAlignError(f"{name} is a mask of shape {tuple(mask.shape)}, but similarities has shape {shape}")
         if not ((mask == 0) | (mask == 1)).all():
@@ -116,11 +122,12 @@ def _as_mask(items: Any, name: str, similarities: Tensor) -> Tensor:
                 f"{name} must be a 0/1 mask; give gallery positions as one list per query, not as an array"
             )
         return mask.bool()
+    items = [as_positions(row, name) for row in as_list(items, name)]
     if len(items) != shape[0]:
         raise ClipAlignError(f"{name} has {len(items)} lists, but similarities has {shape[0]} queries")
     mask = torch.zeros(shape, dtype=torch.bool)
     rows = np.repeat(np.arange(shape[0]), [len(positions) for positions in items])
-    columns = np.concatenate([np.asarray(positions, dtype=np.int64) for positions in items])
+    columns = np.concatenate(items)
     outside = columns[(columns < 0) | (columns >= shape[1])]
     if len(outside):
         raise ClipAlignError(f"{name} names gallery item {outside[0]}, but the gallery has {shape[1]} items")

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer
-from hf_clipalign.metrics._inputs import as_labels, as_matrix, as_numpy, check_bins, encode_labels
+from hf_clipalign._rows import unit_rows
+from hf_clipalign.metrics._inputs import as_floats, as_labels, as_matrix, check_bins, encode_labels
 
 PAIRS_PER_BLOCK = 16384
 
@@ -21,21 +21,24 @@ def histogram_iou(a: Any, b: Any, bins: int = 100, range: tuple[float, float] = 
     """Overlap of two histograms: sum of the smaller heights over sum of the larger ones (intersection over union).
 
     Args:
-        a: Numbers of any shape, for example similarities of positive pairs.
-        b: Numbers of any shape, for example similarities of negative pairs. Each histogram sums to one, so the sizes
-            may differ.
-        bins: Number of bins of equal width.
-        range: Ends of the histogram; what lies beyond counts in the last bin on that side.
+        a (array): numbers of any shape, for example similarities of positive pairs.
+        b (array): numbers of any shape, for example similarities of negative pairs. Each histogram sums to one, so the
+            sizes may differ.
+        bins (`int`, *optional*, defaults to 100): number of bins of equal width.
+        range (`(float, float)`, *optional*, defaults to (-1, 1)): ends of the histogram; what lies beyond counts in
+            the last bin on that side.
 
     Returns:
         0 (apart) to 1 (the same histogram).
 
     Raises:
-        ClipAlignError: One side is empty or holds NaN, or there is no bin.
+        `ClipAlignError`: One side is empty or holds NaN, or there is no bin.
 
     Example:
+        ```python
         >>> histogram_iou([0.1, 0.1], [0.9, 0.9])
         0.0
+        ```
     """
     check_bins(bins)
     heights = [_histogram(values, name, bins, range) for values, name in ((a, "a"), (b, "b"))]
@@ -55,32 +58,35 @@ def pair_similarities(
     Pairs are drawn uniformly and without repetition, and only drawn pairs are computed.
 
     Args:
-        features: [N, d].
-        labels: N integers or strings.
-        max_pairs: Most pairs per kind; None takes all.
-        seed: Seed of the draw.
-        other: Features [M, d] to pair with, for example texts with images; by default pairs lie within `features`,
-            none with itself.
-        other_labels: M labels of `other`.
+        features (array `[N, d]`): features.
+        labels (array): N integers or strings.
+        max_pairs (`int`, *optional*, defaults to 200,000): most pairs per kind; None takes all.
+        seed (`int`, *optional*, defaults to 0): seed of the draw.
+        other (array `[M, d]`, *optional*): features to pair with, for example texts with images; by default pairs lie
+            within `features`, none with itself.
+        other_labels (array, *optional*): M labels of `other`.
 
     Returns:
         (positive, negative), 1-D float32 arrays.
 
     Raises:
-        ClipAlignError: Shapes do not fit, features are not finite, there is no pair of one kind, or none is asked for.
+        `ClipAlignError`: Shapes do not fit, features are not finite, there is no pair of one kind, or none is asked
+            for.
 
     Example:
+        ```python
         >>> positive, negative = pair_similarities([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]], [0, 0, 1])
         >>> positive.tolist(), negative.tolist()
         ([1.0], [0.0, 0.0])
+        ```
     """
     if (other is None) != (other_labels is None):
         raise ClipAlignError("give other and other_labels together, or neither")
     if max_pairs is not None:
         check_integer("max_pairs", max_pairs)
-    left = normalize(as_matrix(features, "features").float(), dim=1)
+    left = unit_rows(as_matrix(features, "features"))
     within = other is None
-    right = left if within else normalize(as_matrix(other, "other", left.device).float(), dim=1)
+    right = left if within else unit_rows(as_matrix(other, "other", left.device))
     if left.shape[1] != right.shape[1]:
         raise ClipAlignError(f"features has {left.shape[1]} dimensions and other has {right.shape[1]}")
     left_labels = as_labels(labels, "labels", len(left))
@@ -141,7 +147,7 @@ def _cosines(left: Tensor, right: Tensor, i: NDArray, j: NDArray) -> NDArray[np.
 
 
 def _histogram(values: Any, name: str, bins: int, ends: tuple[float, float]) -> NDArray:
-    flat = as_numpy(values).ravel()
+    flat = as_floats(values, name).ravel()
     if not flat.size or np.isnan(flat).any():
         raise ClipAlignError(f"{name} must hold at least one number and no NaN, got {flat.size} numbers")
     return np.histogram(flat.clip(*ends), bins=bins, range=ends)[0] / flat.size

@@ -1,3 +1,4 @@
+from .arguments import AlignmentTrainingArguments as AlignmentTrainingArguments
 from .contrastive.arguments import ContrastiveTrainingArguments as ContrastiveTrainingArguments
 from .contrastive.data import ImageTextPairs as ImageTextPairs
 from .contrastive.data import collate_pairs as collate_pairs
@@ -7,8 +8,8 @@ from .gcd.arguments import SpectralGCDTrainingArguments as SpectralGCDTrainingAr
 from .gcd.teacher import TeacherConcepts as TeacherConcepts
 from .gcd.teacher import teacher_concepts as teacher_concepts
 from .gcd.trainer import SpectralGCDTrainer as SpectralGCDTrainer
+from .images import PromptImages as PromptImages
 from .prompts.arguments import PromptLearningTrainingArguments as PromptLearningTrainingArguments
-from .prompts.data import PromptImages as PromptImages
 from .prompts.kdpl_arguments import KDPLTrainingArguments as KDPLTrainingArguments
 from .prompts.kdpl_trainer import KDPLTrainer as KDPLTrainer
 from .prompts.learner import PromptLearner as PromptLearner

@@ -5,35 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import Dataset
-
-from hf_clipalign.data import ImageSource
 
 _RATIO = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
-
-
-class ImagesByEpoch(Dataset):
-    """Images that look different in every epoch.
-
-    Args:
-        source (`ImageSource`): the images.
-        seed (`int`): of what is drawn for them.
-    """
-
-    def __init__(self, source: ImageSource, seed: int):
-        self.source = source
-        self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Gives the images what is drawn for another epoch; running workers see it too."""
-        self._epoch.fill_(epoch)
 
 
 def view_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -49,7 +24,7 @@ def random_view(
     Args:
         size (`tuple[int, int]`): width and height of the image.
         generator (`np.random.Generator`): see `view_generator`.
-        scale (`float`): smallest share of the area that is kept; the largest is 1. Default 0.08.
+        scale (`float`, *optional*, defaults to `0.08`): smallest share of the area that is kept; the largest is 1.
 
     Returns:
         The box (left, top, right, bottom), its sides in a ratio from 3:4 to 4:3, and whether to flip it.

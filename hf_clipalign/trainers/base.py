@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from huggingface_hub import HfApi
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import Trainer, TrainingArguments
@@ -18,11 +20,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.masking import describe_run, without_paths
 from hf_clipalign._processes import leave_at_exit
 from hf_clipalign.data import ImageSource
+from hf_clipalign.trainers.cards import write_card
 from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, is_checkpoint, last_good_checkpoint
+from hf_clipalign.trainers.pushing import push_checkpoint, push_trained
 
 _WAYS_TO_A_BATCH = "lower per_device_train_batch_size, or pass dataloader_drop_last=False"
+_ADAPTER_FILE = "adapter_model.safetensors"
 _ROUNDING = 1e-6  # the epoch is a sum of fractions
 
 
@@ -32,7 +38,10 @@ class AlignmentTrainer(Trainer):
     The state of the run is the last file of a checkpoint, written when all processes have written theirs, and
     `resume_from_checkpoint=True` takes the newest checkpoint that has it. Settings are in checkpoints only. The terms
     of the loss are logged beside it, without a wait for the device in every step; a loss that is not finite ends
-    the training; evaluation keeps an incomplete last batch.
+    the training; evaluation keeps an incomplete last batch. A push uploads the model, its processor and its card, and
+    nothing else that lies in the output folder.
+
+    The model is trained in place, not copied: pass `copy.deepcopy(model)` to keep the one you have.
 
     Args:
         model (`nn.Module`): what is trained.
@@ -40,7 +49,13 @@ class AlignmentTrainer(Trainer):
         **kwargs: passed to `transformers.Trainer`.
     """
 
-    _against_divergence = "Lower learning_rate, or train in float32 or bfloat16."
+    _paper: ClassVar[str | None] = None
+    """The method's key in `hf_clipalign.papers.PAPERS`, from which the card takes what it says and cites."""
+    _tag_names: ClassVar[tuple[str, ...]] = ()
+    """Tags of the card."""
+    _against_divergence: ClassVar[str] = "Lower learning_rate, or train in float32 or bfloat16."
+
+    _sampler: Any = None
 
     def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
         super().__init__(model, args, **kwargs)
@@ -50,6 +65,9 @@ class AlignmentTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # what the first 5.x releases take for a loss that is scaled already
         self._terms: dict[str, Tensor] = {}
         self._n_terms = 0
+        self._command = ""
+        self._results: Any = None
+        self._row: str | None = None
         self.add_callback(_EpochsAndSteps(self))
 
     # Training
@@ -58,12 +76,12 @@ class AlignmentTrainer(Trainer):
         """Trains. See `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint (`bool` or `str`, *optional*): a checkpoint, or True: the newest whole one.
+            resume_from_checkpoint (`bool` or `str`, *optional*): a checkpoint, or True: the newest complete one.
             *args: as in transformers.
             **kwargs: as in transformers.
 
         Raises:
-            `ClipAlignError`: there is no whole checkpoint.
+            `ClipAlignError`: there is no complete checkpoint.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         self._before_training()
@@ -73,10 +91,11 @@ class AlignmentTrainer(Trainer):
         """What is computed once, before the first step."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Gives the images their epoch, counted from 0; called at its start, also in a resumed run."""
+        """Gives images and sampler their epoch, counted from 0; called at its start, also in a resumed run."""
         images: Any = self.train_dataset
-        if hasattr(images, "set_epoch"):
-            images.set_epoch(epoch)
+        for part in (images, self._sampler):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
 
     def after_step(self) -> None:
         """Called after every update of the weights."""
@@ -89,13 +108,16 @@ class AlignmentTrainer(Trainer):
         return loss
 
     def _diverged(self, what: str) -> ClipAlignError:
-        checkpoint = last_good_checkpoint(self.args.output_dir)
-        where = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no good checkpoint yet"
         rates = dict.fromkeys(f"{group['lr']:g}" for group in cast(Optimizer, self.optimizer).param_groups)
         return ClipAlignError(
-            f"{what} at step {self.state.global_step + 1} with learning rate {' and '.join(rates)}: {where}. "
-            f"{self._against_divergence}"
+            f"{what} at step {self.state.global_step + 1} with learning rate {' and '.join(rates)}: "
+            f"{self._last_good()}. {self._against_divergence}"
         )
+
+    def _last_good(self) -> str:
+        """Says where the run can be taken up again."""
+        checkpoint = last_good_checkpoint(self.args.output_dir)
+        return f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no good checkpoint yet"
 
     def _keep_terms(self, terms: Mapping[str, Tensor]) -> None:
         """Adds terms of the loss to those of the next log."""
@@ -110,13 +132,38 @@ class AlignmentTrainer(Trainer):
             self._terms, self._n_terms = {}, 0
         super().log(logs, start_time)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(train_dataset) if self._sampler is None else self._sampler
+
     def set_initial_training_values(self, args: Any, dataloader: Any, *batch_size: Any) -> Any:
         """Keeps the number of steps in an epoch for schedules. (The first 5.x releases give the batch size too.)"""
         values = super().set_initial_training_values(args, dataloader, *batch_size)
         self._steps_per_epoch = values[1]
         return values
 
-    # Evaluation
+    # Data and evaluation
+
+    def _images(self, dataset: Any, args: Any, training: bool) -> Any:
+        """Model inputs of images; a torch data set that gives them already is returned as it is."""
+        return dataset
+
+    def _eval_images(self, dataset: Any, args: Any) -> Any:
+        """Model inputs of one or several data sets by name."""
+        if isinstance(dataset, Mapping) and not isinstance(dataset, ImageSource):
+            return {name: self._images(part, args, training=False) for name, part in dataset.items()}
+        return self._images(dataset, args, training=False)
+
+    def _chosen_images(self, eval_dataset: Any) -> Any:
+        """What `evaluate` measures: the data given, those of the trainer by a name, or all of them."""
+        known: Any = self.eval_dataset
+        dataset = known if eval_dataset is None else eval_dataset
+        return self._eval_images(known[dataset] if isinstance(dataset, str) else dataset, self.args)
+
+    def _report(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Logs what was measured and tells the callbacks, as `transformers.Trainer.evaluate` does."""
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """All images, also those of an incomplete last batch."""
@@ -126,12 +173,12 @@ class AlignmentTrainer(Trainer):
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """All images, also those of an incomplete last batch."""
         with keeping_last_batch(self.args):
-            return super().get_test_dataloader(test_dataset)
+            return super().get_test_dataloader(self._images(test_dataset, self.args, training=False))
 
     # Checkpoints
 
     def _write_model(self, folder: Path, checkpoint: bool) -> None:
-        """Writes the model to a folder; in a checkpoint also what goes on in a resumed run."""
+        """Writes the model to a folder; in a checkpoint also what a resumed run needs."""
         raise NotImplementedError
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -142,10 +189,11 @@ class AlignmentTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         self._write_model(folder, is_checkpoint(folder))
         if is_checkpoint(folder):
-            (folder / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+            settings = without_paths(json.loads(self.args.to_json_string()))
+            (folder / "training_args.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes a checkpoint; one of the same step that is written over is not whole meanwhile."""
+        """Writes a checkpoint; one of the same step that is written over is incomplete meanwhile."""
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
@@ -154,6 +202,101 @@ class AlignmentTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
+
+    def _load_adapter(self, checkpoint: str | Path) -> None:
+        """Gives the adapter that is trained the weights of a folder."""
+        learner: Any = self.model
+        folder = Path(checkpoint)
+        file = next(
+            (
+                path
+                for path in (folder / learner.adapter_name / _ADAPTER_FILE, folder / _ADAPTER_FILE)
+                if path.is_file()
+            ),
+            None,
+        )
+        if file is None:
+            raise ClipAlignError(
+                f"{str(checkpoint)!r} has no {_ADAPTER_FILE}: give a checkpoint of this kind of adapter, or another "
+                "output_dir"
+            )
+        weights = load_file(file, device=str(self.args.device))
+        set_peft_model_state_dict(learner.model, weights, adapter_name=learner.adapter_name)
+
+    # Card and Hub
+
+    @property
+    def trained_model(self) -> Any:
+        """What is saved: the model in the module that is trained."""
+        return getattr(self.model, "model", self.model)
+
+    def public_base(self, base_model: str | None) -> str | None:
+        """The Hub id of an adapter's base model, for a push; None where it is not known."""
+        return base_model
+
+    def card_facts(self) -> dict[str, Any]:
+        """What the card says beside the settings of every run: fields of `ModelCardInfo`."""
+        return {}
+
+    def create_model_card(
+        self, *args: Any, results: Any = None, command: str | None = None, row: str | None = None, **kwargs: Any
+    ) -> None:
+        """Writes `README.md` beside the model; a push says again what was given last.
+
+        Args:
+            *args: ignored: those of `transformers.Trainer.create_model_card`.
+            results (`ResultTable`, `ReportTable` or `Sequence[CardEvaluation]`, *optional*): the numbers to show.
+            command (`str`, *optional*): what was run; it is masked, see `describe_run`.
+            row (`str`, *optional*): the row of a `ResultTable` that is this model: its numbers go into the metadata.
+                Defaults to the only row; of several none.
+            **kwargs: ignored, as `args`; `evaluations` is another name of `results`.
+
+        Raises:
+            `ClipAlignError`: `results` has no such row.
+        """
+        results = kwargs.get("evaluations") if results is None else results
+        if results is not None:
+            self._results, self._row = results, row
+        self._command = self._command if command is None else describe_run(command)
+        if self.is_world_process_zero():
+            self._write_card(Path(self.args.output_dir or "."))
+
+    def _write_card(self, folder: Path) -> None:
+        write_card(self, folder)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        repo_id: str | None = None,
+        base_model: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Pushes the model, its processor and its card in one commit, and nothing else that lies in the output folder.
+
+        Args:
+            commit_message, token, revision, private: see `hf_clipalign.hub.push_folder`; by default as the settings
+                say.
+            blocking (`bool`, *optional*, defaults to `True`): return when all has arrived; False returns a future.
+            repo_id (`str`, *optional*): `owner/name`. Defaults to `hub_model_id` of the settings.
+            base_model (`str`, *optional*): Hub id of an adapter's base model. Defaults to where it was loaded from.
+            **kwargs: passed to `hf_clipalign.hub.push_folder`.
+
+        Raises:
+            `ClipAlignError`: no name, or as `push_folder`.
+        """
+        if not self.is_world_process_zero():
+            return None
+        given = {
+            "commit_message": commit_message,
+            "token": token or self.args.hub_token,
+            "revision": revision or self.args.hub_revision,
+            "private": self.args.hub_private_repo if private is None else private,
+        }
+        return push_trained(self, repo_id, base_model, blocking, **{"overwrite_card": True, **given, **kwargs})
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Uploads after a checkpoint as transformers does, but without the settings."""
@@ -165,17 +308,9 @@ class AlignmentTrainer(Trainer):
         message = f"Training in progress, step {self.state.global_step}"
         jobs: Any = [self.push_to_hub(message, blocking=False)]
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-            latest = args.hub_strategy == HubStrategy.CHECKPOINT
-            upload = HfApi().upload_folder(
-                repo_id=str(self.hub_model_id),
-                folder_path=checkpoint_folder,
-                path_in_repo="last-checkpoint" if latest else Path(checkpoint_folder).name,
-                commit_message=f"{message}, checkpoint",
-                token=args.hub_token,
-                revision=args.hub_revision,
-                run_as_future=True,
-            )
-            jobs.append(upload)
+            folder = Path(checkpoint_folder)
+            place = "last-checkpoint" if args.hub_strategy == HubStrategy.CHECKPOINT else folder.name
+            jobs.append(push_checkpoint(self, folder, place, message))
         self.push_in_progress: Any = PushInProgress(jobs)
 
 
@@ -231,21 +366,3 @@ def check_one_batch(n_items: int, what: str, args: TrainingArguments, way_out: s
             f"{n_items} {what} do not fill one batch of {args.train_batch_size} on {args.world_size} processes: "
             + way_out
         )
-
-
-def holds_images(dataset: Any, model_input: str) -> bool:
-    """True for images that are still to be read, False for none and for model inputs: dicts with `model_input`.
-
-    Raises:
-        `ClipAlignError`: a path or a name, or a list of something else.
-    """
-    if isinstance(dataset, (str, Path)):
-        raise ClipAlignError(f"the data set is {str(dataset)!r}: open it first, for example with open_source")
-    if isinstance(dataset, ImageSource) or type(dataset).__module__.startswith("datasets."):
-        return True
-    if isinstance(dataset, (list, tuple)) and not all(isinstance(i, Mapping) and model_input in i for i in dataset):
-        raise ClipAlignError(
-            f"the data set is a {type(dataset).__name__} of items without {model_input}: give an ImageSource, a "
-            "datasets.Dataset, or model inputs"
-        )
-    return False

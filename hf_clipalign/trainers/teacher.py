@@ -10,21 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, load_model, load_processor, weights_hash
 from hf_clipalign.backbones.packing import encode_texts
-from hf_clipalign.data import ImageSource
-from hf_clipalign.trainers.prompts.data import collate
+from hf_clipalign.data import ImageSource, fill
+from hf_clipalign.features.storage.manifest import Column, Kind
+from hf_clipalign.features.storage.single_file import cached_tensors
+from hf_clipalign.trainers.images import collate
 
 logger = logging.getLogger(__name__)
 
+TEACHER_FEATURES = Kind(
+    name="teacher-features",
+    noun="features of the teacher",
+    columns={"features": Column("float32", 2)},
+    identity=("modality", "content"),
+    description=dict,
+    remedy="Delete it, it is made again",
+    titles={"content": "other weights, prompts or images"},
+)
 _BATCH = 64
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "architectures")
 
@@ -41,6 +49,13 @@ class Teacher:
 
     Raises:
         `ClipAlignError`: the checkpoint cannot be loaded; a model without a processor.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import Teacher
+        >>> Teacher(mini.teacher, mini.teacher_processor).text_features(["a cat", "a dog"]).shape
+        torch.Size([2, 128])
+        ```
     """
 
     def __init__(self, model: Any, processor: Any = None, cache_dir: str | Path | None = None):
@@ -73,10 +88,15 @@ class Teacher:
 
         def compute() -> Tensor:
             logger.info("computing the teacher's features of %d prompts", len(prompts))
-            return encode_texts(self.encoder, self.processor, prompts).float()
+            return encode_texts(self.encoder, prompts, self.processor).float()
 
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         return self._cached("text", [*prompts, repr(tokenizer(list(prompts))["input_ids"])], compute)
+
+    def class_features(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Unit text features of classes, `[C, d]`; of several templates the mean of each class's unit features."""
+        features = [self.text_features(fill(template, class_names)) for template in templates]
+        return features[0] if len(features) == 1 else F.normalize(torch.stack(features).sum(dim=0), dim=-1)
 
     @torch.no_grad()
     def image_features(self, pixel_values: Tensor) -> Tensor:
@@ -92,7 +112,7 @@ class Teacher:
         Args:
             images (`PromptImages`): the source's images with `teacher_pixel_values`, not augmented.
             source (`ImageSource`): the same images; its fingerprint is part of the key.
-            num_workers (`int`): processes that read images. Default 0.
+            num_workers (`int`, *optional*, defaults to `0`): processes that read images.
         """
 
         def compute() -> Tensor:
@@ -106,12 +126,14 @@ class Teacher:
     def _cached(self, kind: str, content: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
         if self.cache_dir is None:
             return compute()
-        file = self.cache_dir / f"teacher-{kind}-{self._key(kind, content)}.safetensors"
-        features = _read(file)
-        if features is None:
-            features = compute()
-            with atomic_file(file) as staging:
-                save_file({"features": features.cpu().contiguous()}, staging)
+        key = self._key(kind, content)
+        features = cached_tensors(
+            self.cache_dir / f"teacher-{kind}-{key}.safetensors",
+            TEACHER_FEATURES,
+            {"modality": kind, "content": key},
+            lambda: {"features": compute()},
+            replace=True,
+        )["features"]
         return features.to(self.encoder.device)
 
     def _key(self, kind: str, content: Sequence[str]) -> str:
@@ -131,14 +153,3 @@ def weights_digest(model: Any) -> str:
     config = {name: value for name, value in model.config.to_dict().items() if name not in _VOLATILE}
     content = f"{json.dumps(config, sort_keys=True, default=str)} {weights_hash(model)}"
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _read(file: Path) -> Tensor | None:
-    """The features in a file; None if there is none, or it is damaged and has to be made again."""
-    if not file.is_file():
-        return None
-    try:
-        return load_file(file)["features"]
-    except (SafetensorError, KeyError, OSError):
-        logger.warning("%s is damaged: its features are computed again", file)
-        return None

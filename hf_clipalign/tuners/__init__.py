@@ -1,9 +1,8 @@
-"""Prompt learning as PEFT methods. Importing this package makes them known to PEFT."""
+"""Prompt learning and RE-tune as PEFT methods. Importing this package makes them known to PEFT."""
 
 import lazy_loader
 
-from hf_clipalign.tuners._registration import register_methods
-
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-register_methods()
+# methods register themselves when they are imported
+from hf_clipalign.tuners import cocoop, coop, maple, promptsrc, retune, vpt  # noqa: E402, F401

@@ -10,6 +10,7 @@ from .outputs import has_text_prompts as has_text_prompts
 from .outputs import plan_prompts as plan_prompts
 from .outputs import prompted_logits as prompted_logits
 from .outputs import prompted_outputs as prompted_outputs
+from .prompts import adapter_template as adapter_template
 from .prompts import build_prompts as build_prompts
 from .promptsrc import PromptSRCConfig as PromptSRCConfig
 from .promptsrc import PromptSRCModel as PromptSRCModel
@@ -22,3 +23,4 @@ from .retune import load_without_towers as load_without_towers
 from .vocabulary import export_vocabulary as export_vocabulary
 from .vpt import VPTConfig as VPTConfig
 from .vpt import VPTModel as VPTModel
+from .words import nearest_words as nearest_words

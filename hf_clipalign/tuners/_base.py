@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,7 +17,18 @@ from torch import Tensor, nn
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
-from hf_clipalign.tuners._layers import PIXEL_MASK_NAMES, PROMPT_STD, PromptLayer, widen_pixel_mask
+from hf_clipalign.tuners._layers import (
+    PIXEL_MASK_NAMES,
+    PROMPT_STD,
+    PromptLayer,
+    TextPrompts,
+    check_loaded_adapters,
+    widen_pixel_mask,
+)
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+BARE_TEMPLATE = "{}."
+_STAND_IN = "X"
 
 
 @dataclass
@@ -26,12 +39,26 @@ class PromptConfig(PeftConfig):
         target_modules (`str`, *optional*): the modules that are wrapped, a regular expression. Set at creation.
         modules_to_save (`list[str]`, *optional*): further modules to train and save, `["visual_projection"]` for
             example. Default None.
+        template (`str`, *optional*): the prompt with one `{}` that belongs to the adapter; `build_prompts` and the
+            loaders use it. Set at creation from `ctx_init`, and by the trainers to what they trained with.
     """
 
     target_modules: str | None = field(default=None, metadata={"help": "Modules that are wrapped; set at creation."})
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Further modules to train and save with the prompts."}
     )
+    template: str | None = field(
+        default=None, metadata={"help": "Prompt with one {} that belongs to the adapter; by default from ctx_init."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.template is not None and self.template.count("{}") != 1:
+            raise ClipAlignError(f"template {self.template!r} must have exactly one {{}}, where the class name goes.")
+
+    def automatic_template(self) -> str:
+        """The prompt of an adapter that was given none; without learned text prompts "a photo of a {}."."""
+        return DEFAULT_TEMPLATE
 
     def _require_positive(self, **numbers: int | None) -> None:
         for name, value in numbers.items():
@@ -68,6 +95,15 @@ class ContextConfig(PromptConfig):
         super().__post_init__()
         self._require_positive(n_ctx=self.n_ctx)
 
+    def automatic_template(self) -> str:
+        """The words of `ctx_init`, or one stand-in for each vector of a random context, and the class name."""
+        return f"{self.ctx_init or stand_ins(self.n_ctx)} {BARE_TEMPLATE}"
+
+
+def stand_ins(n_ctx: int) -> str:
+    """Words for n context vectors in a prompt that a stock tokenizer reads: "X" is one token in every vocabulary."""
+    return " ".join([_STAND_IN] * n_ctx)
+
 
 @dataclass(frozen=True)
 class Site:
@@ -88,6 +124,8 @@ class PromptTuner(BaseTuner):
     tuner_layer_cls = PromptLayer
     target_module_mapping: dict[str, Any] = {}  # noqa: RUF012 (as declared by PEFT)
     method_name: ClassVar[str]
+    hooks: ClassVar[tuple[Callable[..., Any], ...]] = (widen_pixel_mask,)
+    """Hooks on the model and its towers, which `unload` takes away."""
 
     def depths(self, config: Any, encoder: DualEncoder) -> dict[Modality, int]:
         """Number of layers with prompts in each tower, the embeddings being the first."""
@@ -104,6 +142,17 @@ class PromptTuner(BaseTuner):
     def check(self, config: Any, encoder: DualEncoder) -> None:
         """Completes the configuration and refuses what the family cannot do."""
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Adds an adapter, with a copy of its configuration: what is completed for this model fits no other."""
+        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        unloaded: Any = super()._unload_and_optionally_merge(*args, **kwargs)
+        for module in unloaded.modules():
+            remove_hooks(module, self.hooks)
+        return unloaded
+
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         return peft_config
 
@@ -111,10 +160,13 @@ class PromptTuner(BaseTuner):
         encoder = as_dual_encoder(model)
         if encoder.module_paths is None:
             raise ClipAlignError(
-                f"{self.method_name} cannot be learned for {type(model).__name__}: where its towers keep their "
-                "layers is not known. It works on CLIP, MetaCLIP 2, SigLIP and SigLIP 2."
+                f"{self.method_name} cannot be learned for {_full_name(model)}: where its towers keep their layers is "
+                "not known. It works on transformers' CLIP, MetaCLIP 2, SigLIP and SigLIP 2; ViTs of open_clip can be "
+                "converted with open_clip_to_transformers, ResNets cannot."
             )
+        check_when_loaded(self)
         self.check(peft_config, encoder)
+        peft_config.template = peft_config.template or peft_config.automatic_template()
         peft_config.target_modules = "|".join(re.escape(path) for path in self._sites(peft_config, encoder))
 
     def _create_and_replace(
@@ -131,6 +183,8 @@ class PromptTuner(BaseTuner):
         site = self._sites(peft_config, encoder)[current_key]
         layer = target if isinstance(target, PromptLayer) else self.wrap(target, site, encoder)
         self.fill(layer, adapter_name, site, peft_config, encoder)
+        if isinstance(layer, TextPrompts) and site.index == 0:
+            layer.know_prompts(adapter_name, peft_config, _end_token(encoder))
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
         if site == Site("image", 0):
@@ -151,6 +205,35 @@ class PromptTuner(BaseTuner):
                 path = embeddings[tower] if index == 0 else f"{layers[tower]}.{index}"
                 sites[path] = Site(tower, index)
         return sites
+
+
+def check_when_loaded(tuner: BaseTuner) -> None:
+    """Makes a tuner look at what is loaded into it; see `check_loaded_adapters`."""
+    if check_loaded_adapters not in tuner._load_state_dict_post_hooks.values():
+        tuner.register_load_state_dict_post_hook(check_loaded_adapters)
+
+
+def remove_hooks(module: nn.Module, hooks: tuple[Callable[..., Any], ...]) -> None:
+    """Takes some hooks of its forward off a module."""
+    for registry, with_kwargs in (
+        (module._forward_hooks, module._forward_hooks_with_kwargs),
+        (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+    ):
+        for key in [key for key, hook in registry.items() if hook in hooks]:
+            del registry[key]
+            with_kwargs.pop(key, None)
+
+
+def _full_name(model: nn.Module) -> str:
+    """The class with the package that it is from: transformers' and open_clip's CLIP are not the same."""
+    return f"{type(model).__name__} of {type(model).__module__.partition('.')[0]}"
+
+
+def _end_token(encoder: DualEncoder) -> int | None:
+    """The end token of causal texts; with bidirectional attention, padding marks no end."""
+    if not encoder.causal_text:
+        return None
+    return encoder.true_end_token or getattr(encoder.config.text_config, "eos_token_id", None)
 
 
 def n_layers(encoder: DualEncoder, tower: Modality) -> int:

@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones import is_finite
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 
 PROMPT_STD = 0.02
@@ -29,7 +30,47 @@ def only_active(layer: BaseTunerLayer, known: Container[str]) -> str | None:
     return active[0] if active else None
 
 
-class PromptLayer(nn.Module, BaseTunerLayer):
+class CheckedWeights(nn.Module):
+    """A tuner layer that refuses broken adapter weights when they are loaded."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
+        own = tuple(f"{prefix}{name}." for name in self.adapter_layer_names)  # type: ignore[union-attr]
+        broken = [key for key, value in state_dict.items() if key.startswith(own) and not is_finite(value)]
+        if broken:
+            raise ClipAlignError(
+                f"the adapter has NaN or infinite weights in {broken[0]}: it is broken, get it again or train it anew."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def check_loaded_adapters(tuner: Any, incompatible_keys: Any) -> None:
+    """Load hook of a tuner: an adapter that a file holds in part, or not at all, is no adapter.
+
+    Raises:
+        `ClipAlignError`: names the weights that are missing.
+    """
+    keys_of: dict[str, list[str]] = {}
+    for key in tuner.state_dict():
+        names = key.split(".")
+        place = next((index for index, name in enumerate(names) if name.startswith(tuner.prefix)), None)
+        if place is not None:
+            keys_of.setdefault(names[place + 1], []).append(key)
+    missing = incompatible_keys.missing_keys
+    lacking = {name: [key for key in keys if _ends_one(missing, key)] for name, keys in keys_of.items()}
+    in_part = {name: keys for name, keys in lacking.items() if 0 < len(keys) < len(keys_of[name])}
+    nothing = len(missing) >= len(tuner.state_dict())
+    for name, keys in (lacking if nothing else in_part).items():
+        raise ClipAlignError(
+            f"the file of adapter {name!r} lacks {len(keys)} of {len(keys_of[name])} weights, the first is {keys[0]}: "
+            "get the adapter again, or the one for this model."
+        )
+
+
+def _ends_one(missing: list[str], key: str) -> bool:
+    return any(name == key or name.endswith(f".{key}") for name in missing)
+
+
+class PromptLayer(CheckedWeights, BaseTunerLayer):
     """Wraps a module of the tower and holds one set of prompts per adapter name.
 
     The first name in `adapter_layer_names` is the `ParameterDict` of the prompts.
@@ -93,6 +134,13 @@ class TextPrompts(PromptLayer):
     def __init__(self, base_layer: nn.Module, start: int):
         super().__init__(base_layer)
         self.start = start
+        self.configs: dict[str, Any] = {}
+        self.end_token: int | None = None
+        self._is_planned = False
+
+    def know_prompts(self, adapter_name: str, config: Any, end_token: int | None) -> None:
+        """Keeps what the stock forward needs to refuse prompts that an adapter does not fit."""
+        self.configs[adapter_name], self.end_token = config, end_token
 
     @property
     def needs_own_rows(self) -> bool:
@@ -127,18 +175,45 @@ class TextPrompts(PromptLayer):
 
     @contextlib.contextmanager
     def for_classes(self, indices: Tensor) -> Iterator[None]:
-        """Inside, the rows are prompts of the classes `indices [R]`. Only class-specific contexts use it."""
-        yield
+        """Inside, the rows are a plan's, which was checked, of the classes `indices [R]`."""
+        self._is_planned = True
+        try:
+            yield
+        finally:
+            self._is_planned = False
 
     @contextlib.contextmanager
     def for_images(self, image_features: Tensor, rows_per_image: int) -> Iterator[None]:
-        """Inside, each image of `image_features [N, d]` owns `rows_per_image` rows. Only CoCoOp uses it."""
+        """Inside, each image of `image_features [N, d]` owns `rows_per_image` rows of a plan. Only CoCoOp uses it."""
         yield
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         if isinstance(self.get_base_layer(), nn.Embedding):
+            self._check_rows(hidden_states)
             return self.put(self.base_layer(hidden_states, *args, **kwargs), hidden_states)
         return self.base_layer(self.put(hidden_states), *args, **kwargs)
+
+    def _check_rows(self, input_ids: Tensor) -> None:
+        """Refuses token ids in which the context would take the place of a class name or of the end token."""
+        name = self.active_adapter_name
+        if self._is_planned or name not in self.configs or self.class_token_position != "end":
+            return
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return
+        replaced = input_ids[:, self.start : self.start + self.n_ctx]
+        if input_ids.shape[1] <= self.start + self.n_ctx or self._holds_end(replaced):
+            lost = "the end of a prompt"
+        elif bool((replaced != replaced[:1]).any()):
+            lost = "class names: the prompts do not begin with the same words"
+        else:
+            return
+        raise ClipAlignError(
+            f"the learned context replaces the first {self.n_ctx} tokens, and with them {lost}. Use the template "
+            f"{self.configs[name].template!r}, or hf_clipalign.tuners.build_prompts."
+        )
+
+    def _holds_end(self, input_ids: Tensor) -> bool:
+        return self.end_token is not None and bool((input_ids == self.end_token).any())
 
 
 class ImagePrompts(PromptLayer):

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from peft import PeftType
-
-_METHODS = {
-    "clip_coop": ("coop", "CoOp"),
-    "clip_cocoop": ("cocoop", "CoCoOp"),
-    "clip_vpt": ("vpt", "VPT"),
-    "clip_maple": ("maple", "MaPLe"),
-    "clip_promptsrc": ("promptsrc", "PromptSRC"),
-    "clip_retune": ("retune", "RETune"),
-}
 
 
 class _StringPeftType(str):
@@ -41,15 +31,13 @@ def peft_type(name: str) -> Any:
         return _StringPeftType(name)
 
 
-def register_methods() -> None:
-    """Registers every method with PEFT. Calling it again does nothing."""
-    for name, (folder, prefix) in _METHODS.items():
-        module = importlib.import_module(f"hf_clipalign.tuners.{folder}")
-        register_method(name, getattr(module, f"{prefix}Config"), getattr(module, f"{prefix}Model"))
-
-
 def register_method(name: str, config_cls: type, model_cls: type) -> None:
-    """Registers one method under its lower-case name. Calling it again does nothing."""
+    """Registers a method with PEFT; its package calls this when it is imported. Calling it again does nothing.
+
+    Args:
+        name (`str`): lower-case name of the method's type, `"clip_coop"` for example.
+        config_cls (`type`), model_cls (`type`): its configuration and its tuner.
+    """
     from peft import mapping
     from peft.utils import register_peft_method
 

@@ -25,6 +25,15 @@ class PromptedOutput:
         logits (`Tensor [N, C]`): scaled cosines of N images and C prompts.
         image_features (`Tensor [N, d]`): unit length.
         text_features (`Tensor [C, d]`, or `[N, C, d]` where every image has its own prompts): unit length.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.tuners import build_prompts, plan_prompts, prompted_outputs
+        >>> plan = plan_prompts(model, build_prompts(model, processor, ["cat", "dog", "owl"]))
+        >>> output = prompted_outputs(model, **processor(images=images.read(0), return_tensors="pt"), plan=plan)
+        >>> output.logits.shape, output.image_features.shape, output.text_features.shape
+        (torch.Size([1, 3]), torch.Size([1, 128]), torch.Size([3, 128]))
+        ```
     """
 
     logits: Tensor
@@ -45,6 +54,14 @@ def plan_prompts(model: Any, input_ids: Tensor, strategy: Strategy = "auto") -> 
 
     Raises:
         `ClipAlignError`: the prompts do not all begin with the context words that the adapter replaces.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.tuners import build_prompts, plan_prompts
+        >>> plan = plan_prompts(model, build_prompts(model, processor, ["cat", "dog", "owl"]))
+        >>> len(plan), len(plan.select(torch.tensor([0, 2])))
+        (3, 2)
+        ```
     """
     encoder = as_dual_encoder(model)
     layer = active_context(encoder)
@@ -63,11 +80,19 @@ def class_text_features(
     Args:
         model (`nn.Module`): a supported CLIP, bare or with an adapter of this package.
         plan (`PackedPrompts`): the prompts, from `plan_prompts`.
-        normalize (`bool`): unit length. Default True.
+        normalize (`bool`, *optional*, defaults to `True`): unit length.
         image_features (`Tensor [N, d]`, *optional*): unit-length image features; only CoCoOp uses them.
 
     Returns:
         `Tensor [C, d]`; with CoCoOp and `image_features`, `[N, C, d]`: every image has its own prompts.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.tuners import build_prompts, class_text_features, plan_prompts
+        >>> plan = plan_prompts(model, build_prompts(model, processor, ["cat", "dog"]))
+        >>> class_text_features(model, plan).shape
+        torch.Size([2, 128])
+        ```
     """
     encoder = as_dual_encoder(model)
     layer = active_context(encoder)
@@ -95,6 +120,14 @@ def prompted_outputs(
 
     Returns:
         `PromptedOutput`: logits `[N, C]` and unit-length features.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.tuners import build_prompts, plan_prompts, prompted_outputs
+        >>> plan = plan_prompts(model, build_prompts(model, processor, ["cat", "dog", "owl"]))
+        >>> prompted_outputs(model, **processor(images=images.read(0), return_tensors="pt"), plan=plan).logits.shape
+        torch.Size([1, 3])
+        ```
     """
     encoder = as_dual_encoder(model)
     image_features = encoder.encode_image(pixel_values, normalize=True, **image_kwargs)
@@ -111,12 +144,45 @@ def prompted_outputs(
 def prompted_logits(
     model: Any, pixel_values: Tensor, plan: PackedPrompts, text_features: Tensor | None = None, **image_kwargs: Any
 ) -> Tensor:
-    """The logits `[N, C]` of `prompted_outputs`; call it inside ONE module's forward under distributed training."""
+    """The logits `[N, C]` of `prompted_outputs`; call it inside ONE module's forward under distributed training.
+
+    Args:
+        model (`nn.Module`): a supported CLIP, bare or with an adapter of this package.
+        pixel_values (`Tensor [N, 3, H, W]`): images.
+        plan (`PackedPrompts`): C class prompts, from `plan_prompts`.
+        text_features (`Tensor [C, d]`, *optional*): see `prompted_outputs`.
+        **image_kwargs: further inputs of the image tower.
+
+    Returns:
+        `Tensor [N, C]`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.tuners import build_prompts, plan_prompts, prompted_logits
+        >>> plan = plan_prompts(model, build_prompts(model, processor, ["cat", "dog", "owl"]))
+        >>> prompted_logits(model, **processor(images=images.read(0), return_tensors="pt"), plan=plan).shape
+        torch.Size([1, 3])
+        ```
+    """
     return prompted_outputs(model, pixel_values, plan, text_features, **image_kwargs).logits
 
 
 def has_text_prompts(model: Any) -> bool:
-    """Whether the active adapter changes the text tower. If not, class text features may be computed once."""
+    """Whether the active adapter changes the text tower. If not, class text features may be computed once.
+
+    Args:
+        model (`nn.Module`): a supported CLIP, bare or with an adapter of this package.
+
+    Returns:
+        `bool`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.tuners import has_text_prompts
+        >>> has_text_prompts(model)
+        False
+        ```
+    """
     return active_context(as_dual_encoder(model)) is not None
 
 

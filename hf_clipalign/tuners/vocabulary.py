@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_folder
+from hf_clipalign._io.files import atomic_folder
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 from hf_clipalign.tuners._layers import active_context
@@ -36,6 +36,16 @@ def export_vocabulary(peft_model: Any, tokenizer: Any, path: str | Path, image_p
     Raises:
         `ClipAlignError`: the model has no active CoOp adapter; its context is class-specific; the folder cannot be
             written.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import CoOpConfig, export_vocabulary
+        >>> prompted = get_peft_model(load_mini().student, CoOpConfig(n_ctx=4))
+        >>> export_vocabulary(prompted, processor, "prompts-as-tokens")
+        '<ctx_0> <ctx_1> <ctx_2> <ctx_3> {}.'
+        ```
     """
     image_processor = image_processor or getattr(tokenizer, "image_processor", None)
     tokenizer = copy.deepcopy(getattr(tokenizer, "tokenizer", tokenizer))

@@ -96,7 +96,7 @@ def test_many_texts_at_once_are_the_same(family: str) -> None:
     encoder, tokenizer = as_dual_encoder(ALL_MAKERS[family]()), tokenizer_of(family)
     texts = (TEXTS * 100)[:259]
     expected = encoder.encode_text(**tokenize(encoder, tokenizer, TEXTS), normalize=True)
-    found = encode_texts(encoder, tokenizer, texts)
+    found = encode_texts(encoder, texts, tokenizer)
     assert torch.allclose(found, expected.repeat(100, 1)[:259], atol=1e-5)
 
 

@@ -52,3 +52,28 @@ def test_an_id_that_is_not_cached_while_offline_says_so(tmp_path):
     assert "ClipAlignError cannot load the model 'owner/name'" in result.stdout
     assert "not in the local cache and the Hub cannot be reached" in result.stdout
     assert len(result.stdout.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("image_mean", "a"), ("image_mean", [0.5]), ("image_std", [0, 0, 0]), ("image_std", [None] * 3)),
+        *(("size", {"a": 1}), ("size", [[]]), ("rescale_factor", "x"), ("rescale_factor", [])),
+    ],
+)
+def test_settings_of_images_that_cannot_be_used_are_told_at_load(name, value, tmp_path):
+    folder = save_tiny("clip", tmp_path / "clip")
+    file = next(path for path in sorted(folder.glob("pr*processor_config.json")) if "image_mean" in path.read_text())
+    content = json.loads(file.read_text())
+    content.get("image_processor", content)[name] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(ClipAlignError, match="processor"):
+        load_processor(folder)
+
+
+def test_settings_of_texts_that_cannot_be_used_are_told_at_load(tmp_path):
+    folder = save_tiny("clip", tmp_path / "clip")
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**content, "model_max_length": [1]}))
+    with pytest.raises(ClipAlignError, match="tokenizer"):
+        load_processor(folder)

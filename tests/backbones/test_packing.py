@@ -74,6 +74,98 @@ def test_rows_hold_every_prompt_once_and_share_the_prefix() -> None:
         assert own.tolist() == plan.prompts[index, plan.prefix_length : plan.lengths[index]].tolist()
 
 
+@pytest.mark.parametrize("names", [["cat"], ["cat"] * 3, ["cat"] * 40, ["cat", "cat", "dog"], ["red", "red fox"]])
+def test_each_prompt_keeps_its_end_token_to_itself(names: list[str]) -> None:
+    encoder, input_ids = as_dual_encoder(tiny_clip()), prompts("clip", names)
+    plan = pack_prompts(encoder, input_ids, strategy="packed")
+    lengths = encoder.end_positions(input_ids) + 1
+    shared = 6 if names[0] == "red" else int(lengths.min()) - 1 if len(set(names)) == 1 else 5
+    assert plan.prefix_length == shared
+    assert plan.lengths.tolist() == lengths.tolist()
+    assert len({(int(row), int(column)) for row, column in zip(plan.rows, plan.columns, strict=True)}) == len(names)
+    expected = encoder.model.text_model(input_ids=input_ids).pooler_output
+    assert relative_error(encode_prompts(encoder, plan), expected) < 1e-5
+
+
+def test_the_plan_of_a_few_prompts_in_full() -> None:
+    encoder, input_ids = as_dual_encoder(tiny_clip()), prompts("clip", ["cat", "red fox", "dog"])
+    plan = pack_prompts(encoder, input_ids, strategy="packed")
+    assert (plan.prefix_length, plan.input_ids.shape) == (5, (1, 15))
+    assert plan.rows.tolist() == [0, 0, 0]
+    assert plan.columns.tolist() == [7, 11, 14]
+    assert plan.segments is not None
+    assert plan.segments[0].tolist() == [0] * 5 + [1] * 3 + [2] * 4 + [3] * 3
+    assert plan.position_ids is not None
+    assert plan.position_ids[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8, 5, 6, 7]
+    mask = plan.attention_mask(slice(None), torch.float32)
+    assert mask is not None
+    assert mask.shape == (1, 1, 15, 15)
+    open_to = [[column for column in range(15) if mask[0, 0, row, column] == 0] for row in (2, 6, 8, 14)]
+    assert open_to == [[0, 1, 2], [*range(5), 5, 6], [*range(5), 8], [*range(5), 12, 13, 14]]
+
+
+def test_short_ids_are_padded_to_the_length_that_a_strategy_needs() -> None:
+    encoder, padded = as_dual_encoder(tiny_clip()), prompts("clip")
+    short = padded[:, : int(encoder.end_positions(padded).max()) + 1]
+    expected = encoder.model.text_model(input_ids=padded).pooler_output
+    for strategy, length in (("full", 77), ("cut", short.shape[1])):
+        plan = pack_prompts(encoder, short, strategy=strategy)  # type: ignore[arg-type]
+        assert plan.input_ids.shape == (len(NAMES), length)
+        assert relative_error(encode_prompts(encoder, plan), expected) < 1e-5
+
+
+def test_what_follows_the_end_token_is_ignored() -> None:
+    encoder, input_ids = as_dual_encoder(tiny_clip()), prompts("clip")
+    ends = encoder.end_positions(input_ids)
+    noisy = torch.where(torch.arange(77) > ends[:, None], 7, input_ids)
+    for strategy in ("packed", "cut", "full"):
+        found = encode_prompts(encoder, pack_prompts(encoder, noisy, strategy=strategy))  # type: ignore[arg-type]
+        expected = encoder.model.text_model(input_ids=input_ids).pooler_output
+        assert relative_error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("strategy", ["packed", "cut", "full"])
+def test_selections_and_copies_keep_their_strategy(strategy: str) -> None:
+    encoder = as_dual_encoder(tiny_clip())
+    plan = pack_prompts(encoder, prompts("clip", NAMES * 9), strategy=strategy)  # type: ignore[arg-type]
+    chosen = plan.select(torch.arange(40, 2, -3))
+    assert (chosen.strategy, chosen.indices.tolist()) == (strategy, list(range(40, 2, -3)))
+    whole = encode_prompts(encoder, plan)
+    assert torch.allclose(encode_prompts(encoder, chosen.repeat(3)), whole[chosen.indices].repeat(3, 1), atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(encode_prompts(encoder, plan), whole, atol=1e-5)
+
+
+def test_a_shared_prefix_is_asked_of_every_strategy_that_shares() -> None:
+    encoder = as_dual_encoder(tiny_clip())
+    assert pack_prompts(encoder, prompts("clip"), shared_prefix=5, strategy="packed").prefix_length == 5
+    for strategy in ("packed", "cut", "auto"):
+        with pytest.raises(ClipAlignError, match="does not begin with the same 6 tokens"):
+            pack_prompts(encoder, prompts("clip"), shared_prefix=6, strategy=strategy)  # type: ignore[arg-type]
+
+
+def test_features_are_of_unit_length_only_if_asked_for() -> None:
+    for family, model in (("clip", tiny_clip()), ("siglip", tiny_siglip())):
+        texts = [f"a photo of a {name}." for name in NAMES]
+        unit = encode_texts(model, texts, tiny_tokenizer(family))
+        raw = encode_texts(model, texts, tiny_tokenizer(family), normalize=False)
+        assert torch.allclose(unit.norm(dim=-1), torch.ones(len(texts)), atol=1e-5)
+        assert torch.allclose(raw / raw.norm(dim=-1, keepdim=True), unit, atol=1e-5)
+        assert (raw.norm(dim=-1) - 1).abs().min() > 1e-3
+
+
+def test_many_texts_of_a_bidirectional_tower_are_read_in_blocks() -> None:
+    texts = [f"a {name}" for name in NAMES] * 30
+    found = encode_texts(tiny_siglip(), texts, tiny_tokenizer("siglip"))
+    assert torch.allclose(found, encode_texts(tiny_siglip(), texts[:10], tiny_tokenizer("siglip")).repeat(30, 1))
+
+
+def test_long_texts_are_cut_only_if_asked_for() -> None:
+    with pytest.raises(ClipAlignError, match=r"text 1 .* tokens, but the model reads 77"):
+        encode_texts(tiny_clip(), ["a cat", "cat " * 90], tiny_tokenizer())
+    assert encode_texts(tiny_clip(), ["a cat", "cat " * 90], tiny_tokenizer(), truncate=True).shape == (2, 24)
+
+
 def test_several_rows_are_balanced() -> None:
     plan = pack_prompts(as_dual_encoder(tiny_clip()), prompts("clip", ["cat"] * 30 + ["dog"] * 30), strategy="packed")
     assert plan.input_ids.shape[0] == 3
@@ -134,10 +226,10 @@ def test_bfloat16() -> None:
 def test_encode_texts_equals_the_model() -> None:
     model = tiny_clip()
     texts = [f"a photo of a {name}." for name in NAMES]
-    found = encode_texts(as_dual_encoder(model), tiny_tokenizer(), texts)
+    found = encode_texts(model, texts, tiny_tokenizer())
     expected = torch.nn.functional.normalize(model.get_text_features(prompts("clip")).pooler_output, dim=-1)
     assert torch.allclose(found, expected, atol=1e-5)
-    assert encode_texts(as_dual_encoder(model), tiny_tokenizer(), []).shape == (0, 24)
+    assert encode_texts(model, [], tiny_tokenizer()).shape == (0, 24)
 
 
 def test_flash_attention_is_cut_and_never_packed() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_clipalign.cli import common, main
+from hf_clipalign.cli import main
+from hf_clipalign.cli.options import console
 from hf_clipalign.data import load_mini
 
 STUDENT = "mini-student"
@@ -33,7 +34,7 @@ def clipalign(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, value in TERMINAL.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(common.console, "width", int(TERMINAL["COLUMNS"]))
+    monkeypatch.setattr(console, "width", int(TERMINAL["COLUMNS"]))
 
     def run(*arguments, expect=0):
         monkeypatch.setattr(sys, "argv", ["clipalign", *map(str, arguments)])
@@ -85,7 +86,7 @@ def test_a_mistake_has_exit_code_1(tmp_path):
 def test_every_command_runs_in_a_process_of_its_own(photos, tmp_path):
     own_process("embed", photos, "--model", STUDENT, "--out", "features", cwd=tmp_path)
     own_process("evaluate", "features", "--out", "report", cwd=tmp_path)
-    own_process("compare", "--data", photos, "--task", "zero-shot", "--steps", "3", cwd=tmp_path)
+    own_process("compare", photos, "--model", STUDENT, "--task", "zero-shot", "--steps", "3", cwd=tmp_path)
     own_process("trim", "--model", STUDENT, "--image-band", "1,48", cwd=tmp_path)
     for file in ("report/index.html", "comparison/index.html", "isoclip/model.safetensors"):
         assert (tmp_path / file).stat().st_size > 2_000
@@ -113,7 +114,7 @@ def test_trim_writes_an_aligned_model_and_stock_towers(clipalign, tmp_path):
 def test_embed_names_what_it_skips(clipalign, photos):
     (photos / "broken.png").write_bytes(b"nothing")
     try:
-        printed, _ = clipalign("embed", photos, "--out", "features")
+        printed, _ = clipalign("embed", photos, "--model", STUDENT, "--out", "features")
     finally:
         (photos / "broken.png").unlink()
     assert "skipped" in printed
@@ -133,7 +134,8 @@ def test_evaluate_chooses_a_band_on_one_half_and_reports_on_the_other(clipalign,
 
 
 def test_evaluate_with_a_given_band_heads_and_gallery(clipalign, photos, tmp_path):
-    arguments = ("evaluate", photos, "--gallery", photos, "--band", "1,48", "--heads", "raw,isoclip")
+    bands = ("--image-band", "1,48", "--heads", "raw,isoclip")
+    arguments = ("evaluate", photos, "--model", STUDENT, "--gallery", photos, *bands)
     clipalign(*arguments)
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
     assert [score["head"] for score in results["comparison"]["scores"]] == ["raw", "isoclip"]
@@ -142,10 +144,11 @@ def test_evaluate_with_a_given_band_heads_and_gallery(clipalign, photos, tmp_pat
 
 
 def test_evaluate_classification(clipalign, photos, tmp_path):
-    clipalign("evaluate", photos, "--task", "ncm", "--train", photos, "--band", "1,48")
+    model = ("--model", STUDENT)
+    clipalign("evaluate", photos, *model, "--task", "ncm", "--train", photos, "--image-band", "1,48")
     rows = json.loads((tmp_path / "evaluation" / "results.json").read_text())["scores"]
     assert rows[0]["top1"] > 0.5
-    clipalign("evaluate", photos, "--task", "zero-shot", "--template", "an emoji of {}", "--out", "zs")
+    clipalign("evaluate", photos, *model, "--task", "zero-shot", "--out", "zs")
     assert json.loads((tmp_path / "zs" / "results.json").read_text())["scores"]["top1"] > 0.5
 
 
@@ -154,7 +157,7 @@ def test_evaluate_texts(clipalign, tmp_path):
     for number, name in enumerate(["red heart", "black cat", "green apple", "yellow star", "blue car", "white dog"]):
         lines += [f"{number}.jpg,an emoji of {name}", f"{number}.jpg,a picture of {name}"]
     (tmp_path / "captions.csv").write_text("\n".join(lines))
-    clipalign("evaluate", "captions.csv", "--task", "text-text", "--band", "1,20")
+    clipalign("evaluate", "captions.csv", "--model", STUDENT, "--task", "text-text", "--text-band", "1,20")
     comparison = json.loads((tmp_path / "evaluation" / "results.json").read_text())["comparison"]
     assert comparison["n_queries"] == 12
     assert comparison["scores"][0]["metrics"]["map"] > 0.3
@@ -168,10 +171,10 @@ def test_evaluate_texts(clipalign, tmp_path):
         (("trim", "--model", STUDENT, "--image-band", "many"), "is no band: write K_TOP,K_BOTTOM"),
         (("trim", "--model", STUDENT, "--image-band", "100,28"), "removes all 128"),
         (("trim", "--model", STUDENT, "--image-band", "1,2", "--compact"), "--compact needs --stock"),
-        (("evaluate", "no-such-folder/x/y"), "no-such-folder/x/y"),
+        (("evaluate", "no-such-folder/x/y", "--model", STUDENT), "no-such-folder/x/y"),
         (("evaluate", ".", "--task", "juggling"), "unknown task 'juggling'"),
         (("demo", "--model", "elephant"), "unknown model 'elephant'"),
-        (("embed", "empty"), "no images"),
+        (("embed", "empty", "--model", STUDENT), "no images"),
         (("spectrum", "--device", "cpu"), None),
     ],
 )
@@ -188,12 +191,12 @@ def test_a_mistake_gets_one_clear_line(clipalign, arguments, message, tmp_path):
 
 def test_compare_puts_inversion_beside_the_heads(clipalign, photos, tmp_path):
     printed, _ = clipalign(
-        "compare", "--data", photos, "--methods", "baseline,isoclip,text-pca,oti", "--band", "1,8", "--steps", "4",
-        "--evaluate-at", "0,4",
+        "compare", photos, "--model", STUDENT, "--methods", "raw,isoclip,text-pca,oti", "--image-band", "1,8",
+        "--steps", "4", "--evaluate-at", "0,4",
     )  # fmt: skip
     results = json.loads((tmp_path / "comparison" / "results.json").read_text())
     scores = results["comparison"]["scores"]
-    assert [score["head"] for score in scores] == ["baseline", "isoclip", "text-pca", "oti"]
+    assert [score["head"] for score in scores] == ["raw", "isoclip", "text-pca", "oti"]
     assert set(results["map_after_steps"]) == {"0", "4"}
     assert results["map_after_steps"]["4"] == pytest.approx(scores[3]["metrics"]["map"])
     assert scores[3]["ms_per_query"] > scores[0]["ms_per_query"] > 0
@@ -204,18 +207,18 @@ def test_compare_puts_inversion_beside_the_heads(clipalign, photos, tmp_path):
 
 
 def test_compare_classifies_within_one_modality_as_the_control(clipalign, photos, tmp_path):
-    clipalign("compare", "--data", photos, "--task", "zero-shot", "--steps", "3")
+    clipalign("compare", photos, "--model", STUDENT, "--task", "zero-shot", "--steps", "3")
     scores = json.loads((tmp_path / "comparison" / "results.json").read_text())["scores"]
-    assert [row["method"] for row in scores] == ["baseline", "oti", "ovi"]
+    assert [row["method"] for row in scores] == ["raw", "oti", "ovi"]
 
 
 def test_compare_texts(clipalign, tmp_path):
     lines = [f"{image}.png,{text} {word}" for image, word in enumerate(("cat", "dog")) for text in ("a", "the", "red")]
     (tmp_path / "captions.csv").write_text("image,caption\n" + "\n".join(lines) + "\n")
-    arguments = ["--data", "captions.csv", "--task", "text-text", "--methods", "baseline,ovi", "--steps", "3"]
+    arguments = ["captions.csv", "--model", STUDENT, "--task", "text-text", "--methods", "raw,ovi", "--steps", "3"]
     clipalign("compare", *arguments)
     scores = json.loads((tmp_path / "comparison" / "results.json").read_text())["comparison"]["scores"]
-    assert [score["head"] for score in scores] == ["baseline", "ovi"]
+    assert [score["head"] for score in scores] == ["raw", "ovi"]
 
 
 def test_compare_explains_bad_options(clipalign, photos):
@@ -225,4 +228,14 @@ def test_compare_explains_bad_options(clipalign, photos):
         (["--methods", "oti", "--oti-template", "a photo"], "0 places"),
         (["--evaluate-at", "ten"], "'ten' are no steps"),
     ):
-        assert words in clipalign("compare", "--data", photos, *options, expect=1)[1]
+        assert words in clipalign("compare", photos, "--model", STUDENT, *options, expect=1)[1]
+
+
+def test_a_misspelt_built_in_model_and_a_negative_number_of_workers(clipalign, photos):
+    _, error = clipalign("embed", photos, "--model", "mini:studnt", expect=1)
+    assert error.strip() == (
+        "error: unknown built-in model 'mini:studnt': did you mean 'mini:student'? choose from mini:student, "
+        "mini:teacher."
+    )
+    _, error = clipalign("embed", photos, "--model", STUDENT, "--workers", "-1", expect=2)
+    assert "--workers" in error

@@ -33,8 +33,8 @@ def call(*arguments):
 
 def test_the_kept_concepts_are_what_is_in_the_folder(animals, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    arguments = ("concepts", "--images", animals, "--dictionary", animals / "names.txt", "--out", out)
-    printed = call(*arguments)
+    arguments = ("concepts", animals, "--dictionary", animals / "names.txt", "--out", out)
+    printed = call(*arguments, "--model", "mini:teacher")
     assert set(load_dictionary(out / "concepts.csv")[:4]) == set(NAMES[:4])
     content = json.loads((out / "concepts.json").read_text())
     assert content["template"] == "an emoji of {}"
@@ -49,19 +49,19 @@ def test_the_kept_concepts_are_what_is_in_the_folder(animals, tmp_path, monkeypa
 
     monkeypatch.setattr("hf_clipalign.features.extraction.image_block", refuse)
     monkeypatch.setattr("hf_clipalign.features.text_cache.encode_texts", refuse)
-    call(*arguments, "--beta-c", 0.5)
+    call(*arguments, "--model", "mini:teacher", "--beta-c", 0.5)
     assert len(load_dictionary(out / "concepts.csv")) < len(content["concepts"])
     with pytest.raises(ClipAlignError, match="model"):
-        call(*arguments, "--model", "mini-student")
+        call(*arguments, "--model", "mini:student")
 
 
 def test_a_features_folder_and_further_names(animals, tmp_path):
     features, out = tmp_path / "features", tmp_path / "out"
-    call("embed", animals, "--model", "mini-teacher", "--out", features, "--workers", 0)
+    call("embed", animals, "--model", "mini:teacher", "--out", features, "--workers", 0)
     dictionary = tmp_path / "one.txt"
     dictionary.write_text("violin\nguitar [b]\n[/] $x^\n")
     options = ("--dictionary", dictionary, "--also", "giraffe, Violin", "--template", "a picture of {}")
-    printed = call("concepts", "--images", features, *options, "--beta-c", 1, "--out", out)
+    printed = call("concepts", features, *options, "--beta-c", 1, "--out", out)
     content = json.loads((out / "concepts.json").read_text())
     assert content["n_concepts"] == 4
     assert {"guitar [b]", "[/] $x^"} <= {row["name"] for row in content["concepts"]}
@@ -75,20 +75,39 @@ def test_a_features_folder_and_further_names(animals, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--beta-e", "2"), "beta_e is 2"),
-        (("--beta-c", "1.5"), "beta_c is 1.5"),
-        (("--temperature", "nan"), "temperature is nan"),
+        (("--beta-e", "2"), "--beta-e is 2"),
+        (("--beta-c", "1.5"), "--beta-c is 1.5"),
+        (("--temperature", "nan"), "--temperature is nan"),
         (("--template", "a photo"), "exactly one"),
         (("--dictionary", "missing.txt"), "no such file"),
         (("--also", "dog,,cat"), "position 1 is blank"),
-        (("--images", ".", "--out", "concepts"), r"'concepts' lies in '\.': .* with --out"),
     ],
 )
-def test_mistakes_are_told_before_any_image_is_read(options, message, animals, tmp_path, monkeypatch):
+def test_mistakes_are_named_before_any_image_is_read(options, message, animals, tmp_path, monkeypatch):
     def refuse(*unused):
         raise AssertionError("features were extracted")
 
-    monkeypatch.setattr("hf_clipalign.cli.concepts._features", refuse)
+    monkeypatch.setattr("hf_clipalign.cli.commands.concepts._features", refuse)
     given = () if "--dictionary" in options else ("--dictionary", animals / "names.txt")
     with pytest.raises(ClipAlignError, match=message):
-        call("concepts", "--images", animals, "--out", tmp_path / "out", *given, *options)
+        call("concepts", animals, "--model", "mini:teacher", "--out", tmp_path / "out", *given, *options)
+
+
+def test_a_model_that_does_not_know_such_images_gives_no_answer(tmp_path):
+    generator = np.random.default_rng(0)
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    for number in range(8):
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(noise / f"{number}.png")
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    options = ("--model", "mini:teacher", "--dictionary", tmp_path / "names.txt", "--out", tmp_path / "out")
+    printed = call("concepts", noise, *options)
+    assert "no answer: mini:teacher sees nearly the same in all images" in printed
+    assert "concepts tell" not in printed
+    assert json.loads((tmp_path / "out" / "concepts.json").read_text())["flat"] is True
+
+
+def test_a_model_that_knows_the_images_answers(animals, tmp_path):
+    options = ("--dictionary", animals / "names.txt", "--model", "mini:teacher", "--out", tmp_path / "out")
+    assert "no answer" not in call("concepts", animals, *options)
+    assert json.loads((tmp_path / "out" / "concepts.json").read_text())["flat"] is False

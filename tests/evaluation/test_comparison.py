@@ -10,6 +10,7 @@ from PIL import Image
 from hf_clipalign import ClipAlignError
 from hf_clipalign.evaluation import (
     Head,
+    JudgedPairs,
     LabelledRetrieval,
     Match,
     MatchRow,
@@ -26,8 +27,9 @@ from hf_clipalign.evaluation import (
     top_matches,
     write_report,
 )
+from hf_clipalign.evaluation.tasks import score_retrieval
 from hf_clipalign.features import Features
-from hf_clipalign.metrics import retrieval_metrics
+from hf_clipalign.metrics import bootstrap_interval, paired_bootstrap, retrieval_metrics
 
 
 def draw(*shape, seed=0):
@@ -142,7 +144,7 @@ def test_nearest_class_mean_of_every_head():
     rows = nearest_class_mean_scores(HEADS, train, test)
     assert [row["head"] for row in rows] == ["raw", "half", "same"]
     assert rows[0]["top1"] == rows[2]["top1"] == 1.0
-    assert rows[1]["numbers"] == 4
+    assert rows[1]["dimension"] == 4
     with pytest.raises(ClipAlignError, match="no image of class 5"):
         nearest_class_mean_scores(HEADS, features(5), test)
 
@@ -181,3 +183,46 @@ def test_the_grid_plot_frames_the_best_cell():
     figure = plot_band_grid({(0, 0): 0.5, (1, 0): 0.7, (0, 2): 0.6, (1, 2): 0.1})
     frame = figure.axes[0].patches[0]
     assert (frame.get_x(), frame.get_y()) == (0.5, -0.5)
+
+
+def test_intervals_resample_classes_and_the_gain_is_paired():
+    task = retrieval_task(features(noise=2.0))
+    baseline, other = compare_heads(HEADS[:2], {"task": task}, n_resamples=300, seed=4).scores
+    labels = np.asarray(task.query_labels).astype(str)
+    maps = [
+        retrieval_metrics(*head.embed(task.query, task.gallery), *task[2:], per_query=True)["per_query"]["map"]
+        for head in HEADS[:2]
+    ]
+    for score, values in zip((baseline, other), maps, strict=True):
+        assert score.map_interval == pytest.approx(bootstrap_interval(values, labels, 300, seed=4)[1:])
+        assert score.map_interval != pytest.approx(bootstrap_interval(values, None, 300, seed=4)[1:])
+    expected = paired_bootstrap(maps[1], maps[0], labels, 300, seed=4)
+    assert (other.gain, *other.gain_interval) == pytest.approx(expected)
+    assert baseline.gain_interval == (0.0, 0.0)
+
+
+def test_classes_are_shared_by_tasks_and_judged_queries_are_not():
+    first, second = retrieval_task(features(4, seed=1)), retrieval_task(features(4, seed=2))
+    shared = compare_heads(HEADS[:1], {"a": first, "b": second}, n_resamples=200).scores[0]
+    values = [
+        retrieval_metrics(*HEADS[0].embed(task.query, task.gallery), *task[2:], per_query=True)["per_query"]["map"]
+        for task in (first, second)
+    ]
+    labels = np.tile(first.query_labels, 2)
+    assert shared.map_interval == pytest.approx(bootstrap_interval(np.concatenate(values), labels, 200)[1:])
+    judged = JudgedPairs(draw(8, 8), draw(9, 8, seed=1), [[row] for row in range(8)], [[1.0]] * 8, [-1] * 8)
+    other = judged._replace(query=draw(8, 8, seed=2))
+    two = compare_heads(HEADS[:1], {"a": judged, "b": other}, n_resamples=200).scores[0]
+    single = [
+        score_retrieval(task, task.query, task.gallery, per_query=True)["per_query"]["map"] for task in (judged, other)
+    ]
+    names = [f"{task}/{row}" for task in "ab" for row in range(8)]
+    assert two.map_interval == pytest.approx(bootstrap_interval(np.concatenate(single), names, 200)[1:])
+
+
+def test_at_most_ten_queries_without_a_positive_are_named():
+    task = LabelledRetrieval(draw(13, 8), draw(4, 8, seed=1), [*range(12), 0], [0, 20, 21, 22])
+    comparison = compare_heads(HEADS[:1], {"task": task}, n_resamples=10)
+    assert comparison.n_without_positive == 11
+    assert comparison.without_positive == [f"task query {row}" for row in range(1, 11)]
+    assert "task query 10…" in comparison.caption()

@@ -203,3 +203,92 @@ def test_heat_map_frames_what_a_task_taught() -> None:
 def test_heat_map_with_the_spread_of_seeds() -> None:
     axes = plot_task_matrix([[0.5, math.nan]], ["A"], ["A", "B"], [["A"]], spread=[[0.021, math.nan]]).axes[0]
     assert [text.get_text() for text in axes.texts] == ["50.0\n± 2.1", "–"]
+
+
+def measured_rows(scores: list[float], predicted: int = 3) -> dict[str, Any]:
+    by_finding = dict(zip(NAMES, scores, strict=True))
+    counts = {"positives": dict.fromkeys(NAMES, 5), "known": dict.fromkeys(NAMES, 9)}
+    return {
+        "auroc": by_finding,
+        "f1": by_finding,
+        "undefined": [],
+        **counts,
+        "predicted": dict.fromkeys(NAMES, predicted),
+    }
+
+
+def test_the_adapter_as_it_came_is_a_row_and_what_it_had_learned_counts(tmp_path: Path) -> None:
+    found = IncrementalResult("later", list(NAMES))
+    found.add_zero_shot(measured_rows([0.5, 0.5, 0.4]))
+    found.add_before(["A", "B"], measured_rows([0.9, 0.8, 0.5]))
+    found.add("C", ["C"], measured_rows([0.6, 0.85, 0.95]))
+    assert found.row_names == ["before", "C"]
+    assert found.matrix().tolist() == [[0.9, 0.8, 0.5], [0.6, 0.85, 0.95]]
+    assert found.learned_at == [0, 0, 1]
+    summary = found.forgetting()
+    assert summary["compared"] == ["A", "B"]
+    assert summary["forgetting"] == pytest.approx((0.3 - 0.05) / 2)
+    assert summary["backward_transfer"] == pytest.approx(-summary["forgetting"])
+    assert summary["forward_transfer"] == pytest.approx(0.1)
+    assert [row[0] for row in found.table().rows] == ["zero-shot", "before", "after C"]
+    assert [text.get_text() for text in found.plot().axes[0].get_yticklabels()] == ["before", "after C"]
+    again = IncrementalResult.from_json(found.to_json())
+    assert again == found
+    assert "forgetting +12.5" in write_incremental_report(tmp_path, [again]).read_text(encoding="utf-8")
+
+
+def test_a_fresh_adapter_has_a_row_that_takes_no_part_in_forgetting() -> None:
+    found = IncrementalResult("fresh", list(NAMES))
+    found.add_before([], measured_rows([0.99, 0.5, 0.5]))
+    for task, scores in (("A", [0.9, 0.5, 0.5]), ("B", [0.8, 0.9, 0.5]), ("C", [0.8, 0.9, 0.9])):
+        found.add(task, [task], measured_rows(scores))
+    assert found.table().rows[0] == ["before", "99.0", "50.0", "50.0", "66.3"]
+    assert found.matrix().shape == (3, 3)
+    assert found.forgetting()["forgetting"] == pytest.approx(0.05)
+
+
+def test_an_f1_of_zero_since_nothing_is_predicted_is_no_forgetting(tmp_path: Path) -> None:
+    found = IncrementalResult("mute", list(NAMES))
+    for task in NAMES:
+        found.add(task, [task], measured_rows([0.0] * 3, predicted=0))
+    assert math.isnan(found.forgetting("f1")["forgetting"])
+    assert found.forgetting("f1")["never_predicted"] == NAMES
+    assert found.forgetting("f1")["average"] == 0
+    assert found.forgetting("auroc")["forgetting"] == 0
+    assert "never predicted present, so that F1 is 0: A, B, C" in found.table("f1").caption
+    assert "never predicted" not in found.table("auroc").caption
+    text = write_incremental_report(tmp_path, [found]).read_text(encoding="utf-8")
+    assert "F1 of A, B, C is 0 throughout, since they were never predicted present" in text
+    assert "F1, points: forgetting" not in text
+    always = IncrementalResult("always", list(NAMES))
+    for task in NAMES:
+        always.add(task, [task], measured_rows([0.6] * 3, predicted=9))
+    assert math.isnan(always.forgetting("f1")["forgetting"])
+    assert always.forgetting("f1")["one_answer"] == NAMES
+    assert "predicted present on all images: A, B, C" in always.table("f1").caption
+    lost = IncrementalResult("lost", list(NAMES))
+    lost.add("all", NAMES, measured_rows([0.5] * 3))
+    lost.add("more", NAMES, measured_rows([0.0] * 3, predicted=0))
+    assert lost.forgetting("f1")["forgetting"] == 0.5
+
+
+def test_averages_and_table_agree_when_test_data_change() -> None:
+    found = IncrementalResult("changing", ["a", "b"])
+    found.add_zero_shot(rows([1, 0], [1, 1], names=["a", "b"]))
+    found.add("t1", ["a", "b"], rows([1, 0], [1, 1], names=["a", "b"]))
+    found.add("t2", ["a"], rows([0, 1], [0, 0], [1, 1], names=["a", "b"]))
+    found.add_zero_shot(rows([0], [1], names=["a"]))
+    assert found.zero_shot is not None
+    for row, mean in (
+        (found.table().rows[0], found.zero_shot["macro_auroc"]),
+        (found.table().rows[-1], found.forgetting()["average"]),
+        (found.table().rows[-1], found.means[-1]["macro_auroc"]),
+    ):
+        assert row[-1].split(" ")[0] == f"{100 * mean:.1f}"
+
+
+@pytest.mark.parametrize("damage", [{"tasks": 3}, {"scores": {"auroc": ["a"]}}, {"findings": None}, {"unknown": 1}])
+def test_damaged_scores_are_one_clear_error(damage: dict[str, Any]) -> None:
+    content = json.loads(result().to_json())
+    with pytest.raises(ClipAlignError, match="no scores of learning in tasks"):
+        IncrementalResult.from_json(json.dumps({**content, **damage}))

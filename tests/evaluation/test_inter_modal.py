@@ -40,7 +40,7 @@ def compare(**options):
 
 def test_linear_methods_are_the_heads():
     texts = torch.randn(40, 24, generator=torch.Generator().manual_seed(1))
-    methods = ["baseline", "isoclip", "text-pca", "centred", "pre-projection"]
+    methods = ["raw", "isoclip", "text-pca", "centred", "pre-projection"]
     result = compare(methods=methods, band=(2, 4), text_embeds=texts)
     names = ["raw", *methods[1:]]
     expected = compare_heads(
@@ -73,19 +73,19 @@ def test_oti_queries_search_native_images(self_search):
 
 
 def test_every_method_says_what_a_query_takes():
-    result = compare(methods=["baseline", "oti"], tower_ms=2.5)
+    result = compare(methods=["raw", "oti"], tower_ms=2.5)
     times = result.milliseconds
     for score in result.retrieval.scores:
         assert score.ms_per_query == pytest.approx(sum(times[score.head].values()))
         assert times[score.head]["tower"] == 2.5
-    assert times["oti"]["method"] > 10 * times["baseline"]["method"]
+    assert times["oti"]["method"] > 10 * times["raw"]["method"]
     assert result.retrieval.columns()[-1] == "ms per query"
     assert all(float(row[-1]) > 2.4 for row in result.retrieval.rows())
     assert tower_milliseconds(tiny_clip()) > 0
 
 
 def test_texts_are_inverted_by_ovi():
-    result = compare(task=task("text"), modality="text", methods=["baseline", "ovi"], n_tokens=4)
+    result = compare(task=task("text"), modality="text", methods=["raw", "ovi"], n_tokens=4)
     assert result.inversion.tokens.shape == (12, 4, 48)
 
 
@@ -113,7 +113,7 @@ def test_zero_shot_controls():
     rows = zero_shot_controls(
         tiny_clip(), images(), processor=tiny_tokenizer(), oti_steps=4, ovi_steps=4, n_tokens=2, progress=False
     )
-    assert [row["method"] for row in rows] == ["baseline", "oti", "ovi"]
+    assert [row["method"] for row in rows] == ["raw", "oti", "ovi"]
     encoder, tokenizer = as_dual_encoder(tiny_clip()), tiny_tokenizer()
     prompts = tokenizer([f"a photo of a {name}." for name in images().class_names], padding=True, return_tensors="pt")
     classes = encoder.encode_text(prompts["input_ids"], normalize=True).detach()
@@ -129,7 +129,7 @@ def test_bad_input():
     with pytest.raises(ClipAlignError, match="unknown method 'magic'"):
         compare(methods=["magic"])
     with pytest.raises(ClipAlignError, match="ovi does not invert images: use oti"):
-        compare(methods=["baseline", "ovi"])
+        compare(methods=["raw", "ovi"])
     with pytest.raises(ClipAlignError, match="'isoclip' needs a band"):
         compare(methods=["isoclip"])
     with pytest.raises(ClipAlignError, match="n_tokens is 0"):

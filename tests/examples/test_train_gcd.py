@@ -43,7 +43,12 @@ def flags(folder: Path, *more: str) -> list[str]:
 
 def test_table_gallery_model_and_card(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     table = example.main(flags(tmp_path))
-    assert list(table.scores) == ["k-means on student features", "k-means on teacher features", "SpectralGCD"]
+    assert list(table.scores) == [
+        "k-means on student features",
+        "k-means on teacher features",
+        "semi-supervised k-means on teacher features",
+        "SpectralGCD",
+    ]
     assert table.tests == ["All", "Old", "New"]
     assert all(0 <= table.mean(method, test) <= 1 for method in table.scores for test in table.tests)
     assert "SpectralGCD" in capsys.readouterr().out
@@ -51,7 +56,7 @@ def test_table_gallery_model_and_card(example: Any, tmp_path: Path, capsys: pyte
     assert '<div class="group">' in (run / "gallery.html").read_text()
     text = (run / "README.md").read_text()
     assert check_card(text).pipeline_tag == "image-classification"
-    assert "examples/train_gcd.py" in text
+    assert "launch train_gcd.py" in text
     assert "| SpectralGCD |" in text
     loaded = AutoModel.from_pretrained(run)
     assert isinstance(loaded, SpectralGCDModel)
@@ -88,16 +93,20 @@ def test_a_partly_labelled_folder(example: Any, tmp_path: Path, capsys: pytest.C
     assert "gallery is" in capsys.readouterr().out
 
 
-def test_without_novel_classes_nothing_is_trained(example: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(example, "estimate_n_classes", lambda *given: ClassCountEstimate(2, 2, {2: 1.0, 3: 0.5}))
+def test_an_estimate_without_novel_classes_is_taken_with_a_warning(
+    example: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    estimates = [ClassCountEstimate(2, 2, {2: 1.0, 3: 0.5}), ClassCountEstimate(1, 1, {1: 1.0})]
+    monkeypatch.setattr("hf_clipalign.trainers.gcd.preparation.estimate_n_classes", lambda *_, **__: estimates.pop(0))
     split = SimpleNamespace(
         has_truth=False, training_labels=None, labelled=None, source=SimpleNamespace(name="photos")
     )
     own = example.ExampleArguments()
-    with pytest.raises(ClipAlignError, match=r"photos: the estimate finds no novel class: .* with --n_novel"):
-        example.count_novel(own, split, torch.zeros(3, 2))
-    own.n_novel = 0
     assert example.count_novel(own, split, torch.zeros(3, 2)) == 0
+    assert "photos: the labelled images speak for no novel class beside the 2 known ones" in caplog.text
+    assert example.count_novel(own, split, torch.zeros(3, 2)) == 1
+    own.n_novel = 4
+    assert example.count_novel(own, split, torch.zeros(3, 2)) == 4
 
 
 @pytest.mark.parametrize(
@@ -132,10 +141,8 @@ def test_published_settings_of_a_preset(example: Any, tmp_path: Path, monkeypatc
             return self
 
     split = SimpleNamespace(class_names=["zebra"], source=None)
-    (tmp_path / "words.txt").write_text("\n".join(CONCEPTS))
-    own.dictionary = tmp_path / "words.txt"
-    monkeypatch.setattr(example, "teacher_concepts", lambda *given, **kwargs: Features())
-    example.filter_concepts(own, split, Features(), None)
+    monkeypatch.setattr("hf_clipalign.trainers.gcd.preparation.teacher_concepts", lambda *_, **__: Features())
+    example.filter_concepts(split, Features(), CONCEPTS, own.template, filter_template=example.PLAIN_TEMPLATE)
     assert prompts[-1] == "a photo of a zebra ."
     assert example._known("3") == 3
     assert example._known("0.5") == 0.5

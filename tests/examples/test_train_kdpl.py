@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, CLIPModel, pipeline
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.data import base_and_novel, from_dataset, load_mini
+from hf_clipalign._io.masking import mask
+from hf_clipalign.data import base_and_novel, from_dataset, load_mini, take
+from hf_clipalign.evaluation import zero_shot_logits
 from hf_clipalign.hub import check_card
-from hf_clipalign.hub.cards import without_local_paths
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PARTS = ["seen classes", "unseen classes", "unseen domain"]
@@ -33,8 +37,8 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def flags(folder: Path, *more: str) -> list[str]:
-    settings = {"output_dir": folder, "num_train_epochs": 1, "per_device_train_batch_size": 6, "report_to": "none"}
-    quiet = {"disable_tqdm": "true", "use_cpu": "true"}
+    settings = {"output_dir": folder, "num_train_epochs": 1, "warmup_epochs": 0, "per_device_train_batch_size": 6}
+    quiet = {"report_to": "none"} | {"disable_tqdm": "true", "use_cpu": "true"}
     return [word for name, value in {**settings, **quiet}.items() for word in (f"--{name}", str(value))] + list(more)
 
 
@@ -60,7 +64,7 @@ def test_table_adapter_and_card(
 
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"| {' | '.join(cells)} |" in card for cells in table.cells())
-    assert without_local_paths(table.note) in card
+    assert mask(table.note) in card
     assert str(tmp_path) not in card
     measured = {result.dataset_name: result.metric_value for result in check_card(card).eval_results}
     assert measured == {part: round(100 * table.mean(row, part), 2) for part in PARTS}
@@ -103,27 +107,129 @@ def save_images(folder: Path, n_classes: int) -> None:
             half.read(row).save(path)
 
 
-def test_folder_with_classes(example: Any, tmp_path: Path) -> None:
-    save_images(tmp_path / "images", 8)
-    table = example.main(
-        flags(tmp_path / "run", "--dataset", str(tmp_path / "images"), "--shots", "2", "--template", "an emoji of {}.")
-    )
-    assert table.tests == PARTS[:2]
+TEMPLATE = ("--template", "an emoji of {}.")
 
 
-def test_folder_without_classes_needs_a_dictionary(example: Any, tmp_path: Path) -> None:
-    save_images(tmp_path / "images", 4)
-    flat = tmp_path / "flat"
+def flatten(folder: Path, flat: Path) -> list[str]:
+    """Moves the images of a folder of classes into one; their class names."""
     flat.mkdir()
-    for file in (tmp_path / "images").rglob("*.png"):
+    names = sorted(path.name for path in folder.iterdir())
+    for file in folder.rglob("*.png"):
         file.rename(flat / file.name)
+    return names
+
+
+def test_a_labelled_folder_is_learned_with_all_classes_and_tested_on_other_images(
+    example: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    save_images(tmp_path / "images", 8)
+    run = flags(tmp_path / "run", "--dataset", str(tmp_path / "images"), *TEMPLATE, "--shots", "2", "--seed", "5")
+    outcome = example.run(run)
+    task = outcome.task
+    assert task.train.class_names == task.tests["held-out images"].class_names
+    assert len(set(task.train.labels.tolist())) == 8
+    assert not set(task.train.ids) & set(task.held_out.ids)
+    assert np.bincount(task.train.labels).tolist() == [2] * 8
+    assert outcome.table.seeds == [5]
+    assert "plain student: accuracy" in str(outcome.verdict)
+    assert str(outcome.verdict) in (tmp_path / "run" / "README.md").read_text()
+    assert PeftConfig.from_pretrained(tmp_path / "run").template == outcome.trainer.learner.template
+
+    protocol = example.own_task(*example.parse([*run, "--protocol", "base_to_novel"]))
+    assert len(protocol.train.class_names) == 4
+    assert list(protocol.tests) == PARTS[:2]
+    assert not set(protocol.train.class_names) & set(protocol.tests["unseen classes"].class_names)
+
+
+def test_the_papers_split_of_the_images_is_read(example: Any, tmp_path: Path) -> None:
+    save_images(tmp_path / "images", 4)
+    files = sorted(path.relative_to(tmp_path / "images").as_posix() for path in tmp_path.rglob("*.png"))
+    names = sorted({file.split("/")[0] for file in files})
+    rows = [[file, names.index(file.split("/")[0]), file.split("/")[0]] for file in files]
+    split = tmp_path / "split_zhou_Emoji.json"
+    split.write_text(json.dumps({"train": rows[::2], "val": [], "test": rows[1::2]}))
+    own = flags(tmp_path / "run", "--dataset", str(tmp_path / "images"), "--split_file", str(split))
+    task = example.own_task(*example.parse(own))
+    assert task.train.ids == files[::2]
+    assert task.tests["held-out images"].ids == files[1::2]
+
+
+def test_flat_folder_and_names_become_an_adapter_for_the_stock_pipeline(example: Any, tmp_path: Path) -> None:
+    save_images(tmp_path / "images", 4)
+    names = flatten(tmp_path / "images", tmp_path / "flat")
+    (tmp_path / "flat" / "broken.png").write_bytes(b"no image")
+    run = flags(tmp_path / "run", "--dataset", str(tmp_path / "flat"), *TEMPLATE, "--skip_unreadable", "true")
+    outcome = example.run([*run, "--class_names", ",".join(names), "--holdout", "0.3", "--augment", "false"])
+    assert "agreement only, not accuracy" in str(outcome.verdict)
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "agreement only, not accuracy" in card
+    assert f"hypothesis_template={outcome.trainer.learner.template!r}" in card.replace('"', "'")
+    assert "export_vocabulary" in card
+
+    image = outcome.task.held_out.read(0)
+    template = PeftConfig.from_pretrained(tmp_path / "run").template
+    classify = pipeline("zero-shot-image-classification", model=str(tmp_path / "run"), device="cpu")
+    found = {item["label"]: item["score"] for item in classify(image, names, hypothesis_template=template)}
+    one = take(outcome.task.held_out, [0])
+    cosines = zero_shot_logits(outcome.trainer.peft_model, load_mini().student_processor, one, names)
+    scale = load_mini().student.logit_scale.exp().item()
+    expected = (scale * cosines).softmax(dim=-1)[0]
+    assert [found[name] for name in names] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+def test_folder_without_class_names_needs_a_dictionary(example: Any, tmp_path: Path) -> None:
+    save_images(tmp_path / "images", 4)
+    flatten(tmp_path / "images", tmp_path / "flat")
     (tmp_path / "words.txt").write_text("\n".join(load_mini().concepts.known[:40]))
-    run = flags(tmp_path / "run", "--dataset", str(flat), "--template", "an emoji of {}.")
+    run = flags(tmp_path / "run", "--dataset", str(tmp_path / "flat"), *TEMPLATE)
     with pytest.raises(ClipAlignError, match="class_agnostic"):
         example.main(run)
     table = example.main([*run, "--class_agnostic", "--k_max", "10", "--dictionary", str(tmp_path / "words.txt")])
     assert not table.tests
     assert "class names unknown" in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--protocol", "open"], "no protocol 'open'"),
+        (["--protocol", "cross_dataset"], "go together"),
+        (["--holdout", "1.5"], "--holdout is 1.5"),
+        (["--holdout", "some"], "invalid float value"),
+        (["--sede", "3"], "unknown flag '--sede'"),
+        (["--save_strategy", "sometimes"], "sometimes"),
+        (["--num_train_epochs", "1", "--warmup_epochs", "1"], "would be warm-up at 1e-05"),
+        (["--split_file", "split.json"], "built-in set has its own split"),
+    ],
+)
+def test_bad_flags_are_one_line(example: Any, wrong: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ClipAlignError, match=message) as refused:
+        example.parse([*flags(tmp_path), *wrong])
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("protocol", "depth"), [("base_to_novel", 9), ("cross_dataset", 3), ("domain", 3)])
+def test_promptsrc_is_as_deep_as_the_protocol_says(example: Any, protocol: str, depth: int, tmp_path: Path) -> None:
+    targets = [] if protocol == "base_to_novel" else ["--targets", "other"]
+    own = ["--method", "promptsrc", "--dataset", str(tmp_path), "--protocol", protocol, *targets]
+    arguments, training = example.parse([*own, "--output_dir", str(tmp_path)])
+    assert training.gaussian_mean == (15.0 if depth == 9 else 6.0)
+    shape = copy.deepcopy(load_mini().student.config)
+    shape.text_config.num_hidden_layers = shape.vision_config.num_hidden_layers = 10
+    shape.name_or_path = str(load_mini().student_path)
+    student = CLIPModel(shape)
+    config = example.add_prompts(student, load_mini().student_processor, arguments).peft_config["default"]
+    assert (config.text_depth, config.image_depth) == (depth, depth)
+
+
+def test_the_hub_is_asked_before_training(example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example, "build_trainer", lambda *given: pytest.fail("trained first"))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    push = [*flags(tmp_path), "--push_to_hub", "true"]
+    with pytest.raises(ClipAlignError, match="where to push"):
+        example.run(push)
+    with pytest.raises(ClipAlignError, match="no Hub token"):
+        example.run([*push, "--hub_model_id", "me/prompt"])
 
 
 def test_methods_have_their_published_settings_unless_told_otherwise(example: Any, tmp_path: Path) -> None:

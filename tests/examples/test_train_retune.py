@@ -83,17 +83,29 @@ def test_own_features_with_labels_in_chexperts_format(example: Any, tmp_path: Pa
     extract_to_store(mini.student, source, mini.student_processor, tmp_path / "features", progress=False)
     values = np.random.default_rng(0).integers(-1, 2, size=(40, 2))
     rows = [f"{name},{a},{b}" for name, (a, b) in zip(source.ids, values, strict=True)]
-    (tmp_path / "labels.csv").write_text("\n".join(["Path,Edema,Fracture", *rows]))
+    for name, part in (("labels", rows[15:]), ("test", rows[:15])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["Path,Edema,Fracture", *part]))
     (tmp_path / "prompts.json").write_text(
         '{"Edema": {"positive": ["wet"], "negative": ["dry"]}, "Fracture": {"positive": ["bone"], "negative": ["no"]}}'
     )
     features, labels = str(tmp_path / "features"), str(tmp_path / "labels.csv")
     own = ["--model", str(mini.student_path), "--features", features, "--labels", labels]
-    own += ["--test_features", features, "--test_labels", labels, "--findings", "Edema", "Fracture"]
+    own += [
+        "--test_features",
+        features,
+        "--test_labels",
+        str(tmp_path / "test.csv"),
+        "--findings",
+        "Edema",
+        "Fracture",
+    ]
     own += ["--prompts", str(tmp_path / "prompts.json"), "--scenarios", "class-incremental", "--uncertain", "ones"]
     (result,) = example.main(flags(tmp_path / "run", *own))
     assert result.findings == ["Edema", "Fracture"]
     assert result.tasks == ["Edema", "Fracture"]
+    own[own.index("--test_labels") + 1] = labels
+    with pytest.raises(ClipAlignError, match="25 of 25 test images were seen in training"):
+        example.main(flags(tmp_path / "again", *own))
 
 
 def test_bad_flags(example: Any, run_example: Any, tmp_path: Path) -> None:

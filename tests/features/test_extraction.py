@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign._files import exclusive_lock
+from hf_clipalign._io.files import exclusive_lock
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import Captions, ImageStream, StreamRecord, image_folder, open_stream
 from hf_clipalign.features import FeatureStore, extract_image_features, extract_text_features, extract_to_store
@@ -109,7 +109,7 @@ def test_a_damaged_shard_is_named_and_only_it_is_made_again(model, images, tmp_p
     out = tmp_path / "out"
     extract(model, image_folder(images), out)
     expected, before = content(out), times(out)
-    file = out / "features-00001.safetensors"
+    (file,) = out.glob("features-00001-*.safetensors")
     data = bytearray(file.read_bytes())
     if damage == "missing":
         file.unlink()
@@ -118,25 +118,26 @@ def test_a_damaged_shard_is_named_and_only_it_is_made_again(model, images, tmp_p
     else:
         data[-5] ^= 1
         file.write_bytes(data)
-    with pytest.raises(ClipAlignError, match=r"features-00001\.safetensors: it(s| is| has)"):
+    with pytest.raises(ClipAlignError, match=r"features-00001-\w+\.safetensors: it(s| is| has)"):
         FeatureStore.open(out).values()
     with pytest.raises(ClipAlignError, match="batch_size=3"):
         extract(model, image_folder(images), out, batch_size=2)
     extract(model, image_folder(images), out)
     assert content(out) == expected
-    assert times(out)["features-00000.safetensors"] == before["features-00000.safetensors"]
+    changed = [name for name, time in times(out).items() if time != before.get(name)]
+    assert sorted(changed) == [file.name, "features.json"]
 
 
 def test_other_shards_of_a_damaged_store_can_still_be_read(model, images, tmp_path):
     store = extract(model, image_folder(images), tmp_path / "out")
     row = store.values([8])
-    file = tmp_path / "out" / "features-00000.safetensors"
+    (file,) = (tmp_path / "out").glob("features-00000-*.safetensors")
     data = bytearray(file.read_bytes())
     data[-5] ^= 1
     file.write_bytes(data)
     fresh = FeatureStore.open(tmp_path / "out")
     assert torch.equal(fresh.values([8]), row)
-    with pytest.raises(ClipAlignError, match=r"features-00000\.safetensors: its content has changed"):
+    with pytest.raises(ClipAlignError, match=r"features-00000-\w+\.safetensors: its content has changed"):
         fresh.verify()
 
 
@@ -203,7 +204,7 @@ def test_other_sizes_cannot_go_on_with_an_unfinished_store(model, images, tmp_pa
     out = tmp_path / "out"
     with pytest.raises(ClipAlignError, match=r"02\.png"):
         extract(model, image_folder(images), out, strict=True, shard_size=2)
-    assert (out / "features-00000.safetensors").exists()
+    assert list(out.glob("features-00000-*.safetensors"))
     with pytest.raises(ClipAlignError, match=r"unfinished .* shard_size=2"):
         extract(model, image_folder(images), out)
     assert len(extract(model, image_folder(images), out, shard_size=2)) == 9
@@ -225,8 +226,9 @@ def test_nothing_readable_is_an_error(model, tmp_path):
 def test_two_runs_on_one_folder_exclude_each_other(model, images, tmp_path):
     out = tmp_path / "out"
     code = (
-        "import sys; from hf_clipalign.features.shards import store_lock; from pathlib import Path\n"
-        "with store_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys; from hf_clipalign.features.storage.folder import folder_lock; "
+        "from hf_clipalign.features.rows import FEATURES; from pathlib import Path\n"
+        "with folder_lock(Path(sys.argv[1]), FEATURES): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -287,7 +289,7 @@ def test_a_stream_goes_on_after_the_shards_that_are_there(model, tmp_path):
     manifest = (out / "features.json").read_text()
     for missing, first in ((("00002",), 8), (("00001",), 4), ((), 11)):
         for number in missing:
-            (out / f"features-{number}.safetensors").unlink()
+            next(out.glob(f"features-{number}-*.safetensors")).unlink()
         (out / "features.json").unlink()
         counted = []
         extract(model, stream_of(11, counted), out)
@@ -314,8 +316,11 @@ def test_a_streamed_data_set(model, images, tmp_path):
     assert store.ids == [name[-6:-4] for name in folder.ids]
     assert (store.labels.tolist(), store.class_names) == (folder.labels.tolist(), ["cat", "dog"])
     assert extract(model, streamed, tmp_path / "rows").ids[-1] == "9"
-    with pytest.raises(ClipAlignError, match="what differs: data"):
-        extract(model, open_stream(streamed, id_column="name", fingerprint="v2"), tmp_path / "out")
+    before = store.values()
+    again = extract(model, open_stream(streamed, id_column="name", fingerprint="v2"), tmp_path / "out")
+    assert torch.equal(again.values(), before)
+    with pytest.raises(ClipAlignError, match="another run has replaced it since it was opened"):
+        store.values()
 
 
 def test_texts(model, tmp_path):

@@ -1,6 +1,7 @@
 """Features from images and texts: order, bad images, saving."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -89,7 +90,7 @@ def test_loading_what_is_not_there_or_damaged_is_an_error(model, folder, tmp_pat
     with pytest.raises(ClipAlignError, match="holds no features"):
         Features.load(tmp_path / "nothing")
     extract(model, folder).save(tmp_path / "out")
-    file = tmp_path / "out" / "features-00000.safetensors"
+    (file,) = (tmp_path / "out").glob("features-00000-*.safetensors")
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ClipAlignError, match="damaged"):
         Features.load(tmp_path / "out")
@@ -122,3 +123,19 @@ def test_bad_texts_are_errors(model):
         extract_text_features(model, [], tiny_tokenizer())
     with pytest.raises(ClipAlignError, match="reads 77"):
         extract_text_features(model, ["cat " * 100], tiny_tokenizer())
+
+
+def test_rows_ids_and_labels_are_read_by_position():
+    values = torch.arange(8.0).reshape(4, 2)
+    labels = pd.Series([3, 2, 1, 0])[::-1]
+    features = Features(values, "image", ids=pd.Series(list("abcd"))[::-1], labels=labels)
+    chosen = features.select(pd.Series([0, 2])[::-1])
+    assert chosen.ids == ["b", "d"]
+    assert chosen.labels.tolist() == [2, 0]
+    assert chosen.values.tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert len(features.select([])) == 0
+
+
+def test_a_negative_number_of_workers_is_refused(model, folder):
+    with pytest.raises(ClipAlignError, match="num_workers is -1"):
+        extract(model, folder, num_workers=-1)

@@ -124,7 +124,7 @@ def test_another_model_and_other_names_are_refused(images: Path, tmp_path: Path)
     with pytest.raises(ClipAlignError, match="text features"):
         LabelledEmbeddings.from_store(tmp_path / "text", labels(), tiny_clip())
     Features(torch.ones(4, 7), "image", NAMES).save(tmp_path / "narrow")
-    with pytest.raises(ClipAlignError, match="7 numbers"):
+    with pytest.raises(ClipAlignError, match="dimension 7"):
         LabelledEmbeddings.from_store(tmp_path / "narrow", labels(), tiny_clip())
 
 
@@ -152,7 +152,7 @@ def test_bad_embeddings(tmp_path: Path) -> None:
     for name, message in {
         "e.pt": "must be a",
         "none.safetensors": "no such file",
-        "other.safetensors": "no tensor 'image_embeds', only other",
+        "other.safetensors": "no tensor 'image_embeds', only 'other'",
         "short.safetensors": "1 ids for 4",
         "damaged.safetensors": "cannot be read",
         "column.parquet": "no column 'image_embeds'",

@@ -278,8 +278,8 @@ def test_bad_settings(options: dict[str, Any], message: str) -> None:
         (["a", "b", "A"], "duplicates"),
         (["a", None, "c"], "position 1 is None, not a text"),
         (["a", "b"], "2 concept names but 3 text features"),
-        ("abc", "a list of names"),
-        (None, "concept names: a list of names is needed, not None"),
+        ("abc", "concept names is a single string, 'abc'"),
+        (None, "concept names is None: give a list"),
         ([], "there are none"),
     ],
 )
@@ -312,7 +312,7 @@ def test_bad_features_are_named(row: int, value: float, message: str, n_images: 
 def test_images_that_do_not_fit() -> None:
     images, texts = features(5, 3)
     for bad, message in (
-        (images[:, :-1], "15 numbers, text features 16"),
+        (images[:, :-1], "dimension 15, text features 16"),
         (images[:1], "1 given, but at least two"),
         (images[:0], "0 given, but at least two"),
         (images[:1].repeat(4, 1), "all 4 images look the same"),

@@ -20,6 +20,7 @@ from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import Mini, load_mini
 from hf_clipalign.gcd import SpectralGCDConfig, SpectralGCDModel, concept_contributions, top_concepts
 from hf_clipalign.gcd.explanation import ProfileSums, concept_labels
+from hf_clipalign.gcd.prediction import image_inputs
 from hf_clipalign.hub import build_card, check_card, describe_folder
 from tests.tiny_models import tiny_chinese_clip, tiny_image_processor, tiny_model, tiny_tokenizer
 
@@ -195,7 +196,7 @@ def test_a_class_without_images_is_explained_by_the_image() -> None:
     model = described()
     model.class_profiles.zero_()
     (found,) = model.predict(images(1))
-    shares = model(model._pixels(images(1))).cross_modal[0].detach().softmax(-1)
+    shares = model(image_inputs(model, images(1))).cross_modal[0].detach().softmax(-1)
     assert found.concepts[0] == (CONCEPTS[int(shares.argmax())], pytest.approx(float(shares.max()), rel=1e-4))
 
 
@@ -290,7 +291,7 @@ def test_the_card_describes_the_folder(tmp_path: Path) -> None:
         ({"hidden_size": 0}, "hidden_size is 0"),
         ({"bottleneck_size": 0.5}, "bottleneck_size is 0.5"),
         ({"processor": None}, "give the checkpoint's processor or tokenizer"),
-        ({"concept_features": np.full((5, 128), np.nan)}, "row 0 of concept_features"),
+        ({"concept_features": np.full((5, 128), np.nan)}, "concept_features holds NaN"),
         ({"concept_features": torch.zeros(5, 128)}, r"concept_features.* are zero"),
         ({"concept_features": torch.ones(5, 7)}, r"concept_features are \(5, 7\)"),
         ({"concept_temperature": 0.0}, "concept_temperature"),
@@ -320,7 +321,7 @@ def test_arrays_are_taken_as_tensors() -> None:
         (torch.zeros(3, 4), torch.tensor([0, 1, 2]), r"\[3, 4\] and classes \[3\]"),
         (torch.zeros(3, 5), torch.tensor([0, 1, 9]), "whole numbers from 0 to 3"),
         (torch.zeros(3, 5), torch.tensor([0.0, 1.0, 2.0]), "whole numbers from 0 to 3"),
-        (torch.full((3, 5), float("nan")), torch.tensor([0, 1, 2]), "row 0 of cross_modal"),
+        (torch.full((3, 5), float("nan")), torch.tensor([0, 1, 2]), "cross_modal holds NaN"),
     ],
 )
 def test_classes_that_cannot_be_described(cross_modal: Any, classes: Any, message: str) -> None:

@@ -107,7 +107,10 @@ def test_table_and_plot_show_the_curve() -> None:
         ({"labelled_mask": np.ones(29, bool)}, r"labelled_mask has the shape \(29,\) for 30"),
         ({"labelled_mask": np.full(30, 2)}, "True or False"),
         ({"labels": [0, 1]}, r"labels has the shape \(2,\)"),
-        ({"features": torch.full((30, 4), float("nan"))}, "row 0 of features"),
+        (
+            {"features": torch.full((30, 4), float("nan"))},
+            r"NaN or infinite values in 30 of 30 rows \(0, 1",
+        ),
         ({"features": torch.ones(30, 4)}, "nothing to cluster"),
         ({"max_classes": 2}, "at least the 3 known classes"),
         ({"max_classes": 30}, "fewer than the 30 samples"),
@@ -129,3 +132,17 @@ def test_bad_input(change: dict[str, Any], message: str) -> None:
     arguments = {"features": features, "labels": labels, "labelled_mask": np.ones(30, bool), **change}
     with pytest.raises(ClipAlignError, match=message):
         estimate_n_classes(**arguments)
+
+
+def test_a_lucky_point_does_not_beat_the_plateau(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = dict.fromkeys(range(7, 13), 0.90) | {5: 0.7, 6: 0.7, 13: 0.8, 14: 0.8, 15: 0.905, 16: 0.7, 17: 0.7}
+    features, labels, labelled = blobs(6, 40, 3)
+    monkeypatch.setattr("hf_clipalign.gcd.n_classes._cluster", lambda rows, count, n_init, seed: labels * 0 + count)
+    monkeypatch.setattr(
+        "hf_clipalign.gcd.n_classes.clustering_accuracy", lambda labels, found, mask: {"all": curve[found[0]]}
+    )
+    estimate = estimate_n_classes(features, labels, labelled, counts=sorted(curve))
+    assert estimate.n_classes == 12
+    assert estimate.range == (7, 12)
+    assert "7 to 12 classes" in str(estimate.table().caption)
+    assert ClassCountEstimate(4, 2, {4: 1.0}).range == (4, 4)

@@ -159,7 +159,7 @@ def push_from_full_disk(author: Author) -> None:
         author.step("full disk, stock", author.model.save_stock, target)
     author.report["left behind"] = sorted(
         path.name for folder in (author.folder, Path(os.environ["TMPDIR"])) for path in folder.glob("*full*")
-    ) + sorted(path.name for path in Path(os.environ["TMPDIR"]).glob("clipalign-*"))
+    ) + sorted(path.name for path in Path(os.environ["TMPDIR"]).glob("*clipalign-*"))
     author.step("full disk again", author.model.push_to_hub, "tester/full", processor=author.processor)
 
 

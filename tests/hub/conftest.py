@@ -98,3 +98,14 @@ def _score(head: str, width: int, value: float) -> dict[str, Any]:
     interval = [value - 0.1, value + 0.1]
     measured = {"metrics": {"map": value, "recall_at_1": value}, "map_interval": interval, "per_task": {"data": value}}
     return {"head": head, "width": width, "gain": value - 0.25, "gain_interval": [0.0, 0.1], **measured}
+
+
+def pushes_to(url: str, monkeypatch: pytest.MonkeyPatch, token: str = "hf_writer") -> None:
+    """Lets this process push to a local Hub."""
+    from huggingface_hub import constants
+
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    settings = {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_OFFLINE": False}
+    for name, value in {**settings, "HF_HUB_DISABLE_XET": True}.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", token)

@@ -56,12 +56,18 @@ class Repo:
 
 @dataclass
 class Fault:
-    """The first `times` requests whose method and path match get an error status, or a cut connection (status 0)."""
+    """The first `times` requests whose method and path match get an error status, or a cut connection (status 0).
+
+    `done` faults do what was asked before the answer is cut off; `headers` and `body` are those of the answer.
+    """
 
     method: str
     path: str
     status: int
     times: int = 1
+    done: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+    body: dict[str, Any] = field(default_factory=lambda: {"error": "injected"})
 
 
 @dataclass
@@ -99,6 +105,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     hub: Hub
+    answer_is_lost = False
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -106,12 +113,14 @@ class Handler(BaseHTTPRequestHandler):
     def handle_request(self) -> None:
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         fault = self.hub.fault_for(self.command, path)
-        if fault is not None and fault.status == 0:
+        if fault is not None and fault.done:
+            self.answer_is_lost = True
+        elif fault is not None and fault.status == 0:
             self.cut()
             return
         body = self.read_body()
-        if fault is not None:
-            self.send(fault.status, {"error": "injected"})
+        if fault is not None and not fault.done:
+            self.send(fault.status, fault.body, fault.headers)
             return
         try:
             self.route(path, body)
@@ -274,11 +283,18 @@ class Handler(BaseHTTPRequestHandler):
     def cut(self) -> None:
         """Reads a little of the body and closes the connection without an answer."""
         self.rfile.read(min(1024, int(self.headers.get("Content-Length") or 0)))
+        self.close_without_answer()
+
+    def close_without_answer(self) -> None:
         self.hub.log.append((self.command, self.path, 0))
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+        if self.answer_is_lost:
+            self.answer_is_lost = False
+            self.close_without_answer()
+            return
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/octet-stream" if data is body else "application/json")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from hf_clipalign import ClipAlignError, IsoCLIPModel
 from hf_clipalign.data import load_mini
+from hf_clipalign.evaluation.reports.pages import ReportTable
 from hf_clipalign.hub import (
     CardEvaluation,
     ModelCardInfo,
@@ -22,6 +25,7 @@ from hf_clipalign.hub import (
     read_evaluations,
     retrieval_evaluation,
 )
+from hf_clipalign.hub.cards import KINDS
 from hf_clipalign.hub.folders import describe_folder as describe
 from hf_clipalign.papers import PAPERS, paper
 
@@ -171,11 +175,11 @@ def test_paths_of_this_machine_stay_here(tmp_path, monkeypatch):
         info(command=command, evaluations=[CardEvaluation("On /data/test set", [], verdict="`x --d /a/b`.")])
     )
     assert (
-        "python train.py --data photos --captions=my.json --out run --teacher 'big' --lr 1e-3 "
-        "--note 'a photo / of {}' --list b.txt~ clip https://hf.co/x\n"
+        "python train.py --data … --captions=… --out … --teacher … --lr 1e-3 "
+        "--note 'a photo / of {}' --list … … https://hf.co/x\n"
     ) in card.text
-    assert "### On test set" in card.text
-    assert "`x --d b`." in card.text
+    assert "### On … set" in card.text
+    assert "`x --d …`." in card.text
     assert str(tmp_path.parent) not in card.text
 
 
@@ -248,7 +252,7 @@ def test_results_survive_the_metadata():
 
 
 def test_head_that_was_not_measured():
-    with pytest.raises(ClipAlignError, match="hold no head 'isoclip-compact', only raw, isoclip"):
+    with pytest.raises(ClipAlignError, match="hold no head 'isoclip-compact', only 'raw', 'isoclip'"):
         retrieval_evaluation(COMPARISON, "isoclip-compact", dataset_name="d", dataset_type="d")
 
 
@@ -267,6 +271,30 @@ def test_files_that_are_no_results(tmp_path, content):
         read_evaluations(tmp_path / "results.json", info())
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"scores": []}, {"scores": None}, {"tasks": 1}, {"n_queries": "x"}, {"without_positive": [1]}),
+        *({"scores": [{**COMPARISON["scores"][1], "metrics": {"map": "x" * 3000}}]},),
+        *({"scores": [COMPARISON["scores"][0], {**COMPARISON["scores"][1], "metrics": {"recall_at_5": 0.1}}]},),
+        *({"scores": [{**COMPARISON["scores"][1], "map_interval": [0.1]}]},),
+    ],
+)
+def test_damaged_results_are_one_clear_error(tmp_path, damage):
+    results = {"task": "image-image", "band": [150, 50], "data": "d", "comparison": {**COMPARISON, **damage}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ClipAlignError, match="comparison of heads") as caught:
+        read_evaluations(tmp_path / "results.json", info())
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 300
+
+
+@pytest.mark.parametrize("damage", [{"image_band": [3]}, {"image_band": 0.5}, {"clip_config": {"architectures": [3]}}])
+def test_damaged_configurations_are_one_clear_error(tmp_path, damage):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "isoclip", **damage}))
+    with pytest.raises(ClipAlignError, match=f"it says that {next(iter(damage))}"):
+        describe_folder(tmp_path)
+
+
 def test_saved_folders_describe_themselves(tmp_path):
     mini = load_mini()
     model = IsoCLIPModel.from_clip_pretrained(mini.student, image_band=(1, 48))
@@ -275,7 +303,7 @@ def test_saved_folders_describe_themselves(tmp_path):
     aligned, stock = describe_folder(tmp_path / "aligned", "me/aligned"), describe_folder(tmp_path / "stock")
     assert (aligned.kind, aligned.image_band, aligned.text_band) == ("isoclip", (1, 48), None)
     assert aligned.model_class == stock.model_class
-    assert (aligned.has_processor, aligned.base_model, aligned.name) == (False, None, "aligned")
+    assert (aligned.has_processor, aligned.base_model, aligned.name) == (True, None, "aligned")
     assert (stock.kind, stock.compact, stock.image_band, stock.has_processor) == ("stock", True, (1, 48), True)
     assert stock.model_class == "CLIPVisionModelWithProjection"
     assert describe(mini.student_path).kind == "clip"
@@ -296,3 +324,94 @@ def test_papers_can_be_cited(key):
     assert entry.count("{") == entry.count("}")
     assert paper(key).arxiv in entry
     assert paper(key).title in entry
+
+
+TOKEN = "hf_" + "AbCdEf0123456789" * 2
+HOSTILE = (
+    "x](javascript:alert(1)) <script>alert(2)</script> ![i](http://evil/x.png)\n\n# Owned\n---\nlicense: evil\n---\n"
+    f"```\n`a` \\`<img src=x>` | b | [r]: http://evil {TOKEN} ../data/mrn123 ~alice/mrn123 file:///mrn123 "
+    r"C:\Users\mrn123 \\share\mrn123 data/mrn123.csv /home/mrn123" + "\u2028# Owned"
+)
+
+FOLDER = '../data/mrn123/<script>x](javascript:alert(1))" + evil()\n# Owned'
+
+
+def hostile(kind: str) -> ModelCardInfo:
+    result = EvalResult("retrieval", HOSTILE, HOSTILE, "map", 1.0, metric_name=HOSTILE, task_name=HOSTILE)
+    table = ReportTable([HOSTILE, "b"], [[HOSTILE, "1"]], HOSTILE)
+    return info(
+        kind=kind,
+        name=HOSTILE,
+        load_from=FOLDER,
+        base_model=FOLDER,
+        base_from=FOLDER,
+        description=HOSTILE,
+        parameters={HOSTILE: HOSTILE, "list": [HOSTILE]},
+        command=f"python a.py --hub_token {TOKEN} --data ../data/mrn123 --note '{HOSTILE}'",
+        template=HOSTILE,
+        needs_package=True,
+        evaluations=[CardEvaluation(HOSTILE, [result], table, HOSTILE)],
+        limits=[HOSTILE],
+        licence=HOSTILE,
+        licence_note=HOSTILE,
+        tags=[HOSTILE],
+    )
+
+
+def outside_code(text: str) -> str:
+    """The Markdown without its code, in fences and in lines."""
+    text = re.sub(r"^```\w*\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_that_is_filled_in_is_interpreted_or_tells_secrets(kind):
+    card = build_card(hostile(kind))
+    text = str(card)
+    assert TOKEN not in text
+    assert "mrn123" not in text
+    assert card.data.license != "evil"
+    body = outside_code(card.text)
+    assert "<" not in body
+    assert "javascript:" not in body
+    assert not re.search(r"\]\((?!https://(arxiv|huggingface|pypi))(?!spectrum)", body)
+    assert not re.search(r"^(#+ Owned|---)", body, flags=re.MULTILINE)
+    assert not re.search(r"^\s*\[.*\]:", body, flags=re.MULTILINE)
+    for row in (line for line in body.splitlines() if line.startswith("| ")):
+        assert len(re.split(r"(?<!\\)\|", row)) == 4
+    for block in re.findall(r"^```python\n(.*?)^```$", card.text, flags=re.MULTILINE | re.DOTALL):
+        strings = [node.value for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Constant)]
+        assert ("script" in block) <= any("script" in value for value in strings if isinstance(value, str))
+    again = yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n"))
+    assert set(again) <= {"base_model", "base_model_relation", "license", "library_name", "pipeline_tag", "tags"} | {
+        "model-index"
+    }
+
+
+@pytest.mark.parametrize("name", ["CLIPModel\nimport os", 'X")', "a b", ""])
+def test_names_of_classes_are_names(name):
+    with pytest.raises(ClipAlignError, match="is not the name of a model class"):
+        info(kind="clip", model_class=name)
+
+
+def test_emoji_and_code_stay():
+    text = build_card(info(description="A family 👨‍👩‍👧: `x < y`, 50 % [0.1, 0.2] of a*b.", name="ü")).text
+    assert "A family 👨‍👩‍👧: `x < y`, 50 % [0.1, 0.2] of a*b." in text
+
+
+@pytest.mark.parametrize(
+    "base", ["/home/mrn123/clip", r"C:\mrn123\clip", "data/clip", "file:///mrn123/clip", "~a/clip"]
+)
+def test_a_local_base_model_is_told_by_its_last_name(base):
+    card = build_card(info(kind="adapter", base_model=base, image_band=None))
+    assert card.data.base_model is None
+    assert 'from_pretrained("clip")' in card.text
+    assert base not in card.text.replace("\\\\", "\\")
+    assert "mrn123" not in str(card)
+
+
+def test_a_setting_that_names_a_secret_is_hidden():
+    text = build_card(info(parameters={"hub_token": "abc", "nested": {"api_key": "abc"}, "epochs": 3})).text
+    assert "| hub_token | … |" in text
+    assert "abc" not in text
+    assert "| epochs | 3 |" in text

@@ -72,7 +72,7 @@ def test_card_of_a_stock_export(site):
         "image-feature-extraction",
     )
     assert "CLIPVisionModelWithProjection" in card(site, "tester/stock").text
-    assert "| numbers per embedding | 79 |" in card(site, "tester/stock").text
+    assert "| dimension | 79 |" in card(site, "tester/stock").text
     assert check_card(card(site, "tester/stock-text")).pipeline_tag == "feature-extraction"
     assert set(site.hub.repos["tester/stock"].files()) == ALIGNED_FILES
 

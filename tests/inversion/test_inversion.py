@@ -1,7 +1,9 @@
 """What both inversions promise on every family: items never meet, the model is left alone, bad input is explained."""
 
 import functools
+import inspect
 
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,7 +12,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import load_mini
 from hf_clipalign.inversion import oti, ovi
-from hf_clipalign.inversion.optimisation import initial_tokens
+from hf_clipalign.inversion.optimisation import _ItemAdamW, initial_tokens
 from hf_clipalign.inversion.text import pseudo_prompt
 from tests.tiny_models import ALL_MAKERS, FAMILIES, tiny_clip, tiny_model, tiny_processor, tiny_tokenizer, tokenizer_of
 
@@ -211,7 +213,7 @@ def spoilt(value):
         ({"embeds": torch.ones(24)}, r"\[24\]"),
         ({"embeds": torch.ones(0, 24)}, "there are no"),
         ({"embeds": spoilt(0.0), "ids": list("abcde")}, r"zero for 2 items \(b, d\)"),
-        ({"embeds": spoilt(float("nan"))}, r"NaN or infinite for 2 items \(1, 3\)"),
+        ({"embeds": spoilt(float("nan"))}, r"NaN or infinite values in 2 of 5 rows \(1, 3\)"),
         ({"steps": 0}, "steps is 0"),
         ({"n_tokens": 0}, "n_tokens is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -225,9 +227,10 @@ def spoilt(value):
         ({"evaluate_at": 1}, "evaluate_at is 1: give a list"),
         ({"evaluate_at": [1.5]}, "a step of evaluate_at is 1.5"),
         ({"evaluate_at": [-1]}, "a step of evaluate_at is -1"),
-        ({"embeds": [["a"]]}, "one tensor or array that holds numbers"),
-        ({"embeds": [torch.ones(24), torch.ones(24)]}, "one tensor or array that holds numbers"),
-        ({"embeds": torch.ones(2, 24, dtype=torch.complex64)}, "real numbers, not complex64"),
+        ({"embeds": [["a"]]}, "must be one tensor or array of numbers"),
+        ({"embeds": "embeds.pt"}, "is a single string, 'embeds.pt'"),
+        ({"eps": 0.0}, "eps is 0.0: give a number above 0; the published batch has 6.4e-07"),
+        ({"embeds": torch.ones(2, 24, dtype=torch.complex64)}, "got complex numbers"),
         ({"ids": 3}, "ids is 3: give one name for each"),
         ({"init": torch.full((2, 32), float("nan"))}, "init "),
         ({"evaluate_at": (3, 7)}, "step 7, but there are 6 steps"),
@@ -239,6 +242,40 @@ def spoilt(value):
 def test_bad_input(method, options, words):
     with pytest.raises(ClipAlignError, match=words):
         run(method, **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_neither_scale_nor_container_of_the_targets_matters(method):
+    expected = run(method)
+    embeds = targets("clip").double()
+    for given in (embeds * 1e25, embeds * 1e-200, list(embeds), pd.DataFrame(embeds.numpy(), index=[4, 2, 0, 1, 3])):
+        torch.testing.assert_close(run(method, embeds=given).features, expected.features, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n_items", [4, 64])
+def test_eps_meets_the_gradient_of_an_item_as_the_published_one_meets_that_of_the_mean(n_items):
+    """One step of a batch whose loss is a mean, with AdamW's 1e-8, where gradients are as small as that."""
+    generator = torch.Generator().manual_seed(0)
+    start, gradients = torch.randn(2, n_items, 3, 5, generator=generator)
+    gradients *= 1e-7
+    published = start.clone().requires_grad_(True)
+    reference = torch.optim.AdamW([published], lr=2e-2, weight_decay=0.01)
+    ours = start
+    default = inspect.signature(oti).parameters["eps"].default
+    assert default == inspect.signature(ovi).parameters["eps"].default == 64e-8
+    optimizer = _ItemAdamW(start, 2e-2, 0.01, default if n_items == 64 else 4e-8)
+    for factor in (1.0, 0.3, -0.5):
+        published.grad = factor * gradients / n_items
+        reference.step()
+        ours = optimizer.step(ours, factor * gradients)
+        torch.testing.assert_close(ours, published.detach(), atol=1e-6, rtol=0)
+
+
+def test_eps_of_an_item_does_not_depend_on_its_batch():
+    together = run("oti", eps=1e-4)
+    alone = run("oti", embeds=targets("clip")[3:4], ids=[3], eps=1e-4)
+    torch.testing.assert_close(alone.tokens[0], together.tokens[3], atol=1e-5, rtol=0)
+    assert (run("oti").tokens - together.tokens).abs().max() > 1e-3
 
 
 def test_a_result_that_is_no_number_is_refused_by_name():

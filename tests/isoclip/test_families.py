@@ -158,7 +158,7 @@ def test_towers_without_a_stock_class_say_so(family, modality, tmp_path):
 @pytest.mark.parametrize("family", SIGLIP)
 def test_a_compact_siglip_image_tower_says_why_not(family, tmp_path):
     aligned = IsoCLIPModel.from_clip_pretrained(ALL_MAKERS[family](), image_band=IMAGE_BAND)
-    with pytest.raises(ClipAlignError, match="as wide as its tower, 32 numbers: a compact one of 25 cannot"):
+    with pytest.raises(ClipAlignError, match="as wide as its tower, dimension 32: a compact one of 25 cannot"):
         aligned.save_stock(tmp_path / "out", compact=True)
 
 

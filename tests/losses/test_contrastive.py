@@ -106,3 +106,68 @@ def test_nobody_is_alone() -> None:
         contrastive_loss(images, texts, 1.0, positives=torch.tensor([[True, True], [False, False]]))
     with pytest.raises(ClipAlignError, match="text 0 has no positive"):
         contrastive_loss(images, texts, 1.0, positives=torch.tensor([[False, True], [False, True]]))
+
+
+def parts(n: int, *cuts: int) -> list[slice]:
+    ends = [0, *cuts, n]
+    return [slice(ends[i], ends[i + 1]) for i in range(len(ends) - 1)]
+
+
+@pytest.mark.parametrize("kind", ["pairs", "captions of uneven numbers", "labels", "a mask"])
+@pytest.mark.parametrize("cuts", [(3,), (1, 2), (2, 5)])
+def test_the_shares_of_disjoint_rows_add_up_to_loss_and_gradient(kind: str, cuts: tuple[int, ...]) -> None:
+    n, m = 6, 6 if kind == "pairs" else 9
+    images, texts = draw(n, m)
+    groups = {
+        "captions of uneven numbers": (torch.arange(6), torch.tensor([0, 1, 1, 1, 2, 3, 4, 4, 5])),
+        "labels": (torch.tensor([4, 4, 7, 7, 4, 9]), torch.tensor([4, 9, 7, 7, 4, 9, 4, 4, 7])),
+    }
+    options = {"groups": groups[kind]} if kind in groups else {}
+    if kind == "a mask":
+        options = {"positives": torch.eye(6, 9, dtype=torch.bool).logical_or(torch.ones(6, 9).tril(-5).bool())}
+        options["positives"][0, 6:] = True
+    text_cuts = tuple(cut + 1 for cut in cuts)
+    for loss, shares in (
+        (contrastive_loss, zip(parts(n, *cuts), parts(m, *text_cuts), strict=True)),
+        (sigmoid_loss, parts(n, *cuts)),
+    ):
+        whole, split = images.clone().requires_grad_(), images.clone().requires_grad_()
+        expected = loss(whole, texts, 8.0, **options)
+        found = [loss(split, texts, 8.0, own=own, **options) for own in shares]
+        torch.testing.assert_close(torch.stack(found).sum(), expected)
+        expected.backward()
+        torch.stack(found).sum().backward()
+        torch.testing.assert_close(split.grad, whole.grad)
+        assert all(share < expected for share in found)
+
+
+def test_groups_are_a_mask() -> None:
+    images, texts = draw(3, 4)
+    groups = torch.tensor([5, 6, 5]), torch.tensor([6, 5, 5, 6])
+    mask = groups[0][:, None] == groups[1]
+    for loss in (contrastive_loss, sigmoid_loss):
+        torch.testing.assert_close(
+            loss(images, texts, 3.0, groups=groups), loss(images, texts, 3.0, positives=mask), atol=0, rtol=0
+        )
+        with pytest.raises(ClipAlignError, match="not both"):
+            loss(images, texts, 3.0, groups=groups, positives=mask)
+        with pytest.raises(ClipAlignError, match=r"shapes \(3,\) and \(3,\)"):
+            loss(images, texts, 3.0, groups=(groups[0], groups[0]))
+
+
+def test_who_is_alone_is_named_by_its_place_in_all_rows() -> None:
+    images, texts = draw(4, 4)
+    groups = torch.arange(4), torch.tensor([0, 1, 2, 9])
+    with pytest.raises(ClipAlignError, match="image 3 has no positive"):
+        contrastive_loss(images, texts, 1.0, groups=groups, own=(slice(2, 4), slice(0, 2)))
+    with pytest.raises(ClipAlignError, match="text 3 has no positive"):
+        contrastive_loss(images, texts, 1.0, groups=groups, own=(slice(0, 2), slice(1, 4)))
+
+
+@pytest.mark.parametrize("loss", [contrastive_loss, sigmoid_loss])
+@pytest.mark.parametrize(("place", "name"), [(0, "image_groups"), (1, "text_groups")])
+def test_groups_that_are_no_tensors_are_named(loss, place: int, name: str) -> None:
+    groups: list = [torch.arange(3), torch.arange(3)]
+    groups[place] = [0, 1, 2]
+    with pytest.raises(ClipAlignError, match=f"{name} is of type list"):
+        loss(torch.eye(3), torch.eye(3), 1.0, groups=tuple(groups))

@@ -181,3 +181,34 @@ def test_bad_input() -> None:
             masked_bce_loss(torch.ones(1, 3), torch.tensor([[1.0, torch.nan, strange]]))
     with pytest.raises(ClipAlignError, match=r"'both'.*positive, difference"):
         retune_scores(torch.ones(1, 1), torch.ones(1, 1), "both")
+
+
+@pytest.mark.parametrize(
+    ("changes", "threshold", "kept"),
+    [
+        ([1.0, 1.4, 2.0], 0.5, [False, False, True]),  # half of the largest change alone would reset nothing
+        ([0.0, 0.5, 1.0], 0.5, [False, True, True]),  # what is exactly at the limit stays
+        ([-3.0, 1.0, 2.0], 0.5, [True, False, True]),  # a change counts by its size
+    ],
+)
+def test_the_limit_lies_between_the_smallest_and_the_largest_change(
+    changes: list[float], threshold: float, kept: list[bool]
+) -> None:
+    old = torch.tensor([4.0, 8.0, 16.0])
+    new = old + torch.tensor(changes)
+    found = undo_small_updates({"w": old}, {"w": new}, threshold)["w"]
+    assert found.tolist() == torch.where(torch.tensor(kept), new, old).tolist()
+
+
+@pytest.mark.parametrize("target", [-1.0, 0.5, 2.0, float("inf")])
+def test_targets_that_are_neither_known_nor_unknown_are_refused(target: float) -> None:
+    with pytest.raises(ClipAlignError, match="targets must be 1, 0, or NaN"):
+        masked_bce_loss(torch.zeros(1, 2), torch.tensor([[1.0, target]]))
+
+
+def test_cosines_do_not_depend_on_the_length_of_images_and_prompts() -> None:
+    images, positive, negative = (torch.randn(n, 6, generator=torch.Generator().manual_seed(n)) for n in (4, 3, 5))
+    negative = negative[:3]
+    for found, prompts in zip(retune_cosines(3 * images, 0.1 * positive, negative), (positive, negative), strict=True):
+        expected = F.cosine_similarity(images[:, None], prompts[None], dim=-1)
+        torch.testing.assert_close(found, expected)

@@ -214,3 +214,16 @@ def test_labels_of_any_integer_type_are_the_same() -> None:
         for kind in (torch.int32, torch.int64)
     )
     assert torch.equal(first["loss"], second["loss"])
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_the_shares_of_info_nce_add_up_to_loss_and_gradient(cut: int) -> None:
+    rows = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    whole, split = rows.clone().requires_grad_(), rows.clone().requires_grad_()
+    expected = info_nce_loss(whole, 0.3)
+    shares = [info_nce_loss(split, 0.3, own=own) for own in (slice(0, cut), slice(cut, 5))]
+    torch.testing.assert_close(shares[0] + shares[1], expected)
+    expected.backward()
+    (shares[0] + shares[1]).backward()
+    torch.testing.assert_close(split.grad, whole.grad)
+    torch.testing.assert_close(info_nce_loss(rows, 0.3, own=slice(0, 5)), expected)

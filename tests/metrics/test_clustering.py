@@ -11,7 +11,7 @@ from scipy import optimize
 from scipy.optimize import linear_sum_assignment
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.metrics import clustering_accuracy, clustering_report, match_clusters
+from hf_clipalign.metrics import cluster_balance, clustering_accuracy, clustering_report, match_clusters
 
 VECTORS = np.load(Path(__file__).parent.parent / "fixtures" / "spectralgcd" / "cluster_accuracy.npz")
 # case: all, old, new, and the same balanced
@@ -133,3 +133,35 @@ def test_both_forms_are_equally_right(monkeypatch):
     monkeypatch.setattr("hf_clipalign.metrics.clustering._SQUARE_IDS", 0)
     assert clustering_accuracy(labels, clusters, known)["all"] == square
     assert clustering_accuracy(clusters, labels, known)["all"] == square
+
+
+def reference_accuracies(labels, clusters, known):
+    """The reference's way: a square matrix over the ids as they are."""
+    size = max(labels.max(), clusters.max()) + 1
+    counts = np.zeros((size, size), dtype=int)
+    np.add.at(counts, (clusters, labels), 1)
+    matched = dict(zip(*linear_sum_assignment(counts.max() - counts), strict=True))
+    right = np.array([matched[cluster] == label for cluster, label in zip(clusters, labels, strict=True)])
+    return [right.mean(), right[known].mean(), right[~known].mean()]
+
+
+def test_ties_between_ids_with_gaps_are_decided_as_by_the_reference():
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        ids = np.sort(generator.choice(12, 5, replace=False))
+        labels, clusters = ids[generator.integers(0, 5, 10)], generator.choice(12, 10)
+        known = labels < np.median(ids)
+        known[:2] = True, False
+        found = clustering_accuracy(labels, clusters, known)
+        assert list(found.values()) == pytest.approx(reference_accuracies(labels, clusters, known))
+
+
+def test_balance_of_even_and_collapsed_classes():
+    even = cluster_balance([0, 1, 2, 3], 4)
+    assert (even["largest"], even["empty"]) == (0.25, 0)
+    assert (even["entropy"], even["effective"]) == pytest.approx((math.log(4), 4))
+    fallen = cluster_balance(np.zeros(9, dtype=int), 4)
+    assert fallen == {"largest": 1.0, "empty": 3, "entropy": 0.0, "effective": 1.0}
+    for bad in ([], [4], [-1], [0.5]):
+        with pytest.raises(ClipAlignError, match="predictions must be"):
+            cluster_balance(bad, 4)

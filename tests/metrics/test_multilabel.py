@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.metrics import forgetting_metrics, multilabel_intervals, multilabel_metrics
+from hf_clipalign.metrics import auroc_differences, forgetting_metrics, multilabel_intervals, multilabel_metrics
 from hf_clipalign.metrics.multilabel import _weighted_auroc, _weighted_f1
 
 NAN = float("nan")
@@ -128,15 +130,21 @@ def test_undefined_scores_are_named_and_a_past_without_them_is_not():
     [
         (lambda: multilabel_metrics([[1, 0]], [[0.5]]), "must both be"),
         (lambda: multilabel_metrics([[2.0]], [[0.5]]), "labels must be 1, 0, or NaN"),
-        (lambda: multilabel_metrics([[1.0], [0.0]], [[0.5], [NAN]]), "first in row 1"),
+        (
+            lambda: multilabel_metrics([[1.0], [0.0]], [[0.5], [NAN]]),
+            r"1 of 2 rows \(1\)",
+        ),
         (lambda: multilabel_metrics([[1.0]], [[0.5]], finding_names=["a", "b"]), "1 different names"),
         (lambda: multilabel_metrics([[1.0]], [[0.5]], threshold=[0.1, 0.2]), "threshold"),
         (lambda: multilabel_metrics([[1.0]], [[0.5]], predictions=[[1, 0]]), "predictions"),
         (lambda: multilabel_intervals([[1.0]], [[0.5]], level=95), "level"),
         (lambda: multilabel_intervals([[1.0]], [[0.5]], groups=[1, 2]), "2 entries for 1"),
-        (lambda: multilabel_intervals([[1.0], [0.0]], [[0.5], [0.1]], groups=[None, "a"]), "none may be empty"),
+        (
+            lambda: multilabel_intervals([[1.0], [0.0]], [[0.5], [0.1]], groups=[None, "a"]),
+            "groups has no value",
+        ),
         (lambda: multilabel_intervals([[1.0], [0.0]], [[0.5], [0.1]], groups=[NAN, 1]), "none may be empty"),
-        (lambda: multilabel_intervals([[1.0]], [[0.5]], groups="a"), "0 entries for 1"),
+        (lambda: multilabel_intervals([[1.0]], [[0.5]], groups="a"), "groups is a single string"),
         (lambda: multilabel_intervals([[1.0]], [[0.5]], n_resamples=10.0), "n_resamples an integer"),
         (lambda: forgetting_metrics([[0.5, 0.5]]), "square"),
         (lambda: forgetting_metrics([[0.5]], learned_at=[1]), "task numbers"),
@@ -158,3 +166,74 @@ def test_undefined_scores_are_named_and_a_past_without_them_is_not():
 def test_bad_input_names_the_culprit(call, message):
     with pytest.raises(ClipAlignError, match=message):
         call()
+
+
+@pytest.mark.parametrize("label", [-1.0, 0.5, 2.0, float("inf")])
+def test_labels_that_are_neither_known_nor_unknown_are_refused(label):
+    for metric in (multilabel_metrics, multilabel_intervals):
+        with pytest.raises(ClipAlignError, match="labels must be 1, 0, or NaN"):
+            metric([[1.0], [0.0], [label]], [[0.9], [0.1], [0.5]])
+
+
+def test_unknown_labels_take_no_part():
+    labels, scores = [[1, 0], [0, 1], [1, 1], [0, 0]], [[0.9, 0.2], [0.6, 0.3], [0.4, 0.8], [0.1, 0.6]]
+    known = multilabel_metrics(labels, scores)
+    more = multilabel_metrics([*labels, [NAN, NAN], [NAN, NAN]], [*scores, [0.0, 0.0], [1.0, 1.0]])
+    assert more == known
+    one = multilabel_metrics([*labels, [NAN, 1]], [*scores, [0.0, 0.1]])
+    assert one["auroc"]["0"] == known["auroc"]["0"]
+    assert one["auroc"]["1"] != known["auroc"]["1"]
+    assert one["subset_accuracy"] == known["subset_accuracy"]
+    assert one["known"] == {"0": 4, "1": 5}
+    missing = pd.DataFrame([*labels, [None, 1]], dtype="Int64")
+    assert multilabel_metrics(missing, [*scores, [0.0, 0.1]]) == one
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16, np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, 0.9])
+def test_a_score_equal_to_the_threshold_counts_as_present(kind, threshold):
+    values = [[threshold], [threshold - 0.05], [threshold + 0.05], [0.0]]
+    scores = torch.tensor(values, dtype=kind) if isinstance(kind, torch.dtype) else np.array(values, dtype=kind)
+    labels = [[1], [0], [1], [0]]
+    assert multilabel_metrics(labels, scores, threshold=threshold)["subset_accuracy"] == 1.0
+    assert multilabel_metrics(labels, scores, threshold=[threshold])["f1"] == {"0": 1.0}
+
+
+def test_the_average_is_the_mean_of_the_whole_last_row():
+    """Also of a finding that had no score after the task that taught it."""
+    found = forgetting_metrics([[NAN, 0.5], [0.9, 0.75]])
+    assert found["average"] == pytest.approx(0.825)
+    assert found["undefined"] == [0]
+
+
+def test_auprc_and_its_interval_against_a_plain_bootstrap():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (40, 1)).astype(float)
+    scores = (rng.random((40, 1)) + 0.5 * labels).round(1)  # with ties
+    labels[:5] = NAN
+    known = ~np.isnan(labels[:, 0])
+    expected = average_precision_score(labels[known, 0], scores[known, 0])
+    assert multilabel_metrics(labels, scores)["auprc"]["0"] == pytest.approx(expected)
+    patients = np.arange(40) // 2
+    found = multilabel_intervals(labels, scores, groups=patients, n_resamples=300, kinds=["auprc"])
+    draw, drawn = np.random.default_rng(0), []
+    for picks in draw.integers(20, size=(300, 20)):
+        rows = np.concatenate([np.flatnonzero(patients == pick) for pick in picks])
+        rows = rows[known[rows]]
+        drawn.append(average_precision_score(labels[rows, 0], scores[rows, 0]))
+    assert found["auprc/0"] == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    with pytest.raises(ClipAlignError, match="no intervals of 'recall', only of 'auroc', 'auprc', 'f1'"):
+        multilabel_intervals(labels, scores, kinds=["recall"])
+
+
+def test_differences_of_two_models_are_paired():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, (60, 2)).astype(float)
+    good, bad = labels + rng.random((60, 2)), rng.random((60, 2))
+    found = auroc_differences(labels, good, bad, finding_names=["a", "b"], n_resamples=200)
+    whole = [multilabel_metrics(labels, scores)["macro_auroc"] for scores in (good, bad)]
+    value, low, high = found["macro_auroc"]
+    assert value == pytest.approx(whole[0] - whole[1])
+    assert 0 < low < value < high
+    assert set(found) == {"auroc/a", "auroc/b", "macro_auroc"}
+    assert auroc_differences(labels, good, good)["macro_auroc"] == (0, 0, 0)

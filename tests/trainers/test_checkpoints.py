@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.trainers import PromptLearningTrainingArguments
-from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, whole_checkpoints
+from hf_clipalign.trainers.checkpoints import checkpoint_to_resume, last_good_checkpoint, whole_checkpoints
 from tests.trainers.contrastive import runs as contrastive_runs
 from tests.trainers.gcd import runs as gcd_runs
 from tests.trainers.prompts import runs as prompt_runs
@@ -84,10 +85,10 @@ def test_half_a_state_is_no_whole_checkpoint(tmp_path: Path) -> None:
     state.write_text(state.read_text()[:-20])
     assert checkpoint_to_resume("True", tmp_path) == str(tmp_path / "checkpoint-2")
     assert checkpoint_to_resume(False, tmp_path) is None
-    with pytest.raises(ClipAlignError, match=r"checkpoint-4' is no whole checkpoint: .*trainer_state.json"):
+    with pytest.raises(ClipAlignError, match=r"checkpoint-4' is an incomplete checkpoint: .*trainer_state.json"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     shutil.rmtree(tmp_path / "checkpoint-2")
-    with pytest.raises(ClipAlignError, match="no whole checkpoint to resume from in"):
+    with pytest.raises(ClipAlignError, match="no complete checkpoint to resume from in"):
         trainer.train(resume_from_checkpoint=True)
 
 
@@ -95,7 +96,7 @@ def test_no_checkpoint_is_said_before_the_teacher_is_asked(tmp_path: Path, monke
     for kind in ("kdpl", "gcd"):
         trainer = TRAINERS[kind](tmp_path)
         monkeypatch.setattr(trainer, "teacher", None)
-        with pytest.raises(ClipAlignError, match="no whole checkpoint to resume from in"):
+        with pytest.raises(ClipAlignError, match="no complete checkpoint to resume from in"):
             trainer.train(resume_from_checkpoint=True)
 
 
@@ -128,3 +129,15 @@ def test_only_the_process_that_should_save_writes_the_model(tmp_path: Path, monk
     monkeypatch.setattr(PromptLearningTrainingArguments, "should_save", False)
     trainer.save_model(str(tmp_path / "final"))
     assert not (tmp_path / "final").exists()
+
+
+def test_a_checkpoint_whose_weights_cannot_be_read_is_not_a_good_one(tmp_path: Path) -> None:
+    for step, numbers in ((2, [1.0]), (4, [1.0]), (6, [float("nan")])):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}")
+        save_file({"a": torch.tensor(numbers)}, folder / "model.safetensors")
+    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    weights = tmp_path / "checkpoint-4" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")

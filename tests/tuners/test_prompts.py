@@ -25,7 +25,7 @@ from hf_clipalign.tuners import (
     prompted_outputs,
 )
 from tests.tiny_models import save_tiny, tiny_clip, tiny_model, tiny_pixel_values, tiny_siglip, tiny_tokenizer
-from tests.tuners.methods import prompted
+from tests.tuners.methods import prompted, stirred
 
 START, END = 632, 633
 
@@ -232,6 +232,43 @@ def test_class_specific_contexts_follow_a_selection_of_classes() -> None:
     assert torch.allclose(class_text_features(model, plan.select([2, 0])), whole[[2, 0]], atol=1e-6)
     with pytest.raises(ClipAlignError, match="2 prompts for a class-specific context of 4"):
         model.get_text_features(input_ids=build_prompts(model, tiny_tokenizer(), names[:2]))
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_every_class_takes_its_own_vectors_at_every_place(position: str) -> None:
+    names, n = ["cat", "red fox", "dog"], 3
+    config = CoOpConfig(n_ctx=n, class_token_position=position, class_specific=True, n_classes=len(names))
+    model = stirred(get_peft_model(tiny_clip(), config), seed=0)
+    vectors = context(model).detach()
+    table = model.get_base_model().text_model.embeddings.token_embedding
+    input_ids = build_prompts(model, tiny_tokenizer(), names)
+    with torch.no_grad():
+        found, words = table(input_ids), table.get_base_layer()(input_ids)
+    for row, name in enumerate(names):
+        length, before = len(ids(name)), {"end": n, "middle": n // 2, "front": 0}[position]
+        places = [*range(1, 1 + before), *range(1 + before + length, 1 + length + n)]
+        assert torch.equal(found[row, places], vectors[row])
+        others = [column for column in range(input_ids.shape[1]) if column not in places]
+        assert torch.equal(found[row, others], words[row, others])
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_the_vectors_of_one_class_change_its_feature_alone(position: str) -> None:
+    names = ["cat", "red fox", "dog", "old house"]
+    config = CoOpConfig(n_ctx=2, class_token_position=position, class_specific=True, n_classes=len(names))
+    model = stirred(get_peft_model(tiny_clip(), config), seed=0)
+    plan = plan_prompts(model, build_prompts(model, tiny_tokenizer(), names))
+    chosen = plan.select([3, 1])
+    with torch.no_grad():
+        before, before_chosen = class_text_features(model, plan), class_text_features(model, chosen)
+        context(model)[1] *= -1
+        change = (class_text_features(model, plan) - before).abs().amax(dim=1)
+        change_chosen = (class_text_features(model, chosen) - before_chosen).abs().amax(dim=1)
+    assert change[1] > 1e-2
+    assert change[[0, 2, 3]].max() < 1e-6
+    assert torch.allclose(before[[3, 1]], before_chosen, atol=1e-5)
+    assert change_chosen[1] > 1e-2
+    assert change_chosen[0] < 1e-6
 
 
 @pytest.mark.parametrize("position", ["middle", "front"])

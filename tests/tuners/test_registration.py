@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from packaging import version
 from peft import PeftModel, PeftType, get_peft_model, mapping
 
+import hf_clipalign.tuners.vpt
 from hf_clipalign.tuners import VPTConfig, VPTModel, _registration
 from hf_clipalign.tuners._layers import ImagePrompts
 from tests.tiny_models import tiny_clip
@@ -31,7 +33,7 @@ def test_the_types_are_members_like_any_other(method: str) -> None:
 
 def test_registering_again_does_nothing() -> None:
     before = dict(mapping.PEFT_TYPE_TO_CONFIG_MAPPING)
-    _registration.register_methods()
+    importlib.reload(hf_clipalign.tuners.vpt)
     assert before == mapping.PEFT_TYPE_TO_CONFIG_MAPPING
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def features(model: Any, family: str) -> tuple[torch.Tensor, torch.Tensor]:
     encoder = as_dual_encoder(model)
     with torch.no_grad():
         images = encoder.encode_image(**tiny_pixel_values(2, family))
-        texts = encode_texts(encoder, tokenizer_of(family), ["a cat", "old house"], normalize=False)
+        texts = encode_texts(encoder, ["a cat", "old house"], tokenizer_of(family), normalize=False)
     return images, texts
 
 
@@ -154,7 +155,7 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match="no RE-tune adapter"):
         adapt_image(tiny_clip(), torch.ones(2, 24))
     model.save_pretrained(tmp_path / "eight")
-    with pytest.raises(ClipAlignError, match="8 numbers, the model's has 24"):
+    with pytest.raises(ClipAlignError, match="dimension 8, the model's has 24"):
         PeftModel.from_pretrained(tiny_clip(), tmp_path / "eight")
     prompted("vpt_shallow", "clip").save_pretrained(tmp_path / "vpt")
     with pytest.raises(ClipAlignError, match="CLIP_VPT"):
@@ -168,3 +169,20 @@ def test_arrays_are_refused(adapt: Any) -> None:
     model = get_peft_model(EmbeddingSpace(4), RETuneConfig())
     with pytest.raises(ClipAlignError, match="embeds is of type ndarray: give a tensor"):
         adapt(model, torch.ones(2, 4).numpy())
+
+
+@pytest.mark.parametrize("damage", [{"embed_dim": "x"}, {"image_head": 3}, {"peft_type": None}, {"adapter": []}])
+def test_a_damaged_adapter_is_one_clear_error(damage: dict[str, Any], tmp_path: Path) -> None:
+    get_peft_model(EmbeddingSpace(8), RETuneConfig()).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**content, **damage}))
+    with pytest.raises(ClipAlignError, match=r"adapter|cannot be read"):
+        load_without_towers(tmp_path)
+
+
+def test_damaged_weights_of_an_adapter_are_one_clear_error(tmp_path: Path) -> None:
+    get_peft_model(EmbeddingSpace(8), RETuneConfig()).save_pretrained(tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(ClipAlignError, match=r"cannot be read \(.*\): replace it"):
+        load_without_towers(tmp_path)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted
 from hf_clipalign.data.images.source import ImageSource, digest
 from hf_clipalign.data.labels.columns import read_labels, read_texts, require_column
 
@@ -22,25 +22,32 @@ def from_dataset(
     label_column: str | None = None,
     text_column: str | None = None,
 ) -> ImageSource:
-    """Opens a `datasets.Dataset`. Images are decoded one by one with [`read_image`], not by the datasets library.
+    """Opens a `datasets.Dataset`. Images are decoded one by one with `read_image`, not by the datasets library.
 
     Args:
-        dataset (`datasets.Dataset`): One split, not streamed.
+        dataset (`datasets.Dataset`): one split, not streamed.
         image_column (`str`, *optional*):
-            Column with images (`Image`, or paths or bytes); by default the only `Image` column, or the one called
+            column with images (`Image`, or paths or bytes); by default the only `Image` column, or the one called
             "image".
         label_column (`str`, *optional*):
-            Column of class labels, integers or strings; by default the only `ClassLabel` column, or the one called
+            column of class labels, integers or strings; by default the only `ClassLabel` column, or the one called
             "label" or "labels"; no labels if there is none.
         text_column (`str`, *optional*):
-            Column of captions, a string or a list of strings per row.
+            column of captions, a string or a list of strings per row.
 
     Returns:
-        [`ImageSource`]: ids are row numbers.
+        `ImageSource`: ids are row numbers.
 
     Raises:
-        [`ClipAlignError`]: if a column is missing or ambiguous, a label is missing, or the data set is empty, a dict
+        `ClipAlignError`: if a column is missing or ambiguous, a label is missing, or the data set is empty, a dict
             of splits or a stream.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import from_dataset, load_mini
+        >>> from_dataset(load_mini().emoji, text_column="name").texts[0]
+        ['grinning face']
+        ```
     """
     import datasets
 

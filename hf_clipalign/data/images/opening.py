@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted, short_reason
+from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
 from hf_clipalign.data.images.folders import image_folder
 from hf_clipalign.data.images.hf_datasets import from_dataset
-from hf_clipalign.data.images.reader import IMAGE_EXTENSIONS
 from hf_clipalign.data.images.source import ImageSource
 from hf_clipalign.data.images.tables import TABLE_EXTENSIONS, from_table
 
@@ -35,32 +35,31 @@ def open_source(
     """Opens whatever holds images.
 
     Args:
-        source (path, Hub id, `datasets.Dataset`, `datasets.DatasetDict`, `pandas.DataFrame` or [`ImageSource`]):
+        source (path, Hub id, `datasets.Dataset`, `datasets.DatasetDict`, `pandas.DataFrame` or `ImageSource`):
             A folder of images, a folder written by `save_to_disk`, a CSV, TSV or parquet file, an object, or, for a
             string that is no path, the id of a data set on the Hub.
-        split (`str`, *optional*): Split of a data set, such as `"test"` or `"train[:10%]"`. Not needed for one split.
-        config_name (`str`, *optional*): Configuration of a Hub data set.
-        image_column (`str`, *optional*): See [`from_dataset`] and [`from_table`].
-        label_column (`str`, *optional*): As above.
-        text_column (`str`, *optional*): As above.
-        root (`str` or `os.PathLike`, *optional*): Folder of the images that a table lists.
-        recursive (`bool`, defaults to `True`): Whether to look into sub-folders of a folder of images.
+        split (`str`, *optional*): split of a data set, such as `"test"` or `"train[:10%]"`. Not needed for one split.
+        config_name (`str`, *optional*): configuration of a Hub data set.
+        image_column (`str`, *optional*): see `from_dataset` and `from_table`.
+        label_column (`str`, *optional*): as above.
+        text_column (`str`, *optional*): as above.
+        root (`str` or `os.PathLike`, *optional*): folder of the images that a table lists.
+        recursive (`bool`, *optional*, defaults to `True`): whether to look into sub-folders of a folder of images.
 
     Returns:
-        [`ImageSource`]: the images.
+        `ImageSource`: the images.
 
     Raises:
-        [`ClipAlignError`]: if nothing can be opened by that name, or as the single openers say.
+        `ClipAlignError`: if nothing can be opened by that name, or as the single openers say.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import open_source
-    >>> open_source("photos/")
-    ImageSource('photos', 120 images, 3 classes)
-    >>> open_source("uoft-cs/cifar10", split="test[:100]")
-    ImageSource('data set cifar10', 100 images, 10 classes)
-    ```
+        ```python
+        >>> from hf_clipalign.data import open_source
+        >>> open_source("photos")
+        ImageSource('photos', 12 images, 3 classes)
+        >>> open_source("table.csv", label_column="kind")
+        ImageSource('table.csv', 3 images, 2 classes)
+        ```
     """
     columns = {"image_column": image_column, "label_column": label_column, "text_column": text_column}
     if isinstance(source, ImageSource):
@@ -104,7 +103,7 @@ def _load_from_hub(source: str | os.PathLike[str], config_name: str | None, spli
     import datasets
 
     is_id = isinstance(source, str) and re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", source)
-    if not is_id or str(source).lower().endswith(IMAGE_EXTENSIONS + TABLE_EXTENSIONS):
+    if not is_id or str(source).lower().endswith(KNOWN_EXTENSIONS + TABLE_EXTENSIONS):
         raise ClipAlignError(f"{source}: no such file or folder, and no id of a data set on the Hub (owner/name)")
     try:
         return datasets.load_dataset(source, config_name, split=split)
@@ -119,6 +118,6 @@ def _take_split(splits: datasets.DatasetDict, split: str | None) -> datasets.Dat
     if split is None and len(splits) == 1:
         return next(iter(splits.values()))
     if split is None or split not in splits:
-        asked = "several splits" if split is None else f"no split {split!r}"
+        asked = "several splits" if split is None else f"no split {short(split)}"
         raise ClipAlignError(f"{asked}; pass split, one of {quoted(splits)}")
     return splits[split]

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from hf_clipalign._checks.quoting import printable, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import short_reason
+from hf_clipalign.data.images.file_kinds import hint_for, register_heif
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | dict[str, Any] | np.ndarray"
 """What `read_image` takes: a path, encoded bytes, a PIL image, `{"bytes", "path"}` or a uint8 array."""
-
-IMAGE_EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".ico"),
-)
-"""File name endings, in lower case, that folders are searched for."""
 
 MAX_PIXELS = 178_956_970
 """Default size limit: the count at which PIL refuses a file as a decompression bomb."""
 
 # A closed list, as PIL also knows formats that start other programs (EPS) or hold no image of their own.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "HEIF")
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+_BAND_PIXELS = 2**20  # so many are converted at once, to hold few copies of a large image
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -51,26 +48,25 @@ def read_image(
             A path, the bytes of an encoded file, an open image (left as it is), the `{"bytes", "path"}` form of the
             datasets library, or a uint8 array `[H, W]` or `[H, W, C]` with C in 1 (grey), 2 (grey, alpha), 3 (RGB),
             4 (RGB, alpha).
-        background (`tuple[int, int, int]`, defaults to white):
+        background (`tuple[int, int, int]`, *optional*, defaults to white):
             RGB colour, 0 to 255, behind transparent parts.
-        max_pixels (`int`, defaults to 178,956,970):
-            Largest width times height that is decoded. A JPEG file above it is decoded at 1/2, 1/4 or 1/8 of its size.
+        max_pixels (`int`, *optional*, defaults to 178,956,970):
+            largest width times height that is decoded. A JPEG file above it is decoded at 1/2, 1/4 or 1/8 of its size.
         name (`str`, *optional*):
-            What to call the image in errors; by default its path.
+            what to call the image in errors; by default its path.
 
     Returns:
         `PIL.Image.Image`: mode `"RGB"`, fully loaded, free of file handles and metadata.
 
     Raises:
-        [`ClipAlignError`]: if the file is missing, unreadable, empty, truncated, no image, or above `max_pixels`.
+        `ClipAlignError`: if the file is missing, unreadable, empty, truncated, no image, or above `max_pixels`.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import read_image
-    >>> read_image("shop/shoe.png")
-    <PIL.Image.Image image mode=RGB size=640x480>
-    ```
+        ```python
+        >>> from hf_clipalign.data import read_image
+        >>> read_image("photos/cat/1.png").size
+        (64, 48)
+        ```
     """
     if isinstance(source, dict):
         return _read_dict(source, background=background, max_pixels=max_pixels, name=name)
@@ -100,7 +96,7 @@ def _read_dict(source: dict[str, Any], *, name: str | None, **options: Any) -> I
 def _read_path(
     path: str | os.PathLike[str], name: str | None, background: tuple[int, int, int], max_pixels: int
 ) -> Image.Image:
-    title = str(path) if name in (None, str(path)) else f"{name} ({path})"
+    title = printable(str(path) if name in (None, str(path)) else f"{name} ({path})")
     try:
         if stat.S_ISDIR(mode := os.stat(path).st_mode):
             raise ClipAlignError(f"{title}: is a folder, not an image; open folders with image_folder")
@@ -128,6 +124,7 @@ def _read_stream(stream: BinaryIO, name: str, background: tuple[int, int, int], 
 def _open(stream: BinaryIO, name: str) -> Image.Image:
     """Opens with the plugins themselves: `Image.open` warns or raises by a global pixel limit."""
     Image.init()
+    register_heif()
     prefix = stream.read(16)
     if not prefix:
         raise ClipAlignError(f"{name}: the file is empty (0 bytes); fetch or export it again")
@@ -139,6 +136,8 @@ def _open(stream: BinaryIO, name: str) -> Image.Image:
                 return cast(Image.Image, factory(stream, ""))
         except Exception as error:
             failure = error
+    if hint := hint_for(prefix, Image.OPEN):
+        raise ClipAlignError(f"{name}: {hint}") from failure
     if failure is not None:
         raise ClipAlignError(f"{name}: the image is damaged or truncated ({short_reason(failure)})") from failure
     raise ClipAlignError(f"{name}: is not an image in a known format ({', '.join(_FORMATS)})")
@@ -154,19 +153,28 @@ def _shrink_jpeg(image: Image.Image, max_pixels: int) -> None:
 
 
 def _finish(image: Image.Image, name: str, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
+    _check_pixels(image, name, max_pixels)
+    try:
+        image.load()
+        _check_pixels(image, name, max_pixels)  # some formats say only now how large the image is
+        return _to_rgb(_upright(image), background)
+    except ClipAlignError:
+        raise
+    except MemoryError as error:
+        raise ClipAlignError(
+            f"{name}: not enough memory for {image.width} x {image.height} pixels; make the image smaller"
+        ) from error
+    except Exception as error:
+        raise ClipAlignError(f"{name}: the image is damaged or truncated ({short_reason(error)})") from error
+
+
+def _check_pixels(image: Image.Image, name: str, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         megapixels = image.width * image.height / 1e6
         raise ClipAlignError(
             f"{name}: {megapixels:.1f} megapixels ({image.width} x {image.height}) are over max_pixels={max_pixels:,}"
             "; make the image smaller, save it as JPEG, or raise max_pixels"
         )
-    try:
-        image.load()
-        return _to_rgb(_upright(image), background)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ClipAlignError(f"{name}: the image is damaged or truncated ({short_reason(error)})") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -180,13 +188,20 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
     if image.mode in _DEEP_MODES:
         image = _to_8_bit(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
         rgb = Image.new("RGB", image.size, background)
-        rgb.paste(rgba, mask=rgba.getchannel("A"))
+        for top, bottom in _bands(image.height, image.width):
+            rgba = image.crop((0, top, image.width, bottom)).convert("RGBA")
+            rgb.paste(rgba, (0, top), mask=rgba.getchannel("A"))
     else:
         rgb = image.convert("RGB")
     rgb.info = {}
     return rgb
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that together are an image."""
+    rows = max(1, _BAND_PIXELS // width)
+    return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -200,17 +215,22 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 def _scale(values: np.ndarray) -> np.ndarray:
     """Maps grey levels `[H, W]` of any depth to uint8; NaN and infinities count as the smallest finite value."""
+    result = np.zeros(values.shape, np.uint8)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    is_float = values.dtype.kind == "f"
-    values = values.astype(np.float64)
-    if not (finite := np.isfinite(values)).any():
-        return np.zeros(values.shape, np.uint8)
-    low, high = values[finite].min(), values[finite].max()
-    ranges = [(0.0, top) for top in ((1.0, 255.0) if is_float else (65535.0,)) if low >= 0 and high <= top]
-    start, end = ranges[0] if ranges else (low, high)
-    levels = (np.where(finite, values, low) - start) * (255.0 / ((end - start) or 1.0))
-    return np.rint(levels).astype(np.uint8)
+        for top, bottom in _bands(*values.shape):
+            result[top:bottom] = (values[top:bottom].astype(np.uint32) + 128) // 257
+        return result
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return result
+    low, high = float(finite.min()), float(finite.max())
+    tops = (1.0, 255.0) if values.dtype.kind == "f" else (65535.0,)
+    start, end = next(((0.0, top) for top in tops if low >= 0 and high <= top), (low, high))
+    for top, bottom in _bands(*values.shape):
+        band = values[top:bottom].astype(np.float64)
+        levels = (np.where(np.isfinite(band), band, low) - start) * (255.0 / ((end - start) or 1.0))
+        result[top:bottom] = np.rint(levels)
+    return result
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:

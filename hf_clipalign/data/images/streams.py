@@ -7,8 +7,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hf_clipalign._checks.quoting import quoted, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted
 from hf_clipalign.data.images.hf_datasets import _pick
 from hf_clipalign.data.images.source import digest
 from hf_clipalign.data.labels.columns import require_column
@@ -22,8 +22,15 @@ class StreamRecord(NamedTuple):
 
     Attributes:
         id (`str`): its name.
-        item: what [`read_image`] takes: bytes, a path, a `{"bytes", "path"}` dict or an array.
+        item (`Any`): what `read_image` takes: bytes, a path, a `{"bytes", "path"}` dict or an array.
         label (`int`, *optional*): its class.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import StreamRecord
+        >>> StreamRecord("first", "photos/cat/1.png", label=0).id
+        'first'
+        ```
     """
 
     id: str
@@ -32,15 +39,28 @@ class StreamRecord(NamedTuple):
 
 
 class ImageStream:
-    """Images that are read in order and kept nowhere. Build one with [`open_stream`], or from any iterator.
+    """Images that are read in order and kept nowhere. Build one with `open_stream`, or from any iterator.
 
     Args:
         records (`Callable[[int], Iterator[StreamRecord]]`):
-            Gives the records from a row on: `records(0)` from the first, `records(4096)` after 4,096 of them. Every
+            gives the records from a row on: `records(0)` from the first, `records(4096)` after 4,096 of them. Every
             call must give the same order.
-        fingerprint (`Callable[[], str]`): Computes the value of [`fingerprint`].
-        class_names (`list[str]`, *optional*): Name per class.
-        name (`str`, defaults to `"stream"`): What errors call the source.
+        fingerprint (`Callable[[], str]`): computes the value of `fingerprint`.
+        class_names (`list[str]`, *optional*): name per class.
+        name (`str`, *optional*, defaults to `"stream"`): what errors call the source.
+
+    Example:
+        ```python
+        >>> from itertools import islice
+        >>> from hf_clipalign.data import ImageStream, StreamRecord, image_folder
+        >>> source = image_folder("photos")
+        >>> def records(first):
+        ...    for row in range(first, len(source)):
+        ...        yield StreamRecord(source.ids[row], source.items[row])
+        >>> stream = ImageStream(records, fingerprint=source.fingerprint, name="photos")
+        >>> [record.id for record in islice(stream.records(10), 2)]
+        ['owl/3.png', 'owl/4.png']
+        ```
     """
 
     def __init__(
@@ -74,19 +94,27 @@ def open_stream(
     """Opens a streamed data set (`load_dataset(..., streaming=True)`). Nothing is decoded by the datasets library.
 
     Args:
-        dataset (`datasets.IterableDataset`): One split, not shuffled, so that every pass has the same order.
-        image_column (`str`, *optional*): Column with images; by default the only `Image` column, or "image".
-        label_column (`str`, *optional*): Column of class numbers; by default the only `ClassLabel` column, if any.
-        id_column (`str`, *optional*): Column with a unique name per image. By default the row number.
+        dataset (`datasets.IterableDataset`): one split, not shuffled, so that every pass has the same order.
+        image_column (`str`, *optional*): column with images; by default the only `Image` column, or "image".
+        label_column (`str`, *optional*): column of class numbers; by default the only `ClassLabel` column, if any.
+        id_column (`str`, *optional*): column with a unique name per image. By default the row number.
         fingerprint (`str`, *optional*):
-            Identifies the content, to key caches. By default a hash of the data set's name, configuration, version,
+            identifies the content, to key caches. By default a hash of the data set's name, configuration, version,
             split and columns, and of the first record: a change further on goes unnoticed.
 
     Returns:
-        [`ImageStream`]: the images.
+        `ImageStream`: the images.
 
     Raises:
-        [`ClipAlignError`]: if it is no streamed data set, a column is missing or ambiguous, or it is empty.
+        `ClipAlignError`: if it is no streamed data set, a column is missing or ambiguous, or it is empty.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import load_mini, open_stream
+        >>> stream = open_stream(load_mini().emoji.to_iterable_dataset(), id_column="emoji_id")
+        >>> next(stream.records(0)).id
+        '1F600'
+        ```
     """
     import datasets
 
@@ -126,7 +154,8 @@ def _records(
         label = None if label_column is None else example[label_column]
         if label_column is not None and (not isinstance(label, int) or label < 0):
             raise ClipAlignError(
-                f"{name}: row {row} (from 0) of column {label_column!r} holds {label!r}; labels of a stream are class "
+                f"{name}: row {row} (from 0) of column {short(label_column)} holds "
+                f"{short(label)}; labels of a stream are class "
                 "numbers from 0: number them first, or leave label_column out"
             )
         yield StreamRecord(str(row if id_column is None else example[id_column]), example[image_column], label)

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import first_column, quoted, short_reason
-from hf_clipalign.data.images.reader import IMAGE_EXTENSIONS
+from hf_clipalign._io.files import explained_content
+from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
 from hf_clipalign.data.images.source import ImageSource
-from hf_clipalign.data.labels.columns import is_missing, read_labels, read_texts, require_column
+from hf_clipalign.data.labels.columns import (
+    first_column,
+    is_missing,
+    numbers_of_texts,
+    read_labels,
+    read_texts,
+    require_column,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet")
-"""File name endings that [`from_table`] reads."""
+"""File name endings that `from_table` reads."""
 
 _IMAGE_COLUMNS = ("image", "image_path", "path", "file_path", "filepath", "file_name", "filename", "file", "img")
 
@@ -38,21 +48,29 @@ def from_table(
     of the same path are captions of one image and become one entry.
 
     Args:
-        path_or_frame (`str`, `os.PathLike` or `pandas.DataFrame`): The table.
-        image_column (`str`, *optional*): Column with images; by default "image", "path", "file_name" or the like.
-        label_column (`str`, *optional*): Column of integers or strings. Strings are numbered in sorted order.
-        text_column (`str`, *optional*): Column of captions, a string or a list of strings per row.
-        root (`str` or `os.PathLike`, *optional*): Folder of the images. No path may then be absolute.
+        path_or_frame (`str`, `os.PathLike` or `pandas.DataFrame`): the table.
+        image_column (`str`, *optional*): column with images; by default "image", "path", "file_name" or the like.
+        label_column (`str`, *optional*): column of integers or strings. Strings are numbered in sorted order.
+        text_column (`str`, *optional*): column of captions, a string or a list of strings per row.
+        root (`str` or `os.PathLike`, *optional*): folder of the images. No path may then be absolute.
 
     Returns:
-        [`ImageSource`]: ids are the paths as listed, or row numbers for images inside the table and for paths that
+        `ImageSource`: ids are the paths as listed, or row numbers for images inside the table and for paths that
         are listed twice.
 
     Raises:
-        [`ClipAlignError`]: if the table or a column is missing, the table is empty, a path leaves the folder by "..",
+        `ClipAlignError`: if the table or a column is missing, the table is empty, a path leaves the folder by "..",
             a cell of the image or label column is empty, or rows of one image differ in their label.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import from_table
+        >>> source = from_table("table.csv", label_column="kind")
+        >>> source.labels, source.class_names
+        (array([0, 0, 1]), ['pet', 'wild'])
+        ```
     """
-    name, base, columns, read = _open_table(path_or_frame)
+    name, base, columns, read, read_numbers = _open_table(path_or_frame)
     image_column = image_column or first_column(columns, _IMAGE_COLUMNS)
     if image_column is None:
         raise ClipAlignError(f"{name}: which column holds the images? Pass image_column, one of {quoted(columns)}")
@@ -63,7 +81,9 @@ def from_table(
     if not cells:
         raise ClipAlignError(f"{name}: the table has no rows")
     items = [_table_item(cell, row, name, base, root) for row, cell in enumerate(cells)]
-    labels, class_names = (None, None) if label_column is None else read_labels(read(label_column), label_column, name)
+    labels, class_names = None, None
+    if label_column is not None:
+        labels, class_names = read_labels(read_numbers(label_column), label_column, name)
     texts = None if text_column is None else read_texts(read(text_column), text_column, name)
     if texts is not None and all(isinstance(item, str) for item in items):
         rows, texts, labels = _merge_rows(items, texts, labels, name)
@@ -73,39 +93,60 @@ def from_table(
     return ImageSource(items, ids=ids, labels=labels, class_names=class_names, texts=texts, name=name)
 
 
-def _open_table(source: Any) -> tuple[str, Path | None, list[str], Callable[[str], list[Any]]]:
-    """Name for errors, folder of relative paths, columns, and a function that reads one column as a list."""
+class _Table(NamedTuple):
+    """Name for errors, folder of relative paths, columns, and what reads one column, and labels, as a list."""
+
+    name: str
+    base: Path | None
+    columns: list[str]
+    read: Callable[[str], list[Any]]
+    read_numbers: Callable[[str], list[Any]]
+
+
+def _open_table(source: Any) -> _Table:
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
-        return "table", None, list(source.columns), lambda column: source[column].tolist()
+        if twice := [column for column, count in Counter(source.columns).items() if count > 1]:
+            raise ClipAlignError(f"table: several columns are called {quoted(twice)}; rename them")
+        cells = partial(_frame_column, source)
+        return _Table("table", None, list(source.columns), cells, cells)
     path = Path(source).expanduser()
     if not path.is_file():
         raise ClipAlignError(f"{path}: no such table; pass a {', '.join(TABLE_EXTENSIONS)} file")
     suffix = path.suffix.lower()
     if suffix not in TABLE_EXTENSIONS:
-        hint = "; for images pass their folder" if suffix in IMAGE_EXTENSIONS else ""
+        hint = "; for images pass their folder" if suffix in KNOWN_EXTENSIONS else ""
         raise ClipAlignError(f"{path}: not a table; known endings are {', '.join(TABLE_EXTENSIONS)}{hint}")
     try:
         columns, read = _read_parquet(path) if suffix == ".parquet" else _read_csv(path, suffix)
     except Exception as error:
         raise ClipAlignError(f"{path}: the table cannot be read ({short_reason(error)})") from error
-    return str(path), path.parent, columns, read
+    is_text = suffix != ".parquet"
+    return _Table(str(path), path.parent, columns, read, (lambda c: numbers_of_texts(read(c))) if is_text else read)
 
 
 def _read_parquet(path: Path) -> tuple[list[str], Callable[[str], list[Any]]]:
     import pyarrow.parquet as pq
 
-    return pq.read_schema(path).names, lambda column: pq.read_table(path, columns=[column])[column].to_pylist()
+    def read(column: str) -> list[Any]:
+        with explained_content(path):
+            return pq.read_table(path, columns=[column])[column].to_pylist()
+
+    return pq.read_schema(path).names, read
 
 
 def _read_csv(path: Path, suffix: str) -> tuple[list[str], Callable[[str], list[Any]]]:
-    """Only empty cells are missing: "None" and "NA" can be the names of classes and files."""
+    """Text stays text, and only empty cells are missing: "007", "True", "None" can be names of classes and files."""
     import pandas as pd
 
     separator = "\t" if suffix == ".tsv" else ","
-    frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
-    return list(frame.columns), lambda column: frame[column].tolist()
+    frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig", keep_default_na=False, na_values=[""], dtype=str)
+    return list(frame.columns), partial(_frame_column, frame)
+
+
+def _frame_column(frame: pd.DataFrame, column: str) -> list[Any]:
+    return frame[column].tolist()
 
 
 def _table_item(
@@ -126,11 +167,11 @@ def _table_item(
         if root is None:
             return path
         raise ClipAlignError(
-            f"{name}: row {row} (from 0) has the absolute path {path!r}; with root, paths are relative"
+            f"{name}: row {row} (from 0) has the absolute path {short(path)}; with root, paths are relative"
         )
     full = os.path.normpath(os.path.join(folder, path))
     if (base is not None or root is not None) and os.path.commonpath([folder, full]) != folder:
-        raise ClipAlignError(f"{name}: row {row} (from 0): {path!r} leads out of {folder}; pass the right root")
+        raise ClipAlignError(f"{name}: row {row} (from 0): {short(path)} leads out of {folder}; pass the right root")
     return full
 
 

@@ -7,13 +7,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.numbers import check_integer, check_number
+from hf_clipalign._checks.quoting import quoted, readable_name, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
-from hf_clipalign.data._common import quoted
+from hf_clipalign.data.images.file_kinds import is_skipped
 from hf_clipalign.data.images.opening import ImageSource, image_folder, open_source
 from hf_clipalign.data.splits.subsets import keep_classes
 from hf_clipalign.data.texts.dictionary import check_names, load_dictionary
@@ -30,12 +32,19 @@ class GCDPreset:
     """A published setting of generalized category discovery.
 
     Args:
-        name (`str`): Name of the data set.
-        n_classes (`int`): Classes of the data set, or of the part that is used.
-        n_known (`int`): How many of them are known.
-        mean_entropy_weight (`float`): The weight ε of SpectralGCD's mean-entropy term for it.
+        name (`str`): name of the data set.
+        n_classes (`int`): classes of the data set, or of the part that is used.
+        n_known (`int`): how many of them are known.
+        mean_entropy_weight (`float`): the weight ε of SpectralGCD's mean-entropy term for it.
         template (`str`): SpectralGCD's prompt of the concepts in training.
-        listed (`bool`): Whether the known classes follow a published list (SSB, arXiv 2110.06207) and not their order.
+        listed (`bool`): whether the known classes follow a published list (SSB, arXiv 2110.06207) and not their order.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import GCD_PRESETS
+        >>> GCD_PRESETS["cub"].n_known
+        100
+        ```
     """
 
     name: str
@@ -66,14 +75,22 @@ GCD_PRESETS: dict[str, GCDPreset] = {
 class GCDSplit:
     """Images, of which some have a label of a known class, and all others may be of known or unknown classes.
 
-    Build one with [`GCDSplit.from_source`], [`GCDSplit.preset`] or [`GCDSplit.from_folder`].
+    Build one with `from_source`, `preset` or `from_folder`.
 
     Args:
-        source ([`ImageSource`]): All images, labelled and not.
-        labels (`np.ndarray [N]`): True classes, the known ones first; -1 where nobody knows.
-        labelled (`np.ndarray [N]`, bool): Which images a method may see the label of.
-        class_names (`list[str]`): Names of the known classes, 0 … K - 1.
-        novel_names (`list[str]`): True names of the other classes, for evaluation only; empty if they are not known.
+        source (`ImageSource`): all images, labelled and not.
+        labels (`np.ndarray [N]`): true classes, the known ones first; -1 where nobody knows.
+        labelled (`np.ndarray [N]`, bool): which images a method may see the label of.
+        class_names (`list[str]`): names of the known classes, 0 … K - 1.
+        novel_names (`list[str]`): true names of the other classes, for evaluation only; empty if they are not known.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import GCDSplit
+        >>> split = GCDSplit.from_source("photos", known=["cat", "dog"])
+        >>> split
+        GCDSplit('photos', 12 images, 4 labelled, 2 known classes, 1 novel classes)
+        ```
     """
 
     source: ImageSource
@@ -84,7 +101,7 @@ class GCDSplit:
 
     def __post_init__(self) -> None:
         counts = np.bincount(self.labels[self.labelled], minlength=len(self.class_names))
-        few = [f"{self.class_names[i]!r} ({counts[i]})" for i in np.flatnonzero(counts < _FEWEST_LABELLED)]
+        few = [f"{short(self.class_names[i])} ({counts[i]})" for i in np.flatnonzero(counts < _FEWEST_LABELLED)]
         if few:
             raise ClipAlignError(
                 f"{self.source.name}: a known class needs {_FEWEST_LABELLED} labelled images or more, but "
@@ -142,33 +159,26 @@ class GCDSplit:
         """Hides the labels of some classes, and of a part of the images of the others.
 
         Args:
-            source (what [`open_source`] takes):
-                Labelled images: a folder, a `datasets.Dataset`, a Hub id, … Of a data set without a `ClassLabel`
+            source (what `open_source` takes):
+                labelled images: a folder, a `datasets.Dataset`, a Hub id, … Of a data set without a `ClassLabel`
                 column the column called "label" is taken.
             known (`Sequence[str]`, `int` or `float`):
-                Names of the known classes (exactly, or with case and underscores ignored where one class alone has
+                names of the known classes (exactly, or with case and underscores ignored where one class alone has
                 such a name), or how many, or which share of them (below 1). A number takes the first
                 ones in the order of the classes, or with `class_seed` some at random.
-            labelled_fraction (`float`, defaults to 0.5): Share of the known classes' images that keep their label.
-            seed (`int`, defaults to 0):
-                Which images. With 0 the draw is that of the reference implementations, for the same order of the
+            labelled_fraction (`float`, *optional*, defaults to 0.5): share of the known classes' images that keep
+                their label.
+            seed (`int`, *optional*, defaults to 0):
+                which images. With 0 the draw is that of the reference implementations, for the same order of the
                 images: `RandomState(seed).choice` over all images of the known classes.
-            class_seed (`int`, *optional*): Draws the known classes at random, if `known` is a number.
-            per_class (`bool`, defaults to `False`):
-                Draw the share within every class instead; for small data sets.
-            **open_kwargs: Passed to [`open_source`] (`label_column`, `split`, …).
+            class_seed (`int`, *optional*): draws the known classes at random, if `known` is a number.
+            per_class (`bool`, *optional*, defaults to `False`):
+                draw the share within every class instead; for small data sets.
+            **open_kwargs: Passed to `open_source` (`label_column`, `split`, …).
 
         Raises:
-            [`ClipAlignError`]: if there are no labels, known names are missing, a class has no image or too few
+            `ClipAlignError`: if there are no labels, known names are missing, a class has no image or too few
                 labelled ones, nothing is left to discover, or a number cannot be used.
-
-        Example:
-
-        ```python
-        >>> split = GCDSplit.from_source("animals/", known=["cat", "dog", "horse"])
-        >>> split
-        GCDSplit('animals', 1200 images, 200 labelled, 3 known classes, 3 novel classes)
-        ```
         """
         check_integer("seed", seed, 0)
         check_number("labelled_fraction", labelled_fraction, "a share between 0 and 1", above=0, below=1)
@@ -203,13 +213,13 @@ class GCDSplit:
 
         Args:
             name (`str`): "cifar10", "cifar100", "imagenet100", "cub", "stanford_cars" or "fgvc_aircraft".
-            source (what [`open_source`] takes): The training split, classes in their usual order.
-            known_classes (`Sequence[str]` or path, *optional*): The known classes, or a file with one a line.
-            seed (`int`, defaults to 0): Which images are labelled; 0 is the published draw.
-            **open_kwargs: Passed to [`open_source`].
+            source (what `open_source` takes): the training split, classes in their usual order.
+            known_classes (`Sequence[str]` or path, *optional*): the known classes, or a file with one a line.
+            seed (`int`, *optional*, defaults to 0): which images are labelled; 0 is the published draw.
+            **open_kwargs: Passed to `open_source`.
 
         Raises:
-            [`ClipAlignError`]: if the name is unknown, the number of classes is not that of the data set, or a list is
+            `ClipAlignError`: if the name is unknown, the number of classes is not that of the data set, or a list is
                 needed and not given.
         """
         preset = gcd_preset(name)
@@ -239,39 +249,39 @@ class GCDSplit:
     def from_folder(
         cls, path: str | os.PathLike[str], unlabelled: str = "unlabelled", n_novel: int | None = None
     ) -> GCDSplit:
-        """Your own images: a sub-folder for every class you know, and one with all others.
+        """Your own images: a sub-folder for every class you know, all others in one sub-folder or beside them.
 
         Args:
-            path (`str` or `os.PathLike`): The folder.
-            unlabelled (`str`, defaults to "unlabelled"): Its sub-folder of images without a label.
-            n_novel (`int`, *optional*): How many novel classes you want to look for, checked against the images.
+            path (`str` or `os.PathLike`): the folder. Images directly in it have no label.
+            unlabelled (`str`, *optional*, defaults to "unlabelled"): its sub-folder of images without a label.
+            n_novel (`int`, *optional*): how many novel classes you want to look for, checked against the images.
 
         Raises:
-            [`ClipAlignError`]: if there is no such sub-folder, no or one image in a class, or more classes than
+            `ClipAlignError`: if there is no image without a label, no or one image in a class, or more classes than
                 images.
         """
         n_novel = 0 if n_novel is None else check_integer("n_novel", n_novel, 0)
         source = image_folder(path)
-        stray = [name for name in source.ids if "/" not in name]
-        if stray:
+        folder_of = [name.split("/", 1)[0] if "/" in name else None for name in source.ids]
+        names = sorted({name for name in folder_of if name is not None})
+        entries = os.scandir(Path(path).expanduser())
+        folders = sorted(readable_name(e.name) for e in entries if e.is_dir() and not is_skipped(e.name))
+        if unlabelled not in folders and None not in folder_of:
             raise ClipAlignError(
-                f"{source.name}: {quoted(stray[:3])}{' and others' if len(stray) > 3 else ''} in no sub-folder: move "
-                f"images of a known class into its folder, and those without a label into {unlabelled!r}"
-            )
-        names = source.class_names or []
-        folders = sorted(entry.name for entry in os.scandir(source.name) if entry.is_dir() and entry.name[0] != ".")
-        if source.labels is None or unlabelled not in folders:
-            raise ClipAlignError(
-                f"{source.name}: no sub-folder {unlabelled!r}; its sub-folders are {quoted(names)}: put all images "
+                f"{source.name}: no sub-folder {short(unlabelled)}; its sub-folders are "
+                f"{quoted(names)}: put all images "
                 "without a label into one, and name it with unlabelled"
             )
         empty = [name for name in folders if name not in names]
         _refuse(source.name, empty, "has no image: fill or delete the folder")
         known = [name for name in names if name != unlabelled]
         if not known:
-            raise ClipAlignError(f"{source.name}: no class has labelled images; there must be one or more")
-        number = {names.index(name): index for index, name in enumerate(known)}
-        labels = np.array([number.get(int(label), -1) for label in source.labels], dtype=np.int64)
+            raise ClipAlignError(
+                f"{source.name}: no class has labelled images: move some images of each class that you know into a "
+                "sub-folder with its name (`clipalign concepts` needs no label)"
+            )
+        number = {name: index for index, name in enumerate(known)}
+        labels = np.array([number.get(name, -1) if name else -1 for name in folder_of], dtype=np.int64)
         check_class_count(source.name, len(known) + n_novel, len(source))
         readable = check_names([clean_class_name(name) for name in known], f"{source.name}: class names")
         return cls(source, labels, labels >= 0, readable, [])
@@ -280,13 +290,23 @@ class GCDSplit:
 def gcd_preset(name: str) -> GCDPreset:
     """Looks up a published setting by its name in any spelling ("CIFAR-100", "Stanford Cars").
 
+    Args:
+        name (`str`): of the data set.
+
     Raises:
-        [`ClipAlignError`]: if there is none.
+        `ClipAlignError`: if there is none.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import gcd_preset
+        >>> gcd_preset("CIFAR-100").n_known
+        80
+        ```
     """
     key = "".join(character for character in name.casefold() if character.isalnum())
     found = {preset.replace("_", ""): preset for preset in GCD_PRESETS}.get(key)
     if found is None:
-        raise ClipAlignError(f"no setting {name!r}; there are {', '.join(GCD_PRESETS)}")
+        raise ClipAlignError(f"no setting {short(name)}; there are {', '.join(GCD_PRESETS)}")
     return GCD_PRESETS[found]
 
 
@@ -341,7 +361,7 @@ def _known_first(names: Sequence[str], known: Any, class_seed: int | None) -> tu
     for name, found in zip(known, places, strict=True):
         if len(found) > 1:
             raise ClipAlignError(
-                f"known class {name!r} may be any of {quoted(names[i] for i in found)}: write it exactly as one"
+                f"known class {short(name)} may be any of {quoted(names[i] for i in found)}: write it exactly as one"
             )
     chosen = [found[0] for found in places]
     if len(chosen) == n:
@@ -368,4 +388,4 @@ def _refuse_empty_classes(name: str, labels: np.ndarray, names: Sequence[str]) -
 def _refuse(name: str, classes: Sequence[str], problem: str) -> None:
     if classes:
         more = f" (and {len(classes) - 1} more)" if len(classes) > 1 else ""
-        raise ClipAlignError(f"{name}: class {classes[0]!r}{more} {problem}")
+        raise ClipAlignError(f"{name}: class {short(classes[0])}{more} {problem}")

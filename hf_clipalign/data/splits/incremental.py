@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted
-from hf_clipalign.data.labels.findings import FindingLabels, checked_findings
+from hf_clipalign.data.labels.finding_names import checked_findings
+from hf_clipalign.data.labels.findings import FindingLabels
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,13 @@ class IncrementalTask:
     Raises:
         `ClipAlignError`: rows that are no list of integers (a mask, for example), no findings, or findings that are
             no names.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import IncrementalTask
+        >>> IncrementalTask("first", [0, 2], ("Edema",)).rows
+        array([0, 2])
+        ```
     """
 
     name: str
@@ -35,7 +43,8 @@ class IncrementalTask:
         rows = np.asarray(self.rows)
         if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
             raise ClipAlignError(
-                f"the task {self.name!r}: rows must be row numbers [n], got {rows.dtype} {rows.shape}: for a mask "
+                f"the task {short(self.name)}: rows must be row numbers [n], got {rows.dtype} "
+                f"{rows.shape}: for a mask "
                 "give np.flatnonzero(mask)."
             )
         object.__setattr__(self, "rows", rows.astype(np.int64))
@@ -52,12 +61,21 @@ def class_incremental(
 
     Args:
         labels (`FindingLabels`): the training labels. With patients, no patient is in two parts.
-        order (`Sequence[str]`, *optional*): the findings in the order of learning. Default: as in `labels`.
-        seed (`int`, *optional*): shuffles the data before it is cut. Default: consecutive parts, as published.
-        positives_only (`bool`): keep the rows only where the finding is present. Default False.
+        order (`Sequence[str]`, *optional*): the findings in the order of learning; by default as in `labels`.
+        seed (`int`, *optional*):
+            shuffles the data before it is cut; by default the parts are consecutive, as published.
+        positives_only (`bool`, *optional*, defaults to `False`): keep the rows only where the finding is present.
 
     Raises:
         `ClipAlignError`: an unknown finding in `order`, or fewer rows or patients than parts.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import FindingLabels, class_incremental
+        >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
+        >>> [(task.findings, task.rows.tolist()) for task in class_incremental(labels)]
+        [(('Edema',), [0, 1]), (('Fracture',), [2, 3])]
+        ```
     """
     findings = _ordered(labels, order)
     parts = disjoint_parts(labels, len(findings), seed)
@@ -73,11 +91,20 @@ def label_incremental(
     """Task t sees a part of the data that no other task sees, labelled for the findings 1 to t.
 
     Args:
-        labels (`FindingLabels`), order (`Sequence[str]`, *optional*), seed (`int`, *optional*): see
-            `class_incremental`.
+        labels (`FindingLabels`): see `class_incremental`.
+        order (`Sequence[str]`, *optional*): likewise.
+        seed (`int`, *optional*): likewise.
 
     Raises:
         `ClipAlignError`: as `class_incremental`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import FindingLabels, label_incremental
+        >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
+        >>> [task.findings for task in label_incremental(labels)]
+        [('Edema',), ('Edema', 'Fracture')]
+        ```
     """
     findings = _ordered(labels, order)
     parts = disjoint_parts(labels, len(findings), seed)
@@ -92,11 +119,19 @@ def data_incremental(labels: FindingLabels, n_parts: int = 20, seed: int | None 
 
     Args:
         labels (`FindingLabels`): the training labels. With patients, no patient is in two parts.
-        n_parts (`int`): number of tasks; published: 5, 10 or 20. Default 20.
-        seed (`int`, *optional*): shuffles the data before it is cut. Default: consecutive parts.
+        n_parts (`int`, *optional*, defaults to 20): number of tasks; published: 5, 10 or 20.
+        seed (`int`, *optional*): shuffles the data before it is cut; by default the parts are consecutive.
 
     Raises:
         `ClipAlignError`: as `disjoint_parts`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import FindingLabels, data_incremental
+        >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
+        >>> [task.name for task in data_incremental(labels, n_parts=2)]
+        ['part 1 of 2', 'part 2 of 2']
+        ```
     """
     parts = disjoint_parts(labels, n_parts, seed)
     everything = tuple(labels.findings)
@@ -108,6 +143,14 @@ def joint(labels: FindingLabels) -> list[IncrementalTask]:
 
     Args:
         labels (`FindingLabels`): the training labels.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import FindingLabels, joint
+        >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
+        >>> joint(labels)[0].rows
+        array([0, 1, 2, 3])
+        ```
     """
     return [IncrementalTask("joint", np.arange(len(labels)), tuple(labels.findings))]
 
@@ -118,16 +161,26 @@ def disjoint_parts(labels: FindingLabels, n_parts: int, seed: int | None = None)
     Args:
         labels (`FindingLabels`): of the data.
         n_parts (`int`): number of parts.
-        seed (`int`, *optional*): shuffles rows or patients first. Default: consecutive parts.
+        seed (`int`, *optional*): shuffles rows or patients first; by default the parts are consecutive.
 
     Returns:
         `list[np.ndarray]`: row numbers of each part.
 
     Raises:
         `ClipAlignError`: no whole number of parts, fewer rows or patients than parts, or a negative seed.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import FindingLabels, disjoint_parts
+        >>> labels = FindingLabels(list("abcd"), ["Edema", "Fracture"], [[1, 0], [0, 1], [1, -1], [0, 0]])
+        >>> [rows.tolist() for rows in disjoint_parts(labels, 2)]
+        [[0, 1], [2, 3]]
+        ```
     """
     if not isinstance(n_parts, (int, np.integer)) or (seed is not None and seed < 0):
-        raise ClipAlignError(f"n_parts={n_parts!r}, seed={seed!r}: give a whole number of parts and a seed from 0.")
+        raise ClipAlignError(
+            f"n_parts={short(n_parts)}, seed={short(seed)}: give a whole number of parts and a seed from 0."
+        )
     patients: Any = labels.ids if labels.patients is None else labels.patients
     _, first, unit = np.unique(np.asarray(patients, dtype=object).astype(str), return_index=True, return_inverse=True)
     if not 1 <= n_parts <= len(first):

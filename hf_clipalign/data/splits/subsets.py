@@ -8,48 +8,60 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.sequences import as_positions
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.opening import ImageSource
+from hf_clipalign.data.labels.columns import class_labels
 
 
 def few_shot(source: ImageSource, k: int, seed: int = 0) -> ImageSource:
     """Draws k images of every class, without replacement; a class with fewer gives all that it has.
 
     Args:
-        source ([`ImageSource`]): Labelled images.
-        k (`int`): Images per class, 1 or more; the papers use 16.
-        seed (`int`, defaults to 0): Another seed draws other images. What a class gives does not depend on the
-            other classes.
+        source (`ImageSource`): labelled images.
+        k (`int`): images per class, 1 or more; the papers use 16.
+        seed (`int`, *optional*, defaults to 0): another seed draws other images. What a class gives does not depend on
+            the other classes.
 
     Returns:
-        [`ImageSource`]: in the order of `source`.
+        `ImageSource`: in the order of `source`.
 
     Raises:
-        [`ClipAlignError`]: if there are no labels, or k is below 1.
+        `ClipAlignError`: if there are no labels, or k is below 1.
 
     Example:
-
-    ```python
-    >>> train = few_shot(open_source("oxford_pets"), k=16, seed=1)
-    ```
+        ```python
+        >>> from hf_clipalign.data import few_shot, open_source
+        >>> few_shot(open_source("photos"), k=2, seed=1)
+        ImageSource('photos', 6 images, 3 classes)
+        ```
     """
     return take(source, few_shot_rows(_labels(source), k, seed))
 
 
 def few_shot_rows(labels: Any, k: int, seed: int = 0) -> list[int]:
-    """The rows that [`few_shot`] draws.
+    """The rows that `few_shot` draws.
 
     Args:
-        labels (array `[N]`): Class numbers.
-        k (`int`): Rows per class.
-        seed (`int`, defaults to 0): See [`few_shot`].
+        labels (array `[N]`): class numbers.
+        k (`int`): rows per class.
+        seed (`int`, *optional*, defaults to 0): see `few_shot`.
 
     Returns:
         `list[int]`: rows in ascending order.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import few_shot_rows
+        >>> len(few_shot_rows([0, 0, 0, 1, 1, 1], k=2))
+        4
+        ```
     """
     if k < 1:
         raise ClipAlignError(f"{k} images per class cannot be drawn; give 1 or more")
-    labels = np.asarray(labels)
+    labels, _ = class_labels(labels, None, "labels")
+    if len(unknown := np.flatnonzero(labels < 0)):
+        raise ClipAlignError(f"labels: {labels[unknown[0]]} in row {unknown[0]} (from 0) is no class; number from 0")
     rows: list[int] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -62,13 +74,20 @@ def take(source: ImageSource, rows: Iterable[int]) -> ImageSource:
     """The images of some rows, in that order; labels and class names stay as they are.
 
     Args:
-        source ([`ImageSource`]): The images.
-        rows (iterable of `int`): Positions from 0.
+        source (`ImageSource`): the images.
+        rows (iterable of `int`, or mask `[N]` of `bool`): positions from 0.
 
     Raises:
-        [`ClipAlignError`]: if there is no row.
+        `ClipAlignError`: if there is no row.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import open_source, take
+        >>> take(open_source("photos"), [11, 0]).ids
+        ['owl/4.png', 'cat/1.png']
+        ```
     """
-    chosen = [int(row) for row in rows]
+    chosen = as_positions(rows, len(source), "rows").tolist()
     if not chosen:
         raise ClipAlignError(f"{source.name}: no image is left; check the classes or rows that were asked for")
     labels = None if source.labels is None else np.asarray(source.labels)[chosen]
@@ -79,14 +98,22 @@ def keep_classes(source: ImageSource, classes: Sequence[int]) -> ImageSource:
     """The images of some classes, which are numbered anew from 0 in the given order.
 
     Args:
-        source ([`ImageSource`]): Labelled images.
-        classes (`Sequence[int]`): Numbers of the classes to keep.
+        source (`ImageSource`): labelled images.
+        classes (`Sequence[int]`): numbers of the classes to keep.
 
     Raises:
-        [`ClipAlignError`]: if there are no labels, or none of the classes has an image.
+        `ClipAlignError`: if there are no labels, a class does not exist, or none of them has an image.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import keep_classes, open_source
+        >>> keep_classes(open_source("photos"), [2, 0]).class_names
+        ['owl', 'cat']
+        ```
     """
-    number = {int(label): new for new, label in enumerate(classes)}
     labels = _labels(source)
+    n_classes = int(labels.max(initial=-1)) + 1 if source.class_names is None else len(source.class_names)
+    number = {label: new for new, label in enumerate(as_positions(classes, n_classes, "classes").tolist())}
     rows = [row for row, label in enumerate(labels.tolist()) if label in number]
     part = take(source, rows)
     renumbered = np.array([number[label] for label in labels[rows].tolist()], dtype=np.int64)
@@ -98,13 +125,21 @@ def base_and_novel(source: ImageSource) -> tuple[ImageSource, ImageSource]:
     """The base-to-novel split: the first half of the classes (one more if odd) and the second half.
 
     Args:
-        source ([`ImageSource`]): Labelled images; class numbers say which half.
+        source (`ImageSource`): labelled images; class numbers say which half.
 
     Returns:
         Base and novel images, each numbered from 0.
 
     Raises:
-        [`ClipAlignError`]: if there are no labels, or fewer than two classes.
+        `ClipAlignError`: if there are no labels, or fewer than two classes.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import base_and_novel, open_source
+        >>> base, novel = base_and_novel(open_source("photos"))
+        >>> base.class_names, novel.class_names
+        (['cat', 'dog'], ['owl'])
+        ```
     """
     n_classes = int(_labels(source).max()) + 1 if source.class_names is None else len(source.class_names)
     if n_classes < 2:

@@ -14,9 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
+from hf_clipalign._checks.sequences import as_list
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import first_column, quoted, short_reason
-from hf_clipalign.data.images.source import ImageSource, digest
+from hf_clipalign.data.images.source import ImageSource, check_lengths, digest
+from hf_clipalign.data.labels.columns import class_labels, first_column, read_texts
+from hf_clipalign.data.texts.delimited import csv_rows
 
 _IMAGE_COLUMNS = ("image", "image_name", "image_id", "file_name", "filename", "image_path", "filepath", "path", "id")
 _TEXT_COLUMNS = ("caption", "captions", "comment", "text", "texts", "sentence", "sentences", "raw", "sentences_raw")
@@ -30,14 +34,27 @@ class Captions:
     """Texts and the image that each belongs to.
 
     Args:
-        texts (`list[str]`): All captions, in the order of the file; `M` of them.
-        labels (`numpy.ndarray` of int64 `[M]`): Position in `image_ids` of the image that each text describes.
-        image_ids (`list[str]`): Names of the images, in the order of their first caption.
+        texts (`list[str]`): all captions, in the order of the file; `M` of them.
+        labels (`numpy.ndarray` of int64 `[M]`): position in `image_ids` of the image that each text describes.
+        image_ids (`list[str]`): names of the images, in the order of their first caption.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import Captions
+        >>> len(Captions(["a cat", "a red cat"], labels=[0, 0], image_ids=["cat.png"]))
+        2
+        ```
     """
 
     texts: list[str]
     labels: np.ndarray
     image_ids: list[str]
+
+    def __post_init__(self) -> None:
+        self.texts = as_texts(self.texts, "captions")
+        self.image_ids = as_texts(self.image_ids, "image_ids of captions")
+        self.labels, _ = class_labels(self.labels, self.image_ids, "labels of captions")
+        check_lengths("captions", "texts", self.texts, labels=self.labels)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -53,27 +70,26 @@ def load_captions(
     `sentences`); JSON lines and parquet with a text or a list of texts per row. Rows of one image are joined.
 
     Args:
-        path (`str` or `os.PathLike`): The file.
+        path (`str` or `os.PathLike`): the file.
         image_column (`str`, *optional*):
-            Column that names the image; by default "image", "file_name" or the like. JSON lines and parquet without
+            column that names the image; by default "image", "file_name" or the like. JSON lines and parquet without
             one count each row as an image.
         text_column (`str`, *optional*):
-            Column with the caption or captions; by default "caption", "text" or the like.
+            column with the caption or captions; by default "caption", "text" or the like.
 
     Returns:
-        [`Captions`]: texts, labels and image names.
+        `Captions`: texts, labels and image names.
 
     Raises:
-        [`ClipAlignError`]: if the file is missing or in no known form, a column is missing, or a row has no caption.
+        `ClipAlignError`: if the file is missing or in no known form, a column is missing, or a row has no caption.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import load_captions
-    >>> captions = load_captions("captions_val2017.json")
-    >>> len(captions.texts), len(captions.image_ids)
-    (25014, 5000)
-    ```
+        ```python
+        >>> from hf_clipalign.data import load_captions
+        >>> captions = load_captions("captions.csv")
+        >>> captions.texts, captions.labels
+        (['a cat', 'a red cat', 'a dog'], array([0, 0, 1]))
+        ```
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -93,31 +109,30 @@ def with_captions(source: ImageSource, captions: Captions | Sequence[str | Seque
     """The images of a source with captions, to train on pairs.
 
     Args:
-        source ([`ImageSource`]): The images.
-        captions ([`Captions`] or sequence):
-            Captions by the image's name, which is its id in the source or its file name (captions of other images
+        source (`ImageSource`): the images.
+        captions (`Captions` or sequence):
+            captions by the image's name, which is its id in the source or its file name (captions of other images
             are not looked at); or one entry per image, a caption or a list of them.
 
     Returns:
-        [`ImageSource`]: the same images in the same order.
+        `ImageSource`: the same images in the same order.
 
     Raises:
-        [`ClipAlignError`]: if the numbers differ, or an image has no caption; it is named.
+        `ClipAlignError`: if the numbers differ, or an image has no caption; it is named.
 
     Example:
-
-    ```python
-    >>> photos = with_captions(image_folder("val2017"), load_captions("captions_val2017.json"))
-    ```
+        ```python
+        >>> from hf_clipalign.data import load_captions, open_source, with_captions
+        >>> pairs = with_captions(open_source("pairs"), load_captions("captions.csv"))
+        >>> pairs.texts
+        [['a cat', 'a red cat'], ['a dog']]
+        ```
     """
     if isinstance(captions, Captions):
         texts = _by_name(source, captions)
-    elif len(captions) != len(source):
-        raise ClipAlignError(
-            f"{source.name}: {len(source)} images, but {len(captions)} captions; give one entry per image"
-        )
     else:
-        texts = [[entry] if isinstance(entry, str) else list(entry) for entry in captions]
+        texts = read_texts(as_list(captions, "captions"), "captions", source.name)
+        check_lengths(source.name, "images", source, captions=texts)
     return ImageSource(
         source.items,
         ids=source.ids,
@@ -137,7 +152,8 @@ def _by_name(source: ImageSource, captions: Captions) -> list[list[str]]:
     missing = [source.ids[row] for row, name in enumerate(names) if name not in texts]
     if missing:
         raise ClipAlignError(
-            f"{source.name}: {len(missing)} of {len(source)} images have no caption, the first is {missing[0]!r}; "
+            f"{source.name}: {len(missing)} of {len(source)} images have no caption, the first is "
+            f"{short(missing[0])}; "
             "captions are matched by id or file name"
         )
     return [texts[name] for name in names]
@@ -171,19 +187,18 @@ def _read_delimited(file: Path, image_column: str | None, text_column: str | Non
         header = stream.readline()
         delimiter = next((d for d in ("\t", "|", ",") if d in header), ",")
         stream.seek(0)
-        rows = csv.reader(
-            stream, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-        )
+        quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+        rows = csv_rows(stream, str(file), delimiter=delimiter, quoting=quoting)
         if delimiter == "\t" and re.match(r"[^\t]+#\d+\t", header):
-            yield from ((f"line {rows.line_num}", r[0].rsplit("#", 1)[0], "\t".join(r[1:])) for r in rows if r)
+            yield from ((f"line {line}", r[0].rsplit("#", 1)[0], "\t".join(r[1:])) for line, r in rows if r)
             return
-        columns = [name.strip() for name in next(rows, [])]
+        columns = [name.strip() for name in next(rows, (1, []))[1]]
         image = columns.index(_pick(file, columns, image_column, _IMAGE_COLUMNS, "image_column"))
         text = columns.index(_pick(file, columns, text_column, _TEXT_COLUMNS, "text_column"))
-        for row in rows:
+        for line, row in rows:
             if row:
                 cells = [*row, *[""] * len(columns)]
-                yield f"line {rows.line_num}", cells[image].strip(), cells[text]
+                yield f"line {line}", cells[image].strip(), cells[text]
 
 
 def _read_json(file: Path, image_column: str | None, text_column: str | None) -> Iterator[_Record]:
@@ -258,7 +273,7 @@ def _pick(file: Path, columns: list[str], column: str | None, usual: tuple[str, 
     chosen = column or first_column(columns, usual)
     if chosen in columns:
         return str(chosen)
-    problem = f"no column {column!r}" if column else f"pass {argument}"
+    problem = f"no column {short(column)}" if column else f"pass {argument}"
     raise ClipAlignError(f"{file}: {problem}; the columns are {quoted(columns)}")
 
 

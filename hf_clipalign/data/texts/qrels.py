@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import first_column, quoted, short_reason
+from hf_clipalign.data.labels.columns import first_column
 from hf_clipalign.data.texts.source import TextSource
 
 _ID_COLUMNS = ("_id", "id", "query-id", "corpus-id", "query_id", "corpus_id", "doc_id", "docid", "qid")
@@ -26,12 +29,20 @@ class JudgedRetrieval:
     """Queries, what is searched, and which texts are relevant to which query.
 
     Args:
-        queries ([`TextSource`]): Q queries that have a judgement.
-        corpus ([`TextSource`]): N texts.
+        queries (`TextSource`): Q queries that have a judgement.
+        corpus (`TextSource`): N texts.
         relevant (`list[numpy.ndarray]`): positions in the corpus of each query's relevant texts, int64; Q arrays.
         grades (`list[numpy.ndarray]`): how relevant, float64, above 0; for binary judgements all 1.
         excluded (`numpy.ndarray` of int64 `[Q]`):
-            Position in the corpus of the text with the query's own id, which is not to be found, -1 if there is none.
+            position in the corpus of the text with the query's own id, which is not to be found, -1 if there is none.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import load_qrels
+        >>> judged = load_qrels("retrieval")
+        >>> judged.queries.texts, judged.relevant
+        (['what purrs?'], [array([1])])
+        ```
     """
 
     queries: TextSource
@@ -57,24 +68,23 @@ def load_qrels(
     means "not relevant".
 
     Args:
-        source (`str` or `os.PathLike`, *optional*): The folder.
-        split (`str`, *optional*): Which file of the folder `qrels`. By default "test", else the only one.
-        queries, corpus, qrels (*optional*):
+        source (`str` or `os.PathLike`, *optional*): the folder.
+        split (`str`, *optional*): which file of the folder `qrels`. By default "test", else the only one.
+        queries (`Any`, *optional*), corpus (`Any`, *optional*), qrels (`Any`, *optional*):
             Instead of a folder: tables, each a `datasets.Dataset`, a pandas frame or a list of dicts.
 
     Returns:
-        [`JudgedRetrieval`]: queries and corpus in the order of their tables.
+        `JudgedRetrieval`: queries and corpus in the order of their tables.
 
     Raises:
-        [`ClipAlignError`]: if a table or a column is missing, an id appears twice, or a judgement names an unknown id.
+        `ClipAlignError`: if a table or a column is missing, an id appears twice, or a judgement names an unknown id.
 
     Example:
-
-    ```python
-    >>> from datasets import load_dataset
-    >>> names = ("queries", "corpus", "qrels")
-    >>> judged = load_qrels(**{name: load_dataset("zeta-alpha-ai/NanoNQ", name, split="train") for name in names})
-    ```
+        ```python
+        >>> from hf_clipalign.data import load_qrels
+        >>> load_qrels("retrieval").corpus.texts
+        ['a dog', 'a cat']
+        ```
     """
     if source is not None:
         name, tables = str(source), _folder_tables(Path(source).expanduser(), split)
@@ -89,7 +99,18 @@ def load_qrels(
 
 
 def is_qrels_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder looks like one that [`load_qrels`] reads."""
+    """Whether a folder looks like one that `load_qrels` reads.
+
+    Args:
+        path (`str` or `os.PathLike`): the folder.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import is_qrels_folder
+        >>> is_qrels_folder("retrieval"), is_qrels_folder("photos")
+        (True, False)
+        ```
+    """
     folder = Path(path).expanduser()
     return folder.is_dir() and all(any(folder.glob(f"{part}*")) for part in ("queries", "corpus", "qrels"))
 
@@ -111,7 +132,7 @@ def _files(folder: Path, part: str, split: str | None) -> list[Path]:
         chosen = [file for file in files if file.stem == wanted or file.stem.startswith(f"{wanted}-")]
         if not chosen:
             present = quoted(file.stem for file in files)
-            raise ClipAlignError(f"{folder}: no qrels of split {wanted!r}; pass split, one of {present}")
+            raise ClipAlignError(f"{folder}: no qrels of split {short(wanted)}; pass split, one of {present}")
         return chosen
     if not files:
         endings = ", ".join(_READERS)
@@ -150,16 +171,25 @@ def _read_tsv(file: Path) -> list[dict[str, Any]]:
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:
-    return table.to_dict("records") if hasattr(table, "iloc") else [dict(row) for row in table]
+    if hasattr(table, "iloc"):
+        return table.to_dict("records")
+    return [dict(row) if isinstance(row, Mapping) else row for row in table]
 
 
 def _column(rows: list[dict[str, Any]], usual: tuple[str, ...], name: str) -> str:
     if not rows:
         raise ClipAlignError(f"{name}: the table has no rows")
-    column = first_column(rows[0], usual)
+    column = first_column(rows[0], usual) if isinstance(rows[0], dict) else None
     if column is None:
         raise ClipAlignError(f"{name}: no column {quoted(usual[:2])}; the columns are {quoted(rows[0])}")
+    _check_rows(rows, column, name)
     return column
+
+
+def _check_rows(rows: list[dict[str, Any]], column: str, name: str) -> None:
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or column not in row:
+            raise ClipAlignError(f"{name}: row {number} (from 0) has no {short(column)}; fill it or drop the row")
 
 
 def _texts(rows: list[dict[str, Any]], name: str) -> TextSource:
@@ -168,7 +198,7 @@ def _texts(rows: list[dict[str, Any]], name: str) -> TextSource:
     if len(set(ids)) != len(ids):
         seen: set[str] = set()
         double = next(entry for entry in ids if entry in seen or seen.add(entry))  # type: ignore[func-returns-value]
-        raise ClipAlignError(f"{name}: the id {double!r} appears twice; ids must be unique")
+        raise ClipAlignError(f"{name}: the id {short(double)} appears twice; ids must be unique")
     texts = [" ".join(part for part in (row.get("title"), row[text_column]) if isinstance(part, str)) for row in rows]
     return TextSource([text.strip() for text in texts], ids=ids, name=name)
 
@@ -179,17 +209,31 @@ def _judgements(
     """Grade by position of the query and of the text; only relevant ones."""
     query_column, corpus_column = _column(rows, _QUERY_COLUMNS, name), _column(rows, _CORPUS_COLUMNS, name)
     score_column = first_column(rows[0], _SCORE_COLUMNS)
+    if score_column is not None:
+        _check_rows(rows, score_column, name)
     query_of, text_of = _positions(queries), _positions(corpus)
     judged: dict[int, dict[int, float]] = {}
     for number, row in enumerate(rows):
         ids = str(row[query_column]), str(row[corpus_column])
         for entry, known, what in ((ids[0], query_of, "query"), (ids[1], text_of, "corpus text")):
             if entry not in known:
-                raise ClipAlignError(f"{name}: row {number} (from 0) names the {what} {entry!r}, which does not exist")
-        grade = 1.0 if score_column is None else float(row[score_column])
+                raise ClipAlignError(
+                    f"{name}: row {number} (from 0) names the {what} {short(entry)}, which does not exist"
+                )
+        grade = 1.0 if score_column is None else _grade(row[score_column], number, name)
         if grade > 0:
             judged.setdefault(query_of[ids[0]], {})[text_of[ids[1]]] = grade
     return judged
+
+
+def _grade(value: Any, number: int, name: str) -> float:
+    try:
+        grade = float(value)
+    except (TypeError, ValueError, OverflowError):
+        grade = math.nan
+    if not math.isfinite(grade):
+        raise ClipAlignError(f"{name}: row {number} (from 0) has the score {short(value)}, which is no number")
+    return grade
 
 
 def _positions(source: TextSource) -> dict[str, int]:

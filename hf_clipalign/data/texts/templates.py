@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hf_clipalign._checks.quoting import short
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 
 
@@ -13,9 +15,16 @@ class PromptTemplate:
     """The hand-written prompt of one data set.
 
     Args:
-        dataset (`str`): Name of the data set, as papers write it.
-        template (`str`): Prompt with one `{}` for the class name.
-        aliases (`tuple[str, ...]`, defaults to none): Further names, in any spelling.
+        dataset (`str`): name of the data set, as papers write it.
+        template (`str`): prompt with one `{}` for the class name.
+        aliases (`tuple[str, ...]`, *optional*, defaults to none): further names, in any spelling.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import PROMPT_TEMPLATES
+        >>> PROMPT_TEMPLATES["Food101"].template
+        'a photo of {}, a type of food.'
+        ```
     """
 
     dataset: str
@@ -56,7 +65,7 @@ PROMPT_TEMPLATES: dict[str, PromptTemplate] = {
         PromptTemplate("CIFAR100", _PHOTO),
     )
 }
-"""Templates by data set name; look them up with [`prompt_template`]."""
+"""Templates by data set name; look them up with `prompt_template`."""
 
 
 def prompt_template(dataset: str) -> str:
@@ -69,32 +78,40 @@ def prompt_template(dataset: str) -> str:
         `str`: a template with one `{}`.
 
     Raises:
-        [`ClipAlignError`]: if the name is unknown; the message lists the known ones.
+        `ClipAlignError`: if the name is unknown; the message lists the known ones.
 
     Example:
-
-    ```python
-    >>> from hf_clipalign.data import fill, prompt_template
-    >>> fill(prompt_template("oxford_pets"), ["maine_coon"])
-    ['a photo of a maine coon, a type of pet.']
-    ```
+        ```python
+        >>> from hf_clipalign.data import fill, prompt_template
+        >>> fill(prompt_template("oxford_pets"), ["maine_coon"])
+        ['a photo of a maine coon, a type of pet.']
+        ```
     """
     table = {_key(name): e.template for e in PROMPT_TEMPLATES.values() for name in (e.dataset, *e.aliases)}
     for name in (dataset, dataset.rsplit("/", 1)[-1]):
         if _key(name) in table:
             return table[_key(name)]
     known = ", ".join(PROMPT_TEMPLATES)
-    raise ClipAlignError(f"no prompt template for data set {dataset!r}; known are {known}; or write one: '{_PHOTO}'")
+    raise ClipAlignError(
+        f"no prompt template for data set {short(dataset)}; known are {known}; or write one: '{_PHOTO}'"
+    )
 
 
 def clean_class_name(name: str) -> str:
     """Makes a class or folder name readable: underscores become spaces, runs of spaces become one.
 
     Args:
-        name (`str`): Such as `"maine_coon"`.
+        name (`str`): such as `"maine_coon"`.
 
     Returns:
         `str`: such as `"maine coon"`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import clean_class_name
+        >>> clean_class_name("maine_coon")
+        'maine coon'
+        ```
     """
     return " ".join(name.replace("_", " ").split())
 
@@ -103,20 +120,25 @@ def fill(template: str, names: Iterable[str]) -> list[str]:
     """Writes one prompt per class name.
 
     Args:
-        template (`str`): Text with exactly one `{}`; other braces are left alone.
-        names (iterable of `str`): Class names; they go through [`clean_class_name`].
+        template (`str`): text with exactly one `{}`; other braces are left alone.
+        names (iterable of `str`): class names; they go through `clean_class_name`.
 
     Returns:
         `list[str]`: the prompts, in the order of `names`.
 
     Raises:
-        [`ClipAlignError`]: if the template has no `{}` or several, or if `names` is a single string.
+        `ClipAlignError`: if the template has no `{}` or several, or if `names` is a single string.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import fill
+        >>> fill("a photo of a {}.", ["cat", "maine_coon"])
+        ['a photo of a cat.', 'a photo of a maine coon.']
+        ```
     """
     if (count := template.count("{}")) != 1:
-        raise ClipAlignError(f"template {template!r} holds {count} times '{{}}'; it must hold exactly one")
-    if isinstance(names, str):
-        raise ClipAlignError(f"names must be a list of class names, not the single string {names!r}")
-    return [template.replace("{}", clean_class_name(name)) for name in names]
+        raise ClipAlignError(f"template {short(template)} holds {count} times '{{}}'; it must hold exactly one")
+    return [template.replace("{}", clean_class_name(name)) for name in as_texts(names, "names")]
 
 
 def _key(name: str) -> str:

@@ -18,13 +18,20 @@ def strongest_images(
 
     Args:
         blocks (iterable of `Tensor [n, d]`): image features in the shared space, in order.
-        text_features (`Tensor [C, d]`): of the whole dictionary.
+        text_features (`Tensor [C, d]`): of all concepts.
         concepts (array of int `[m]`): which concepts to look for.
-        k (`int`): how many images for each. Default 6.
-        temperature (`float`): of the distribution. Default 0.01.
+        k (`int`, *optional*, defaults to `6`): how many images for each.
+        temperature (`float`, *optional*, defaults to `0.01`): of the distribution.
 
     Returns:
-        `Tensor [m, min(k, N)]`: numbers of the images, best first.
+        `Tensor [m, min(k, N)]`: indices of the images, best first.
+
+    Example:
+        ```python
+        >>> images = torch.eye(3)
+        >>> strongest_images([images], torch.eye(3), [2], k=1)
+        tensor([[2]])
+        ```
     """
     texts = normalize(text_features.float(), dim=1)
     chosen = torch.as_tensor(concepts, device=texts.device)
@@ -50,6 +57,13 @@ def plot_image_rows(rows: Mapping[str, Sequence[Any]]) -> Figure:
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> figure = plot_image_rows({"first": [images.read(0), images.read(1)]})
+        >>> len(figure.axes)
+        2
+        ```
     """
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(2.2 + 0.9 * columns, 0.9 * len(rows)), layout="constrained")

@@ -11,23 +11,53 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import atomic_file
+from hf_clipalign._io.masking import mask_secrets
+from hf_clipalign._tables import NumberTable
 
 _THUMBNAIL = 64
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table: headings, rows of text, a line below. The first column is left-aligned."""
+    """A table: headings, rows of text, a line below. The first column is left-aligned.
+
+    Args:
+        columns (`Sequence[str]`): headings.
+        rows (`Sequence[Sequence[str]]`): the cells as text.
+        caption (`str`, *optional*): the line below.
+
+    Example:
+        ```python
+        >>> table = ReportTable(["head", "mAP"], [["raw", "41.6"]], "percent")
+        >>> section = Section("Retrieval", tables=[table])
+        ```
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
 
+    def to_rich(self, title: str = "") -> NumberTable:
+        """The table for a terminal."""
+        return NumberTable(self.columns, self.rows, title, self.caption)
+
 
 @dataclass(frozen=True)
 class Match:
-    """One image of a row of matches: the image, its name, and whether it is relevant (None for the query)."""
+    """One image of a row of matches: the image, its name, and whether it is relevant (None for the query).
+
+    Args:
+        image (`Any`): what `read_image` takes.
+        name (`str`): shown below the image.
+        relevant (`bool`, *optional*): None for the query.
+
+    Example:
+        ```python
+        >>> Match(images.read(0), images.ids[0], relevant=True).relevant
+        True
+        ```
+    """
 
     image: Any
     name: str
@@ -36,7 +66,19 @@ class Match:
 
 @dataclass(frozen=True)
 class MatchRow:
-    """A query and what one head finds for it, best first."""
+    """A query and what one head finds for it, best first.
+
+    Args:
+        head (`str`): name of the head.
+        query (`Match`): what is searched for.
+        matches (`Sequence[Match]`): what was found.
+
+    Example:
+        ```python
+        >>> row = MatchRow("raw", Match(images.read(0), "query"), [Match(images.read(1), "found", True)])
+        >>> section = Section("What is found", match_rows=[row])
+        ```
+    """
 
     head: str
     query: Match
@@ -45,7 +87,18 @@ class MatchRow:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """A group of images with a title and a line about it; `relevant` None draws no frame."""
+    """A group of images with a title and a line about it; `relevant` None draws no frame.
+
+    Args:
+        title (`str`), text (`str`): shown above the images.
+        images (`Sequence[Match]`): the group.
+
+    Example:
+        ```python
+        >>> row = ImageRow("cats", "whiskers, fur", [Match(images.read(0), images.ids[0])])
+        >>> section = Section("Classes", image_rows=[row])
+        ```
+    """
 
     title: str
     text: str
@@ -54,7 +107,21 @@ class ImageRow:
 
 @dataclass
 class Section:
-    """Part of a report; every field is optional and shown in this order."""
+    """Part of a report; every field is optional and shown in this order.
+
+    Args:
+        title (`str`): heading.
+        text (`Sequence[str]`, *optional*): paragraphs.
+        tables (`Sequence[ReportTable]`, *optional*): below the text.
+        figures (`Sequence[tuple[str, Figure]]`, *optional*): captions and plots.
+        match_rows (`Sequence[MatchRow]`, *optional*), image_rows (`Sequence[ImageRow]`, *optional*): images.
+
+    Example:
+        ```python
+        >>> write_report("index.html", "A report", [Section("Results", text=["Nothing was found."])]).name
+        'index.html'
+        ```
+    """
 
     title: str
     text: Sequence[str] = ()
@@ -78,9 +145,19 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], lead
 
     Raises:
         `ClipAlignError`: the file cannot be written.
+
+    Example:
+        ```python
+        >>> table = ReportTable(["head", "mAP"], [["raw", "41.6"]], "percent")
+        >>> write_report("report/index.html", "A report", [Section("Retrieval", tables=[table])]).name
+        'index.html'
+        ```
     """
     environment = Environment(
-        loader=PackageLoader("hf_clipalign.evaluation.reports", "templates"), autoescape=True, trim_blocks=True
+        loader=PackageLoader("hf_clipalign.evaluation.reports", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        finalize=_without_secrets,
     )
     environment.filters["figure"] = _figure_source
     environment.filters["thumbnail"] = _thumbnail_source
@@ -88,6 +165,12 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], lead
     with atomic_file(path) as staging:
         staging.write_text(page, encoding="utf-8")
     return Path(path)
+
+
+def _without_secrets(value: Any) -> Any:
+    """What the page prints; images inside it are not text."""
+    is_text = isinstance(value, str) and not value.startswith("data:")
+    return type(value)(mask_secrets(value)) if is_text else value
 
 
 def _figure_source(figure: Any) -> str:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from hf_clipalign.metrics import histogram_iou
 
 _BAND_COLOURS = {"top": "#d1495b", "middle": "#2e7d4f", "bottom": "#8d99ae"}
+_NARROWEST = 1e-3
 _POSITIVE, _NEGATIVE = "#2e7d4f", "#d1495b"
 
 
@@ -23,6 +24,13 @@ def plot_spectrum(singular_values: Any, bands: Mapping[str, tuple[int, int]] | N
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> figure = plot_spectrum([5.0, 1.0, 0.9, 0.1], {"image": (1, 1)})
+        >>> figure.axes[0].get_title()
+        'image: keeps 2 of 4'
+        ```
     """
     values = np.asarray(singular_values, dtype=np.float64)
     values = values / values[0]
@@ -42,18 +50,24 @@ def plot_similarities(pairs: Mapping[str, tuple[Any, Any]], bins: int = 80) -> F
 
     Args:
         pairs (`Mapping[str, (positive, negative)]`): cosines by head.
-        bins (`int`): over the range of the panel. Default 80.
+        bins (`int`, *optional*, defaults to `80`): over the range of the panel.
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> figure = plot_similarities({"raw": ([0.9, 0.8], [0.1, 0.2])})
+        >>> figure.axes[0].get_title()
+        'raw: overlap 0.00'
+        ```
     """
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
     figure = Figure(figsize=(4.4 * columns, 2.8 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, (positive, negative)) in zip(panels, pairs.items(), strict=False):
-        low = min(np.min(positive), np.min(negative))
-        edges = np.linspace(low, 1.0, bins + 1)
+        edges = _cosine_edges(positive, negative, bins)
         axes.hist(negative, edges, density=True, alpha=0.6, color=_NEGATIVE, label="other")
         axes.hist(positive, edges, density=True, alpha=0.6, color=_POSITIVE, label="same")
         axes.set_title(f"{name}: overlap {histogram_iou(positive, negative):.2f}", fontsize=10)
@@ -73,6 +87,15 @@ def plot_intra_modal(report: Mapping[str, Mapping[str, Any]]) -> Figure:
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.metrics import intra_modal_report
+        >>> embeds = features.values @ encoder.image_projector.matrix.T
+        >>> report = intra_modal_report(embeds, features.labels, embeds, features.labels)
+        >>> len(plot_intra_modal(report).axes) == len(report)
+        True
+        ```
     """
     figure = Figure(figsize=(6.5, 1.9 * len(report)), layout="constrained")
     panels = figure.subplots(len(report), 1, squeeze=False, sharex=True).ravel()
@@ -93,10 +116,15 @@ def plot_snapshots(curves: Mapping[str, Mapping[int, float]], baseline: float, m
     Args:
         curves (`Mapping[str, Mapping[int, float]]`): by name: score after so many steps.
         baseline (`float`): the score without inversion.
-        metric (`str`): what the axis means. Default `"mAP"`.
+        metric (`str`, *optional*, defaults to `"mAP"`): what the axis means.
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> plot_snapshots({"oti": {0: 0.02, 25: 0.53}}, baseline=0.54).savefig("steps.png")
+        ```
     """
     figure = Figure(figsize=(6.0, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -115,10 +143,15 @@ def plot_band_grid(grid: Mapping[tuple[int, int], float], metric: str = "mAP") -
 
     Args:
         grid (`Mapping[(k_top, k_bottom), float]`): as `BandSearch.grid`.
-        metric (`str`): what the colour means. Default `"mAP"`.
+        metric (`str`, *optional*, defaults to `"mAP"`): what the colour means.
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> plot_band_grid({(0, 0): 0.41, (1, 0): 0.44}).savefig("bands.png")
+        ```
     """
     tops, bottoms = sorted({top for top, _ in grid}), sorted({bottom for _, bottom in grid})
     table = np.array([[100 * grid.get((top, bottom), np.nan) for top in tops] for bottom in bottoms])
@@ -146,6 +179,7 @@ def plot_task_matrix(
     taught: Sequence[Sequence[str]],
     metric: str = "AUROC",
     spread: Any = None,
+    row_names: Sequence[str] | None = None,
 ) -> Figure:
     """Scores after every task (rows) on every finding (columns), in percent; what a task taught is framed.
 
@@ -154,15 +188,25 @@ def plot_task_matrix(
         tasks (`Sequence[str]`): T names.
         findings (`Sequence[str]`): F names.
         taught (`Sequence[Sequence[str]]`): for each task the findings whose labels it saw.
-        metric (`str`): what the colour means. Default `"AUROC"`.
+        metric (`str`, *optional*, defaults to `"AUROC"`): what the colour means.
         spread (`[T, F]`, *optional*): standard deviations, as fractions, written below the scores unless NaN.
+        row_names (`Sequence[str]`, *optional*): of the rows. Default: "after" and the task.
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Example:
+        ```python
+        >>> matrix = [[0.9, 0.5], [0.8, 0.9]]
+        >>> figure = plot_task_matrix(matrix, ["first", "second"], ["cough", "fever"], [["cough"], ["fever"]])
+        >>> len(figure.axes)
+        2
+        ```
     """
     table = 100 * np.asarray(matrix, dtype=np.float64)
     row_height = 0.42 if spread is None else 0.6
-    figure = Figure(figsize=(3.0 + 0.95 * len(findings), 1.8 + row_height * len(tasks)), layout="constrained")
+    names = [f"after {task}" for task in tasks] if row_names is None else row_names
+    figure = Figure(figsize=(3.0 + 0.95 * len(findings), 1.8 + row_height * len(names)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(table, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for row, column in np.ndindex(*table.shape):
@@ -174,9 +218,15 @@ def plot_task_matrix(
         if findings[column] in taught[row] and len(taught[row]) < len(findings):
             axes.add_patch(_frame(column, row))
     axes.set_xticks(range(len(findings)), findings, rotation=30, ha="right", parse_math=False)
-    axes.set_yticks(range(len(tasks)), [f"after {task}" for task in tasks], parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     figure.colorbar(image, ax=axes, label=f"{metric}, %")
     return figure
+
+
+def _cosine_edges(positive: Any, negative: Any, bins: int) -> np.ndarray:
+    """Edges `[bins + 1]` from the smallest cosine to 1, never closer than the rounding of equal items is wide."""
+    low, high = min(np.min(positive), np.min(negative)), max(1.0, np.max(positive), np.max(negative))
+    return np.linspace(min(low, high - _NARROWEST), high, bins + 1)
 
 
 def _draw_spectrum(axes: Any, values: np.ndarray, k_top: int, k_bottom: int) -> None:

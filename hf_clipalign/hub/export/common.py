@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, Projector
+from hf_clipalign.hub.published import without_local_names
 
 EXPORT_DTYPES = ("float32", "float16")
 
 
 def compression(projector: Projector, size: int) -> Tensor:
-    """The map `[k, d]` that shortens trimmed embeddings `[N, d]` to their k numbers and keeps every cosine."""
+    """The map `[k, d]` that shortens trimmed embeddings `[N, d]` to dimension k and keeps every cosine."""
     left = torch.linalg.svd(projector.matrix.detach().double().cpu(), full_matrices=False).U
     return left[:, :size].T.contiguous()
 
@@ -44,3 +46,26 @@ def example_inputs(encoder: DualEncoder, modality: str, batch_size: int = 2) -> 
     return (
         {"input_ids": ids} if encoder.full_length_text else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     )
+
+
+def describe_preprocessing(encoder: DualEncoder, modality: str, processor: Any) -> dict[str, Any]:
+    """What has to be done to an image or a text before a tower, as JSON can hold it.
+
+    Args:
+        encoder (`DualEncoder`): the model's view.
+        modality (`"image"` or `"text"`): which tower.
+        processor (`ProcessorMixin`, *optional*): the checkpoint's processor; without it only sizes are known.
+    """
+    if modality == "image":
+        settings = {"size": {"height": encoder.image_size, "width": encoder.image_size}}
+        if processor is not None:
+            settings |= processor_part(processor, "image_processor", "image processor").to_dict()
+        return json.loads(json.dumps(without_local_names(settings), default=str))
+    padding = "max_length" if encoder.full_length_text else "longest"
+    tokenizer = None if processor is None else processor_part(processor, "tokenizer", "tokenizer")
+    return {
+        "tokenizer_class": None if tokenizer is None else type(tokenizer).__name__,
+        "max_length": encoder.max_text_length,
+        "padding": padding,
+        "truncation": True,
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_clipalign._checks.tensors import parse_dtype
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
-from hf_clipalign._tensors import parse_dtype
+from hf_clipalign._io.files import atomic_file, atomic_folder
 from hf_clipalign.backbones import DualEncoder, Projector, as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
-from hf_clipalign.hub.export.common import EXPORT_DTYPES, example_inputs
+from hf_clipalign.hub.export.common import EXPORT_DTYPES, describe_preprocessing, example_inputs
 from hf_clipalign.isoclip import IsoCLIPModel
 
 
@@ -31,6 +32,7 @@ def export_onnx(
     compact: bool = False,
     dtype: str | torch.dtype = "float32",
     normalize: bool = False,
+    processor: Any = None,
 ) -> Path:
     """Writes an aligned tower as one ONNX file with a dynamic batch size (extra `onnx`).
 
@@ -39,13 +41,19 @@ def export_onnx(
     `image_embeds` or `text_embeds`, float32, `[N, d]`: as `get_image_features` gives them. Compare image embeddings
     with image embeddings only, texts with texts only.
 
+    The file's metadata say how to use it: `hf_clipalign` (band, dimension, whether vectors are normalised, cosine) and
+    `preprocessing` (sizes, mean and standard deviation; or text length and padding), both as JSON. The processor is
+    saved beside it, for `AutoProcessor.from_pretrained("NAME-processor")`.
+
     Args:
         model (`IsoCLIPModel`): the aligned model.
-        path (`str` or `Path`): the file to write (`.onnx`); other files are not touched.
-        modality (`"image"` or `"text"`): which tower. Default `"image"`.
-        compact (`bool`): the exact smaller embedding with the same cosines. Default False.
-        dtype (`"float32"` or `"float16"`): of the weights and the computation inside. Default `"float32"`.
-        normalize (`bool`): give unit vectors. Default False.
+        path (`str` or `Path`): the file to write; the ending `.onnx` is added where it is missing.
+        modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): which tower.
+        compact (`bool`, *optional*, defaults to `False`): the exact smaller embedding with the same cosines.
+        dtype (`"float32"` or `"float16"`, *optional*, defaults to `"float32"`): of the weights and the computation
+            inside.
+        normalize (`bool`, *optional*, defaults to `False`): give unit vectors.
+        processor (`ProcessorMixin`, *optional*): saved beside it. Default: `model.known_processor()`.
 
     Returns:
         `Path`: the file.
@@ -56,9 +64,13 @@ def export_onnx(
 
     Example:
         ```python
-        >>> export_onnx(model, "clip-b32-image.onnx", compact=True)
-        >>> session = onnxruntime.InferenceSession("clip-b32-image.onnx")
-        >>> (embeds,) = session.run(None, {"pixel_values": pixel_values.numpy()})
+        >>> import onnxruntime
+        >>> from hf_clipalign.hub import export_onnx
+        >>> file = export_onnx(aligned, "clip-image.onnx", compact=True)
+        >>> session = onnxruntime.InferenceSession(file)
+        >>> pixels = processor(images=images.read(0), return_tensors="np")["pixel_values"]
+        >>> session.run(None, {"pixel_values": pixels})[0].shape
+        (1, 79)
         ```
     """
     projector = model.aligned_projector(modality, compact)
@@ -69,9 +81,59 @@ def export_onnx(
             f"{type(model.clip).__name__} resizes its position table for every image shape, which ONNX cannot "
             "express. Export a checkpoint of fixed resolution (model_type siglip) instead."
         )
-    with atomic_file(path) as staging:
-        _write(tower.eval(), inputs, staging, f"{modality}_embeds")
-    return Path(path)
+    processor = model.known_processor() if processor is None else processor
+    facts = {
+        **model.export_facts("onnx", modality, compact),
+        **{"dimension": len(projector.weight), "normalized": normalize, "output": f"{modality}_embeds"},
+    }
+    preprocessing = describe_preprocessing(tower.encoder, modality, processor)
+    file = onnx_path(path)
+    with atomic_file(file) as staging:
+        program = _trace(tower.eval(), inputs, f"{modality}_embeds")
+        program.model.metadata_props["hf_clipalign"] = json.dumps(facts)
+        program.model.metadata_props["preprocessing"] = json.dumps(preprocessing)
+        program.save(str(staging), external_data=False)
+        if processor is not None:
+            with atomic_folder(file.with_name(f"{file.stem}-processor")) as folder:
+                processor.save_pretrained(folder)
+    return file
+
+
+def onnx_path(path: str | Path) -> Path:
+    """The file that is written for a path: its ending is `.onnx`.
+
+    Raises:
+        `ClipAlignError`: it is a folder.
+    """
+    path = Path(path)
+    file = path if path.suffix.lower() == ".onnx" else path.with_name(f"{path.name}.onnx")
+    for taken in (path, file):
+        if taken.is_dir():
+            raise ClipAlignError(f"{str(taken)!r} is a folder: give a file, for example {str(path / 'image.onnx')!r}.")
+    return file
+
+
+def onnx_facts(file: str | Path) -> dict[str, Any] | None:
+    """What an exported file says about itself: band, dimension, base model … None for any other file.
+
+    Args:
+        file (`str` or `Path`): an ONNX file.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.hub import export_onnx, onnx_facts
+        >>> onnx_facts(export_onnx(aligned, "clip-image.onnx", compact=True))["dimension"]
+        79
+        ```
+    """
+    import onnx
+
+    try:
+        metadata = {entry.key: entry.value for entry in onnx.load(str(file), load_external_data=False).metadata_props}
+        facts = json.loads(metadata.get("hf_clipalign", "null"))
+    except Exception:  # protobuf's errors have no common class that onnx documents
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
 class _AlignedTower(nn.Module):
@@ -101,7 +163,7 @@ class _AlignedTower(nn.Module):
         return F.normalize(embeds, dim=-1) if self.normalize else embeds
 
 
-def _write(tower: nn.Module, inputs: dict[str, Tensor], path: Path, output_name: str) -> None:
+def _trace(tower: nn.Module, inputs: dict[str, Tensor], output_name: str) -> Any:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -116,14 +178,12 @@ def _write(tower: nn.Module, inputs: dict[str, Tensor], path: Path, output_name:
         )
     with torch.no_grad(), _quiet():
         try:
-            torch.onnx.export(
+            return torch.onnx.export(
                 tower,
                 tuple(inputs.values()),
-                str(path),
                 input_names=list(inputs),
                 output_names=[output_name],
                 dynamic_shapes=_dynamic_shapes(tower, inputs),
-                external_data=False,
                 dynamo=True,
             )
         except Exception as error:

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hf_clipalign._checks.tensors import parse_dtype
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_folder
-from hf_clipalign._tensors import parse_dtype
+from hf_clipalign._io.files import atomic_folder
 from hf_clipalign.backbones import Projector
 from hf_clipalign.hub.export.common import EXPORT_DTYPES, compression, processor_part
+from hf_clipalign.hub.uploads import ALLOWED, is_allowed
 from hf_clipalign.isoclip import IsoCLIPModel
 
 Contents = Literal["image", "text", "both"]
@@ -32,7 +33,7 @@ _TWO_TOWERS = {
 def export_sentence_transformers(
     model: IsoCLIPModel,
     path: str | Path,
-    processor: Any,
+    processor: Any = None,
     modality: Contents = "image",
     compact: bool = False,
     dtype: str | torch.dtype = "float32",
@@ -46,11 +47,12 @@ def export_sentence_transformers(
     Args:
         model (`IsoCLIPModel`): the aligned model.
         path (`str` or `Path`): folder to write to.
-        processor (`ProcessorMixin`): the base checkpoint's processor; for `"image"` its image processor will do.
-        modality (`"image"`, `"text"` or `"both"`): what it can embed. Default `"image"`.
-        compact (`bool`): the exact smaller embedding with the same cosines (not for `"both"`: the two sides have
-            different sizes). Default False.
-        dtype (`"float32"` or `"float16"`): of the saved weights. Default `"float32"`.
+        processor (`ProcessorMixin`, *optional*): the base checkpoint's processor; for `"image"` its image processor
+            will do. Default: `model.known_processor()`.
+        modality (`"image"`, `"text"` or `"both"`, *optional*, defaults to `"image"`): what it can embed.
+        compact (`bool`, *optional*, defaults to `False`): the exact smaller embedding with the same cosines (not for
+            `"both"`: the two sides have different sizes).
+        dtype (`"float32"` or `"float16"`, *optional*, defaults to `"float32"`): of the saved weights.
 
     Returns:
         `Path`: the folder. It needs sentence-transformers 5.4 or later.
@@ -61,9 +63,11 @@ def export_sentence_transformers(
 
     Example:
         ```python
-        >>> export_sentence_transformers(model, "clip-b32-images", processor, compact=True)
-        >>> SentenceTransformer("clip-b32-images").encode([image]).shape
-        (1, 312)
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from hf_clipalign.hub import export_sentence_transformers
+        >>> folder = export_sentence_transformers(aligned, "clip-images", processor, compact=True)
+        >>> SentenceTransformer(str(folder)).encode([images.read(0)]).shape
+        (1, 79)
         ```
     """
     if modality not in ("image", "text", "both"):
@@ -74,11 +78,13 @@ def export_sentence_transformers(
             "gives one size: write two folders, modality='image' and modality='text'."
         )
     torch_dtype = parse_dtype(dtype, *EXPORT_DTYPES)
-    with atomic_folder(path) as staging:
+    processor = model.known_processor() if processor is None else processor
+    facts = model.export_facts("sentence-transformers", modality, compact)
+    with atomic_folder(path, keep=_is_foreign) as staging:
         if modality == "image":
-            projector: Projector | None = _write_image_tower(model, staging, processor, compact, torch_dtype)
+            projector: Projector | None = _write_image_tower(model, staging, processor, facts, torch_dtype)
         else:
-            projector = _write_two_towers(model, staging, processor, modality, compact, torch_dtype)
+            projector = _write_two_towers(model, staging, processor, facts, torch_dtype)
         modules = [("", "transformer.Transformer")]
         if projector is not None:
             _write_dense(staging / "1_Dense", projector)
@@ -93,26 +99,35 @@ def export_sentence_transformers(
     return Path(path)
 
 
+def _is_foreign(name: str) -> bool:
+    """Whether a file of the folder is of no earlier export, and stays."""
+    return not is_allowed(name, ALLOWED["sentence-transformers"])
+
+
 def _write_image_tower(
-    model: IsoCLIPModel, folder: Path, processor: Any, compact: bool, dtype: torch.dtype
+    model: IsoCLIPModel, folder: Path, processor: Any, facts: dict[str, Any], dtype: torch.dtype
 ) -> Projector:
-    projector = model.aligned_projector("image", compact)
+    projector = model.aligned_projector("image", facts["compact"])
     image_processor = processor_part(processor, "image_processor", "image processor")
     tower: Any = model.encoder.image_feature_tower()
-    copy.deepcopy(tower).to(dtype).save_pretrained(folder)
+    tower = copy.deepcopy(tower).to(dtype)
+    tower.config.hf_clipalign = facts
+    tower.save_pretrained(folder)
     image_processor.save_pretrained(folder)
     _write_transformer_config(folder, _IMAGE_ALONE, {})
     return projector
 
 
 def _write_two_towers(
-    model: IsoCLIPModel, folder: Path, processor: Any, modality: Contents, compact: bool, dtype: torch.dtype
+    model: IsoCLIPModel, folder: Path, processor: Any, facts: dict[str, Any], dtype: torch.dtype
 ) -> Projector | None:
-    sides = ("image", "text") if modality == "both" else ("text",)
+    sides = ("image", "text") if facts["modality"] == "both" else ("text",)
     processor_part(processor, "tokenizer", "tokenizer")
     image_processor = processor_part(processor, "image_processor", "image processor")
     projectors = {side: model.aligned_projector(side) for side in sides}  # type: ignore[arg-type]
     towers: Any = model.encoder.with_projectors(**projectors)
+    towers.config = copy.deepcopy(towers.config)
+    towers.config.hf_clipalign = facts
     towers.to(dtype).save_pretrained(folder)
     processor.save_pretrained(folder)
     encoder = model.encoder
@@ -123,7 +138,7 @@ def _write_two_towers(
     if "image" in sides and hasattr(image_processor, "max_num_patches"):
         processing["image"] = {name: getattr(image_processor, name) for name in ("patch_size", "max_num_patches")}
     _write_transformer_config(folder, {side: _TWO_TOWERS[side] for side in sides}, processing)
-    if not compact:
+    if not facts["compact"]:
         return None
     size = len(model.aligned_projector("text", compact=True).weight)
     return Projector(compression(projectors["text"], size).to(encoder.dtype))

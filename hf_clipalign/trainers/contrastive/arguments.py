@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
-from transformers import TrainingArguments
-
+from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer, check_number
+from hf_clipalign.trainers.arguments import AlignmentTrainingArguments
 
 _CHOICES = {
     "loss": ("info_nce", "sigmoid"),
@@ -21,8 +19,8 @@ _CHOICES = {
 
 
 @dataclass
-class ContrastiveTrainingArguments(TrainingArguments):
-    """Settings of `ContrastiveTrainer`: those of `transformers.TrainingArguments`, and the ones below.
+class ContrastiveTrainingArguments(AlignmentTrainingArguments):
+    """Settings of `ContrastiveTrainer`: those of `AlignmentTrainingArguments`, and the ones below.
 
     Set differently from transformers: AdamW with beta2 0.98, eps 1e-6 and weight decay 0.1 on matrices only, a cosine
     schedule, gradient norm 1, no incomplete last batch (as CLIP was trained), a checkpoint after every epoch (the last
@@ -39,7 +37,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
             "given" (what has `requires_grad`). Default: "given" for a PEFT model, of which only the adapter is saved,
             else "all".
         image_term_weight (`float`): weight of the SimCLR term: `info_nce_loss` between two views of each image.
-        image_term_temperature (`float`): its own temperature. Default 0.1.
+        image_term_temperature (`float`, *optional*, defaults to `0.1`): its own temperature.
         cache_chunk_size (`int`, *optional*): images and texts in one pass of a tower; activations are kept for one
             chunk only and made again for the gradient, so that the batch can be as big as its inputs fit.
         positives (`str`): "image" (captions of the same image) or "label" (of any image of the same class).
@@ -47,11 +45,16 @@ class ContrastiveTrainingArguments(TrainingArguments):
         truncate_captions (`bool`): cut captions over the model's length, as CLIP was trained; False: an error.
         text_column (`str`, *optional*): the captions in a `datasets.Dataset`.
         augment (`bool`): random crop (and flip), reproducible from `seed`, epoch and image.
-        crop_scale (`float`): smallest share of the image's area in a crop. Default 0.5.
+        crop_scale (`float`, *optional*, defaults to `0.5`): smallest share of the image's area in a crop.
         flip (`bool`): also mirror half of the images. Default False: "left" and "right" are words.
-    """
 
-    _paper: ClassVar[str] = "https://arxiv.org/abs/2103.00020"
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import ContrastiveTrainingArguments
+        >>> ContrastiveTrainingArguments("runs/closed-gap", temperature=1.0, temperature_mode="fixed").loss
+        'info_nce'
+        ```
+    """
 
     # loss
     loss: str = field(default="info_nce", metadata={"help": "info_nce (softmax, CLIP) or sigmoid (SigLIP)."})
@@ -97,13 +100,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
         default=0.5, metadata={"help": "Smallest share of an image's area that a random crop keeps."}
     )
     flip: bool = field(default=False, metadata={"help": "Mirror half of the augmented images."})
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Drop an incomplete last batch, so that all pairs meet as many negatives."}
-    )
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})
 
     # training
     learning_rate: float = field(default=1e-5, metadata={"help": "Highest learning rate."})
@@ -111,11 +107,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
     adam_beta2: float = field(default=0.98, metadata={"help": "Beta2 of AdamW."})
     adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: epoch, steps or no."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; None keeps all."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,8 +145,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
             )
 
     def _check_data(self) -> None:
-        if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the image column")
         check_number("crop_scale", self.crop_scale, "a share above 0 and up to 1", above=0, most=1)
         if self.flip and not self.augment:
             raise ClipAlignError("flip is a part of the augmentation: set augment=True, or drop flip")

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource
+from hf_clipalign.data.images.processing import process_images
 from hf_clipalign.hub.export.common import processor_part
-from hf_clipalign.trainers.augmentation import ImagesByEpoch, crop_and_resize, random_view, view_generator
+from hf_clipalign.trainers.augmentation import crop_and_resize, random_view, view_generator
+from hf_clipalign.trainers.images import ImagesByEpoch
 
 Augmentation = Callable[[Image.Image, np.random.Generator], Image.Image]
 """A random view of an image, drawn with nothing but the given generator."""
@@ -26,8 +28,8 @@ class RandomCrop:
 
     Args:
         side (`int`): of the square, in pixels.
-        scale (`float`): smallest share of the image's area. Default 0.5.
-        flip (`bool`): mirror half of the views. Default False.
+        scale (`float`, *optional*, defaults to `0.5`): smallest share of the image's area.
+        flip (`bool`, *optional*, defaults to `False`): mirror half of the views.
     """
 
     def __init__(self, side: int, scale: float = 0.5, flip: bool = False):
@@ -48,13 +50,23 @@ class ImageTextPairs(ImagesByEpoch):
         source (`ImageSource`): the images, with one caption or more each.
         processor (`ProcessorMixin` or image processor): the model's.
         augmentation (`Augmentation`, *optional*): makes a random view. Default: the image as it is.
-        two_views (`bool`): also a second view of each image. Default False.
-        captions (`str`): "random" (one for each epoch), "first" or "all". Default "random".
-        positives (`str`): what gives two images the same group: "image" (nothing) or "label". Default "image".
-        seed (`int`): of views and captions. Default 0.
+        two_views (`bool`, *optional*, defaults to `False`): also a second view of each image.
+        captions (`str`, *optional*, defaults to `"random"`): "random" (one for each epoch), "first" or "all".
+        positives (`str`, *optional*, defaults to `"image"`): what gives two images the same group: "image" (nothing)
+            or "label".
+        seed (`int`, *optional*, defaults to `0`): of views and captions.
 
     Raises:
         `ClipAlignError`: images without a caption, or without labels where they are needed.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import open_source, with_captions
+        >>> from hf_clipalign.trainers import ImageTextPairs
+        >>> pairs = ImageTextPairs(with_captions(open_source("pairs"), ["a cat", "a dog"]), processor)
+        >>> pairs[1]["captions"]
+        ['a dog']
+        ```
     """
 
     def __init__(
@@ -96,7 +108,7 @@ class ImageTextPairs(ImagesByEpoch):
 
     def _view(self, image: Image.Image, generator: np.random.Generator) -> dict[str, Tensor]:
         view = image if self.augmentation is None else self.augmentation(image, generator)
-        batch = self.image_processor(images=[np.asarray(view)], input_data_format="channels_last", return_tensors="pt")
+        batch = process_images(self.image_processor, [view]) or {}
         return {name: value[0] for name, value in batch.items() if isinstance(value, Tensor)}
 
 
@@ -110,6 +122,16 @@ def collate_pairs(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         `dict`: `images` (and `second_views`): inputs of the image tower; `captions`: M texts; `image_groups [N]` and
         `text_groups [M]`: images and texts of the same group belong together.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import open_source, with_captions
+        >>> from hf_clipalign.trainers import ImageTextPairs, collate_pairs
+        >>> pairs = ImageTextPairs(with_captions(open_source("pairs"), ["a cat", "a dog"]), processor)
+        >>> batch = collate_pairs([pairs[0], pairs[1]])
+        >>> batch["captions"], batch["images"]["pixel_values"].shape
+        (['a cat', 'a dog'], torch.Size([2, 3, 48, 48]))
+        ```
     """
     counts = torch.tensor([len(item["captions"]) for item in items])
     groups = torch.tensor([item["group"] for item in items])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,34 +12,43 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import atomic_file
 from hf_clipalign.backbones import tokenize
 from hf_clipalign.data import ImageSource, from_dataset
 from hf_clipalign.hub.export.common import processor_part
 from hf_clipalign.losses import contrastive_loss, info_nce_loss, sigmoid_loss
 from hf_clipalign.metrics import retrieval_metrics
-from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup, holds_images
+from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup
+from hf_clipalign.trainers.cards import shown_model
 from hf_clipalign.trainers.contrastive.arguments import ContrastiveTrainingArguments
-from hf_clipalign.trainers.contrastive.card import write_contrastive_card
 from hf_clipalign.trainers.contrastive.data import Augmentation, ImageTextPairs, RandomCrop, collate_pairs
 from hf_clipalign.trainers.contrastive.learner import ContrastiveLearner
-from hf_clipalign.trainers.gather import gather_rows
+from hf_clipalign.trainers.gather import gather_rows, gather_with_own, whole_loss
+from hf_clipalign.trainers.images import holds_images
 
 _LOSS_FILE = "loss.safetensors"
 _RUN_FILE = "run.json"
 _DECIDING = ("loss", "temperature", "temperature_mode", "image_term_weight", "positives", "captions")
 _HIGHEST_SCALE = 100.0
 _EVALUATED_AT = (1, 5)
+_LOSSES = {"info_nce": "symmetric InfoNCE", "sigmoid": "pairwise sigmoid"}
+_METHODS = {"info_nce": "clip", "sigmoid": "siglip"}
+_FORGETTING = "What the base model knows about other images may be lost in part; that was not measured."
+_OWN_TEMPERATURE = "The adapter does not hold the temperature of its training: logits have the base model's."
+_OWN_BIAS = (
+    "The bias of the sigmoid loss is not in the checkpoint, as its class has none: rankings and softmax scores do not "
+    "need it."
+)
 
 
 class ContrastiveTrainer(AlignmentTrainer):
     """Fine-tunes a model with two towers on image–text pairs.
 
     The loss is `contrastive_loss` (symmetric InfoNCE) or `sigmoid_loss`, each over the images and texts of ALL
-    processes, plus, if asked for, `info_nce_loss` between two augmented views of the images (the term of SimCLR, in
-    the shared space without a head of its own; the first view is also the one that meets the text). Gradient
-    accumulation averages over micro-batches, each with its own negatives; for the negatives of a big batch set
-    `cache_chunk_size`.
+    processes, of which each computes the logits of its own rows; plus, if asked for, `info_nce_loss` between two
+    augmented views of the images (the term of SimCLR, in the shared space without a head of its own; the first view
+    is also the one that meets the text). Gradient accumulation averages over micro-batches, each with its own
+    negatives; for the negatives of a big batch set `cache_chunk_size`.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`): the model; all families of `as_dual_encoder` that save themselves.
@@ -60,17 +68,20 @@ class ContrastiveTrainer(AlignmentTrainer):
 
     Example:
         ```python
-        >>> trainer = ContrastiveTrainer(
-        ...     CLIPModel.from_pretrained(checkpoint),
-        ...     ContrastiveTrainingArguments("runs/closed-gap", temperature=1.0, temperature_mode="fixed"),
-        ...     processing_class=load_processor(checkpoint),
-        ...     train_dataset=with_captions(image_folder("train2017"), load_captions("captions_train2017.json")),
-        ... )
-        >>> trainer.train()
+        >>> from hf_clipalign.data import load_mini, with_captions
+        >>> from hf_clipalign.trainers import ContrastiveTrainer, ContrastiveTrainingArguments
+        >>> settings = ContrastiveTrainingArguments("runs/captions", max_steps=1)
+        >>> pairs = with_captions(images, [f"an emoji of {images.class_names[label]}" for label in images.labels])
+        >>> clip = load_mini().student
+        >>> trainer = ContrastiveTrainer(clip, settings, processing_class=processor, train_dataset=pairs)
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 
     args: ContrastiveTrainingArguments
+    _tag_names = ("contrastive-learning",)
 
     def __init__(
         self,
@@ -98,7 +109,7 @@ class ContrastiveTrainer(AlignmentTrainer):
         self._augmentation = augmentation
         if augmentation is None and args.augment:
             self._augmentation = RandomCrop(learner.encoder.image_size, args.crop_scale, args.flip)
-        train_pairs = self._pairs(train_dataset, args, training=True)
+        train_pairs = self._images(train_dataset, args, training=True)
         if train_pairs is not None:
             _check_batches(train_pairs, args)
         super().__init__(
@@ -106,13 +117,11 @@ class ContrastiveTrainer(AlignmentTrainer):
             args,
             data_collator=kwargs.pop("data_collator", collate_pairs),
             train_dataset=train_pairs,
-            eval_dataset=self._eval_pairs(eval_dataset, args),
+            eval_dataset=self._eval_images(eval_dataset, args),
             processing_class=processing_class,
             compute_metrics=kwargs.pop("compute_metrics", retrieval_of_pairs),
             **kwargs,
         )
-        self._results: Any = None
-        self._command = ""
 
     @property
     def learner(self) -> ContrastiveLearner:
@@ -126,7 +135,7 @@ class ContrastiveTrainer(AlignmentTrainer):
 
     # Data
 
-    def _pairs(self, dataset: Any, args: ContrastiveTrainingArguments, training: bool) -> Any:
+    def _images(self, dataset: Any, args: ContrastiveTrainingArguments, training: bool) -> Any:
         """Model inputs of images and captions; a torch data set that gives them already is returned as it is."""
         if not holds_images(dataset, "images"):
             return dataset
@@ -146,11 +155,6 @@ class ContrastiveTrainer(AlignmentTrainer):
             seed=args.seed,
         )
 
-    def _eval_pairs(self, dataset: Any, args: ContrastiveTrainingArguments) -> Any:
-        if isinstance(dataset, Mapping) and not isinstance(dataset, ImageSource):
-            return {name: self._pairs(part, args, training=False) for name, part in dataset.items()}
-        return self._pairs(dataset, args, training=False)
-
     def _model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         texts = tokenize(
             self.learner.encoder, self._processing_class, batch["captions"], truncate=self.args.truncate_captions
@@ -169,35 +173,40 @@ class ContrastiveTrainer(AlignmentTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The contrastive loss of the batch of all processes; every process computes the whole of it."""
+        """The contrastive loss of the batch of all processes; each computes the rows of its own images and texts."""
         outputs = model(**self._model_inputs(inputs))
-        rows = {name: value for name, value in outputs.items() if name.endswith("_embeds")}
-        groups = {name: inputs[name] for name in ("image_groups", "text_groups")}
-        gathered = {name: gather_rows(value) for name, value in {**rows, **groups}.items()}
+        groups = {name: gather_with_own(inputs[name]) for name in ("image_groups", "text_groups")}
+        gathered = {name: gather_rows(value) for name, value in outputs.items() if name.endswith("_embeds")}
+        gathered |= {name: group.rows for name, group in groups.items()}
         if len(gathered["image_embeds"]) < 2:
             raise ClipAlignError("the batch holds one pair, which has no negatives: give two or more")
         scale = outputs["logit_scale"].item()
         if not 0 < scale < math.inf:
             raise self._diverged(f"the logit scale is {scale:g}")
-        losses = self._losses({**outputs, **gathered})
+        own = groups["image_groups"].own, groups["text_groups"].own
+        shares = self._losses({**outputs, **gathered}, own)
+        losses = {name: whole_loss(share) for name, share in shares.items()}
         self._keep_terms(losses)
         loss = losses["contrastive_loss"]
         if "image_loss" in losses:
             loss = loss + self.args.image_term_weight * losses["image_loss"]
         return (loss, outputs) if return_outputs else loss
 
-    def _losses(self, outputs: dict[str, Any]) -> dict[str, Tensor]:
-        """The terms by name, in float32 also where the towers run under autocast."""
-        positives = outputs["image_groups"][:, None] == outputs["text_groups"]
+    def _losses(
+        self, outputs: dict[str, Any], own: tuple[slice, slice] = (slice(None), slice(None))
+    ) -> dict[str, Tensor]:
+        """The terms by name for the own images and texts, in float32 also where the towers run under autocast."""
+        groups = outputs["image_groups"], outputs["text_groups"]
         pair = outputs["image_embeds"], outputs["text_embeds"], outputs["logit_scale"].float()
         with torch.autocast(self.args.device.type, enabled=False):
             if self.args.loss == "sigmoid":
-                losses = {"contrastive_loss": sigmoid_loss(*pair, outputs["logit_bias"].float(), positives=positives)}
+                bias = outputs["logit_bias"].float()
+                losses = {"contrastive_loss": sigmoid_loss(*pair, bias, groups=groups, own=own[0])}
             else:
-                losses = {"contrastive_loss": contrastive_loss(*pair, positives=positives)}
+                losses = {"contrastive_loss": contrastive_loss(*pair, groups=groups, own=own)}
             if "second_embeds" in outputs:
                 views = torch.cat([outputs["image_embeds"], outputs["second_embeds"]])
-                losses["image_loss"] = info_nce_loss(views, self.args.image_term_temperature)
+                losses["image_loss"] = info_nce_loss(views, self.args.image_term_temperature, own=own[0])
         return losses
 
     def after_step(self) -> None:
@@ -221,10 +230,7 @@ class ContrastiveTrainer(AlignmentTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Retrieval between images and their first captions. See `transformers.Trainer.evaluate`."""
-        known: Any = self.eval_dataset
-        dataset = known if eval_dataset is None else eval_dataset
-        dataset = known[dataset] if isinstance(dataset, str) else dataset
-        return super().evaluate(self._eval_pairs(dataset, self.args), ignore_keys, metric_key_prefix)
+        return super().evaluate(self._chosen_images(eval_dataset), ignore_keys, metric_key_prefix)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -237,25 +243,26 @@ class ContrastiveTrainer(AlignmentTrainer):
         embeds = outputs["image_embeds"].float(), outputs["text_embeds"].float()
         return loss["contrastive_loss"], None if prediction_loss_only else embeds, inputs["image_groups"]
 
-    def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """All images, also those of an incomplete last batch."""
-        return super().get_test_dataloader(self._pairs(test_dataset, self.args, training=False))
-
     # Checkpoints and card
 
-    def create_model_card(self, *args: Any, results: Any = None, command: str | None = None, **kwargs: Any) -> None:
-        """Writes `README.md` beside the model; `push_to_hub` calls it again with what was given last.
-
-        Args:
-            *args: ignored: those of `transformers.Trainer.create_model_card`.
-            results (`ReportTable`, *optional*): numbers to show.
-            command (`str`, *optional*): what was run.
-            **kwargs: ignored, as `args`.
-        """
-        self._results = results if results is not None else self._results
-        self._command = command if command is not None else self._command
-        if self.is_world_process_zero():
-            write_contrastive_card(self, self.args.output_dir or ".", self._results, self._command)
+    def card_facts(self) -> dict[str, Any]:
+        """The loss, the captions and the temperature."""
+        args, source = self.args, getattr(self.train_dataset, "source", None)
+        image_term = f", plus {args.image_term_weight:g} times the SimCLR loss of two views of the images"
+        temperature = 1 / self.learner.encoder.logit_scale.item()
+        limits = {_OWN_BIAS: self.learner.own_bias is not None, _OWN_TEMPERATURE: _is_adapter(self.clip)}
+        return {
+            "name": f"{shown_model(self.clip).rsplit('/', 1)[-1]}, fine-tuned on pairs",
+            "method": _METHODS[args.loss],
+            "description": f"Trained on images with captions by the {_LOSSES[args.loss]} loss"
+            f"{image_term if args.image_term_weight else ''}.",
+            "parameters": {
+                "captions": "of the caller" if source is None else f"{sum(map(len, source.texts)):,}",
+                "temperature": f"{temperature:.4g} ({args.temperature_mode})",
+                "batch with common negatives": args.train_batch_size * args.world_size,
+            },
+            "limits": [_FORGETTING, *(limit for limit, holds in limits.items() if holds)],
+        }
 
     def _write_model(self, folder: Path, checkpoint: bool) -> None:
         """A stock checkpoint with its processor; in a checkpoint also the rest of the loss, and which run it is of."""
@@ -277,7 +284,7 @@ class ContrastiveTrainer(AlignmentTrainer):
         return rest
 
     def _run(self) -> dict[str, Any]:
-        """What a run cannot change when it goes on."""
+        """What cannot be changed when a run is resumed."""
         pairs: Any = self.train_dataset
         return {
             "model": type(self.learner.encoder.model).__name__,
@@ -302,7 +309,7 @@ class ContrastiveTrainer(AlignmentTrainer):
         if differing:
             name, old, new = differing[0]
             raise ClipAlignError(
-                f"{folder} is of a run with {name} {old!r}, this one has {new!r}: go on with the same, or train from "
+                f"{folder} is of a run with {name} {old!r}, this one has {new!r}: resume with the same, or train from "
                 "the start"
             )
 

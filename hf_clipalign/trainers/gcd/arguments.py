@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
-from transformers import SchedulerType, TrainingArguments
+from transformers import SchedulerType
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import gcd_preset
+from hf_clipalign.trainers.arguments import AlignmentTrainingArguments
 
 _TEMPERATURES = ("student", "teacher", "warmup_teacher", "contrastive", "supervised_contrastive")
 _NOT_NEGATIVE = (
@@ -24,40 +24,46 @@ _NOT_NEGATIVE = (
 
 
 @dataclass
-class SpectralGCDTrainingArguments(TrainingArguments):
-    """Settings of `SpectralGCDTrainer`: those of `transformers.TrainingArguments`, and the ones below.
+class SpectralGCDTrainingArguments(AlignmentTrainingArguments):
+    """Settings of `SpectralGCDTrainer`: those of `AlignmentTrainingArguments`, and the ones below.
 
     The defaults are the published settings (for CUB; `preset` gives those of the other data sets). Set differently
     from transformers: SGD with momentum 0.9 and weight decay 5e-5 on every trained parameter, no gradient clipping,
     no incomplete last batch, a checkpoint after every epoch (the last two are kept), a cosine by epochs.
 
     Args:
-        crop_share (`float`): side of the random square crop as a share of the image's shorter side. Default 0.875;
-            1 keeps a square image whole, for icons that fill their images.
-        flip (`bool`): mirror half of the views. Default True.
+        crop_share (`float`, *optional*, defaults to `0.875`): side of the random square crop as a share of the
+            image's shorter side; 1 keeps all of a square image, for icons that fill their images.
+        flip (`bool`, *optional*, defaults to `True`): mirror half of the views.
         teacher_cache (`str`, *optional*): safetensors file of the teacher's features, made if it does not exist. A
             file of another teacher, other images or other concepts is an error.
         center_concepts (`bool`): subtract from the head's input the mean that the untrained student has over all plain
             images. Default False, as published. Cosines of a CLIP with its concepts are nearly the same for all
             images; without their mean, the head learns in far fewer steps.
-        train_blocks (`int`): last blocks of the image tower that are trained. Default 1.
-        learning_rate (`float`): rate of the head. Default 0.1.
-        backbone_learning_rate (`float`): rate of the image tower's blocks. Default 0.005.
-        rate_floor (`float`): the cosine ends at this share of the rates. Default 1e-3.
-        num_train_epochs (`float`): default 200.
-        per_device_train_batch_size (`int`): images (two views each) per process. Default 128.
-        supervised_weight (`float`): λ, the share of the supervised terms. Default 0.35.
-        mean_entropy_weight (`float`): ε, the weight of the mean-entropy term. Default 2.
-        distillation_weight (`float`): weight of the distances to the teacher. Default 1; 0 goes without a teacher.
-        student_temperature (`float`): of the class cosines. Default 0.1.
-        teacher_temperature (`float`): of the self-distillation's targets. Default 0.04.
-        warmup_teacher_temperature (`float`): the same in the first epoch. Default 0.07.
-        warmup_teacher_epochs (`int`): epochs on the way from one to the other. Default 30.
-        contrastive_temperature (`float`): of InfoNCE. Default 1, as the reference has it.
-        supervised_contrastive_temperature (`float`): of SupCon. Default 0.07.
-    """
+        train_blocks (`int`, *optional*, defaults to `1`): last blocks of the image tower that are trained.
+        learning_rate (`float`, *optional*, defaults to `0.1`): rate of the head.
+        backbone_learning_rate (`float`, *optional*, defaults to `0.005`): rate of the image tower's blocks.
+        rate_floor (`float`, *optional*, defaults to `1e-3`): the cosine ends at this share of the rates.
+        num_train_epochs (`float`, *optional*, defaults to `200`): passes over the images.
+        per_device_train_batch_size (`int`, *optional*, defaults to `128`): images (two views each) per process.
+        supervised_weight (`float`, *optional*, defaults to `0.35`): λ, the share of the supervised terms.
+        mean_entropy_weight (`float`, *optional*, defaults to `2`): ε, the weight of the mean-entropy term.
+        distillation_weight (`float`, *optional*, defaults to `1`): weight of the distances to the teacher; 0 needs
+            no teacher.
+        student_temperature (`float`, *optional*, defaults to `0.1`): of the class cosines.
+        teacher_temperature (`float`, *optional*, defaults to `0.04`): of the self-distillation's targets.
+        warmup_teacher_temperature (`float`, *optional*, defaults to `0.07`): the same in the first epoch.
+        warmup_teacher_epochs (`int`, *optional*, defaults to `30`): epochs on the way from one to the other.
+        contrastive_temperature (`float`, *optional*, defaults to `1`): of InfoNCE, as the reference has it.
+        supervised_contrastive_temperature (`float`, *optional*, defaults to `0.07`): of SupCon.
 
-    _paper: ClassVar[str] = "https://arxiv.org/abs/2602.17395"
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import SpectralGCDTrainingArguments
+        >>> SpectralGCDTrainingArguments("runs/animals", num_train_epochs=20).mean_entropy_weight
+        2.0
+        ```
+    """
 
     # data
     crop_share: float = field(
@@ -67,13 +73,6 @@ class SpectralGCDTrainingArguments(TrainingArguments):
     teacher_cache: str | None = field(
         default=None, metadata={"help": "Safetensors file where the teacher's features are kept between runs."}
     )
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Must stay True: all processes need batches of the same size."}
-    )
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})
 
     # model
     train_blocks: int = field(default=1, metadata={"help": "Last blocks of the image tower that are trained."})
@@ -95,11 +94,6 @@ class SpectralGCDTrainingArguments(TrainingArguments):
     momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd; other optimizers ignore it."})
     weight_decay: float = field(default=5e-5, metadata={"help": "L2 term on every trained parameter, biases too."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 is none, as published."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: epoch, steps or no."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; None keeps all."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
-    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Every trained parameter takes part in every step."}
     )
@@ -119,8 +113,6 @@ class SpectralGCDTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the image columns")
         if not self.dataloader_drop_last:
             raise ClipAlignError("dataloader_drop_last must be True: the losses compare all images of a full batch")
         if self.lr_scheduler_type != SchedulerType.LINEAR or self.warmup_steps:

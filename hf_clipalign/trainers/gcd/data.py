@@ -9,8 +9,8 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from hf_clipalign.data import GCDSplit
-from hf_clipalign.trainers.augmentation import ImagesByEpoch, crop_and_resize
-from hf_clipalign.trainers.prompts.data import pixel_values
+from hf_clipalign.trainers.augmentation import crop_and_resize
+from hf_clipalign.trainers.images import ImagesByEpoch, pixel_values
 
 Draw = tuple[int, int]
 """An image and the number of its draw within the epoch: an image that is drawn twice has other views."""
@@ -23,9 +23,9 @@ class GCDImages(ImagesByEpoch):
         split (`GCDSplit`): the images and their visible labels.
         image_processor (image processor): the student's; it normalises the views.
         image_size (`int`): side of the student's input, in pixels.
-        crop_share (`float`): side of the crop as a share of the shorter side. Default 0.875.
-        flip (`bool`): mirror half of the views. Default True.
-        seed (`int`): of the views. Default 0.
+        crop_share (`float`, *optional*, defaults to `0.875`): side of the crop as a share of the shorter side.
+        flip (`bool`, *optional*, defaults to `True`): mirror half of the views.
+        seed (`int`, *optional*, defaults to `0`): of the views.
     """
 
     def __init__(

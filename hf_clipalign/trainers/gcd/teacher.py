@@ -1,4 +1,4 @@
-"""What the teacher of SpectralGCD says about the plain images: computed once, kept in one file."""
+"""The features that the teacher of SpectralGCD has of the plain images: computed once, kept in one file."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file
+from hf_clipalign._io.files import explained_read
 from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.features import extract_image_features, project_image_features
+from hf_clipalign.features.storage.manifest import Column, Kind
+from hf_clipalign.features.storage.single_file import cached_tensors
 from hf_clipalign.trainers.teacher import Teacher, weights_digest
 
-_WHAT = {
-    "teacher": "another teacher",
-    "image_processing": "another image processing",
-    "images": "other images",
-    "concepts": "other concepts or another template",
-}
-
-
+TEACHER_CONCEPTS = Kind(
+    name="teacher-concepts",
+    noun="features of a teacher",
+    columns={"images": Column("float", 2), "texts": Column("float", 2, per_row=False)},
+    identity=("teacher", "image_processing", "images", "concepts"),
+    description=dict,
+    remedy="Or pass the teacher, so that they are made",
+    titles={
+        "teacher": "another teacher",
+        "image_processing": "another image processing",
+        "images": "other images",
+        "concepts": "other concepts or another template",
+    },
+)
 _SHOWN = 3
 
 
@@ -39,6 +45,13 @@ class TeacherConcepts:
         images (`Tensor [N, d]`): of the plain images.
         texts (`Tensor [C, d]`): of the concepts' prompts.
         temperature (`float`): divides the cosines.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import TeacherConcepts
+        >>> TeacherConcepts(torch.eye(2), torch.eye(2), temperature=0.01).images.shape
+        torch.Size([2, 2])
+        ```
     """
 
     images: Tensor
@@ -76,35 +89,53 @@ def teacher_concepts(
         source (`ImageSource`): the images, not augmented.
         concepts (`Sequence[str]`): the concepts.
         template (`str`): their prompt, with one `{}`.
-        temperature (`float`): divides the cosines. Default 0.01.
+        temperature (`float`, *optional*, defaults to `0.01`): divides the cosines.
         cache (`str` or `Path`, *optional*): safetensors file to read, or to write if it does not exist.
         num_workers (`int`, *optional*): processes that read images. Default: by the number of images.
-        progress (`bool`): show a progress bar. Default True.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Raises:
-        `ClipAlignError`: the file is of another teacher, other images or other concepts, or damaged, or a folder;
-            neither a teacher nor a file; images that cannot be read.
+        `ClipAlignError`: the file is of another teacher, other images or other concepts, or a folder, or damaged and
+            without a teacher that makes it again; neither a teacher nor a file; images that cannot be read.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import Teacher, teacher_concepts
+        >>> teacher = Teacher(mini.teacher, mini.teacher_processor)
+        >>> concepts = teacher_concepts(teacher, images, ["cat", "dog", "sun"], "an emoji of {}", progress=False)
+        >>> concepts.images.shape, concepts.texts.shape
+        (torch.Size([24, 128]), torch.Size([3, 128]))
+        ```
     """
     prompts = fill(template, concepts)
     file = None if cache is None else Path(cache)
-    if file is not None and file.is_dir():
+    with explained_read(file or "."):
+        is_folder, is_there = (file is not None and test(file) for test in (Path.is_dir, Path.exists))
+    if is_folder:
         raise ClipAlignError(f"the teacher cache {str(file)!r} is a folder: name a file in it, such as t.safetensors")
-    keys = {"images": source.fingerprint(), "concepts": _digest(prompts)}
+    description = {"images": source.fingerprint(), "concepts": _digest(prompts)}
     if teacher is not None:
         processor = getattr(teacher.processor, "image_processor", teacher.processor)
-        keys |= {"teacher": weights_digest(teacher.model), "image_processing": _digest([processor.to_json_string()])}
-    if file is not None and file.exists():
-        return TeacherConcepts(*_read(file, keys, (len(source), len(prompts))), temperature)
-    if teacher is None:
+        description["teacher"] = weights_digest(teacher.model)
+        description["image_processing"] = _digest([processor.to_json_string()])
+    elif not is_there:
         raise ClipAlignError(
             "there is nothing to distil from: pass a teacher, the teacher_cache of an earlier run, or "
             "distillation_weight=0"
         )
-    images, texts = _image_features(teacher, source, num_workers, progress), teacher.text_features(prompts).cpu()
-    if file is not None:
-        with atomic_file(file) as staging:
-            save_file({"images": images, "texts": texts.contiguous()}, staging, metadata=keys)
-    return TeacherConcepts(images, texts, temperature)
+
+    def compute() -> dict[str, Tensor]:
+        assert teacher is not None
+        images = _image_features(teacher, source, num_workers, progress)
+        return {"images": images, "texts": teacher.text_features(prompts).cpu()}
+
+    if file is None:
+        tensors = compute()
+    else:
+        rows = {"images": len(source), "texts": len(prompts)}
+        maker = None if teacher is None else compute
+        tensors = cached_tensors(file, TEACHER_CONCEPTS, description, maker, rows=rows)
+    return TeacherConcepts(tensors["images"], tensors["texts"], temperature)
 
 
 def _image_features(teacher: Teacher, source: ImageSource, num_workers: int | None, progress: bool) -> Tensor:
@@ -118,34 +149,6 @@ def _image_features(teacher: Teacher, source: ImageSource, num_workers: int | No
             f"{reasons}{more}"
         )
     return F.normalize(project_image_features(encoder, features.values), dim=-1).contiguous()
-
-
-def _read(file: Path, keys: dict[str, str], rows: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    damaged = f"the teacher cache {str(file)!r} is damaged: delete it, it is made again"
-    try:
-        with safe_open(file, framework="pt") as stored:
-            metadata = stored.metadata() or {}
-            tensors = stored.get_tensor("images"), stored.get_tensor("texts")
-    except (SafetensorError, OSError) as error:
-        raise ClipAlignError(damaged) from error
-    differences = [
-        f"{_WHAT[name]} ({metadata.get(name, 'unknown')[:8]}, here {value[:8]})"
-        for name, value in keys.items()
-        if metadata.get(name) != value
-    ]
-    if differences:
-        raise ClipAlignError(
-            f"the teacher cache {str(file)!r} was made with {' and '.join(differences)}: delete it, or name another "
-            "file with teacher_cache"
-        )
-    fit = all(value.ndim == 2 for value in tensors) and tuple(map(len, tensors)) == rows
-    if not (fit and tensors[0].shape[1] == tensors[1].shape[1] and all(map(_is_finite, tensors))):
-        raise ClipAlignError(damaged)
-    return tensors
-
-
-def _is_finite(features: Tensor) -> bool:
-    return features.is_floating_point() and bool(torch.isfinite(features).all())
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,22 +15,31 @@ from torch.optim import SGD, Optimizer
 from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.masking import public_name
 from hf_clipalign.data import GCDSplit
 from hf_clipalign.data.splits.gcd import check_class_count
+from hf_clipalign.evaluation import collapse
 from hf_clipalign.gcd import SpectralGCDModel
 from hf_clipalign.gcd.explanation import ProfileSums
 from hf_clipalign.gcd.similarities import finite_rows
 from hf_clipalign.losses import spectral_gcd_losses, teacher_temperature
-from hf_clipalign.metrics import clustering_accuracy
+from hf_clipalign.metrics import cluster_balance, clustering_accuracy
 from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup
 from hf_clipalign.trainers.gather import gather_rows, gather_views
 from hf_clipalign.trainers.gcd.arguments import SpectralGCDTrainingArguments
 from hf_clipalign.trainers.gcd.data import BalancedSampler, GCDImages
 from hf_clipalign.trainers.gcd.optimization import cosine_by_epoch, parameter_groups
 from hf_clipalign.trainers.gcd.teacher import TeacherConcepts, teacher_concepts
-from hf_clipalign.trainers.prompts.data import PromptImages, collate
+from hf_clipalign.trainers.images import PromptImages, collate
 from hf_clipalign.trainers.teacher import Teacher
 
+logger = logging.getLogger(__name__)
+
+_LOGGED = {"largest": "largest_class", "empty": "empty_classes", "entropy": "class_entropy"}
+_AGAINST_COLLAPSE = (
+    "train with center_concepts=True, for more epochs or at a lower learning_rate, or look for fewer classes; and "
+    "compare with k-means"
+)
 _OWN_IMAGES = (
     "evaluate() scores the unlabelled images of train_dataset, assign_classes() gives their classes, and "
     "gcd_model.predict(images) those of other images"
@@ -61,21 +70,24 @@ class SpectralGCDTrainer(AlignmentTrainer):
 
     Example:
         ```python
-        >>> split = GCDSplit.from_folder("animals")
-        >>> model = SpectralGCDModel.from_student(
-        ...     "openai/clip-vit-base-patch16", filtered.concepts, split.class_names, n_novel=12, processor=processor
-        ... )
+        >>> from hf_clipalign.data import GCDSplit
+        >>> from hf_clipalign.gcd import SpectralGCDModel
+        >>> from hf_clipalign.trainers import SpectralGCDTrainer, SpectralGCDTrainingArguments
+        >>> split = GCDSplit.from_source("photos", known=["cat", "dog"])
+        >>> names = mini.concepts.novel[:50]  # or those that `spectral_filter` keeps
+        >>> gcd = SpectralGCDModel.from_student(model, names, split.class_names, n_novel=1, processor=processor)
+        >>> settings = SpectralGCDTrainingArguments("runs/animals", max_steps=1, per_device_train_batch_size=8)
         >>> trainer = SpectralGCDTrainer(
-        ...     model,
-        ...     SpectralGCDTrainingArguments(output_dir="runs/animals", teacher_cache="runs/teacher.safetensors"),
-        ...     train_dataset=split,
-        ...     teacher="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        ...     gcd, settings, train_dataset=split, teacher=mini.teacher, teacher_processor=mini.teacher_processor
         ... )
-        >>> trainer.train()
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 
     args: SpectralGCDTrainingArguments
+    _paper = "spectralgcd"
     _against_divergence = "Lower learning_rate and backbone_learning_rate, and train float32 weights."
 
     def __init__(
@@ -117,6 +129,8 @@ class SpectralGCDTrainer(AlignmentTrainer):
             **kwargs,
         )
         self._epoch = 0
+        self._class_counts: Tensor | None = None
+        self.collapse: str | None = None
 
     @property
     def gcd_model(self) -> SpectralGCDModel:
@@ -131,8 +145,10 @@ class SpectralGCDTrainer(AlignmentTrainer):
         """All terms of SpectralGCD over the batch of all processes."""
         outputs = model(torch.cat([inputs["view_1"], inputs["view_2"]]))
         index = gather_rows(inputs["index"])
+        logits = gather_views(outputs.logits)
+        self._count_classes(logits)
         losses = spectral_gcd_losses(
-            gather_views(outputs.logits),
+            logits,
             gather_views(outputs.embeddings),
             gather_views(outputs.cross_modal),
             gather_rows(inputs["labels"]),
@@ -152,6 +168,19 @@ class SpectralGCDTrainer(AlignmentTrainer):
         )
         self._keep_terms({name: value for name, value in losses.items() if name != "loss"})
         return (losses["loss"], outputs) if return_outputs else losses["loss"]
+
+    def _count_classes(self, logits: Tensor) -> None:
+        counts = torch.bincount(logits.detach().argmax(dim=-1), minlength=logits.shape[1])
+        self._class_counts = counts if self._class_counts is None else self._class_counts + counts
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds how evenly the views since the last log are spread over the classes; see `cluster_balance`."""
+        if "loss" in logs and self._class_counts is not None:
+            classes = np.repeat(np.arange(len(self._class_counts)), self._class_counts.cpu().numpy())
+            balance = cluster_balance(classes, len(self._class_counts))
+            logs = {**logs, **{_LOGGED[name]: balance[name] for name in _LOGGED}}
+            self._class_counts = None
+        super().log(logs, start_time)
 
     def _teacher_rows(self, index: Tensor) -> Tensor | None:
         if self.args.distillation_weight == 0:
@@ -181,9 +210,17 @@ class SpectralGCDTrainer(AlignmentTrainer):
         return self._teacher_concepts
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains, then describes the classes by their concepts. See `transformers.Trainer.train`."""
+        """Trains, then describes the classes by their concepts. See `transformers.Trainer.train`.
+
+        Afterwards `collapse` says what is wrong where nearly all images are in a few classes (else None), and a
+        warning says what to do; see `hf_clipalign.evaluation.collapse`.
+        """
         output = super().train(*args, **kwargs)
-        self.assign_classes()
+        config = self.gcd_model.config
+        rows = self.split.unlabelled_rows
+        self.collapse = collapse(self.assign_classes(), rows, len(config.class_names), config.n_novel)
+        if self.collapse is not None and self.is_world_process_zero():
+            logger.warning("the classes have collapsed: %s; %s", self.collapse, _AGAINST_COLLAPSE)
         return output
 
     def _before_training(self) -> None:
@@ -196,7 +233,6 @@ class SpectralGCDTrainer(AlignmentTrainer):
         """Gives images, draws and the loss their epoch."""
         super().begin_epoch(epoch)
         self._epoch = epoch
-        self._sampler.set_epoch(epoch)
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
         """Two groups of parameters with rates of their own; weight decay on all, as published."""
@@ -219,9 +255,6 @@ class SpectralGCDTrainer(AlignmentTrainer):
             self.lr_scheduler = cosine_by_epoch(optimizer, epochs, self._steps_per_epoch, self.args.rate_floor)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> BalancedSampler:
-        return self._sampler
 
     # Evaluation
 
@@ -274,10 +307,7 @@ class SpectralGCDTrainer(AlignmentTrainer):
             )
         rows = self.split.unlabelled_rows
         scores = clustering_accuracy(self.split.labels[rows], self.assign_classes()[rows], self.split.known_mask[rows])
-        metrics = {f"{metric_key_prefix}_{name}": float(scores[name]) for name in ("all", "old", "new")}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return self._report({f"{metric_key_prefix}_{name}": float(scores[name]) for name in ("all", "old", "new")})
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Not there: `SpectralGCDModel.predict` takes images.
@@ -293,23 +323,20 @@ class SpectralGCDTrainer(AlignmentTrainer):
         self.gcd_model.save_pretrained(folder)
         cast(Any, self.processing_class).save_pretrained(folder)
 
-    def create_model_card(self, *args: Any, evaluations: Any = (), command: str = "", **kwargs: Any) -> None:
-        """Writes `README.md` beside the model.
-
-        Args:
-            *args: ignored: those of `transformers.Trainer.create_model_card`.
-            evaluations (`Sequence[CardEvaluation]`): measured results.
-            command (`str`): what was run.
-            **kwargs: ignored, as `args`.
-        """
-        from hf_clipalign.hub import build_card, describe_folder
-
-        folder = Path(self.args.output_dir or ".")
-        if self.is_world_process_zero():
-            info = dataclasses.replace(
-                describe_folder(folder, self.args.hub_model_id), evaluations=evaluations, command=command
-            )
-            build_card(info).save(folder / "README.md")
+    def card_facts(self) -> dict[str, Any]:
+        """Classes and concepts."""
+        config = self.gcd_model.config
+        return {
+            "kind": "gcd",
+            "base_model": public_name(config.base_model_name_or_path) or None,
+            "parameters": {
+                "known classes": len(config.class_names),
+                "novel classes": config.n_novel,
+                "concepts": len(config.concepts),
+                "prompt of the concepts": config.template,
+                "learning rate of the image tower": self.args.backbone_learning_rate,
+            },
+        }
 
 
 def _as_teacher(teacher: Any, processor: Any) -> Teacher:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
-
-import torch
-from transformers import TrainingArguments
+from typing import Any, TypeVar
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.trainers.arguments import AlignmentTrainingArguments
 from hf_clipalign.trainers.prompts.presets import training_preset
 
 _Arguments = TypeVar("_Arguments", bound="PromptLearningTrainingArguments")
 
 
 @dataclass
-class PromptLearningTrainingArguments(TrainingArguments):
-    """Settings of `PromptLearningTrainer`: those of `transformers.TrainingArguments`, and the ones below.
+class PromptLearningTrainingArguments(AlignmentTrainingArguments):
+    """Settings of `PromptLearningTrainer`: those of `AlignmentTrainingArguments`, and the ones below.
 
     The defaults are CoOp's published settings; `preset` gives those of the other methods. Set differently from
     transformers: SGD with momentum 0.9 and weight decay 5e-4 on every prompt parameter, no gradient clipping, no
@@ -24,31 +22,40 @@ class PromptLearningTrainingArguments(TrainingArguments):
     (`published_rates`).
 
     Args:
-        learning_rate (`float`): full rate. Default 0.002.
-        num_train_epochs (`float`): default 50.
-        per_device_train_batch_size (`int`): images per process. Default 32.
-        weight_decay (`float`): L2 term, also on biases. Default 5e-4.
-        momentum (`float`): of SGD. Default 0.9.
+        learning_rate (`float`, *optional*, defaults to `0.002`): full rate.
+        num_train_epochs (`float`, *optional*, defaults to `50`): passes over the images.
+        per_device_train_batch_size (`int`, *optional*, defaults to `32`): images per process.
+        weight_decay (`float`, *optional*, defaults to `5e-4`): L2 term, also on biases.
+        momentum (`float`, *optional*, defaults to `0.9`): of SGD.
         published_schedule (`bool`): the papers' learning rates by epoch; False gives `lr_scheduler_type`.
-        warmup_epochs (`int`): epochs at `warmup_rate` before the cosine. Default 1.
-        warmup_rate (`float`): default 1e-5.
-        template (`str`): prompt with one `{}`; learned context takes the place of its first words.
+        warmup_epochs (`int`, *optional*, defaults to `1`): epochs at `warmup_rate` before the cosine.
+        warmup_rate (`float`, *optional*, defaults to `1e-5`): rate of these epochs.
+        template (`str`, *optional*): prompt with one `{}`; learned context takes the place of its first words. It is
+            kept in the adapter's configuration. Default: the adapter's own: `ctx_init` and the class name.
         augment (`bool`): random resized crop and flip, reproducible from `seed`, epoch and image.
-        crop_scale (`float`): smallest share of the image's area in a crop. Default 0.08.
+        crop_scale (`float`, *optional*, defaults to `0.08`): smallest share of the image's area in a crop.
         skip_unreadable (`bool`): leave out images that cannot be read, and say how many. Default: an error.
         gaussian_mean (`float`, *optional*): epoch with the highest weight in the average of prompts (PromptSRC).
         gaussian_std (`float`, *optional*): standard deviation in epochs of these weights.
         text_weight, image_weight (`float`): PromptSRC's regulariser. Default 25 and 10.
         frozen_templates (`str`, *optional*): file of prompts, one a line, whose mean text features PromptSRC stays
             close to. Default: the 60 of CLIP; class-agnostic, `template` alone.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import PromptLearningTrainingArguments
+        >>> PromptLearningTrainingArguments.preset("coop", output_dir="runs/coop").num_train_epochs
+        50
+        ```
     """
 
-    _paper: ClassVar[str] = "https://arxiv.org/abs/2109.01134"
-
     # data
-    template: str = field(
-        default="a photo of a {}.",
-        metadata={"help": "Prompt with one {} for the class name; learned context replaces its first words."},
+    template: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt with one {} for the class name; learned context replaces its first words. By default the "
+            "adapter's own."
+        },
     )
     augment: bool = field(
         default=True,
@@ -61,14 +68,6 @@ class PromptLearningTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Leave out images that cannot be read, naming and counting them; else they are an error."},
     )
-    dataloader_drop_last: bool = field(
-        default=True,
-        metadata={"help": "Drop an incomplete last training batch, so that every image has the same weight."},
-    )
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: images are columns."})
 
     # training
     learning_rate: float = field(default=0.002, metadata={"help": "Full learning rate, after the warm-up."})
@@ -84,11 +83,6 @@ class PromptLearningTrainingArguments(TrainingArguments):
     )
     warmup_epochs: int = field(default=1, metadata={"help": "Epochs at the warm-up rate (published schedule)."})
     warmup_rate: float = field(default=1e-5, metadata={"help": "Rate of the warm-up epochs (published schedule)."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: epoch, steps or no."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; None keeps all."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
-    )
 
     # PromptSRC
     gaussian_mean: float | None = field(
@@ -108,9 +102,7 @@ class PromptLearningTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the image column")
-        if self.template.count("{}") != 1:
+        if self.template is not None and self.template.count("{}") != 1:
             raise ClipAlignError(f"template {self.template!r} must hold exactly one '{{}}' for the class name")
         if not 0 < self.crop_scale <= 1:
             raise ClipAlignError(f"crop_scale is {self.crop_scale}: give a share above 0 and up to 1")
@@ -122,6 +114,11 @@ class PromptLearningTrainingArguments(TrainingArguments):
             raise ClipAlignError(
                 f"the published schedule goes by whole epochs, not {self.num_train_epochs}: "
                 "round num_train_epochs, or pass published_schedule=False"
+            )
+        if self.published_schedule and self.max_steps <= 0 and self.num_train_epochs <= self.warmup_epochs:
+            raise ClipAlignError(
+                f"all of num_train_epochs={self.num_train_epochs:g} would be warm-up at {self.warmup_rate:g}: train "
+                f"for {self.warmup_epochs + 1} or more, or pass warmup_epochs=0"
             )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Gaussian average of the prompts of all epochs (PromptSRC), kept beside the checkpoints so that a run can go on."""
+"""Gaussian average of the prompts of all epochs (PromptSRC), kept beside the checkpoints so that a run can resume."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class PromptAverage(TrainerCallback):
         if not file.is_file():
             raise ClipAlignError(
                 f"{str(folder)!r} holds no {AVERAGE_FILE}: it was trained without averaging. "
-                "Go on without gaussian_mean, or start anew."
+                "Resume without gaussian_mean, or start anew."
             )
         tensors = load_file(file)
         self.total = float(tensors.pop("total_weight"))

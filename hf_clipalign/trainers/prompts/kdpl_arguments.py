@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArguments
+from hf_clipalign.trainers.prompts.templates import read_templates
 
 
 @dataclass
@@ -14,20 +14,27 @@ class KDPLTrainingArguments(PromptLearningTrainingArguments):
     """Settings of `KDPLTrainer`: those of `PromptLearningTrainingArguments`, and the ones below.
 
     Args:
-        teacher_template (`str`, *optional*): the teacher's prompt. Default: the data set's `template`, or
-            "a photo of a {}." when `class_agnostic`.
+        teacher_template (`str`, *optional*): the teacher's prompt, or a text file of several, one a line, whose mean
+            text features it takes. Default: `template`, or "a photo of a {}." when there is none or `class_agnostic`.
         class_agnostic (`bool`): class names are unknown: candidates come from a dictionary.
         dictionary (`str`, *optional*): its file, see `hf_clipalign.data.load_dictionary`. Default: the shipped one.
-        k_max (`int`): concepts kept per step, chosen over the whole batch of all processes. Default 1000.
+        k_max (`int`, *optional*, defaults to `1000`): concepts kept per step, chosen over the whole batch of all
+            processes.
         cache_dir (`str`, *optional*): where teacher features are kept between runs. Default: not kept.
         cache_image_features (`bool`, *optional*): take the teacher's image features once for all epochs. Default: when
             `augment` is off; impossible with it.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import KDPLTrainingArguments
+        >>> KDPLTrainingArguments.preset("coop", output_dir="runs/kdpl", class_agnostic=True).k_max
+        1000
+        ```
     """
 
-    _paper: ClassVar[str] = "https://arxiv.org/abs/2407.03056"
-
     teacher_template: str | None = field(
-        default=None, metadata={"help": "The teacher's prompt with one {}; by default the data set's template."}
+        default=None,
+        metadata={"help": "The teacher's prompt, or a file of several; by default the template."},
     )
     class_agnostic: bool = field(
         default=False, metadata={"help": "Class names are unknown: choose among the concepts of a dictionary."}
@@ -59,5 +66,5 @@ class KDPLTrainingArguments(PromptLearningTrainingArguments):
             raise ClipAlignError("a dictionary is used only with class_agnostic=True: pass it, or no dictionary")
         if self.k_max < 2:
             raise ClipAlignError(f"k_max is {self.k_max}: keep at least 2 concepts")
-        if self.teacher_template is not None and self.teacher_template.count("{}") != 1:
-            raise ClipAlignError(f"teacher_template {self.teacher_template!r} must hold exactly one '{{}}'")
+        if self.teacher_template is not None:
+            read_templates(self.teacher_template, "teacher_template")

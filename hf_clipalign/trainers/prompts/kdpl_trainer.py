@@ -13,9 +13,11 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import fill
 from hf_clipalign.data.texts.dictionary import check_names, load_dictionary
 from hf_clipalign.losses import kdpl_loss, top_classes
+from hf_clipalign.trainers.cards import shown_model
+from hf_clipalign.trainers.images import PromptImages
 from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArguments
-from hf_clipalign.trainers.prompts.data import PromptImages
 from hf_clipalign.trainers.prompts.kdpl_arguments import KDPLTrainingArguments
+from hf_clipalign.trainers.prompts.templates import read_templates
 from hf_clipalign.trainers.prompts.trainer import PromptLearningTrainer
 from hf_clipalign.trainers.teacher import Teacher
 
@@ -32,11 +34,14 @@ class KDPLTrainer(PromptLearningTrainer):
     steps, so that results do not depend on how it is spread.
 
     Args:
-        model, args, processing_class, train_dataset, eval_dataset, class_names: see `PromptLearningTrainer`; labels of
-            `train_dataset` are ignored, and with `class_agnostic` the class names too.
+        model (`PeftModel`): see `PromptLearningTrainer`.
+        args (`KDPLTrainingArguments`, *optional*): settings. Default: CoOp's published ones.
         teacher (`str`, `Path`, `nn.Module` or `Teacher`): the bigger model; each tokenises with its own tokenizer.
         teacher_processor (`ProcessorMixin`, *optional*): its processor. Default: the one of the checkpoint.
         dictionary (`Sequence[str]`, *optional*): concepts for `class_agnostic`, instead of `args.dictionary`.
+        **kwargs: `processing_class`, `train_dataset`, `eval_dataset` and `class_names` of `PromptLearningTrainer`
+            (labels of `train_dataset` are ignored, and with `class_agnostic` the class names too), and the arguments
+            of `transformers.Trainer`.
 
     Raises:
         `ClipAlignError`: no class names and not class-agnostic; `k_max` above the dictionary; what
@@ -44,17 +49,26 @@ class KDPLTrainer(PromptLearningTrainer):
 
     Example:
         ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.trainers import KDPLTrainer, KDPLTrainingArguments
+        >>> from hf_clipalign.tuners import CoOpConfig
         >>> trainer = KDPLTrainer(
-        ...     get_peft_model(student, CoOpConfig(ctx_init="a photo of a")),
-        ...     KDPLTrainingArguments.preset("coop", output_dir="runs/kdpl", class_agnostic=True),
+        ...     get_peft_model(load_mini().student, CoOpConfig(ctx_init="a photo of a")),
+        ...     KDPLTrainingArguments("runs/kdpl", max_steps=1, per_device_train_batch_size=24),
         ...     processing_class=processor,
-        ...     train_dataset=image_folder("unlabelled"),
-        ...     teacher="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        ...     train_dataset=images,
+        ...     teacher=mini.teacher,
+        ...     teacher_processor=mini.teacher_processor,
         ... )
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 
     args: KDPLTrainingArguments
+    _paper = "kdpl"
     learns_from_labels = False
 
     def __init__(
@@ -68,6 +82,8 @@ class KDPLTrainer(PromptLearningTrainer):
         **kwargs: Any,
     ):
         args = args or self.default_arguments()
+        if args.label_smoothing_factor:
+            raise ClipAlignError("label_smoothing_factor is for labels, which KDPL does not read: leave it at 0")
         self._dictionary = dictionary
         if not isinstance(teacher, Teacher):
             teacher = Teacher(teacher, teacher_processor, args.cache_dir)
@@ -107,19 +123,24 @@ class KDPLTrainer(PromptLearningTrainer):
 
     @property
     def teacher_template(self) -> str:
-        """The teacher's prompt with one `{}`."""
-        default = _AGNOSTIC_TEMPLATE if self.args.class_agnostic else self.args.template
-        return self.args.teacher_template or default
+        """The teacher's prompt with one `{}`, or the file that holds several."""
+        default = None if self.args.class_agnostic else self.args.template
+        return self.args.teacher_template or default or _AGNOSTIC_TEMPLATE
 
     @property
     def teacher_prompts(self) -> list[str]:
-        """The teacher's prompt of every training class."""
-        return fill(self.teacher_template, self.class_names)
+        """The teacher's prompts of every training class, those of each template together."""
+        return [prompt for template in self._teacher_templates for prompt in fill(template, self.class_names)]
+
+    @property
+    def _teacher_templates(self) -> list[str]:
+        return read_templates(self.teacher_template, "teacher_template")
 
     def teacher_text_features(self) -> Tensor:
         """The teacher's unit text features of the training classes, `[C, d]`, computed once and after loading."""
         if self._teacher_text is None:
-            self._teacher_text = self.teacher.text_features(self.teacher_prompts).to(self.args.device)
+            text = self.teacher.class_features(self.class_names, self._teacher_templates)
+            self._teacher_text = text.to(self.args.device)
         return self._teacher_text
 
     def _before_training(self) -> None:
@@ -153,6 +174,18 @@ class KDPLTrainer(PromptLearningTrainer):
     def _frozen_templates(self) -> Sequence[str]:
         agnostic = self.args.class_agnostic and self.args.frozen_templates is None
         return [_AGNOSTIC_TEMPLATE] if agnostic else super()._frozen_templates()
+
+    def card_facts(self) -> dict[str, Any]:
+        """The teacher, and the dictionary where class names are unknown."""
+        facts, name = super().card_facts(), shown_model(self.teacher.model)
+        unknown = ", class names unknown" if self.args.class_agnostic else ""
+        if self.args.class_agnostic:
+            facts["parameters"]["classes"] += f" concepts of a dictionary, {self.args.k_max:,} kept per step"
+        size = f"{self.teacher.n_parameters / 1e6:.1f} M parameters"
+        several = len(self._teacher_templates)
+        prompt = f"mean of {several} prompts" if several > 1 else f'prompt "{self._teacher_templates[0]}"'
+        facts["parameters"]["teacher"] = f"{name}, {size}, {prompt}"
+        return {**facts, "description": f"The prompt was distilled without labels from `{name}` (KDPL{unknown})."}
 
     @torch.no_grad()
     def _teach(self, batches: list[dict[str, Any]]) -> None:

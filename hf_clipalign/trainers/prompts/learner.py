@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +21,15 @@ from hf_clipalign.backbones.packing import PackedPrompts, encode_texts
 from hf_clipalign.data import fill
 from hf_clipalign.data.texts.dictionary import check_names
 from hf_clipalign.trainers.base import check_trainable
-from hf_clipalign.tuners import build_prompts, class_text_features, has_text_prompts, plan_prompts
+from hf_clipalign.tuners import (
+    adapter_template,
+    build_prompts,
+    class_text_features,
+    has_text_prompts,
+    plan_prompts,
+)
+
+logger = logging.getLogger(__name__)
 
 TRAIN = "train"
 """Name of the class set that is trained on."""
@@ -31,15 +44,28 @@ class PromptLearner(nn.Module):
     Args:
         model (`PeftModel`): a CLIP with a prompt adapter of this package.
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the backbone's tokenizer or processor.
-        template (`str`): prompt with one `{}`. Default "a photo of a {}.".
+        template (`str`, *optional*): prompt with one `{}`, which is kept in the adapter's configuration. Default: the
+            adapter's own.
 
     Raises:
         `ClipAlignError`: the model is no PeftModel, or nothing in it is trainable.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.trainers import PromptLearner
+        >>> from hf_clipalign.tuners import CoOpConfig
+        >>> learner = PromptLearner(get_peft_model(load_mini().student, CoOpConfig(n_ctx=4)), processor)
+        >>> learner.set_classes("test", ["cat", "dog"])
+        >>> learner(processor(images=images.read(0), return_tensors="pt")["pixel_values"], "test")["logits"].shape
+        torch.Size([1, 2])
+        ```
     """
 
     accepts_loss_kwargs = False
 
-    def __init__(self, model: Any, tokenizer: Any, template: str = "a photo of a {}."):
+    def __init__(self, model: Any, tokenizer: Any, template: str | None = None):
         super().__init__()
         if not hasattr(model, "peft_config"):
             raise ClipAlignError(
@@ -49,8 +75,11 @@ class PromptLearner(nn.Module):
         check_trainable(model)
         self.model = model
         self.tokenizer = tokenizer
-        self.template = template
         self._encoder = [as_dual_encoder(model)]
+        self.config = copy.deepcopy(self.encoder.config)
+        """Of the backbone; transformers reads it, and writes to it."""
+        self.template = self._stored(template)
+        self._reaches_text: bool | None = None
         self._plans: dict[str, PackedPrompts] = {}
         self._fixed: dict[str, Tensor] = {}
 
@@ -86,9 +115,40 @@ class PromptLearner(nn.Module):
                 does not begin with the words that learned context replaces.
         """
         names = check_names(class_names)
+        if class_set == TRAIN:
+            self._keep_classes(names)
         input_ids = build_prompts(self.model, self.tokenizer, names, template or self.template)
         self._plans[class_set] = plan_prompts(self.model, input_ids)
         self._fixed.pop(class_set, None)
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether something that is trained changes text features: prompts, LoRA weights, `text_projection`."""
+        if self._reaches_text is None:
+            plan = next(iter(self._plans.values())).select([0])
+            with torch.enable_grad():
+                trained = class_text_features(self.model, plan).requires_grad
+            self._reaches_text = trained or has_text_prompts(self.model)
+        return self._reaches_text
+
+    def _stored(self, template: str | None) -> str:
+        """The prompt, kept in the adapter's configuration as stock transformers takes it."""
+        config = self.model.peft_config[self.adapter_name]
+        if template is None:
+            return adapter_template(self.model)
+        stock = adapter_template(self.model, self.tokenizer, template)
+        before = getattr(config, "template", None)
+        if before not in (None, stock) and before != config.automatic_template():
+            logger.warning("the adapter's own prompt was %r: it is trained on with %r", before, stock)
+        if hasattr(config, "template"):
+            config.template = stock
+        return stock
+
+    def _keep_classes(self, names: Sequence[str]) -> None:
+        """The classes of a class-specific context, which are part of the adapter."""
+        config = self.model.peft_config[self.adapter_name]
+        if getattr(config, "class_specific", False) and config.class_names is None:
+            config.class_names = [name.replace("_", " ") for name in names]
 
     def n_classes(self, class_set: str = TRAIN) -> int:
         """How many classes a set has."""
@@ -107,7 +167,7 @@ class PromptLearner(nn.Module):
             pixel_values (`Tensor [N, 3, H, W]`): images.
             class_set (`str`): which classes. Default: those that are trained on.
             class_indices (`LongTensor [K]`, *optional*): some of them only.
-            with_frozen (`bool`): also the image features without prompts. Default False.
+            with_frozen (`bool`, *optional*, defaults to `False`): also the image features without prompts.
 
         Returns:
             `dict`: `logits [N, K]`, `image_embeds [N, d]` and `text_embeds [K, d]` (`[N, K, d]` for CoCoOp), the
@@ -137,19 +197,26 @@ class PromptLearner(nn.Module):
     @contextmanager
     def fixed_text(self, class_set: str) -> Iterator[None]:
         """Inside, the text features of a set are computed once: for evaluation, where parameters do not change."""
-        conditional = self.method.endswith("cocoop")
+        conditional, learned = self.method.endswith("cocoop"), self.learns_text
         try:
             if not conditional and class_set not in self._fixed:
                 with torch.no_grad():
                     self._fixed[class_set] = class_text_features(self.model, self._plans[class_set]).float()
             yield
         finally:
-            if has_text_prompts(self.model):
+            if learned:
                 self._fixed.pop(class_set, None)
 
     def save_pretrained(self, folder: str, **kwargs: Any) -> None:
-        """Saves the adapter that is trained, and nothing else."""
+        """Saves the adapter that is trained, whatever its name, at the top of the folder, and nothing else."""
         self.model.save_pretrained(folder, selected_adapters=[self.adapter_name], **kwargs)
+        own = Path(folder) / self.adapter_name
+        if self.adapter_name == "default" or not own.is_dir():
+            return
+        for file in own.iterdir():
+            os.replace(file, Path(folder) / file.name)
+        with contextlib.suppress(OSError):
+            own.rmdir()
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
@@ -173,7 +240,7 @@ class PromptLearner(nn.Module):
         """Text features without prompts: per class the mean over templates, then unit length, `[C, d]`."""
         with self.model.disable_adapter():
             total = sum(
-                encode_texts(self.encoder, self.tokenizer, fill(template, class_names), normalize=False).float()
+                encode_texts(self.encoder, fill(template, class_names), self.tokenizer, normalize=False).float()
                 for template in templates
             )
         return F.normalize(torch.as_tensor(total), dim=-1)
@@ -182,7 +249,7 @@ class PromptLearner(nn.Module):
         return F.normalize(self.encoder.encode_image(pixel_values.to(self.encoder.dtype)).float(), dim=-1)
 
     def _text_embeds(self, class_set: str, class_indices: Tensor | None, image_embeds: Tensor) -> Tensor:
-        if not has_text_prompts(self.model) and class_set not in self._fixed:
+        if not self.learns_text and class_set not in self._fixed:
             with torch.no_grad():
                 self._fixed[class_set] = class_text_features(self.model, self._plans[class_set]).float()
         if class_set in self._fixed:

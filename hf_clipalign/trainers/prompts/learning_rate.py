@@ -21,8 +21,8 @@ def published_rates(
     Args:
         learning_rate (`float`): the full rate.
         epochs (`int`): E, 1 or more.
-        warmup_epochs (`int`): how many at the start are warm-up. Default 1.
-        warmup_rate (`float`): their rate. Default 1e-5.
+        warmup_epochs (`int`, *optional*, defaults to `1`): how many at the start are warm-up.
+        warmup_rate (`float`, *optional*, defaults to `1e-5`): their rate.
 
     Returns:
         `list[float]`: E rates.

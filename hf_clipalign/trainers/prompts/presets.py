@@ -32,6 +32,13 @@ def training_preset(method: str, backbone: str = "vit_b32", protocol: str = "bas
 
     Raises:
         `ClipAlignError`: an unknown name; the message lists the known ones.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import training_preset
+        >>> sorted(training_preset("coop"))[:2]
+        ['learning_rate', 'momentum']
+        ```
     """
     _check(method, backbone, protocol)
     rate, epochs, batch = _TRAINING[method]
@@ -53,7 +60,21 @@ def training_preset(method: str, backbone: str = "vit_b32", protocol: str = "bas
 def adapter_preset(method: str, backbone: str = "vit_b32", protocol: str = "base_to_novel") -> dict[str, Any]:
     """Keyword arguments of the method's PEFT config as published: `CoOpConfig(**adapter_preset("coop"))`.
 
-    Args and errors as `training_preset`.
+    Args:
+        method (`str`), backbone (`str`), protocol (`str`): as in `training_preset`.
+
+    Returns:
+        `dict`: the keyword arguments.
+
+    Raises:
+        `ClipAlignError`: as `training_preset`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import adapter_preset
+        >>> adapter_preset("coop")
+        {'n_ctx': 4, 'ctx_init': 'a photo of a'}
+        ```
     """
     _check(method, backbone, protocol)
     depth = 9 if protocol == "base_to_novel" else 3

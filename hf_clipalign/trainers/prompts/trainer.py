@@ -10,8 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
@@ -19,16 +17,22 @@ from transformers.training_args import OptimizerNames
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import IMAGENET_TEMPLATES, ImageSource, from_dataset
+from hf_clipalign.evaluation import Verdict
 from hf_clipalign.losses.promptsrc import gaussian_prompt_weights, promptsrc_losses
-from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup, holds_images
+from hf_clipalign.metrics import top_k_accuracy
+from hf_clipalign.papers import PAPERS, paper
+from hf_clipalign.trainers.base import AlignmentTrainer, check_one_batch, check_setup
+from hf_clipalign.trainers.cards import shown_model
+from hf_clipalign.trainers.images import PromptImages, collate, drop_unreadable, holds_images
 from hf_clipalign.trainers.prompts.arguments import PromptLearningTrainingArguments
 from hf_clipalign.trainers.prompts.average import PromptAverage
-from hf_clipalign.trainers.prompts.card import write_prompt_card
-from hf_clipalign.trainers.prompts.data import PromptImages, collate, drop_unreadable
 from hf_clipalign.trainers.prompts.learner import TRAIN, PromptLearner
 from hf_clipalign.trainers.prompts.learning_rate import published_rates, published_scheduler
+from hf_clipalign.trainers.prompts.templates import read_templates
+from hf_clipalign.trainers.prompts.verdict import adapter_verdict
+from hf_clipalign.tuners import has_text_prompts
 
-_ADAPTER_FILE = "adapter_model.safetensors"
+_LIMIT = "Prompts must begin with the words of the template: learned context takes the place of its first tokens."
 
 
 class PromptLearningTrainer(AlignmentTrainer):
@@ -49,18 +53,24 @@ class PromptLearningTrainer(AlignmentTrainer):
 
     Example:
         ```python
-        >>> student = get_peft_model(CLIPModel.from_pretrained(checkpoint), CoOpConfig(ctx_init="a photo of a"))
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.trainers import PromptLearningTrainer, PromptLearningTrainingArguments
+        >>> from hf_clipalign.tuners import CoOpConfig
         >>> trainer = PromptLearningTrainer(
-        ...     student,
-        ...     PromptLearningTrainingArguments.preset("coop", output_dir="runs/pets"),
-        ...     processing_class=load_processor(checkpoint),
-        ...     train_dataset=few_shot(open_source("timm/oxford-iiit-pet"), k=16),
+        ...     get_peft_model(load_mini().student, CoOpConfig(ctx_init="a photo of a")),
+        ...     PromptLearningTrainingArguments("runs/coop", max_steps=1, per_device_train_batch_size=24),
+        ...     processing_class=processor,
+        ...     train_dataset=images,
         ... )
-        >>> trainer.train()
+        >>> trainer.train().global_step
+        {...}
+        1
         ```
     """
 
     args: PromptLearningTrainingArguments
+    _tag_names = ("prompt-learning",)
     learns_from_labels = True
 
     def __init__(
@@ -102,9 +112,6 @@ class PromptLearningTrainer(AlignmentTrainer):
             **kwargs,
         )
         self.class_names = list(names)
-        self._results: Any = None
-        self._command = ""
-        self._row: str | None = None
         self.average = self._prompt_average()
 
     @staticmethod
@@ -142,11 +149,6 @@ class PromptLearningTrainer(AlignmentTrainer):
     def _teacher_inputs(self, training: bool) -> dict[str, Any]:
         return {}
 
-    def _eval_images(self, dataset: Any, args: PromptLearningTrainingArguments) -> Any:
-        if isinstance(dataset, Mapping) and not isinstance(dataset, ImageSource):
-            return {name: self._images(part, args, training=False) for name, part in dataset.items()}
-        return self._images(dataset, args, training=False)
-
     def _training_class_names(
         self, images: Any, class_names: Sequence[str] | None, args: PromptLearningTrainingArguments
     ) -> Sequence[str]:
@@ -169,7 +171,8 @@ class PromptLearningTrainer(AlignmentTrainer):
     ) -> Any:
         """Cross-entropy of the logits over the training classes."""
         outputs = model(inputs["pixel_values"], with_frozen=self._regularised)
-        losses = {"loss": F.cross_entropy(outputs["logits"], inputs["labels"])}
+        smoothing = self.args.label_smoothing_factor
+        losses = {"loss": F.cross_entropy(outputs["logits"], inputs["labels"], label_smoothing=smoothing)}
         return self._finish_loss(losses, outputs, inputs, return_outputs)
 
     @property
@@ -209,8 +212,7 @@ class PromptLearningTrainer(AlignmentTrainer):
     def _frozen_templates(self) -> Sequence[str]:
         if self.args.frozen_templates is None:
             return IMAGENET_TEMPLATES
-        lines = Path(self.args.frozen_templates).read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip()]
+        return read_templates(self.args.frozen_templates)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay is on every prompt parameter, as published."""
@@ -267,17 +269,35 @@ class PromptLearningTrainer(AlignmentTrainer):
         if isinstance(images, PromptImages) and not images.has_labels:
             raise ClipAlignError(f"{images.source.name}: no labels, so there is no accuracy to measure")
         with self._classes_of(images, class_names):
-            return float((self.predict(images).metrics or {})["test_accuracy"])
+            return accuracy_metric(self.predict(images))["accuracy"]
+
+    def verdict(
+        self, dataset: Any, class_names: Sequence[str] | None = None, template: str | Sequence[str] | None = None
+    ) -> Verdict:
+        """Whether the adapter is better than the plain student on held-out images; `str` gives one sentence.
+
+        Args:
+            dataset (`ImageSource` or `datasets.Dataset`): images that were not trained on. Without labels, what counts
+                is agreement with the teacher, and the sentence says so.
+            class_names (`Sequence[str]`, *optional*): the classes to choose from. Default: those of the data set, else
+                those of training.
+            template (`str` or `Sequence[str]`, *optional*): the plain student's prompt. Default: `template` of the
+                settings, else the words that the context started from.
+
+        Returns:
+            `Verdict`: the difference with its paired bootstrap interval.
+
+        Raises:
+            `ClipAlignError`: neither labels nor a teacher.
+        """
+        source = dataset if isinstance(dataset, ImageSource) else from_dataset(dataset)
+        return adapter_verdict(self, source, class_names, template)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Accuracy and cross-entropy, every data set among its own classes. See `transformers.Trainer.evaluate`."""
-        known: Any = self.eval_dataset
-        dataset = known if eval_dataset is None else eval_dataset
-        if isinstance(dataset, str):
-            dataset = known[dataset]
-        dataset = self._eval_images(dataset, self.args)
+        dataset = self._chosen_images(eval_dataset)
         if isinstance(dataset, Mapping):
             return super().evaluate(dict(dataset), ignore_keys, metric_key_prefix)
         with self._classes_of(dataset):
@@ -304,27 +324,22 @@ class PromptLearningTrainer(AlignmentTrainer):
 
     # Checkpoints and card
 
-    def create_model_card(
-        self, *args: Any, results: Any = None, command: str | None = None, row: str | None = None, **kwargs: Any
-    ) -> None:
-        """Writes `README.md` beside the adapter; `push_to_hub` calls it again with what was given last.
-
-        Args:
-            *args: ignored: those of `transformers.Trainer.create_model_card`.
-            results (`ResultTable`, *optional*): the numbers to show.
-            command (`str`, *optional*): what was run.
-            row (`str`, *optional*): the row of `results` that is this adapter: its numbers go into the metadata.
-                Default: the only row; of several none.
-            **kwargs: ignored, as `args`.
-
-        Raises:
-            `ClipAlignError`: `results` has no such row.
-        """
-        if results is not None:
-            self._results, self._row = results, row
-        self._command = command if command is not None else self._command
-        if self.is_world_process_zero():
-            write_prompt_card(self, self.args.output_dir or ".", self._results, self._command, self._row)
+    def card_facts(self) -> dict[str, Any]:
+        """The method of the adapter, the classes and their prompt."""
+        method = self.learner.method.removeprefix("clip_")
+        own, also = [method] if method in PAPERS else [], [] if self._paper is None else [self._paper]
+        methods = " + ".join([*([] if own else [method.upper()]), *(paper(key).method for key in (*own, *also))])
+        return {
+            "name": f"{methods} prompt for {shown_model(self.learner.encoder.model).rsplit('/', 1)[-1]}",
+            "base_model": shown_model(self.learner.encoder.model),
+            "method": next(iter([*own, *also]), None),
+            "also_cites": also if own else [],
+            "description": "The prompt was learned from labelled images.",
+            "parameters": {"classes": f"{len(self.class_names):,}", "prompt template": self.learner.template},
+            "template": self.learner.template,
+            "needs_package": bool(own),
+            "limits": [_LIMIT] if has_text_prompts(self.peft_model) else [],
+        }
 
     def _write_model(self, folder: Path, checkpoint: bool) -> None:
         """The adapter; in a checkpoint also the average so far, elsewhere the processor."""
@@ -341,15 +356,6 @@ class PromptLearningTrainer(AlignmentTrainer):
 
     def _load_best_model(self) -> None:
         self._load_adapter(str(self.state.best_model_checkpoint))
-
-    def _load_adapter(self, checkpoint: str) -> None:
-        name = self.learner.adapter_name
-        folder = Path(checkpoint) / name
-        file = (folder if folder.is_dir() else Path(checkpoint)) / _ADAPTER_FILE
-        if not file.is_file():
-            raise ClipAlignError(f"{checkpoint!r} is no checkpoint of a prompt adapter: it has no {_ADAPTER_FILE}")
-        device = str(self.learner.encoder.device)
-        set_peft_model_state_dict(self.peft_model, load_file(file, device=device), adapter_name=name)
 
 
 class _Classes:
@@ -371,9 +377,8 @@ class _Classes:
 
 
 def accuracy_metric(prediction: Any) -> dict[str, float]:
-    """Share of images whose highest logit is the right class."""
-    logits, labels = prediction.predictions, prediction.label_ids
-    return {"accuracy": float((np.asarray(logits).argmax(axis=1) == np.asarray(labels)).mean())}
+    """Share of images whose highest logit is the right class, ties counted as in `top_k_accuracy`."""
+    return {"accuracy": top_k_accuracy(prediction.predictions, prediction.label_ids, ks=(1,))["top1"]}
 
 
 def _check_training_images(

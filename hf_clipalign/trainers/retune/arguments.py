@@ -5,41 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
-from transformers import TrainingArguments
-
+from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data._common import quoted
 from hf_clipalign.data.labels.findings import POLICIES
 from hf_clipalign.losses.retune import SCORES
+from hf_clipalign.trainers.arguments import AlignmentTrainingArguments
 
 
 @dataclass
-class RETuneTrainingArguments(TrainingArguments):
-    """Settings of `RETuneTrainer`: those of `transformers.TrainingArguments`, and the ones below.
+class RETuneTrainingArguments(AlignmentTrainingArguments):
+    """Settings of `RETuneTrainer`: those of `AlignmentTrainingArguments`, and the ones below.
 
     The defaults are the published settings: Adam with learning rate 1e-4, 10 epochs per task, 6,144 embeddings per
     batch, seed 27, no schedule, and the optimizer's moments carried from task to task.
 
     Args:
-        learning_rate (`float`): default 1e-4.
-        num_train_epochs (`float`): passes over the data of each task. Default 10.
-        per_device_train_batch_size (`int`): embeddings per process. Default 6144.
-        seed (`int`): of the order of the data, with the number of the task. Default 27.
+        learning_rate (`float`, *optional*, defaults to `1e-4`): rate of Adam.
+        num_train_epochs (`float`, *optional*, defaults to `10`): passes over the data of each task.
+        per_device_train_batch_size (`int`, *optional*, defaults to `6144`): embeddings per process.
+        seed (`int`, *optional*, defaults to `27`): of the order of the data, with the number of the task.
         uncertain (`str`): what becomes of labels −1: `ignore` (default), `zeros`, `ones`, or a JSON object that says
             it by finding.
         missing (`str`): what becomes of empty labels, likewise. Default `ignore`.
         score (`str`): `positive` (default, as published) or `difference`, see `retune_scores`.
-        carry_optimizer (`bool`): start a task with the optimizer's moments from the one before. Default True.
+        carry_optimizer (`bool`, *optional*, defaults to `True`): start a task with the optimizer's moments from the
+            one before.
         relearn (`bool`): learn tasks again that the output folder says are done. Default False: an error.
         reset_threshold (`float`, *optional*): undo small updates after every epoch (`undo_small_updates`); the
             authors' code has 0.01 for it, switched off in the released settings. Default None: off.
-        reset_step (`float`): added to the threshold after every epoch of a task. Default 0.001.
-    """
+        reset_step (`float`, *optional*, defaults to `0.001`): added to the threshold after every epoch of a task.
 
-    _paper: ClassVar[str] = "https://arxiv.org/abs/2410.17827"
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import RETuneTrainingArguments
+        >>> RETuneTrainingArguments("runs/chest", uncertain="zeros").num_train_epochs
+        10
+        ```
+    """
 
     # data
     uncertain: str = field(
@@ -48,10 +52,6 @@ class RETuneTrainingArguments(TrainingArguments):
     )
     missing: str = field(default="ignore", metadata={"help": "Empty labels: ignore, zeros, ones, or JSON by finding."})
     score: str = field(default="positive", metadata={"help": "Score for curves: positive or difference."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: embeddings are columns."})
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; by default with a GPU."}
-    )
 
     # training
     learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of Adam."})
@@ -62,11 +62,9 @@ class RETuneTrainingArguments(TrainingArguments):
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled weight decay; published: none."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Learning-rate schedule within a task."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 is none, as published."})
+    dataloader_drop_last: bool = field(default=False, metadata={"help": "Leave out an incomplete last batch."})
     save_strategy: str = field(default="no", metadata={"help": "Must stay no: every finished task is saved."})
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: epoch, steps or no."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN losses in logs; training stops at the first one anyway."}
-    )
 
     # tasks
     carry_optimizer: bool = field(
@@ -94,8 +92,6 @@ class RETuneTrainingArguments(TrainingArguments):
             raise ClipAlignError(
                 "push_to_hub would upload what lies in the output folder: train, then call trainer.push_to_hub()."
             )
-        if self.remove_unused_columns:
-            raise ClipAlignError("remove_unused_columns must be False: the trainer needs the embeddings.")
         if self.reset_threshold is not None and not 0 <= self.reset_threshold <= 1:
             raise ClipAlignError(f"reset_threshold is {self.reset_threshold}: give a share between 0 and 1.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,16 +11,36 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data import IncrementalTask
+from hf_clipalign.data import IncrementalTask, SeenRows
 from hf_clipalign.data.images.source import digest
 from hf_clipalign.features import LabelledEmbeddings
 from hf_clipalign.trainers.base import check_one_batch
 from hf_clipalign.trainers.retune.arguments import RETuneTrainingArguments
+from hf_clipalign.trainers.retune.state import RETuneState
 
 _BLOCK_ROWS = 8192
 _SKETCH = 8
 _ROUNDING = 1e-4
+WITHOUT_INFLUENCE = (
+    *("accelerator_config", "activation_checkpointing", "activation_checkpointing_kwargs"),
+    *("average_tokens_across_devices", "batch_eval_metrics", "bf16_full_eval", "data_seed", "debug", "deepspeed"),
+    *("disable_tqdm", "do_eval", "do_predict", "do_train", "fp16_full_eval", "fsdp", "fsdp_config"),
+    *("full_determinism", "gradient_checkpointing", "gradient_checkpointing_kwargs", "greater_is_better"),
+    *("ignore_data_skip", "jit_mode_eval", "label_names", "length_column_name", "load_best_model_at_end"),
+    *("local_rank", "metric_for_best_model", "no_cuda", "output_dir", "overwrite_output_dir", "parallelism_config"),
+    *("per_device_eval_batch_size", "prediction_loss_only", "project", "relearn", "remove_unused_columns"),
+    *("restore_callback_states_from_checkpoint", "resume_from_checkpoint", "run_name", "score"),
+    *("skip_memory_metrics", "torch_compile", "torch_compile_backend", "torch_compile_mode"),
+    *("train_sampling_strategy", "use_cpu"),
+)
+"""Settings that do not change what a task learns; every other one has to be the same when a run is resumed."""
+PREFIXES_WITHOUT_INFLUENCE = (
+    *("dataloader_in", "dataloader_multi", "dataloader_num", "dataloader_persistent", "dataloader_pin"),
+    *("dataloader_prefetch", "ddp_", "enable_jit", "eval_", "hub_", "include_", "log_", "logging_", "push_to_hub"),
+    *("report_", "save_", "torch_empty", "trackio"),
+)
 
 
 class TaskEmbeddings(Dataset):
@@ -73,7 +94,7 @@ def check_data(data: Any, embed_dim: int, model: dict[str, Any]) -> None:
         )
     if data.embeds.shape[1] != embed_dim:
         raise ClipAlignError(
-            f"the embeddings of {data.labels.name} have {data.embeds.shape[1]} numbers, the model's shared space "
+            f"the embeddings of {data.labels.name} have dimension {data.embeds.shape[1]}, the model's shared space "
             f"{embed_dim}: they are of another model, or from before the projector."
         )
 
@@ -99,6 +120,30 @@ def check_tasks(
                 f"the task {task.name!r} has no positive example of {name!r} among its {len(task.rows)} rows: give it "
                 "others, or leave the finding out."
             )
+
+
+def without_negatives(
+    tasks: Sequence[IncrementalTask], data: LabelledEmbeddings | None, args: RETuneTrainingArguments
+) -> list[str]:
+    """A sentence for each task with a finding that no known label says to be absent: they cannot be separated."""
+    found = []
+    for task in tasks:
+        assert data is not None
+        absent = (targets(data, task, args) == 0).any(dim=0)
+        if names := [name for name, is_there in zip(task.findings, absent.tolist(), strict=True) if not is_there]:
+            found.append(
+                f"the task {task.name!r} has no negative example of {quoted(names)}, only present and empty labels: "
+                'where empty means absent, set missing="zeros".'
+            )
+    return found
+
+
+def seen_rows(tasks: Sequence[IncrementalTask], data: LabelledEmbeddings | None) -> SeenRows:
+    """The images and patients of all tasks."""
+    assert data is not None or not tasks
+    if data is None or not tasks:
+        return SeenRows(np.empty(0, np.int64), np.empty(0, np.int64))
+    return SeenRows.of(data.labels, np.concatenate([task.rows for task in tasks]))
 
 
 def targets(data: LabelledEmbeddings, task: IncrementalTask, args: RETuneTrainingArguments) -> Tensor:
@@ -129,10 +174,43 @@ def embeddings_sketch(data: LabelledEmbeddings, task: IncrementalTask) -> list[f
 
 
 def task_settings(args: RETuneTrainingArguments) -> dict[str, Any]:
-    """The settings that decide what a task's training gives."""
-    names = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "seed")
-    more = ("uncertain", "missing", "carry_optimizer", "reset_threshold")
-    return {**{name: getattr(args, name) for name in names + more}, "processes": args.world_size}
+    """The settings that decide what a task's training gives: all but those that are known not to."""
+    settings = {
+        name: value
+        for name, value in args.to_dict().items()
+        if name not in WITHOUT_INFLUENCE and not name.startswith(PREFIXES_WITHOUT_INFLUENCE)
+    }
+    return {**json.loads(json.dumps(settings, default=str)), "processes": args.world_size}
+
+
+def pending_tasks(
+    tasks: Sequence[IncrementalTask],
+    state: RETuneState,
+    data: LabelledEmbeddings,
+    args: RETuneTrainingArguments,
+    resume: bool,
+) -> list[IncrementalTask]:
+    """The tasks to learn now: all, or those that a resumed run has not done.
+
+    Raises:
+        `ClipAlignError`: a task was learned already, or otherwise than it would be now.
+    """
+    again = [task for task in tasks if task.name in state.done]
+    if args.relearn and resume:
+        raise ClipAlignError(
+            "relearn=True learns again what resume_from_checkpoint=True passes over: give one of the two."
+        )
+    if args.relearn or not again:
+        return list(tasks)
+    folder = str(state.folder)
+    if not resume:
+        raise ClipAlignError(
+            f"{again[0].name!r} was learned already in {folder!r}: learn the others with "
+            "train(resume_from_checkpoint=True), learn it again with relearn=True, or use another output_dir."
+        )
+    for task in again:
+        check_same_task(state.done[task.name], data, task, args, folder)
+    return [task for task in tasks if task.name not in state.done]
 
 
 def check_same_task(

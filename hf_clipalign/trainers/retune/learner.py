@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_clipalign._checks.tensors import check_tensors
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder, encode_texts
 from hf_clipalign.data import FindingPrompts
-from hf_clipalign.losses.retune import retune_cosines
+from hf_clipalign.features import backbone_hash
+from hf_clipalign.losses.retune import retune_cosines, retune_labels, retune_scores
 from hf_clipalign.trainers.base import check_trainable
 from hf_clipalign.tuners import EmbeddingSpace, adapt_image, adapt_text
 
@@ -29,6 +32,18 @@ class RETuneLearner(nn.Module):
 
     Raises:
         `ClipAlignError`: another kind of model, or nothing in it is trainable.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import FindingPrompts, load_mini
+        >>> from hf_clipalign.trainers import RETuneLearner
+        >>> from hf_clipalign.tuners import RETuneConfig
+        >>> learner = RETuneLearner(get_peft_model(load_mini().student, RETuneConfig()), tokenizer=processor)
+        >>> learner.set_prompts(FindingPrompts.published(["Edema"]))
+        >>> learner.findings
+        ['Edema']
+        ```
     """
 
     accepts_loss_kwargs = False
@@ -103,7 +118,7 @@ class RETuneLearner(nn.Module):
             if self.tokenizer is None:
                 raise ClipAlignError("prompts need a tokenizer: pass processing_class, the backbone's processor.")
             with self.model.disable_adapter():
-                return encode_texts(self.encoder, self.tokenizer, sentences, normalize=False).float()
+                return encode_texts(self.encoder, sentences, self.tokenizer, normalize=False).float()
         embeds = self.encode_prompts(sentences)
         expected = (len(sentences), self.adapter_config.embed_dim)
         if tuple(embeds.shape) != expected or not bool(embeds.isfinite().all()):
@@ -139,6 +154,34 @@ class RETuneLearner(nn.Module):
         rows = used.any(dim=1).any(dim=0).nonzero().flatten()
         positive, negative = used[:, :, rows] @ adapt_text(self.model, self.texts[rows])
         return retune_cosines(adapt_image(self.model, image_embeds), positive, negative)
+
+    @torch.no_grad()
+    def scores(
+        self, embeds: Tensor, findings: Sequence[str] | None, score: str, block_rows: int, adapted: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Scores in [0, 1] and hard labels of image embeddings, on the CPU; see `RETuneTrainer.scores`."""
+        check_tensors(embeds=embeds)
+        columns = self.columns(self.findings if findings is None else findings)
+        scores, labels = [], []
+        with contextlib.nullcontext() if adapted else self.model.disable_adapter():
+            for block in embeds.split(block_rows):
+                if not bool(block.isfinite().all()):
+                    raise ClipAlignError("embeds hold NaN or infinite values: make them again or leave the rows out.")
+                positive, negative = self.cosines(block.to(self.texts.device).float(), columns)
+                scores.append(retune_scores(positive, negative, score).cpu())
+                labels.append(retune_labels(positive, negative).cpu())
+        return torch.cat(scores), torch.cat(labels)
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """What must be the same in all runs of a folder: the model's weights and the adapter's shape."""
+        encoder, config = self.encoder, self.adapter_config
+        loaded_from = None if encoder is None else getattr(encoder.config, "_name_or_path", None)
+        adapter = {key: getattr(config, key) for key in ("adapter", "sides", "embed_dim")}
+        weights = None if encoder is None else backbone_hash(encoder)
+        return {
+            "model": {"name": loaded_from or config.base_model_name_or_path or None, "weights": weights},
+            "adapter": adapter,
+        }
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Saves the adapter that is trained, and nothing else; also one with a name lies in the folder itself."""

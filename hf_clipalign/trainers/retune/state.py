@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import atomic_file, atomic_folder
-from hf_clipalign.data import FindingPrompts
+from hf_clipalign._io.files import atomic_file, atomic_folder, exclusive_lock, explained_read
+from hf_clipalign._io.limited_json import BadJson, check_schema, checked_json, entries
+from hf_clipalign.data import FindingPrompts, SeenRows
 from hf_clipalign.evaluation import IncrementalResult
 from hf_clipalign.hub.retune_folder import STATE_FILE
 
-OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_FILE, SEEN_FILE = "optimizer.safetensors", "seen.safetensors"
 _FORMAT = 1
-_NEEDED = ("format", "model", "adapter", "prompts", "tasks")
+_STATE = {
+    "model": (None, {"name": (None, str), "weights": str}),
+    "adapter": (None, dict),
+    "prompts": entries({"positive": [str], "negative": [str]}),
+    "tasks": [{"name": str, "findings": [str]}],
+    "before?": [str],
+    "result?": (None, dict),
+}
 _START = "start"
 
 
@@ -33,6 +46,13 @@ class RETuneState:
 
     Raises:
         `ClipAlignError`: the folder holds a state that cannot be read.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.trainers import RETuneState
+        >>> RETuneState("runs/not-begun").begun
+        False
+        ```
     """
 
     def __init__(self, folder: str | Path, learned: Mapping[str, Any] | None = None):
@@ -42,24 +62,32 @@ class RETuneState:
         file = self.folder / STATE_FILE
         if not file.is_file():
             return
+        with explained_read(file):
+            text = file.read_bytes()
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            version = content["format"]
-            if version == _FORMAT:
-                self.content = {"before": [], **content, **{name: content[name] for name in _NEEDED}}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            content = checked_json(text, {"format": object})
+            if content["format"] == _FORMAT:
+                check_schema(content, _STATE)
+        except BadJson as error:
             raise ClipAlignError(
-                f"{file}: cannot be read; use another output_dir, or remove it to begin again."
+                f"{file}: cannot be read, it {error}; use another output_dir, or remove it to begin again."
             ) from error
-        if version != _FORMAT:
+        if content["format"] != _FORMAT:
             raise ClipAlignError(
-                f"{file}: has format {version}, this version of hf_clipalign reads {_FORMAT}: update it."
+                f"{file}: has format {short(content['format'])}, this version of hf_clipalign reads {_FORMAT}: update "
+                "it."
             )
+        self.content = {"before": [], **content}
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
         """The tasks that are done, in order."""
         return self.content["tasks"]
+
+    @property
+    def done(self) -> dict[str, dict[str, Any]]:
+        """The tasks that are done, by name."""
+        return {entry["name"]: entry for entry in self.tasks}
 
     @property
     def begun(self) -> bool:
@@ -91,6 +119,25 @@ class RETuneState:
     def adapter_folder(self) -> Path:
         """The newest adapter."""
         return self._task_folder(len(self.tasks) - 1)
+
+    @property
+    def seen(self) -> SeenRows:
+        """The images and patients of all tasks that are done, as far as the folder has kept them."""
+        files = [self._task_folder(index) / SEEN_FILE for index in range(len(self.tasks))]
+        seen = SeenRows(np.empty(0, np.int64), np.empty(0, np.int64))
+        for file in files:
+            if file.is_file():
+                seen |= SeenRows(**load_file(file))
+        return seen
+
+    def held(self) -> AbstractContextManager:
+        """Keeps a second run out of the folder.
+
+        Raises:
+            `ClipAlignError`: another run learns there.
+        """
+        busy = f"another run is learning in {str(self.folder)!r}: use another output_dir."
+        return exclusive_lock(self.folder / ".retune.lock", busy)
 
     def check(self, model: dict[str, Any], adapter: dict[str, Any]) -> None:
         """Compares model and adapter with those that the folder was begun with.
@@ -132,6 +179,22 @@ class RETuneState:
         both = {**self.prompts, **new}
         return FindingPrompts(*({name: p[kind] for name, p in both.items()} for kind in ("positive", "negative")))
 
+    def prompts_of(self, given: FindingPrompts | None, findings: Sequence[str]) -> FindingPrompts:
+        """The prompts given, those that the folder was learned with, and published ones where none are given.
+
+        Raises:
+            `ClipAlignError`: a finding without prompts, or one that was learned with others.
+        """
+        if given is None:
+            new = [name for name in dict.fromkeys(findings) if name not in self.prompts]
+            given = FindingPrompts.published(new) if new or not self.prompts else None
+        known = self.prompts
+        kinds = ({name: prompts[kind] for name, prompts in known.items()} for kind in ("positive", "negative"))
+        merged = FindingPrompts(*kinds) if given is None else self.merged_prompts(given)
+        if findings and given is not None:
+            merged.select(list(dict.fromkeys(findings)))
+        return merged
+
     def begin(
         self, model: dict[str, Any], adapter: dict[str, Any], prompts: FindingPrompts, save: Callable[[Path], None]
     ) -> None:
@@ -151,10 +214,6 @@ class RETuneState:
         self._write(content)
         (self._task_folder(index - 1) / OPTIMIZER_FILE).unlink(missing_ok=True)
 
-    def write_result(self, result: IncrementalResult) -> None:
-        """Replaces what was measured."""
-        self._write({**self.content, "result": json.loads(result.to_json())})
-
     def _task_folder(self, index: int) -> Path:
         return self.folder / "tasks" / (_START if index < 0 else f"{index:03d}")
 
@@ -164,6 +223,16 @@ class RETuneState:
             save(staging)
 
     def _write(self, content: dict[str, Any]) -> None:
-        with atomic_file(self.folder / STATE_FILE) as staging:
-            staging.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_text(self.folder / STATE_FILE, json.dumps(content, indent=1))
         self.content = content
+
+
+def write_seen(folder: Path, seen: SeenRows) -> None:
+    """Keeps hashes of the images and patients of a task."""
+    save_file({"images": seen.images, "patients": seen.patients}, folder / SEEN_FILE)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of a run atomically."""
+    with atomic_file(path) as staging:
+        staging.write_text(text, encoding="utf-8")

@@ -3,51 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Sampler
-from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._files import exclusive_lock
-from hf_clipalign._processes import leave_at_exit
-from hf_clipalign._tensors import check_tensors
-from hf_clipalign.data import FindingPrompts, IncrementalTask, joint
-from hf_clipalign.evaluation import IncrementalResult
-from hf_clipalign.features import LabelledEmbeddings, backbone_hash
-from hf_clipalign.losses.retune import masked_bce_sum, retune_labels, retune_scores
+from hf_clipalign.data import FindingPrompts, IncrementalTask, check_leaks, joint
+from hf_clipalign.evaluation import ClinicalTable, IncrementalResult
+from hf_clipalign.features import LabelledEmbeddings
+from hf_clipalign.hub.cards import on_hub
+from hf_clipalign.hub.retune_folder import METRICS_FILE, PROMPTS_FILE
+from hf_clipalign.losses.retune import masked_bce_sum
 from hf_clipalign.metrics import multilabel_metrics
-from hf_clipalign.trainers.base import check_one_gpu
+from hf_clipalign.trainers.base import AlignmentTrainer, check_one_gpu
 from hf_clipalign.trainers.retune.arguments import RETuneTrainingArguments
-from hf_clipalign.trainers.retune.card import push_retune, write_prompts, write_retune_files
+from hf_clipalign.trainers.retune.card import card_facts_of
 from hf_clipalign.trainers.retune.data import (
     Shuffled,
     TaskEmbeddings,
     check_data,
-    check_same_task,
     check_tasks,
     embeddings_sketch,
+    pending_tasks,
+    seen_rows,
     targets,
     task_fingerprint,
     task_settings,
+    without_negatives,
 )
 from hf_clipalign.trainers.retune.learner import RETuneLearner
-from hf_clipalign.trainers.retune.state import OPTIMIZER_FILE, RETuneState
+from hf_clipalign.trainers.retune.state import OPTIMIZER_FILE, RETuneState, write_seen, write_text
 from hf_clipalign.trainers.retune.updates import SmallUpdates, moments_of, restore_moments
 
-_ADAPTER_FILE = "adapter_model.safetensors"
+logger = logging.getLogger(__name__)
+
 _SEEDS_PER_TASK = 1_000_003
 
 
-class RETuneTrainer(Trainer):
-    """Trains RE-tune's adapters task by task; the output folder remembers which tasks are learned.
+class RETuneTrainer(AlignmentTrainer):
+    """Trains RE-tune's adapters task by task; the output folder records which tasks are learned.
 
     Images are not needed: the data are embeddings with labels. Every prompt is encoded once. After a task the adapter,
     the optimizer's moments and the scores on `eval_dataset` are written to `output_dir`; a run that is stopped begins
@@ -58,12 +59,10 @@ class RETuneTrainer(Trainer):
         model (`PeftModel`): `get_peft_model(clip, RETuneConfig())`; or an `EmbeddingSpace` in the place of the CLIP,
             with `encoder`.
         args (`RETuneTrainingArguments`): settings. Default: the published ones.
-        prompts (`FindingPrompts`, *optional*): of the findings. Default: the published ones, for the findings of the
-            data.
+        prompts (`FindingPrompts`, *optional*): of the data's findings. Default: the published ones.
         train_dataset (`LabelledEmbeddings`): training data.
         eval_dataset (`LabelledEmbeddings`, *optional*): test data, scored after every task.
-        tasks (`Sequence[IncrementalTask]`, *optional*): what is learned, in order; rows of `train_dataset`. Default:
-            everything at once.
+        tasks (`Sequence[IncrementalTask]`, *optional*): what is learned, in order. Default: all of `train_dataset`.
         processing_class (`ProcessorMixin` or tokenizer): the backbone's, for the prompts.
         encoder (`DualEncoder`, *optional*): the backbone, where `model` has no towers.
         encode_prompts (`Callable`, *optional*): gives text embeddings `[M, d]`, not of unit length, for a list of M
@@ -73,21 +72,27 @@ class RETuneTrainer(Trainer):
 
     Raises:
         `ClipAlignError`: embeddings of another model or width, a finding without prompts or without positives, an
-            output folder that was begun with another model, adapter or prompts, other prompts for a finding that the
-            adapter has learned.
+            image that is both in a task (of now or, in this folder, before) and in `eval_dataset`, an output folder
+            that was begun with another model, adapter or prompts, other prompts for a finding that the adapter has
+            learned.
 
     Example:
         ```python
-        >>> model = get_peft_model(clip, RETuneConfig())
-        >>> labels = read_chexpert("CheXpert-v1.0-small/train.csv")
-        >>> data = LabelledEmbeddings.from_store("features/", labels, model)
-        >>> trainer = RETuneTrainer(model, RETuneTrainingArguments("runs/chest"), train_dataset=data,
-        ...                         tasks=class_incremental(labels), processing_class=processor)
-        >>> trainer.train()
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.features import LabelledEmbeddings
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig
+        >>> model, args = get_peft_model(EmbeddingSpace(128), RETuneConfig()), RETuneTrainingArguments("runs/chest")
+        >>> data = {"train_dataset": LabelledEmbeddings(embeds, labels), "processing_class": processor}
+        >>> RETuneTrainer(model, args, **data, encoder=encoder).train().global_step
+        {...}
+        10
         ```
     """
 
     args: RETuneTrainingArguments
+    _paper = "retune"
+    _tag_names = ("multi-label", "incremental-learning")
+    _against_divergence: ClassVar[str] = "Lower learning_rate."
 
     def __init__(
         self,
@@ -114,16 +119,22 @@ class RETuneTrainer(Trainer):
         self.data = train_dataset
         self._learned_elsewhere = dict(learner.adapter_config.learned)
         self.state_folder = RETuneState(args.output_dir or "retune", self._learned_elsewhere)
-        self.identity = _identity(learner)
+        self.identity = learner.identity()
         for data in (train_dataset, eval_dataset):
             if data is not None:
                 check_data(data, learner.adapter_config.embed_dim, self.identity["model"])
         self.state_folder.check(**self.identity)
-        self.prompts = self._all_prompts(prompts, train_dataset, eval_dataset)
+        labels = [data.labels for data in (train_dataset, eval_dataset) if data is not None]
+        self.prompts = self.state_folder.prompts_of(prompts, [name for part in labels for name in part.findings])
         args.check_policies(self.prompts.findings)
         learner.set_prompts(self.prompts)
         self.tasks = [] if train_dataset is None else list(tasks if tasks is not None else joint(train_dataset.labels))
         check_tasks(self.tasks, train_dataset, args)
+        self.clinical: ClinicalTable | None = None
+        self.leak = self._checked_leak(eval_dataset)
+        self.warnings = without_negatives(self.tasks, train_dataset, args)
+        for text in filter(None, [self.leak, *self.warnings]):
+            logger.warning(text)
         super().__init__(
             learner,
             args,
@@ -132,12 +143,9 @@ class RETuneTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        if self.args.world_size > 1:
-            leave_at_exit(self)
-        self.loss_is_scaled_for_ga = False
         self._columns = torch.empty(0, dtype=torch.long)
         self._moments: dict[str, Tensor] = {}
-        self._command = ""
+        self._before: tuple[list[str], dict[str, Any]] | None = None
         if args.reset_threshold is not None:
             self.add_callback(SmallUpdates(args.reset_threshold, args.reset_step))
 
@@ -160,7 +168,7 @@ class RETuneTrainer(Trainer):
         """Learns the tasks. What the output folder has learned before is built on.
 
         Args:
-            resume_from_checkpoint (`bool`, *optional*): go on with a run that was stopped: tasks that are done are
+            resume_from_checkpoint (`bool`, *optional*): resume a run that was stopped: tasks that are done are
                 passed over. Default: a task that is done already is an error, unless `relearn` is set.
             *args, **kwargs: ignored: those of `transformers.Trainer.train`.
 
@@ -173,10 +181,12 @@ class RETuneTrainer(Trainer):
         """
         if self.data is None:
             raise ClipAlignError("there is nothing to learn from: pass train_dataset.")
-        with self._folder_held():
+        with self.state_folder.held() if self.is_world_process_zero() else contextlib.nullcontext():
             self.state_folder = RETuneState(self.state_folder.folder, self._learned_elsewhere)
-            pending = self._pending(bool(resume_from_checkpoint))
+            pending = pending_tasks(self.tasks, self.state_folder, self.data, self.args, bool(resume_from_checkpoint))
             self._begin()
+            if pending and self.result is None and self.eval_dataset is not None:
+                self._before = self.state_folder.learned, self.measure(cast(Any, self.eval_dataset))
             output = TrainOutput(0, 0.0, {})
             for task in pending:
                 output = self._learn(task)
@@ -192,7 +202,7 @@ class RETuneTrainer(Trainer):
         Args:
             embeds (`Tensor [N, d]`): of the shared space, not of unit length.
             findings (`Sequence[str]`, *optional*): which. Default: all that have prompts.
-            adapted (`bool`): through the adapter; False is the zero-shot bound. Default True.
+            adapted (`bool`, *optional*, defaults to `True`): through the adapter; False is the zero-shot bound.
 
         Returns:
             `(Tensor [N, F], BoolTensor [N, F])`: on the CPU.
@@ -200,18 +210,7 @@ class RETuneTrainer(Trainer):
         Raises:
             `ClipAlignError`: embeddings that are no tensor, of another width or not finite; a finding without prompts.
         """
-        learner = self.learner
-        check_tensors(embeds=embeds)
-        columns = learner.columns(learner.findings if findings is None else findings)
-        scores, labels = [], []
-        with torch.no_grad(), contextlib.nullcontext() if adapted else self.peft_model.disable_adapter():
-            for block in embeds.split(self.args.eval_batch_size):
-                if not bool(block.isfinite().all()):
-                    raise ClipAlignError("embeds hold NaN or infinite values: make them again or leave the rows out.")
-                positive, negative = learner.cosines(block.to(learner.texts.device).float(), columns)
-                scores.append(retune_scores(positive, negative, self.args.score).cpu())
-                labels.append(retune_labels(positive, negative).cpu())
-        return torch.cat(scores), torch.cat(labels)
+        return self.learner.scores(embeds, findings, self.args.score, self.args.eval_batch_size, adapted)
 
     def measure(self, data: LabelledEmbeddings, adapted: bool = True) -> dict[str, Any]:
         """`multilabel_metrics` of labelled embeddings, with hard labels by the closer prompts.
@@ -222,7 +221,7 @@ class RETuneTrainer(Trainer):
 
         Args:
             data (`LabelledEmbeddings`): the test data.
-            adapted (`bool`): through the adapter; False is the zero-shot bound. Default True.
+            adapted (`bool`, *optional*, defaults to `True`): through the adapter; False is the zero-shot bound.
         """
         names = data.labels.findings
         scores, predictions = self.scores(data.embeds, names, adapted)
@@ -239,41 +238,38 @@ class RETuneTrainer(Trainer):
         measured = self.measure(data)
         flat = {name: value for name, value in measured.items() if isinstance(value, float)}
         flat |= {f"{kind}_{name}": value for kind in ("auroc", "f1") for name, value in measured[kind].items()}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in flat.items()}
-        self.log(metrics)
-        return metrics
+        return self._report({f"{metric_key_prefix}_{name}": value for name, value in flat.items()})
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Is not there: `scores` gives scores and hard labels of embeddings."""
-        raise ClipAlignError(
-            "predict is for models that read batches: take trainer.scores(embeds), or evaluate(data)."
-        )
+        raise ClipAlignError("there is no predict for embeddings: take trainer.scores(embeds), or evaluate(data).")
 
-    def push_to_hub(
-        self,
-        commit_message: str | None = None,
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        repo_id: str | None = None,
-        base_model: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Pushes adapter, prompts, scores and card, and nothing else that lies in the output folder.
+    def push_to_hub(self, *args: Any, overwrite_card: bool = False, **kwargs: Any) -> Any:
+        """Pushes adapter, prompts, scores and card; a card that the repository has is kept unless `overwrite_card`.
 
         Args:
-            commit_message, token, revision, private: see `hf_clipalign.hub.push_folder`.
-            blocking: ignored: it returns when all has arrived.
-            repo_id (`str`, *optional*): `owner/name`. Default: `hub_model_id` of the settings.
-            base_model (`str`, *optional*): Hub id of the base model. Default: where it was loaded from.
-            **kwargs: passed to `hf_clipalign.hub.push_folder`.
+            *args, **kwargs: as `AlignmentTrainer.push_to_hub`; `base_model` is needed where the base model was not
+                loaded from the Hub.
+            overwrite_card (`bool`, *optional*, defaults to `False`): replace the repository's card.
 
         Raises:
             `ClipAlignError`: no name, a base model that others cannot load, or as `push_folder`.
         """
-        kwargs |= {"commit_message": commit_message, "token": token, "revision": revision, "private": private}
-        return push_retune(self, repo_id or self.args.hub_model_id, base_model, **kwargs)
+        return super().push_to_hub(*args, overwrite_card=overwrite_card, **kwargs)
+
+    def public_base(self, base_model: str | None) -> str:
+        """The Hub id of the base model.
+
+        Raises:
+            `ClipAlignError`: it is a folder on this machine.
+        """
+        base = base_model or self.identity["model"]["name"]
+        if not on_hub(base):
+            raise ClipAlignError(
+                f"the adapter's base model {base!r} is not on the Hub, so nobody else could load it: give "
+                "base_model='owner/name'."
+            )
+        return base
 
     # One task
 
@@ -287,7 +283,7 @@ class RETuneTrainer(Trainer):
         self.optimizer = None  # made anew, with the moments of the task before
         output = super().train()
         self._moments = moments_of(self.optimizer, self.learner)
-        name = task.name if task.name not in self._done else f"{task.name} (again, task {index})"
+        name = task.name if task.name not in self.state_folder.done else f"{task.name} (again, task {index})"
         entry = {
             "name": name,
             "findings": list(task.findings),
@@ -300,9 +296,15 @@ class RETuneTrainer(Trainer):
         self._note_learned(*self.state_folder.learned, *task.findings)
         result = self._measured(name, task)
         if self.is_world_process_zero():
-            self.state_folder.add_task(entry, result, self._save_with_moments)
+            self.state_folder.add_task(entry, result, lambda folder: self._save_with_moments(folder, task))
         self._everyone_reads()
         return output
+
+    def _checked_leak(self, test: LabelledEmbeddings | None) -> str:
+        """What of the test data was seen in any task, now or earlier in this folder; an image is an error."""
+        if test is None:
+            return ""
+        return check_leaks(self.state_folder.seen | seen_rows(self.tasks, self.data), test.labels)
 
     def _measured(self, name: str, task: IncrementalTask) -> IncrementalResult | None:
         data = cast(Any, self.eval_dataset)
@@ -310,37 +312,15 @@ class RETuneTrainer(Trainer):
             return self.result
         result = self.result or IncrementalResult(self.scenario, list(data.labels.findings))
         result.extend(data.labels.findings)
+        result.leak, result.warnings = self.leak, list(dict.fromkeys([*result.warnings, *self.warnings]))
         measured_on = {finding: [self.args.score, mark] for finding, mark in data.labels.fingerprints().items()}
+        if self._before is not None and not result.tasks:
+            result.add_before(*self._before, measured_on)
         known = {} if result.zero_shot is None else result.zero_shot.get("measured_on", {})
         if not measured_on.items() <= known.items():
             result.add_zero_shot(self.measure(data, adapted=False), measured_on)
         result.add(name, task.findings, self.measure(data), measured_on)
         return result
-
-    @property
-    def _done(self) -> dict[str, dict[str, Any]]:
-        return {entry["name"]: entry for entry in self.state_folder.tasks}
-
-    def _pending(self, resume: bool) -> list[IncrementalTask]:
-        """The tasks to learn now."""
-        assert self.data is not None
-        done = self._done
-        again = [task for task in self.tasks if task.name in done]
-        if self.args.relearn and resume:
-            raise ClipAlignError(
-                "relearn=True learns again what resume_from_checkpoint=True passes over: give one of the two."
-            )
-        if self.args.relearn or not again:
-            return self.tasks
-        folder = str(self.state_folder.folder)
-        if not resume:
-            raise ClipAlignError(
-                f"{again[0].name!r} was learned already in {folder!r}: go on with the others by "
-                "train(resume_from_checkpoint=True), learn it again with relearn=True, or use another output_dir."
-            )
-        for task in again:
-            check_same_task(done[task.name], self.data, task, self.args, folder)
-        return [task for task in self.tasks if task.name not in done]
 
     def _begin(self) -> None:
         """Takes over what the folder has learned, or notes where this run starts."""
@@ -356,21 +336,6 @@ class RETuneTrainer(Trainer):
             state.begin(**self.identity, prompts=self.prompts, save=self._save_adapter)
         self._everyone_reads()
 
-    def _all_prompts(self, given: FindingPrompts | None, *data: LabelledEmbeddings | None) -> FindingPrompts:
-        """The prompts given, those that the folder was learned with, and published ones where none are given."""
-        known = self.state_folder.prompts
-        findings = list(dict.fromkeys(name for part in data if part is not None for name in part.labels.findings))
-        if given is None:
-            new = [name for name in findings if name not in known]
-            given = FindingPrompts.published(new) if new or not known else None
-        if given is None:
-            kinds = ({n: p[kind] for n, p in known.items()} for kind in ("positive", "negative"))
-            return FindingPrompts(*kinds)
-        merged = self.state_folder.merged_prompts(given)
-        if findings:
-            merged.select(findings)
-        return merged
-
     # What the Trainer asks for
 
     def compute_loss(
@@ -383,15 +348,8 @@ class RETuneTrainer(Trainer):
         loss = total * self.args.world_size / everywhere.clamp(min=1)
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One batch; a loss that is not finite ends the training before it reaches the adapters."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise ClipAlignError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1} with learning rate "
-                f"{self._get_learning_rate():g}: lower it. What is done is safe in {self.args.output_dir!r}."
-            )
-        return loss
+    def _last_good(self) -> str:
+        return f"what is done is safe in {str(self.state_folder.folder)!r}"
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Adam, with the moments of the task before."""
@@ -400,27 +358,6 @@ class RETuneTrainer(Trainer):
             restore_moments(optimizer, self.learner, self._moments)
         return optimizer
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        return self._sampler
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Writes adapter, prompts, scores and card."""
-        folder = Path(output_dir or self.args.output_dir or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.learner.save_pretrained(folder)
-        write_retune_files(self, folder)
-
-    def create_model_card(self, *args: Any, command: str | None = None, **kwargs: Any) -> None:
-        """Writes `README.md`, `prompts.json` and `metrics.json` beside the adapter.
-
-        Args:
-            *args, **kwargs: ignored: those of `transformers.Trainer.create_model_card`.
-            command (`str`, *optional*): what was run.
-        """
-        self._command = command if command is not None else self._command
-        if self.is_world_process_zero():
-            write_retune_files(self, Path(self.args.output_dir or "."))
-
     # Files
 
     def _note_learned(self, *findings: str) -> None:
@@ -428,49 +365,35 @@ class RETuneTrainer(Trainer):
         prompts = {**self.state_folder.prompts, **self.prompts.to_dict()}
         self.learner.adapter_config.learned = {name: prompts[name] for name in findings}
 
+    def _write_model(self, folder: Path, checkpoint: bool) -> None:
+        """Adapter, prompts, scores and card."""
+        self.learner.save_pretrained(folder)
+        self._write_card(folder)
+
+    def _write_card(self, folder: Path) -> None:
+        write_text(folder / PROMPTS_FILE, json.dumps(self.prompts.to_dict(), indent=1))
+        if self.result is not None:
+            write_text(folder / METRICS_FILE, self.result.to_json())
+        super()._write_card(folder)
+
     def _save_adapter(self, folder: Path) -> None:
         self.learner.save_pretrained(folder)
-        write_prompts(self, folder)
+        write_text(folder / PROMPTS_FILE, json.dumps(self.prompts.to_dict(), indent=1))
 
-    def _save_with_moments(self, folder: Path) -> None:
+    def _save_with_moments(self, folder: Path, task: IncrementalTask) -> None:
         self._save_adapter(folder)
+        write_seen(folder, seen_rows([task], self.data))
         if self._moments:
             save_file(self._moments, folder / OPTIMIZER_FILE)
 
-    def _load_adapter(self, folder: Path) -> None:
-        file = folder / _ADAPTER_FILE
-        if not file.is_file():
-            raise ClipAlignError(
-                f"{str(folder)!r} has no {_ADAPTER_FILE}, though its run says so: use another output_dir."
-            )
-        set_peft_model_state_dict(self.peft_model, load_file(file), adapter_name=self.learner.adapter_name)
-
-    @contextlib.contextmanager
-    def _folder_held(self) -> Iterator[None]:
-        """Keeps a second run out of the folder."""
-        folder = self.state_folder.folder
-        if not self.is_world_process_zero():
-            yield
-            return
-        with exclusive_lock(
-            folder / ".retune.lock", f"another run is learning in {str(folder)!r}: use another output_dir."
-        ):
-            yield
+    def card_facts(self) -> dict[str, Any]:
+        """The findings, the tasks, and what was measured after each."""
+        return card_facts_of(self)
 
     def _everyone_reads(self) -> None:
         self.accelerator.wait_for_everyone()
         if not self.is_world_process_zero():
             self.state_folder = RETuneState(self.state_folder.folder)
-
-
-def _identity(learner: RETuneLearner) -> dict[str, dict[str, Any]]:
-    """What must be the same in all runs of a folder."""
-    encoder, config = learner.encoder, learner.adapter_config
-    loaded_from = None if encoder is None else getattr(encoder.config, "_name_or_path", None)
-    name = loaded_from or config.base_model_name_or_path or None
-    adapter = {key: getattr(config, key) for key in ("adapter", "sides", "embed_dim")}
-    weights = None if encoder is None else backbone_hash(encoder)
-    return {"model": {"name": name, "weights": weights}, "adapter": adapter}
 
 
 def _as_it_is(batch: Any) -> Any:

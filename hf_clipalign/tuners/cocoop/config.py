@@ -17,9 +17,20 @@ class CoCoOpConfig(ContextConfig):
     gives the features of the context without a shift.
 
     Args:
-        n_ctx (`int`): number of context vectors. Default 4.
+        n_ctx (`int`, *optional*, defaults to `4`): number of context vectors.
         ctx_init (`str`, *optional*): words that the context starts from. Default None: drawn from N(0, 0.02).
-        reduction (`int`): the network's hidden size is the shared embedding size divided by this. Default 16.
+        reduction (`int`, *optional*, defaults to `16`): the network's hidden size is the shared embedding size divided
+            by this.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import CoCoOpConfig
+        >>> model = get_peft_model(load_mini().student, CoCoOpConfig(n_ctx=4))
+        >>> model.get_nb_trainable_parameters()[0]
+        2696
+        ```
     """
 
     reduction: int = field(default=16, metadata={"help": "Embedding size divided by the network's hidden size."})

@@ -52,13 +52,14 @@ class CoCoOpContext(TextPrompts):
     def for_images(self, image_features: Tensor, rows_per_image: int) -> Iterator[None]:
         self._shift = self.shift(image_features).repeat_interleave(rows_per_image, dim=0)
         try:
-            yield
+            with self.for_classes(image_features):
+                yield
         finally:
             self._shift = None
 
 
 def condition_on_images(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """Forward hook of the whole model: the logits of the stock forward, with every image's own prompts.
+    """Forward hook of the full model: the logits of the stock forward, with every image's own prompts.
 
     Raises:
         `ClipAlignError`: the contrastive loss, or an output as a tuple, is asked for.

@@ -13,10 +13,21 @@ from hf_clipalign.tuners.cocoop.layer import CoCoOpContext, condition_on_images
 
 
 class CoCoOpModel(PromptTuner):
-    """CoCoOp: only the token table is wrapped; a hook gives the model's own forward one text pass per image."""
+    """CoCoOp: only the token table is wrapped; a hook gives the model's own forward one text pass per image.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import CoCoOpConfig
+        >>> type(get_peft_model(load_mini().student, CoCoOpConfig()).base_model).__name__
+        'CoCoOpModel'
+        ```
+    """
 
     prefix = "clip_cocoop_"
     method_name = "CoCoOp"
+    hooks = (*PromptTuner.hooks, condition_on_images)
 
     def depths(self, config: Any, encoder: DualEncoder) -> dict[Modality, int]:
         return {"text": 1}

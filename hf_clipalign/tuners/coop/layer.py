@@ -50,7 +50,8 @@ class CoOpContext(TextPrompts):
     def for_classes(self, indices: Tensor) -> Iterator[None]:
         self._classes = indices
         try:
-            yield
+            with super().for_classes(indices):
+                yield
         finally:
             self._classes = None
 

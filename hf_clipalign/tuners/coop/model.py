@@ -14,7 +14,17 @@ from hf_clipalign.tuners.coop.layer import CoOpContext
 
 
 class CoOpModel(PromptTuner):
-    """CoOp: only the token table is wrapped."""
+    """CoOp: only the token table is wrapped.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import CoOpConfig
+        >>> type(get_peft_model(load_mini().student, CoOpConfig()).base_model).__name__
+        'CoOpModel'
+        ```
+    """
 
     prefix = "clip_coop_"
     method_name = "CoOp"

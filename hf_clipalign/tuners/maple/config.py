@@ -16,9 +16,19 @@ class MaPLeConfig(ContextConfig):
     layer turns them into the n tokens that are appended to the image patches at that depth.
 
     Args:
-        n_ctx (`int`): number of prompts in each layer. Default 2.
+        n_ctx (`int`, *optional*, defaults to `2`): number of prompts in each layer.
         ctx_init (`str`, *optional*): words that the first layer's prompts start from. Default None: N(0, 0.02).
         depth (`int`, *optional*): layers with prompts of their own. Default None: 9, or all of a shallower tower.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import MaPLeConfig
+        >>> model = get_peft_model(load_mini().student, MaPLeConfig(n_ctx=2, depth=3))
+        >>> model.get_nb_trainable_parameters()[0]
+        50304
+        ```
     """
 
     n_ctx: int = field(default=2, metadata={"help": "Number of learned prompts in each layer."})

@@ -16,7 +16,17 @@ _PUBLISHED_DEPTH = 9
 
 
 class MaPLeModel(PromptTuner):
-    """MaPLe: token table, image embeddings and the first layers of both towers are wrapped."""
+    """MaPLe: token table, image embeddings and the first layers of both towers are wrapped.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import MaPLeConfig
+        >>> type(get_peft_model(load_mini().student, MaPLeConfig(depth=3)).base_model).__name__
+        'MaPLeModel'
+        ```
+    """
 
     prefix = "clip_maple_"
     method_name = "MaPLe"

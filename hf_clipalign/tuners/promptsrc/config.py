@@ -16,11 +16,21 @@ class PromptSRCConfig(ContextConfig):
     `gaussian_prompt_weights`.
 
     Args:
-        n_ctx (`int`): number of text prompts in each layer. Default 4.
-        n_prompts (`int`): number of image prompts in each layer. Default 4.
+        n_ctx (`int`, *optional*, defaults to `4`): number of text prompts in each layer.
+        n_prompts (`int`, *optional*, defaults to `4`): number of image prompts in each layer.
         ctx_init (`str`, *optional*): words that the first layer's text prompts start from. Default None: N(0, 0.02).
         text_depth (`int`, *optional*): text layers with prompts of their own. Default None: 9, or all if fewer.
         image_depth (`int`, *optional*): image layers with prompts of their own. Default None: 9, or all if fewer.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import PromptSRCConfig
+        >>> model = get_peft_model(load_mini().student, PromptSRCConfig(n_ctx=4))
+        >>> model.get_nb_trainable_parameters()[0]
+        4096
+        ```
     """
 
     n_prompts: int = field(default=4, metadata={"help": "Number of learned image prompts in each layer."})

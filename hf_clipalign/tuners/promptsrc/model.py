@@ -16,7 +16,17 @@ _PUBLISHED_DEPTH = 9
 
 
 class PromptSRCModel(PromptTuner):
-    """PromptSRC: token table, image embeddings and the first layers of both towers are wrapped."""
+    """PromptSRC: token table, image embeddings and the first layers of both towers are wrapped.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import PromptSRCConfig
+        >>> type(get_peft_model(load_mini().student, PromptSRCConfig()).base_model).__name__
+        'PromptSRCModel'
+        ```
+    """
 
     prefix = "clip_promptsrc_"
     method_name = "PromptSRC"

@@ -1,5 +1,6 @@
 """RE-tune: small adapters behind the two projectors, for findings that are learned one after the other."""
 
+from hf_clipalign.tuners._registration import register_method
 from hf_clipalign.tuners.retune.config import RETuneConfig
 from hf_clipalign.tuners.retune.embeddings import EmbeddingSpace, adapt_image, adapt_text, load_without_towers
 from hf_clipalign.tuners.retune.layer import RETuneLayer
@@ -14,3 +15,5 @@ __all__ = [
     "adapt_text",
     "load_without_towers",
 ]
+
+register_method("clip_retune", RETuneConfig, RETuneModel)

@@ -35,8 +35,12 @@ class RETuneConfig(PeftConfig):
 
     Example:
         ```python
-        >>> model = CLIPModel.from_pretrained("openai/clip-vit-base-patch32")
-        >>> model = get_peft_model(model, RETuneConfig())
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import RETuneConfig
+        >>> model = get_peft_model(load_mini().student, RETuneConfig())
+        >>> model.get_nb_trainable_parameters()[0]
+        131840
         ```
     """
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hf_clipalign._checks.quoting import short_reason
+from hf_clipalign._checks.tensors import check_tensors
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._tensors import check_tensors
+from hf_clipalign._io.files import explained_content
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import Modality
 
@@ -23,8 +25,16 @@ class EmbeddingSpace(nn.Module):
 
     Args:
         embed_dim (`int`): size d of the shared space.
-        name_or_path (`str`): what the adapter's configuration names as its base model. Default "".
+        name_or_path (`str`, *optional*, defaults to `""`): what the adapter's configuration names as its base model.
         heads (`dict`, *optional*): dotted names of the heads by modality. Default: CLIP's.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig
+        >>> get_peft_model(EmbeddingSpace(512), RETuneConfig()).peft_config["default"].embed_dim
+        512
+        ```
     """
 
     def __init__(self, embed_dim: int, name_or_path: str = "", heads: dict[Modality, str] | None = None):
@@ -77,6 +87,15 @@ def adapt_image(model: Any, embeds: Tensor) -> Tensor:
 
     Raises:
         `ClipAlignError`: embeddings that are no tensor, or of another width, or no RE-tune adapter.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig, adapt_image
+        >>> adapter = get_peft_model(EmbeddingSpace(128), RETuneConfig(identity_start=True))
+        >>> torch.allclose(adapt_image(adapter, embeds), embeds, atol=1e-5)
+        True
+        ```
     """
     return _adapt(model, "image", embeds)
 
@@ -93,6 +112,14 @@ def adapt_text(model: Any, embeds: Tensor) -> Tensor:
 
     Raises:
         `ClipAlignError`: as `adapt_image`.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig, adapt_text
+        >>> adapt_text(get_peft_model(EmbeddingSpace(128), RETuneConfig()), torch.randn(3, 128)).shape
+        torch.Size([3, 128])
+        ```
     """
     return _adapt(model, "text", embeds)
 
@@ -112,24 +139,28 @@ def load_without_towers(folder: str | Path, **kwargs: Any) -> Any:
 
     Example:
         ```python
-        >>> model = load_without_towers("runs/chest")
-        >>> adapt_image(model, torch.randn(3, 512)).shape
-        torch.Size([3, 512])
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig, adapt_image, load_without_towers
+        >>> get_peft_model(EmbeddingSpace(128), RETuneConfig()).save_pretrained("adapter")
+        >>> adapt_image(load_without_towers("adapter"), embeds).shape
+        torch.Size([24, 128])
         ```
     """
     from peft import PeftConfig, PeftModel
 
     try:
         config: Any = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what odd files raise in PEFT is of any kind
         raise ClipAlignError(
-            f"{str(folder)!r} holds no adapter that can be read: give the folder or Hub id of a saved one."
+            f"{str(folder)!r} holds no adapter that can be read ({short_reason(error)}): give the folder or Hub id of "
+            "a saved one."
         ) from error
     if str(config.peft_type.value) != "CLIP_RETUNE":
         raise ClipAlignError(f"{str(folder)!r} holds an adapter of type {config.peft_type.value}, not RE-tune's.")
     heads: dict[Modality, str] = {"image": config.image_head, "text": config.text_head}
-    space = EmbeddingSpace(config.embed_dim, config.base_model_name_or_path or "", heads)
-    return PeftModel.from_pretrained(space, str(folder), **kwargs)  # type: ignore[arg-type]
+    with explained_content(folder):
+        space = EmbeddingSpace(config.embed_dim, config.base_model_name_or_path or "", heads)
+        return PeftModel.from_pretrained(space, str(folder), **kwargs)  # type: ignore[arg-type]
 
 
 def _adapt(model: Any, side: Modality, embeds: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from hf_clipalign.tuners._layers import only_active
+from hf_clipalign.tuners._layers import CheckedWeights, only_active
 
 
-class RETuneLayer(nn.Module, BaseTunerLayer):
+class RETuneLayer(CheckedWeights, BaseTunerLayer):
     """Wraps a head and holds one MLP or linear map per adapter name.
 
     Args:

@@ -9,12 +9,22 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.tuners._base import check_when_loaded
 from hf_clipalign.tuners.retune.embeddings import heads_and_width
 from hf_clipalign.tuners.retune.layer import RETuneLayer
 
 
 class RETuneModel(BaseTuner):
-    """RE-tune: the modules that give the features of the shared space are wrapped."""
+    """RE-tune: the modules that give the features of the shared space are wrapped.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig
+        >>> type(get_peft_model(EmbeddingSpace(128), RETuneConfig()).base_model).__name__
+        'RETuneModel'
+        ```
+    """
 
     prefix = "clip_retune_"
     tuner_layer_cls = RETuneLayer
@@ -24,11 +34,12 @@ class RETuneModel(BaseTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        check_when_loaded(self)
         heads, width = heads_and_width(model)
         if peft_config.embed_dim not in (None, width):
             raise ClipAlignError(
-                f"the adapter is for a shared space of {peft_config.embed_dim} numbers, the model's has {width}: load "
-                "it on the model that it was trained for."
+                f"the adapter is for a shared space of dimension {peft_config.embed_dim}, the model's has {width}: "
+                "load it on the model that it was trained for."
             )
         peft_config.embed_dim, peft_config.image_head, peft_config.text_head = width, heads["image"], heads["text"]
         wrapped = heads.values() if peft_config.sides in ("both", "shared") else [heads[peft_config.sides]]

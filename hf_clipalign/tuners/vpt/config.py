@@ -16,8 +16,18 @@ class VPTConfig(PromptConfig):
     that layer's own, and after that they run on. The text tower stays as it is.
 
     Args:
-        n_prompts (`int`): number of tokens. Default 8.
+        n_prompts (`int`, *optional*, defaults to `8`): number of tokens.
         depth (`int`, *optional*): layers with tokens of their own: 1 is VPT-shallow, None (default) is every layer.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import VPTConfig
+        >>> model = get_peft_model(load_mini().student, VPTConfig(n_prompts=8))
+        >>> model.get_nb_trainable_parameters()[0]
+        5120
+        ```
     """
 
     n_prompts: int = field(default=8, metadata={"help": "Number of learned image tokens."})

@@ -12,7 +12,17 @@ from hf_clipalign.tuners.vpt.layer import VPTPrompts
 
 
 class VPTModel(PromptTuner):
-    """VPT: the image embeddings and the first encoder layers are wrapped."""
+    """VPT: the image embeddings and the first encoder layers are wrapped.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import VPTConfig
+        >>> type(get_peft_model(load_mini().student, VPTConfig()).base_model).__name__
+        'VPTModel'
+        ```
+    """
 
     prefix = "clip_vpt_"
     method_name = "VPT"

@@ -331,14 +331,11 @@ def test_sibling_folder_with_the_same_beginning_is_outside(table):
         ("a,b\n1,2\n", {}, "Pass image_column, one of 'a', 'b'"),
         ("image,b\nx.png,2\n", {"label_column": "c"}, "no column 'c'; the columns are 'image', 'b'"),
         ("image,b\nx.png,2\n", {"image_column": "im"}, "no column 'im'"),
-        ("image,b\nx.png,2\n", {"text_column": "b"}, "row 0.*neither a text"),
         ("image,b\n", {}, "no rows"),
         ("", {}, "cannot be read"),
         ("image,b\nx.png,2\n,3\n", {}, "row 1 .*no image"),
         ("image,b\nx.png,2\ny.png,\n", {"label_column": "b"}, "no label in row 1 .*'b'"),
         ("image,b\nx.png,one\ny.png,\n", {"label_column": "b"}, "no label in row 1"),
-        ("image,b\nx.png,1.5\n", {"label_column": "b"}, "all integers or all strings"),
-        ("image,b\n3,1\n", {}, "holds a int"),
         ("image,b,c\nx.png,1,p\nx.png,2,q\n", {"label_column": "b", "text_column": "c"}, "rows 0 and 1"),
     ],
 )
@@ -462,3 +459,12 @@ def test_plain_source_has_a_fingerprint():
     first = ImageSource([png("red")], ids=["0"])
     assert first.fingerprint() == ImageSource([png("red")], ids=["0"]).fingerprint()
     assert first.fingerprint() != ImageSource([png("blue")], ids=["0"]).fingerprint()
+
+
+def test_damaged_columns_of_a_parquet_table_are_one_clear_error(tmp_path):
+    frame = pd.DataFrame({"image": [f"{i}.png" for i in range(50)], "label": ["a", "b"] * 25})
+    frame.to_parquet(tmp_path / "t.parquet")
+    content = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(content[:4] + b"\xff" * 64 + content[68:])
+    with pytest.raises(ClipAlignError, match=r"t\.parquet' cannot be read \(.*\): replace it"):
+        from_table(tmp_path / "t.parquet", label_column="label")

@@ -106,13 +106,13 @@ def test_bad_prompts() -> None:
     with pytest.raises(ClipAlignError, match=r"prompts\.yaml: cannot be read"):
         FindingPrompts.load("prompts.yaml")
     for template in ("no place", "{} or {}", "x {} {0}", "{{}}", 5):
-        with pytest.raises(ClipAlignError, match=r"exactly one '\{\}'"):
+        with pytest.raises(ClipAlignError, match=r"exactly one '\{\}'|not a text"):
             FindingPrompts.from_templates(["a"], [template], ["not {}"])
     with pytest.raises(ClipAlignError, match="differ"):
         FindingPrompts.published(["a", "a"])
     with pytest.raises(ClipAlignError, match="no prompts for 'b'"):
         FindingPrompts.published(["a"]).select(["a", "b"])
-    with pytest.raises(ClipAlignError, match=r"got the text 'abc'"):
+    with pytest.raises(ClipAlignError, match=r"findings is a single string, 'abc'"):
         FindingPrompts.published("abc")
 
 
@@ -259,7 +259,7 @@ def test_bad_label_files_are_named(tmp_path: Path, text: str, message: str) -> N
 def test_bad_labels() -> None:
     with pytest.raises(ClipAlignError, match="shape"):
         FindingLabels(["a"], ["A"], np.zeros((2, 1)))
-    with pytest.raises(ClipAlignError, match="1 patients for 2 rows"):
+    with pytest.raises(ClipAlignError, match="2 rows but 1 patients"):
         labels([[1], [0]], patients=["a"])
     for values in (np.array([["a"]]), [[1.0, 0.0], [1.0]], [[{}]]):
         with pytest.raises(ClipAlignError, match="labels must be numbers"):
@@ -279,7 +279,7 @@ def test_findings_are_a_list_of_names(tmp_path: Path) -> None:
     path = written(tmp_path, "train.csv", CHEXPERT)
     with pytest.raises(ClipAlignError, match="there are no findings"):
         read_chexpert(path, [])
-    with pytest.raises(ClipAlignError, match=r"give \['Edema'\]"):
+    with pytest.raises(ClipAlignError, match=r"such as \['Edema'\]"):
         read_mimic_cxr(path, path, "Edema")
 
 
@@ -288,3 +288,32 @@ def test_images_of_the_rows(tmp_path: Path) -> None:
     source = labels([[1], [0]]).source(tmp_path)
     assert source.ids == ["0.png", "1.png"]
     assert source.read(1).size == (4, 4)
+
+
+def test_a_wrong_label_is_named_by_row_and_column(tmp_path: Path) -> None:
+    for cell, found in (("2", "found 2"), ("yes", "a label is no number, found 'yes'")):
+        path = written(tmp_path, "train.csv", f"Path,Cardiomegaly,Edema\na.jpg,1,0\nb.jpg,,{cell}\n")
+        with pytest.raises(ClipAlignError, match=rf"train\.csv: row 1 \(from 0\), column 'Edema': {found}"):
+            read_chexpert(path, TWO)
+    split = written(tmp_path, "split.csv", MIMIC_SPLIT)
+    wrong = written(tmp_path, "mimic.csv", MIMIC_LABELS.replace("0.0,1.0", "0.0,7"))
+    with pytest.raises(ClipAlignError, match=r"mimic\.csv: row 2 \(from 0\), column 'Edema': found 7"):
+        read_mimic_cxr(wrong, split, TWO, split="train")
+    with pytest.raises(ClipAlignError, match=r"found 5 in row 1 \(from 0, '1\.png'\), column 'B'"):
+        labels([[1, 0], [1, 5]])
+
+
+def test_subgroups_come_with_the_labels(tmp_path: Path) -> None:
+    found = read_chexpert(written(tmp_path, "train.csv", CHEXPERT), TWO)
+    assert found.subgroups == {
+        "view": ["Frontal", "Frontal", "Lateral"],
+        "sex": ["Female"] * 3,
+        "age": ["60–79", "80+", "80+"],
+    }
+    assert found.select([2, 0]).subgroups["view"] == ["Lateral", "Frontal"]
+    views = MIMIC_SPLIT.replace("split\n", "split,ViewPosition\n").replace(",train\n", ",train,PA\n")
+    views = views.replace(",test\n", ",test,\n")
+    mimic = read_mimic_cxr(written(tmp_path, "mimic.csv", MIMIC_LABELS), written(tmp_path, "split.csv", views), TWO)
+    assert mimic.subgroups == {"view": ["PA", "PA", "", "PA"]}
+    with pytest.raises(ClipAlignError, match="1 rows but 2 sex"):
+        FindingLabels(["1.png"], ["Edema"], [[1]], subgroups={"sex": ["Female", "Male"]})

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.data import GCD_PRESETS, GCDSplit, ImageSource, gcd_preset
+from hf_clipalign.data import GCD_PRESETS, GCDSplit, ImageSource, gcd_preset, hold_out_labels
 
 NAMES = ["ant", "bee", "cat", "dog", "emu", "fox"]
 LABELS = np.arange(60) * 7 % 6
@@ -117,8 +117,8 @@ def test_a_known_name_is_the_class_that_is_called_exactly_so(names: list[str], k
         (lambda: GCDSplit.from_source(dataset(label=["a", "a", "b", None]), 1), "no label in row 3"),
         (lambda: GCDSplit.from_source(dataset(label=[0, -1, 1, 1]), 1), r"1 labels are below 0, the first in row 1"),
         (lambda: GCDSplit.from_source(source(), float("nan")), "known is nan"),
-        (lambda: GCDSplit.from_source(source(), None), "known classes: a list of names is needed, not None"),
-        (lambda: GCDSplit.from_source(source(), True), "a list of names is needed, not True"),
+        (lambda: GCDSplit.from_source(source(), None), "known classes is None: give a list"),
+        (lambda: GCDSplit.from_source(source(), True), "known classes is True: give a list"),
         (lambda: GCDSplit.from_source(source(), 2, labelled_fraction="a"), "labelled_fraction is 'a'"),
         (lambda: GCDSplit.from_source(source(), 2, seed=-1), "seed is -1"),
         (lambda: GCDSplit.from_source(source(), 2, class_seed=-1), "class_seed is -1"),
@@ -203,7 +203,6 @@ def test_a_partly_labelled_folder(tmp_path: Path) -> None:
         ({"cat": 2, "dog": 0, "unlabelled": 4}, "'dog' has no image"),
         ({"unlabelled": 4}, "no class has labelled images"),
         ({"cat": 2, "unlabelled": 0}, "'unlabelled' has no image"),
-        ({"cat": 2, "unlabelled": 4, ".": 2}, r"'0.png', '1.png' in no sub-folder: move .* into 'unlabelled'"),
         ({"cat": 2, "unlabelled": 4}, "7 classes cannot be found in 6 images"),
     ],
 )
@@ -216,3 +215,34 @@ def test_bad_folders(tmp_path: Path, counts: dict[str, int], message: str) -> No
 def test_the_number_of_novel_classes_is_a_number(tmp_path: Path, n_novel: Any) -> None:
     with pytest.raises(ClipAlignError, match=f"n_novel is {n_novel!r}"):
         GCDSplit.from_folder(folder(tmp_path, {"cat": 2, "unlabelled": 4}), n_novel=n_novel)
+
+
+@pytest.mark.parametrize("n_known_images", [25, 31, 32])
+def test_of_an_odd_number_of_images_the_smaller_half_is_labelled_as_published(n_known_images) -> None:
+    labels = np.concatenate([np.arange(n_known_images) % 2, np.full(6, 2)])
+    split = GCDSplit.from_source(source(labels, ["a", "b", "c"]), 2)
+    drawn = np.random.RandomState(0).choice(n_known_images, size=n_known_images // 2, replace=False)
+    assert np.flatnonzero(split.labelled).tolist() == sorted(drawn.tolist())
+
+
+def test_images_beside_the_folders_have_no_label(tmp_path: Path) -> None:
+    split = GCDSplit.from_folder(folder(tmp_path, {"cat": 3, "dog": 2, ".": 4}))
+    assert split.class_names == ["cat", "dog"]
+    by_image = dict(zip(split.source.ids, split.training_labels.tolist(), strict=True))
+    assert by_image == {f"{n}.png": -1 for n in range(4)} | {f"cat/{n}.png": 0 for n in range(3)} | {
+        "dog/0.png": 1,
+        "dog/1.png": 1,
+    }
+    with pytest.raises(ClipAlignError, match="no class has labelled images: move some"):
+        GCDSplit.from_folder(folder(tmp_path / "flat", {".": 4}))
+
+
+def test_held_out_labels_are_hidden_and_every_class_keeps_two(tmp_path: Path) -> None:
+    split = GCDSplit.from_folder(folder(tmp_path, {"ant": 2, "bee": 3, "cat": 20, "unlabelled": 4}))
+    visible, rows = hold_out_labels(split, 0.2, seed=1)
+    assert np.bincount(split.labels[rows], minlength=3).tolist() == [0, 1, 4]
+    assert not visible.labelled[rows].any()
+    assert (visible.training_labels[rows] == -1).all()
+    assert np.bincount(visible.labels[visible.labelled]).tolist() == [2, 2, 16]
+    assert np.array_equal(hold_out_labels(split, 0.2, seed=1)[1], rows)
+    assert not np.array_equal(hold_out_labels(split, 0.2, seed=2)[1], rows)

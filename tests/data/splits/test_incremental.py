@@ -85,7 +85,7 @@ def test_bad_input() -> None:
         (np.array([0.5, 1.0]), ("A",), "float64"),
         (np.ones((2, 2), int), ("A",), r"\(2, 2\)"),
         ([0, 1], (), "there are no findings"),
-        ([0, 1], "A", r"give \['A'\]"),
+        ([0, 1], "A", r"such as \['A'\]"),
         ([0, 1], ("A", "A"), "differ"),
     ],
 )
@@ -98,3 +98,11 @@ def test_a_task_takes_lists() -> None:
     task = IncrementalTask("t", [2, 0], ["A", "B"])  # type: ignore[arg-type]
     assert task.rows.dtype == np.int64
     assert (task.rows.tolist(), task.findings) == ([2, 0], ("A", "B"))
+
+
+def test_uncertain_and_missing_labels_are_not_positive() -> None:
+    values = [[1, np.nan], [-1, 1], [0, 0], [np.nan, 1], [1, -1], [-1, np.nan], [1, np.nan], [0, 1]]
+    found = FindingLabels(list("abcdefgh"), ["A", "B"], values)
+    tasks = class_incremental(found, positives_only=True)
+    assert [task.rows.tolist() for task in tasks] == [[0], [7]]
+    assert [task.rows.tolist() for task in class_incremental(found)] == [[0, 1, 2, 3], [4, 5, 6, 7]]

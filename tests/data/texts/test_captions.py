@@ -146,7 +146,7 @@ def test_captions_meet_their_images(tmp_path):
 
 def test_captions_that_do_not_fit_the_images():
     source = ImageSource([b""] * 2, ids=["0.png", "1.png"], name="photos")
-    with pytest.raises(ClipAlignError, match="photos: 2 images, but 3 captions"):
+    with pytest.raises(ClipAlignError, match="photos: 2 images but 3 captions"):
         with_captions(source, ["a", "b", "c"])
     with pytest.raises(ClipAlignError, match=r"1 of 2 images have no caption, the first is '1\.png'"):
         with_captions(source, Captions(["a"], np.array([0]), ["0.png"]))

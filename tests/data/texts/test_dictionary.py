@@ -77,10 +77,14 @@ def test_missing_file_folder_column_and_encoding(tmp_path: Path) -> None:
 
 
 def test_names_are_checked() -> None:
-    with pytest.raises(ClipAlignError, match="single string 'fox'"):
+    with pytest.raises(ClipAlignError, match="class names is a single string, 'fox'"):
         check_names("fox")
     with pytest.raises(ClipAlignError, match="position 1 is blank"):
         check_names(["fox", " "])
+    with pytest.raises(ClipAlignError, match=r"before in 2\); keep one of each"):
+        check_names([*"abc", *"abc"])
+    with pytest.raises(ClipAlignError, match=r"before in 2\) and 1 more; keep one of each"):
+        check_names([*"abcd", *"abcd"])
 
 
 def test_a_name_that_is_no_text_is_named() -> None:
@@ -92,3 +96,10 @@ def test_extending_keeps_order_and_ignores_case() -> None:
     assert extend_dictionary(["dog", "red fox"], ["owl", "Dog", "red_fox", "bee"]) == ["dog", "red fox", "owl", "bee"]
     with pytest.raises(ClipAlignError, match="names to add: duplicates"):
         extend_dictionary(["dog"], ["owl", "OWL"])
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:12] + b"\xff" * 20])
+def test_damaged_gzip_is_one_clear_error(damage, tmp_path: Path) -> None:
+    (tmp_path / "names.txt.gz").write_bytes(damage(gzip.compress("\n".join(map(str, range(99))).encode())))
+    with pytest.raises(ClipAlignError, match=r"names\.txt\.gz' cannot be read \(.*\): replace it"):
+        load_dictionary(tmp_path / "names.txt.gz")

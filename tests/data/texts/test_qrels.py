@@ -85,3 +85,23 @@ def test_what_does_not_fit_is_named(change, match):
     pairs = [{"query-id": "q1", "corpus-id": "d1"}]
     with pytest.raises(ClipAlignError, match=match):
         load_qrels(**({"queries": QUERIES, "corpus": CORPUS, "qrels": pairs} | change))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "match"),
+    [
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tPK\n", r"row 0 \(from 0\) has the score 'PK'"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tnan\n", "has the score 'nan', which is no number"),
+        (
+            "queries.jsonl",
+            '{"_id": "q1", "text": "a"}\n{"_iD": "q2"}\n',
+            r"row 1 \(from 0\) has no '_id'",
+        ),
+        ("corpus.jsonl", '{"_id": "d1", "text": "a"}\n[1]\n', r"row 1 \(from 0\) has no '_id'"),
+    ],
+)
+def test_damaged_rows_are_named(tmp_path, file, text, match):
+    write(tmp_path, "beir")
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ClipAlignError, match=match):
+        load_qrels(tmp_path, split="test")

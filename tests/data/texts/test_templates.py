@@ -53,5 +53,5 @@ def test_bad_templates(template):
 
 
 def test_a_single_string_is_not_a_list_of_names():
-    with pytest.raises(ClipAlignError, match="single string 'cat'"):
+    with pytest.raises(ClipAlignError, match="names is a single string, 'cat'"):
         fill("a {}", "cat")

@@ -248,7 +248,7 @@ def test_faiss_search_gives_aligned_cosines(family, dtype, tolerance, tmp_path):
 def test_faiss_refuses_bad_features(tmp_path):
     pytest.importorskip("faiss", reason="faiss is not installed")
     projector = align("clip").aligned_projector("image")
-    with pytest.raises(ClipAlignError, match="features have 7 numbers, but the projector takes 48"):
+    with pytest.raises(ClipAlignError, match="features have dimension 7, but the projector takes 48"):
         build_faiss_index(torch.randn(3, 7), tmp_path / "index", projector)
     with pytest.raises(ClipAlignError, match="NaN or infinite"):
         build_faiss_index(torch.full((3, 48), float("nan")), tmp_path / "index", projector)

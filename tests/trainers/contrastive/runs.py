@@ -88,6 +88,17 @@ def weights(trainer: Any) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in trainer.learner.named_parameters()}
 
 
+def evaluated(trainer: Any) -> dict[str, Any]:
+    """Embeddings of 20 pairs, gathered over all processes, and the scores of an evaluation of the same."""
+    prediction = trainer.predict(few(20))
+    image_embeds, text_embeds = (part.tolist() for part in prediction.predictions)
+    return {
+        "embeds": (image_embeds, text_embeds),
+        "groups": prediction.label_ids.tolist(),
+        "scores": trainer.evaluate(few(20)),
+    }
+
+
 def main() -> None:
     torch.set_num_threads(1)
     report_what_is_left()
@@ -95,9 +106,8 @@ def main() -> None:
     for settings in json.loads(sys.argv[3]):
         trainer = build(sys.argv[2], per_device_train_batch_size=int(sys.argv[1]), **settings)
         trainer.train()
-        scores = trainer.evaluate(few(20))
         torch_free = {name: value.flatten().tolist() for name, value in weights(trainer).items()}
-        results.append({"losses": losses(trainer), "weights": torch_free, "scores": scores})
+        results.append({"losses": losses(trainer), "weights": torch_free, **evaluated(trainer)})
     if trainer.is_world_process_zero():
         print("RESULT " + json.dumps(results))
 

@@ -133,6 +133,25 @@ def test_centring_takes_the_mean_of_the_untrained_student(tmp_path: Path) -> Non
     assert torch.equal(trainer.gcd_model.concept_means, means)
 
 
+def test_how_evenly_the_classes_are_filled_is_logged(tmp_path: Path) -> None:
+    trainer = build(tmp_path, num_train_epochs=1, logging_steps=1)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert all(0.25 <= entry["largest_class"] <= 1 and 0 <= entry["empty_classes"] <= 3 for entry in logged)
+    assert all(0 <= entry["class_entropy"] <= np.log(4) + 1e-9 for entry in logged)
+
+
+def test_a_collapse_is_told_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = build(tmp_path, num_train_epochs=1, learning_rate=0.0, backbone_learning_rate=0.0)
+    with torch.no_grad():
+        trainer.gcd_model.head.projection.weight.zero_()  # the same logits for all images
+    trainer.train()
+    assert "100 % lie in one, 3 are empty" in str(trainer.collapse)
+    assert "the classes have collapsed: all 94 images" in caplog.text
+    assert "center_concepts=True" in caplog.text
+    assert {entry["largest_class"] for entry in trainer.state.log_history if "loss" in entry} == {1.0}
+
+
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     whole = build(tmp_path / "whole", save_strategy="steps", save_steps=7)
     whole.train()
@@ -258,22 +277,28 @@ def test_the_cache_holds_features_and_what_they_belong_to(tmp_path: Path) -> Non
     tensors = load_file(file)
     assert tensors["images"].shape == (len(split()), 128)
     save_file(tensors, file)
-    with pytest.raises(ClipAlignError, match="other images"):
+    with pytest.raises(ClipAlignError, match="holds no features of a teacher of this version"):
         teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file)
 
 
 @pytest.mark.parametrize("name", ["images", "texts"])
 @pytest.mark.parametrize("spoil", [lambda rows: rows[:-1], lambda rows: rows * np.nan, lambda rows: rows[:, :-1]])
-def test_a_cache_with_bad_features_is_damaged(name: str, spoil: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+def test_a_cache_with_other_features_is_damaged_and_made_again(
+    name: str, spoil: Callable[[Tensor], Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     teacher = Teacher(mini().teacher, mini().teacher_processor)
     file = tmp_path / "teacher.safetensors"
-    teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file, progress=False)
+    first = teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file, progress=False)
     with safe_open(file, framework="pt") as stored:
         keys = stored.metadata()
     tensors = load_file(file)
     save_file({**tensors, name: spoil(tensors[name]).contiguous()}, file, metadata=keys)
     with pytest.raises(ClipAlignError, match="damaged: delete it"):
-        teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file)
+        teacher_concepts(None, split().source, CONCEPTS, TEMPLATE, cache=file)
+    again = teacher_concepts(teacher, split().source, CONCEPTS, TEMPLATE, cache=file, progress=False)
+    assert torch.equal(again.images, first.images)
+    assert torch.equal(again.texts, first.texts)
+    assert "teacher.safetensors is damaged" in caplog.text
 
 
 def test_all_images_that_cannot_be_read_are_told_at_once(tmp_path: Path) -> None:
@@ -311,7 +336,7 @@ def test_bad_input(tmp_path: Path) -> None:
         (lambda: build(tmp_path).evaluate(others), "evaluate takes no other data"),
         (lambda: build(tmp_path).predict(split()), "has no predict: .* gcd_model.predict"),
         (lambda: build(tmp_path, teacher_cache=str(tmp_path)).train(), "is a folder: name a file in it"),
-        (lambda: build(tmp_path, teacher=TeacherConcepts(nan, nan[:10], 1.0)), "teacher's image features .* are NaN"),
+        (lambda: build(tmp_path, teacher=TeacherConcepts(nan, nan[:10], 1.0)), "teacher's image features holds NaN"),
         (lambda: build(tmp_path, mini().student), "make a SpectralGCDModel of it"),
         (lambda: flexible.predict(pixel_values=torch.zeros(1, 3, 32, 32)), "takes images of any shape"),
     ]

@@ -45,7 +45,7 @@ def test_facts_of_the_run(trainer: Any, tmp_path: Path) -> None:
         "classes": 12,
         "fingerprint of the data": images().fingerprint(),
         "teacher": 'teacher, 3.0 M parameters, prompt "an emoji of {}."',
-        "trained numbers": 384,
+        "trained parameters": 384,
         "prompt template": "an emoji of {}.",
         "learning rate": 0.01,
         "epochs": 2,
@@ -70,7 +70,7 @@ def test_which_row_is_the_adapter_is_never_guessed(trainer: Any, tmp_path: Path)
     only = ResultTable()
     only.add("CoOp + KDPL", {"seen": 0.25})
     assert scores(written(trainer, tmp_path, results=only)[1]) == {"seen": 25.0}
-    with pytest.raises(ClipAlignError, match="have no row 'CoOp', only zero-shot student, CoOp"):
+    with pytest.raises(ClipAlignError, match="have no row 'CoOp', only 'zero-shot student', 'CoOp"):
         written(trainer, tmp_path, results=table(), row="CoOp")
 
 

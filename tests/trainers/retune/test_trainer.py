@@ -25,10 +25,16 @@ from hf_clipalign.data import (
 )
 from hf_clipalign.features import LabelledEmbeddings
 from hf_clipalign.hub import check_card, push_folder
+from hf_clipalign.hub.retune_folder import NOT_FOR_DIAGNOSIS, PUSHED
 from hf_clipalign.losses import masked_bce_loss, retune_logits
 from hf_clipalign.trainers import RETuneState, RETuneTrainer, RETuneTrainingArguments
-from hf_clipalign.trainers.retune.card import NOT_FOR_DIAGNOSIS, PUSHED, without_paths
-from hf_clipalign.trainers.retune.data import Shuffled, targets
+from hf_clipalign.trainers.retune.data import (
+    Shuffled,
+    check_same_task,
+    targets,
+    task_fingerprint,
+    task_settings,
+)
 from hf_clipalign.tuners import EmbeddingSpace, RETuneConfig, adapt_image, adapt_text
 from tests.hub.local_hub import OWNER, serve
 from tests.processes import launch, run_script
@@ -77,7 +83,7 @@ def test_one_task_is_the_textbook_loop(tmp_path: Path, sides: str) -> None:
     with torch.no_grad(), model.disable_adapter():
         encoder = as_dual_encoder(model)
         texts = [
-            encode_texts(encoder, tiny_tokenizer("clip"), prompts["dog"], normalize=False)
+            encode_texts(encoder, prompts["dog"], tiny_tokenizer("clip"), normalize=False)
             for prompts in (PROMPTS.positive, PROMPTS.negative)
         ]
     labels = torch.tensor(data.labels.values[:, 1:2])
@@ -272,6 +278,44 @@ def test_learning_twice_is_refused_unless_asked(tmp_path: Path) -> None:
     assert [entry["name"] for entry in again.state_folder.tasks] == [*FINDINGS, "cat (again, task 3)"]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"reset_step": 0.5},
+        {"reset_threshold": 0.1},
+        {"optim": "sgd"},
+        {"lr_scheduler_type": "cosine"},
+        {"warmup_steps": 3},
+        {"weight_decay": 0.1},
+        {"adam_beta1": 0.5},
+        {"adam_beta2": 0.5},
+        {"adam_epsilon": 1e-3},
+        {"max_grad_norm": 1.0},
+        {"dataloader_drop_last": True},
+        {"uncertain": "ones"},
+        {"seed": 5},
+    ],
+)
+def test_every_setting_that_changes_the_result_is_compared(tmp_path: Path, changed: dict[str, Any]) -> None:
+    before = RETuneTrainingArguments(str(tmp_path), use_cpu=True)
+    task = IncrementalTask("cat", np.arange(40), ("cat",))
+    data = embeddings()
+    entry = {"data": task_fingerprint(data, task, before), "settings": json.loads(json.dumps(task_settings(before)))}
+    check_same_task(entry, data, task, before, "run")
+    after = RETuneTrainingArguments(str(tmp_path), use_cpu=True, **changed)
+    (name,) = changed
+    with pytest.raises(ClipAlignError, match=f"'cat' was learned in 'run' with {name}="):
+        check_same_task(entry, data, task, after, "run")
+
+
+def test_settings_without_influence_may_differ(tmp_path: Path) -> None:
+    settings = [
+        task_settings(RETuneTrainingArguments(str(tmp_path / name), use_cpu=True, **changed))
+        for name, changed in {"a": {}, "b": {"logging_steps": 3, "hub_model_id": "me/x", "relearn": True}}.items()
+    ]
+    assert settings[0] == settings[1]
+
+
 def test_another_model_adapter_or_prompt_is_refused(tmp_path: Path) -> None:
     build(tmp_path).train()
     other = tiny_clip(seed=7)
@@ -336,7 +380,7 @@ def test_on_an_embedding_space_as_on_the_model(tmp_path: Path) -> None:
         build(tmp_path / "none", base=EmbeddingSpace(24))
 
     def encode(texts: list[str]) -> torch.Tensor:
-        return encode_texts(as_dual_encoder(tiny_clip()), tiny_tokenizer("clip"), texts, normalize=False)
+        return encode_texts(tiny_clip(), texts, tiny_tokenizer("clip"), normalize=False)
 
     third = build(tmp_path / "third", base=EmbeddingSpace(24), processing_class=None, encode_prompts=encode)
     third.train()
@@ -355,7 +399,10 @@ def test_unknown_labels_and_policies(tmp_path: Path) -> None:
     assert found[:10].nan_to_num(nan=9).tolist() == [[0.0, 1.0, 9.0]] * 10
     assert not found[10:20].any()
     trainer = build(
-        tmp_path, train_dataset=data, eval_dataset=data.select(findings=["cat"]), uncertain={"dog": "ones"}
+        tmp_path,
+        train_dataset=data,
+        eval_dataset=embeddings(80, seed=1).select(findings=["cat"]),
+        uncertain={"dog": "ones"},
     )
     trainer.train()
     assert trainer.result.findings == ["cat"]
@@ -484,7 +531,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     trainer = build(tmp_path)
-    with trainer._folder_held(), pytest.raises(ClipAlignError, match="another run"):
+    with trainer.state_folder.held(), pytest.raises(ClipAlignError, match="another run"):
         build(tmp_path).train()
 
 
@@ -542,27 +589,29 @@ def test_a_push_of_another_folder_of_the_run_is_refused(tmp_path: Path) -> None:
         push_folder(adapter, f"{OWNER}/chest")
 
 
-@pytest.mark.parametrize(
-    ("command", "shown"),
-    [
-        (
-            "python examples/train_retune.py --features /home/alice/patient_0815/",
-            "python train_retune.py --features …",
-        ),
-        ("train --model me/clip --out ~/x --labels=a.csv tests", "train --model … --out … --labels=… …"),
-        (r"python a.py --features C:\Users\alice --seed 3 --shuffle", "python a.py --features … --seed 3 --shuffle"),
-        ("""a.py --uncertain '{"Edema": "ones"}' --lr 1e-4""", """a.py --uncertain '{"Edema": "ones"}' --lr 1e-4"""),
-        ("HF_HOME=/home/alice python a.py --note=/home/a=b -o/x -v", "HF_HOME=… python a.py --note=… … -v"),
-        ("a.py --labels 'open", ""),
-    ],
-)
-def test_commands_are_shown_without_paths(command: str, shown: str) -> None:
-    assert without_paths(command) == shown
-
-
 def test_label_incremental_keeps_what_it_sees(tmp_path: Path) -> None:
     tasks = label_incremental(embeddings().labels)
     trainer = build(tmp_path, tasks=tasks, num_train_epochs=8, score="difference")
     trainer.train()
     assert trainer.result.learned_at == [0, 1, 2]
     assert trainer.result.means[-1]["macro_auroc"] > 0.75
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        ({"tasks": [{"name": "cat"}]}, r"no 'findings' in tasks\[0\]"),
+        ({"tasks": [[]]}, r"tasks\[0\] is"),
+        ({"prompts": {"cat": {"positive": 3, "negative": []}}}, "prompts is"),
+        ({"model": {"name": None}}, "no 'weights' in model"),
+        ({"before": {"a": 1}}, "before is"),
+        ({"result": 3}, "result is 3"),
+    ],
+)
+def test_a_damaged_state_says_where(damage: dict[str, Any], place: str, tmp_path: Path) -> None:
+    sound = {"format": 1, "model": None, "adapter": None, "prompts": {}, "tasks": []}
+    (tmp_path / "retune.json").write_text(json.dumps(sound))
+    assert RETuneState(tmp_path).tasks == []
+    (tmp_path / "retune.json").write_text(json.dumps({**sound, **damage}))
+    with pytest.raises(ClipAlignError, match=place):
+        RETuneState(tmp_path)

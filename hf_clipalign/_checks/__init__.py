@@ -1,0 +1,1 @@
+"""What is checked on input, and how errors show it."""

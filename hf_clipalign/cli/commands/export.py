@@ -1,0 +1,131 @@
+"""`clipalign export`: an aligned tower in a form that other libraries load."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_clipalign._checks.suggestions import unknown_name
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.cli.commands.push import OverwriteOption
+from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, next_step, parse_band
+
+
+def export(
+    model: ModelOption = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="stock (a checkpoint for transformers), sentence-transformers (a folder), onnx (a file), or faiss "
+            "(an index of embedded images)."
+        ),
+    ] = "stock",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder, or file for onnx. Default: named after the format and the modality.")
+    ] = None,
+    modality: Annotated[str, typer.Option(help="image or text; sentence-transformers also: both.")] = "image",
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Embeddings of a smaller dimension, exactly the same cosines.")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    image_band: ImageBandOption = None,
+    text_band: TextBandOption = None,
+    features: Annotated[
+        Path | None, typer.Option(help="faiss: the folder that `clipalign embed` wrote with this model.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Export an aligned tower for serving without this package.
+
+    The model is an aligned one written by [bold]clipalign trim[/], or any base model with a known or given band. The
+    result compares images with images, or texts with texts; never an image with a text.
+
+    Examples:
+
+    [bold]clipalign export --model clip-b32-isoclip --to onnx --compact --out clip-b32.onnx[/]
+
+    [bold]clipalign export --model mini:teacher --image-band 1,48 --to sentence-transformers --out teacher-st[/]
+
+    [bold]clipalign export --model clip-b32-isoclip --to faiss --features photos-b32 --out photos-index[/]
+    """
+    from hf_clipalign.hub import written_folder
+
+    if to not in _FORMATS:
+        raise unknown_name("format", to, _FORMATS)
+    allowed = ("image", "text", "both") if to == "sentence-transformers" else ("image", "text")
+    if modality not in allowed:
+        raise unknown_name("modality", modality, allowed, f" for {to}")
+    if (features is None) == (to == "faiss"):
+        raise ClipAlignError("--to faiss and --features FOLDER belong together: an index is made of embedded images.")
+    bands = parse_band(image_band), parse_band(text_band)
+    source = chosen_model(model)
+    loaded, processor = load(source)
+    aligned = _aligned(loaded, *bands)
+    path = out or Path(f"{modality}.onnx" if to == "onnx" else f"{to}-{modality}")
+    job = _Export(aligned, processor, modality, compact, dtype, features)
+    if to == "onnx":
+        console.print(_onnx(job, path, overwrite), soft_wrap=True)
+        return
+    with written_folder(path, to, source, features or "", overwrite=overwrite, option="--overwrite") as folder:
+        words = _WRITERS[to](job, folder)
+    console.print(words.format(path=path, quoted=repr(str(path))), soft_wrap=True)
+    next_step("clipalign", "push", path, "OWNER/NAME")
+
+
+@dataclass(frozen=True)
+class _Export:
+    aligned: Any
+    processor: Any
+    modality: Any
+    compact: bool
+    dtype: str
+    features: Path | None
+
+
+def _aligned(loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[int, int] | None) -> Any:
+    from hf_clipalign.isoclip import IsoCLIPModel
+
+    base = getattr(loaded, "aligned_backbone", None)
+    if base is not None and image_band is None and text_band is None:
+        return loaded
+    return IsoCLIPModel.from_clip_pretrained(loaded if base is None else base, image_band, text_band)
+
+
+def _stock(job: _Export, folder: Path) -> str:
+    from hf_clipalign.hub import export_stock
+
+    export_stock(job.aligned, folder, job.processor, job.modality, job.compact, job.dtype)
+    class_name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    return f"stock checkpoint: {{path}}  (load it with transformers.{class_name}.from_pretrained)"
+
+
+def _sentence_transformers(job: _Export, folder: Path) -> str:
+    from hf_clipalign.hub import export_sentence_transformers
+
+    export_sentence_transformers(job.aligned, folder, job.processor, job.modality, job.compact, job.dtype)
+    return "sentence-transformers folder: {path}  (load it with SentenceTransformer({quoted}))"
+
+
+def _faiss(job: _Export, folder: Path) -> str:
+    from hf_clipalign.hub import export_faiss
+
+    assert job.features is not None
+    export_faiss(job.aligned, folder, job.features, job.modality, job.compact, job.dtype)  # type: ignore[arg-type]
+    return "faiss index: {path}/index.faiss  (ids.json has the names by row)"
+
+
+def _onnx(job: _Export, path: Path, overwrite: bool) -> str:
+    from hf_clipalign.hub import check_onnx_file, export_onnx
+
+    check_onnx_file(path, job.aligned, job.modality, overwrite=overwrite, option="--overwrite")
+    file = export_onnx(job.aligned, path, job.modality, job.compact, job.dtype, processor=job.processor)
+    return f"ONNX file: {file}  (batch size is dynamic; the processor is in {file.stem}-processor)"
+
+
+_WRITERS = {"stock": _stock, "sentence-transformers": _sentence_transformers, "faiss": _faiss}
+_FORMATS = ("stock", "sentence-transformers", "onnx", "faiss")

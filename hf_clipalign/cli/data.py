@@ -1,0 +1,77 @@
+"""The data that a command reads: images or features, the built-in images among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.cli.names import is_built_in_data, is_built_in_model, is_model_folder, nearest_path
+
+_STYLES = ("noto", "twemoji", "fluent")
+
+
+def check_data(name: str) -> None:
+    """Refuses a model in the place of the data.
+
+    Raises:
+        `ClipAlignError`: the name is that of a built-in model, or of a folder that holds a model.
+    """
+    if is_built_in_model(name) or is_model_folder(name):
+        raise ClipAlignError(f"{name!r} is a model, but DATA comes first: write DATA --model {name}.")
+
+
+def check_path(name: str) -> None:
+    """Refuses a missing file or folder that looks like a misspelt one.
+
+    Raises:
+        `ClipAlignError`: with the name that was probably meant.
+    """
+    if close := nearest_path(name):
+        raise ClipAlignError(f"no file or folder {name!r}: did you mean {close!r}?")
+
+
+def open_data(
+    name: str, image_column: str | None = None, label_column: str | None = None, split: str | None = None
+) -> Any:
+    """The images or the features of that name.
+
+    Args:
+        name (`str`): Folder, table, Hub id, features folder, or `mini:emoji`.
+        image_column (`str`, *optional*): Column with images.
+        label_column (`str`, *optional*): Column with classes.
+        split (`str`, *optional*): Split of a data set.
+
+    Returns:
+        `FeatureStore` or `ImageSource`.
+
+    Raises:
+        `ClipAlignError`: nothing can be opened by that name; the nearest one is suggested.
+    """
+    from hf_clipalign.data import from_dataset, load_mini, open_source
+    from hf_clipalign.features import FeatureStore
+
+    check_data(name)
+    if is_built_in_data(name):
+        return from_dataset(load_mini().emoji_subset(styles=_STYLES, novel=True), label_column=label_column or "name")
+    if (Path(name) / "features.json").is_file():
+        return FeatureStore.open(name)
+    try:
+        return open_source(name, image_column=image_column, label_column=label_column, split=split)
+    except ClipAlignError:
+        check_path(name)
+        raise
+
+
+def check_labelled(name: str, data: Any, with_names: bool = False) -> None:
+    """Refuses data without labels before anything is computed from them.
+
+    Raises:
+        `ClipAlignError`: no labels, or no class names where they are needed.
+    """
+    if data.labels is None or (with_names and data.class_names is None):
+        missing = "labels" if data.labels is None else "class names"
+        raise ClipAlignError(
+            f"{name!r} has no {missing} to score against: put each class into a sub-folder of its own, or name the "
+            "column of a table with --label-column."
+        )

@@ -1,0 +1,35 @@
+"""What a name on the command line stands for: built-in models and data, folders, misspelt paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_clipalign._checks.suggestions import nearest
+
+BUILT_IN_DATA = "mini:emoji"
+BUILT_IN_MODELS = {f"mini{mark}{name}": name for name in ("student", "teacher") for mark in (":", "-")}
+_MODEL_FILES = ("config.json", "adapter_config.json", "open_clip_config.json", "modules.json")
+
+
+def is_built_in_data(name: str | None) -> bool:
+    """Whether the package brings the data."""
+    return name == BUILT_IN_DATA
+
+
+def is_built_in_model(name: str) -> bool:
+    """Whether the package brings the model."""
+    return name in BUILT_IN_MODELS
+
+
+def is_model_folder(path: str | Path) -> bool:
+    """Whether a folder holds a model."""
+    return any((Path(path) / name).is_file() for name in _MODEL_FILES)
+
+
+def nearest_path(name: str) -> str | None:
+    """A file or folder beside a missing one with a similar name."""
+    path = Path(name).expanduser()
+    if path.exists() or not path.parent.is_dir():
+        return None
+    found = nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+    return None if found is None else str(path.parent / found)

@@ -1,0 +1,100 @@
+"""The options that commands share, spelled alike in all of them, and the console that commands print to."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from hf_clipalign._checks.quoting import short
+from hf_clipalign._errors import ClipAlignError
+
+console = Console(highlight=False, markup=False)
+"""Where results go; square brackets stay what they are, as names and paths may hold them."""
+
+DATA_HELP = (
+    "Folder of images (class = sub-folder), CSV/TSV/parquet table, Hub id, features folder of `clipalign embed`, or "
+    "mini:emoji, the built-in images."
+)
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        show_default=False,
+        help="Hub id, checkpoint folder, or mini:student or mini:teacher, tiny built-in models of emoji and icons. "
+        "Needed, except with built-in data.",
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="Where to compute: auto (a GPU if there is one, else cpu), cpu, cuda, cuda:1, mps …"),
+]
+BaseModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID", help="The model is a copy of this published one: take its bands. Default: by its names."
+    ),
+]
+ImageBandOption = Annotated[
+    str | None,
+    typer.Option(metavar="K_TOP,K_BOTTOM", help="Band for images. Default: the model's own or its published one."),
+]
+TextBandOption = Annotated[
+    str | None,
+    typer.Option(metavar="K_TOP,K_BOTTOM", help="Band for texts. Default: the model's own or its published one."),
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(help="Prompt with one {}. Default: 'a photo of a {}.'; for the built-in models 'an emoji of {}'."),
+]
+ImageColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with images.")]
+LabelColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with classes.")]
+SplitOption = Annotated[str | None, typer.Option(help="Data sets: which split.")]
+
+
+def folder_option(help_text: str) -> Any:
+    """The option `--out` of a command that writes a folder; a file of that name is refused before any work."""
+    return typer.Option("--out", help=help_text, callback=_refuse_file)
+
+
+def _refuse_file(out: Path | None) -> Path | None:
+    if out is not None and out.is_file():
+        raise ClipAlignError(f"--out {str(out)!r} is a file: name a folder.")
+    return out
+
+
+def repo_option(repo_id: str | None) -> str | None:
+    """Callback: a repository needs its owner."""
+    if repo_id is not None and repo_id.count("/") != 1:
+        name = repo_id.rsplit("/", 1)[-1] or "NAME"
+        raise ClipAlignError(f"{repo_id!r} is no repository: write OWNER/{name}, with your user name as the owner.")
+    return repo_id
+
+
+def warn(word: str, text: str) -> None:
+    """Prints a line whose first words are yellow."""
+    console.print(Text.assemble((word, "yellow"), f" {text}"), soft_wrap=True)
+
+
+def next_step(*command: object) -> None:
+    """Prints the command that follows, on one line that can be copied."""
+    words = [str(word) for word in command]
+    line = " ".join(word if word.isupper() else shlex.quote(word) for word in words)
+    console.print(Text.assemble(("next:", "cyan"), f" {line}"), soft_wrap=True)
+
+
+def parse_band(text: str | None) -> tuple[int, int] | None:
+    """`"150,50"` as `(150, 50)`."""
+    if text is None:
+        return None
+    try:
+        k_top, k_bottom = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ClipAlignError(f"{short(text)} is no band: write K_TOP,K_BOTTOM, for example 150,50.") from error
+    return k_top, k_bottom

@@ -1,0 +1,174 @@
+"""What a shard of features holds: rows of a source, as tensors and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.limited_json import natural
+from hf_clipalign.features.storage.folder import ShardFolder
+from hf_clipalign.features.storage.manifest import Column, Kind
+from hf_clipalign.features.storage.shards import DamagedShard, Shard
+
+HASH_BYTES = 16
+"""Length of the hash of a row's image or text."""
+
+LAYOUT = ("shard_size", "batch_size")
+"""What decides about the bytes of the files, but not about the meaning of the features."""
+
+NAME_COLUMNS = {"id_text": Column("uint8", 1, per_row=False), "id_ends": Column("int64", 1)}
+"""Names of rows: UTF-8 text in one piece, and where it is cut."""
+
+FEATURES = Kind(
+    name="features",
+    noun="features",
+    columns={
+        "values": Column("float32", 2),
+        "rows": Column("int64", 1),
+        **NAME_COLUMNS,
+        "labels": Column("int64", 1, optional=True),
+        "content": Column("uint8", 2, optional=True),
+    },
+    identity=(
+        *("modality", "model.class", "model.weights", "model.dtype", "processor", "data.fingerprint"),
+        *LAYOUT,
+    ),
+    content=("data.fingerprint", *LAYOUT),
+    description={
+        "modality": lambda value: value in ("image", "text"),
+        "width": natural,
+        "model": {"name": (str, None), "weights": (str, None), "class?": str, "dtype?": str},
+        "data": {"name": (str, None), "fingerprint": (str, None)},
+        "class_names": ([str], None),
+        "shard_size": natural,
+        "batch_size": natural,
+        "n_rows?": natural,
+        "n_skipped?": natural,
+        "labels?": bool,
+    },
+    remedy="Run the same `clipalign embed` again: it makes what is damaged anew",
+    titles={"model.class": "model class", "model.weights": "model weights", "model.dtype": "dtype"}
+    | {"data.fingerprint": "data"},
+    counts=("rows", "skipped"),
+    restart="Make them again in a new folder, or with --overwrite",
+)
+
+
+@dataclass
+class Rows:
+    """Features of some consecutive rows of a source, without the rows that could not be read.
+
+    Attributes:
+        values (`Tensor [k, w]`): float32.
+        rows (`Tensor [k]`): int64, positions in the source.
+        ids (`list[str]`): k names.
+        labels (`Tensor [k]`, *optional*): int64.
+        skipped (`list[tuple[str, str]]`): name and reason of what could not be read.
+        content (`Tensor [k, 16]`, *optional*): uint8, hash of each image or text; zeros where there is none.
+    """
+
+    values: Tensor
+    rows: Tensor
+    ids: list[str]
+    labels: Tensor | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    content: Tensor | None = None
+
+
+def write_rows(folder: ShardFolder, index: int, rows: Rows) -> None:
+    """Writes a shard."""
+    tensors = {"values": rows.values.float(), "rows": rows.rows.long(), **names_as_tensors(rows.ids)}
+    tensors |= {name: value for name in ("labels", "content") if (value := getattr(rows, name)) is not None}
+    folder.write(index, tensors, {"skipped": rows.skipped})
+
+
+def read_rows(folder: ShardFolder, index: int) -> Rows:
+    """A shard whose tensors stay on the disk until they are used.
+
+    Raises:
+        `ClipAlignError`: it is damaged, or cannot be read.
+    """
+    shard = folder.read(index)
+    try:
+        if (width := shard.tensors["values"].shape[1]) != folder.manifest["width"]:
+            raise DamagedShard(f"its features have {width} dimensions instead of {folder.manifest['width']}")
+        return rows_of(shard)
+    except DamagedShard as damage:
+        raise folder.damage(folder.file(index).name, str(damage)) from None
+
+
+def rows_of(shard: Shard) -> Rows:
+    """The rows of an open shard; raises `DamagedShard` if they make no sense."""
+    tensors, names = shard.tensors, names_from_tensors(shard.tensors)
+    try:
+        skipped = [(str(name), str(reason)) for name, reason in shard.meta["skipped"]]
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedShard(f"its list of skipped images is unreadable: {error}") from None
+    optional = {name: tensors.get(name) for name in ("labels", "content")}
+    return Rows(tensors["values"], tensors["rows"], names, skipped=skipped, **optional)
+
+
+def finish_rows(folder: ShardFolder, n_shards: int) -> ShardFolder:
+    """Makes a store of features complete: counts, sizes and checksums go into the manifest."""
+    counts, labelled = [], True
+    for index in range(n_shards):
+        rows = read_rows(folder, index)
+        counts.append({"rows": len(rows.ids), "skipped": len(rows.skipped)})
+        labelled = labelled and rows.labels is not None
+    totals = {f"n_{name}": sum(entry[name] for entry in counts) for name in ("rows", "skipped")}
+    return folder.finish(n_shards, counts, labels=labelled, **totals)
+
+
+def open_features(path: str | Path) -> ShardFolder:
+    """A complete store of features.
+
+    Raises:
+        `ClipAlignError`: the folder holds no features, an unfinished run, or a shard is missing or cut off.
+    """
+    folder = ShardFolder.open(Path(path), FEATURES)
+    if folder is None:
+        raise ClipAlignError(f"{str(path)!r} holds no features: make them with `clipalign embed IMAGES --out {path}`.")
+    if not folder.complete:
+        raise ClipAlignError(
+            f"the features in {str(path)!r} are unfinished: run the same `clipalign embed` again to resume."
+        )
+    folder.check_sizes()
+    for name in FEATURES.counts:
+        if folder.manifest.get(f"n_{name}") != (total := sum(entry[name] for entry in folder.shards)):
+            raise folder.damage(FEATURES.manifest_file, f"its n_{name} is not {total}, the sum over its shards")
+    return folder
+
+
+def all_rows(folder: ShardFolder) -> Iterator[Rows]:
+    """The shards of a complete store, one after the other."""
+    return (read_rows(folder, index) for index in range(len(folder.shards)))
+
+
+def names_as_tensors(names: Sequence[str]) -> dict[str, Tensor]:
+    """The two tensors that hold names."""
+    encoded = [str(name).encode("utf-8", "surrogatepass") for name in names]
+    text = np.frombuffer(b"".join(encoded), dtype=np.uint8).copy()
+    ends = torch.tensor([len(name) for name in encoded], dtype=torch.int64).cumsum(0)
+    return {"id_text": torch.from_numpy(text), "id_ends": ends}
+
+
+def names_from_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names that two tensors hold.
+
+    Raises:
+        `DamagedShard`: they do not fit each other.
+    """
+    text, ends = tensors["id_text"].numpy().tobytes(), tensors["id_ends"].tolist()
+    if sorted(ends) != ends or (ends[-1] if ends else 0) != len(text):
+        raise DamagedShard("its names are unreadable: the cuts do not fit the text")
+    try:
+        pieces = [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=False)]
+        return [piece.decode("utf-8", "surrogatepass") for piece in pieces]
+    except UnicodeDecodeError as error:
+        raise DamagedShard(f"its names are unreadable: {error}") from None

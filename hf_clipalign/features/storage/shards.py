@@ -1,0 +1,188 @@
+"""One shard: a safetensors file that proves itself. Reading and writing, nothing else.
+
+Its metadata hold one JSON text: the kind of store, the key of the run, the number of the shard, what else belongs to
+it, and a SHA-256 over all of that and over names, types, shapes and bytes of the tensors. A file that is not as it was
+written, or not where it belongs, is a `DamagedShard`; what the disk refuses stays the `OSError` that it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from hf_clipalign._io.files import atomic_file
+from hf_clipalign._io.limited_json import BadJson, checked_json, natural
+
+METADATA = "hf_clipalign"
+"""Name of the one entry of the metadata."""
+
+_OURS = b'{"__metadata__":{"hf_clipalign":'
+_MOST_HEADER = 100_000_000  # bytes, the limit of safetensors
+_DTYPES: dict[str, torch.dtype] = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool},
+}
+_ENTRY = {"dtype": str, "shape": [natural], "data_offsets": [natural]}
+_ABOUT = {"kind": str, "key": str, "shard": natural, "meta": dict, "sha256": str}
+_EARLIER = {"key": str, "shard": natural, "sha256": str}  # format 1
+
+
+class DamagedShard(Exception):
+    """A shard that is cut off or changed, or is another one. The message says which, without the file's name."""
+
+
+class ForeignFile(DamagedShard):
+    """A file that is no shard of ours, or is damaged beyond recognition."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An open shard.
+
+    Attributes:
+        tensors (`dict[str, Tensor]`): mapped into memory, not to be changed.
+        about (`dict`): its metadata: `kind`, `key`, `shard`, `meta`, `sha256`.
+    """
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What belongs to the tensors; in format 1 it lay beside the key."""
+        return self.about.get("meta", self.about)
+
+
+def write_shard(path: Path, kind: str, key: str, index: int, tensors: Mapping[str, Tensor], meta: Any) -> None:
+    """Writes a shard atomically; the same content always gives the same bytes."""
+    content = own_copies(tensors)
+    about = json.loads(json.dumps({"kind": kind, "key": key, "shard": index, "meta": meta}))
+    about["sha256"] = _seal(content, about)
+    with atomic_file(path) as staging:
+        # save_file would write through a temporary file of its own, which a kill leaves behind
+        staging.write_bytes(save(content, {METADATA: json.dumps(about)}))
+
+
+def own_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, contiguous, none in the memory of another."""
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    seen: set[int] = set()
+    for name, tensor in content.items():
+        place = tensor.untyped_storage().data_ptr()
+        content[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return content
+
+
+def open_shard(path: Path) -> Shard:
+    """Opens a shard; only its header is read, and no file stays open.
+
+    Raises:
+        `DamagedShard`: it is cut off, or its header makes no sense.
+        `OSError`: it cannot be read.
+    """
+    with open(path, "rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(0)
+        length = int.from_bytes(stream.read(8), "little")
+        text = stream.read(min(length, _MOST_HEADER)) if length <= size else stream.read(len(_OURS))
+    problem: type[DamagedShard] = DamagedShard if text.startswith(_OURS) else ForeignFile
+    if size < 8 or length > size - 8 or length > _MOST_HEADER:
+        raise problem(f"it has {size:,} bytes, too few for its header")
+    try:
+        header = checked_json(text, {"__metadata__": {METADATA: str}})
+        about = checked_json(header.pop("__metadata__")[METADATA].encode(), (_ABOUT, _EARLIER))
+        checked_json(json.dumps(list(header.values())).encode(), [_ENTRY])
+        expected = 8 + length + _check_layout(header)
+    except (BadJson, UnicodeError) as error:
+        raise problem(f"its header {error}") from None
+    if size != expected:
+        raise DamagedShard(f"it has {size:,} bytes, its header says {expected:,}")
+    data = _mapped(path, size)
+    return Shard({name: _tensor(data, 8 + length, entry) for name, entry in header.items()}, about)
+
+
+def proven_shard(path: Path, kind: str, key: str, index: int) -> Shard:
+    """Opens a shard, reads all of it, and compares it with its seal and with where it should be.
+
+    Raises:
+        `DamagedShard`: it is changed, or is another shard, another run's or another kind's; or as `open_shard`.
+        `OSError`: it cannot be read.
+    """
+    shard = open_shard(path)
+    check_place(shard, kind, key, index)
+    check_seal(shard)
+    return shard
+
+
+def check_place(shard: Shard, kind: str, key: str, index: int) -> None:
+    """Compares what a shard says that it is with what it should be."""
+    if (found := shard.about.get("kind", kind)) != kind:
+        raise DamagedShard(f"it is a shard of {found!r}, not of {kind!r}")
+    if shard.about["key"] != key:
+        raise DamagedShard("it belongs to another run")
+    if shard.about["shard"] != index:
+        raise DamagedShard(f"it is shard {shard.about['shard']}, in the place of {index}")
+
+
+def check_seal(shard: Shard) -> None:
+    """Reads the whole content and compares it with its checksum."""
+    if _seal(shard.tensors, {name: v for name, v in shard.about.items() if name != "sha256"}) != shard.about["sha256"]:
+        raise DamagedShard("its content has changed")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as `sha256sum` prints it."""
+    with open(path, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _seal(tensors: Mapping[str, Tensor], about: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode("utf-8", "surrogatepass"))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_layout(header: dict[str, Any]) -> int:
+    """Whether the tensors fill the file without gaps, and how many bytes they have."""
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, count = _DTYPES.get(entry["dtype"]), math.prod(entry["shape"])
+        if dtype is None or entry["data_offsets"] != [end, end + count * dtype.itemsize]:
+            raise BadJson(f"has an entry of {name[:40]!r} that does not fit")
+        end += count * dtype.itemsize
+    return end
+
+
+def _mapped(path: Path, size: int) -> Tensor:
+    """The bytes of a file, mapped and private; unlike `mmap`, torch keeps no descriptor for it."""
+    try:
+        return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    except RuntimeError as error:
+        code = re.search(r"\((\d+)\)", str(error))
+        raise OSError(int(code[1]) if code else 0, str(error).splitlines()[0], str(path)) from error
+
+
+def _tensor(data: Tensor, start: int, entry: dict[str, Any]) -> Tensor:
+    dtype, (first, last) = _DTYPES[entry["dtype"]], entry["data_offsets"]
+    if first == last:
+        return torch.empty(entry["shape"], dtype=dtype)
+    piece = data[start + first : start + last]
+    aligned = piece if (start + first) % dtype.itemsize == 0 else piece.clone()
+    return aligned.view(dtype).reshape(entry["shape"])

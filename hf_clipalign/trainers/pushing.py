@@ -1,0 +1,83 @@
+"""Pushes what a trainer has trained, from a folder of its own: nothing else of the output folder can slip in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.staging import staging_folder
+from hf_clipalign.hub.push import push_folder
+from hf_clipalign.trainers.cards import CARD_FILE, card_info
+
+_CONFIG_FILE = "adapter_config.json"
+_LOCAL_FILES = ["training_args.json", f"*{_CONFIG_FILE}"]
+
+
+def push_trained(
+    trainer: Any,
+    repo_id: str | None,
+    base_model: str | None,
+    blocking: bool,
+    **push_kwargs: Any,
+) -> Any:
+    """Writes the model, then pushes it with its card.
+
+    Args:
+        trainer (`AlignmentTrainer`): what trained it.
+        repo_id (`str`, *optional*): `owner/name`. Default: that of the settings.
+        base_model (`str`, *optional*): Hub id of an adapter's base model. Default: where it was loaded from.
+        blocking (`bool`): return when all has arrived; False gives a future.
+        **push_kwargs: as `push_folder`.
+
+    Raises:
+        `ClipAlignError`: no repository is named, or as `push_folder`.
+    """
+    repo_id = repo_id or trainer.hub_model_id or trainer.args.hub_model_id
+    if not repo_id:
+        raise ClipAlignError("where to? Give repo_id='owner/name', or hub_model_id in the settings.")
+    base_model = trainer.public_base(base_model)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(staging_folder(tempfile.gettempdir(), "clipalign-push"))
+        trainer._write_model(folder, False)
+        (folder / CARD_FILE).unlink(missing_ok=True)  # the card comes from info, with the licence of the base model
+        info = replace(card_info(trainer, folder), load_from=repo_id)
+        info = info if base_model is None else replace(info, base_model=base_model)
+        if base_model is not None:
+            _set_base_model(folder / _CONFIG_FILE, base_model)
+        upload = partial(_upload, folder, stack.pop_all(), repo_id, info=info, **push_kwargs)
+    return upload() if blocking else HfApi().run_as_future(upload)
+
+
+def push_checkpoint(trainer: Any, checkpoint: Path, path_in_repo: str, message: str) -> Any:
+    """Uploads a checkpoint in the background, without the settings, which name folders of this machine."""
+    args = trainer.args
+    return HfApi().upload_folder(
+        repo_id=str(trainer.hub_model_id),
+        folder_path=checkpoint,
+        path_in_repo=path_in_repo,
+        commit_message=f"{message}, checkpoint",
+        token=args.hub_token,
+        revision=args.hub_revision,
+        ignore_patterns=_LOCAL_FILES,
+        run_as_future=True,
+    )
+
+
+def _set_base_model(file: Path, base_model: str) -> None:
+    if file.is_file():
+        config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_model}
+        file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _upload(folder: Path, staging: AbstractContextManager, repo_id: str, **push_kwargs: Any) -> Any:
+    with staging:
+        return push_folder(folder, repo_id, **push_kwargs)

@@ -1,0 +1,45 @@
+"""Values of the user's inside messages: one printable line, and short."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_clipalign._checks.quoting import printable, quoted, readable_name, short, short_reason
+
+
+@pytest.mark.parametrize("value", ["a" * 10**6, ["x" * 500] * 500, b"\xff" * 10**6, {"k": "v" * 10**5}, "a\nb" * 999])
+def test_whatever_is_quoted_is_short_and_on_one_line(value) -> None:
+    for text in (short(value), short_reason(ValueError(str(value) + "\nmore")), quoted([value])):
+        assert 0 < len(text) <= 241
+        assert text.isprintable()
+
+
+def test_short_values_are_as_python_writes_them() -> None:
+    assert short("it's") == '"it\'s"'
+    assert short(7) == "7"
+    assert short("a\tb") == "'a\\tb'"
+    assert short("x" * 118) == "'" + "x" * 118 + "'"
+    assert short("x" * 119) == "'" + "x" * 58 + "…" + "x" * 58 + "'"
+
+
+def test_lists_of_names() -> None:
+    assert quoted([]) == "none"
+    assert quoted(["a", 1]) == "'a', 1"
+    assert quoted(map(str, range(21))).endswith("'18', '19' and more")
+    assert quoted(map(str, range(20))).endswith("'18', '19'")
+    assert quoted(["x" * 76] * 3) == ", ".join(["'" + "x" * 76 + "'"] * 3)
+    assert quoted(["x" * 79, "x" * 76, "x" * 76]).endswith("xx', 'x" + "x" * 75 + "' and more")
+    assert len(quoted(["x" * 500] * 500)) < 300
+
+
+def test_names_that_are_not_utf_8() -> None:
+    assert readable_name("caf\udce9") == "caf\\xe9"
+    assert readable_name("café") == "café"
+    assert printable("a\udce9\nb\x1b[31m") == "a\\xe9\\nb\\x1b[31m"
+    assert printable("\ud800") == "\\ud800"
+    assert readable_name("a\udce9") != readable_name("a\udce8")
+
+
+def test_errors_without_a_message_are_called_by_their_type() -> None:
+    assert short_reason(KeyError()) == "KeyError"
+    assert short_reason(ValueError("one\ntwo")) == "one"
