@@ -1,9 +1,10 @@
 """Near-duplicate pairs and groups: exactly those of brute force, without its cost.
 
 Embeddings are rotated into their principal directions and cut: h holds the first p coordinates, r the length of the
-rest. By Cauchy-Schwarz x · y <= h_x · h_y + r_x r_y, one matrix product of p + 1 columns instead of k. Only pairs whose
-bound reaches the threshold are compared in full. Rows are visited in the order of their first coordinate: two rows whose
-first coordinates are further apart than sqrt(2 - 2 threshold) cannot be near duplicates, so whole blocks are skipped.
+rest. By Cauchy-Schwarz x · y <= h_x · h_y + r_x r_y, one matrix product of p + 1 columns instead of k. Only pairs
+whose bound reaches the threshold are compared in full. Rows are visited in the order of their first coordinate: two
+rows whose first coordinates are further apart than sqrt(2 - 2 threshold) cannot be near duplicates, so whole blocks
+are skipped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_clipalign._numbers import check_number
+from hf_clipalign._checks.numbers import check_number
 from hf_clipalign.search.rows import Rows, as_rows, block_ranges
 
 _BLOCK = 2048
@@ -33,6 +34,13 @@ class DuplicatePairs(NamedTuple):
     Attributes:
         first, second (`np.ndarray [P]`): int64, `first < second`.
         scores (`np.ndarray [P]`): float32 cosines.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import DuplicatePairs
+        >>> DuplicatePairs(np.array([0]), np.array([2]), np.array([0.97])).second.tolist()
+        [2]
+        ```
     """
 
     first: NDArray[np.int64]
@@ -49,7 +57,7 @@ def near_duplicates(embeddings: Any, threshold: float = 0.95) -> DuplicatePairs:
 
     Args:
         embeddings (`Rows` or array `[N, k]`): unit embeddings, in memory or read block by block.
-        threshold (`float`): smallest cosine, in (0, 1]. Defaults to 0.95.
+        threshold (`float`, *optional*, defaults to `0.95`): smallest cosine, in (0, 1].
 
     Returns:
         `DuplicatePairs`.
@@ -75,7 +83,25 @@ def near_duplicates(embeddings: Any, threshold: float = 0.95) -> DuplicatePairs:
 
 
 def iterate_near_duplicates(embeddings: Any, threshold: float = 0.95) -> Iterator[DuplicatePairs]:
-    """The pairs of [`near_duplicates`] in pieces, for collections whose pairs do not fit into memory."""
+    """The pairs of `near_duplicates` in pieces, for collections whose pairs do not fit into memory.
+
+    Args:
+        embeddings (`Rows` or array `[N, k]`): unit embeddings.
+        threshold (`float`, *optional*, defaults to `0.95`): smallest cosine, in (0, 1].
+
+    Returns:
+        `Iterator[DuplicatePairs]`: in no particular order.
+
+    Raises:
+        `ClipAlignError`: a threshold out of range.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import iterate_near_duplicates
+        >>> sum(len(pairs.first) for pairs in iterate_near_duplicates(np.ones((3, 1), np.float32)))
+        3
+        ```
+    """
     check_number("threshold", threshold, "a number above 0, at most 1", above=0, most=1)
     rows = as_rows(embeddings)
     if len(rows) < 2:
@@ -104,6 +130,13 @@ def duplicate_groups(n: int, pairs: DuplicatePairs) -> list[list[int]]:
 
     Returns:
         `list[list[int]]`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import duplicate_groups, near_duplicates
+        >>> duplicate_groups(4, near_duplicates(np.eye(3, dtype=np.float32)[[0, 1, 0, 2]]))
+        [[0, 2]]
+        ```
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components

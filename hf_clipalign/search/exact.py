@@ -19,6 +19,13 @@ class Neighbours(NamedTuple):
     Attributes:
         rows (`np.ndarray [Q, K]`): int64; -1 where fewer than K rows were allowed.
         scores (`np.ndarray [Q, K]`): float32; -inf there.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import Neighbours
+        >>> Neighbours(np.array([[3, -1]]), np.array([[0.9, -np.inf]])).rows.tolist()
+        [[3, -1]]
+        ```
     """
 
     rows: NDArray[np.int64]
@@ -38,6 +45,14 @@ def exact_neighbours(
 
     Returns:
         `Neighbours`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import as_rows, exact_neighbours
+        >>> rows = np.eye(3, dtype=np.float32)
+        >>> exact_neighbours(as_rows(rows), rows[:1], 2).rows.tolist()
+        [[0, 1]]
+        ```
     """
     top_k = min(top_k, len(embeddings))
     best = Neighbours(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
@@ -53,9 +68,7 @@ def exact_neighbours(
     return _padded(best, top_k)
 
 
-def rescored(
-    embeddings: Rows, queries: NDArray[np.float32], candidates: NDArray[np.int64], top_k: int
-) -> Neighbours:
+def rescored(embeddings: Rows, queries: NDArray[np.float32], candidates: NDArray[np.int64], top_k: int) -> Neighbours:
     """The best of each query's candidates `[Q, M]` (-1 for none) by their exact scores."""
     valid = candidates >= 0
     wanted, place = np.unique(candidates[valid], return_inverse=True)

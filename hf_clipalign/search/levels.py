@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_clipalign._numbers import check_integer
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign.search.exact import Neighbours, merge, rescored
 from hf_clipalign.search.rows import Rows, as_rows, block_ranges
 
@@ -25,6 +25,13 @@ class ByteLevel:
     Args:
         codes (`np.ndarray [N, k]`): int8.
         scales (`np.ndarray [N]`): float32.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import ByteLevel
+        >>> ByteLevel.build(np.eye(3, dtype=np.float32)).codes.dtype
+        dtype('int8')
+        ```
     """
 
     name = "int8"
@@ -75,6 +82,13 @@ class BitLevel:
     Args:
         codes (`np.ndarray [ceil(k / 16), N]`): uint16, the bits of coordinates 16 j to 16 j + 15 in row j.
         width (`int`): k.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import BitLevel
+        >>> BitLevel.build(np.eye(3, dtype=np.float32)).codes.tolist()
+        [[1, 2, 4]]
+        ```
     """
 
     name = "bits"
@@ -153,6 +167,14 @@ def approximate_neighbours(
 
     Returns:
         `Neighbours`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import ByteLevel, approximate_neighbours, as_rows
+        >>> rows = np.eye(3, dtype=np.float32)
+        >>> approximate_neighbours(ByteLevel.build(rows), as_rows(rows), rows[:1], 1).rows.tolist()
+        [[0]]
+        ```
     """
     factor = level.oversampling if oversampling is None else check_integer("oversampling", oversampling)
     top_k = min(top_k, len(level))

@@ -35,6 +35,16 @@ class ArrayRows:
 
     Args:
         values (`np.ndarray [N, k]`): any floating type; it is converted block by block, never as a whole.
+
+    Raises:
+        `ClipAlignError`: no matrix.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import ArrayRows
+        >>> ArrayRows(np.eye(3)).read(1, 3).shape
+        (2, 3)
+        ```
     """
 
     def __init__(self, values: Any) -> None:
@@ -54,7 +64,21 @@ class ArrayRows:
 
 
 def as_rows(values: Any) -> Rows:
-    """`values` itself if it can be read block by block, else an array or tensor as `Rows`."""
+    """`values` itself if it can be read block by block, else an array or tensor as `Rows`.
+
+    Args:
+        values (`Rows`, `np.ndarray` or `Tensor` `[N, k]`): embeddings.
+
+    Raises:
+        `ClipAlignError`: no matrix.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import as_rows
+        >>> len(as_rows(torch.eye(4)))
+        4
+        ```
+    """
     if hasattr(values, "read") and hasattr(values, "take") and hasattr(values, "width"):
         return values
     if hasattr(values, "detach"):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._numbers import check_integer
 from hf_clipalign.search.exact import exact_neighbours
 from hf_clipalign.search.rows import as_rows, block_ranges
 
@@ -24,7 +24,7 @@ def select_diverse(embeddings: Any, n: int, *, seed: int = 0, first: int | None 
     Args:
         embeddings (`Rows` or array `[N, k]`): unit embeddings, in memory or read block by block.
         n (`int`): how many rows.
-        seed (`int`): of the first row, where `first` is not given. Defaults to 0.
+        seed (`int`, *optional*, defaults to `0`): of the first row, where `first` is not given.
         first (`int`, *optional*): the row to start with. Defaults to a random one.
 
     Returns:
@@ -64,13 +64,20 @@ def outlier_scores(embeddings: Any, n_neighbours: int = 5) -> NDArray[np.float32
 
     Args:
         embeddings (`Rows` or array `[N, k]`): unit embeddings.
-        n_neighbours (`int`): how many neighbours count. Defaults to 5, or all others if there are fewer.
+        n_neighbours (`int`, *optional*, defaults to `5`): how many neighbours count; all others if there are fewer.
 
     Returns:
         `np.ndarray [N]`: float32; the highest are outliers.
 
     Raises:
         `ClipAlignError`: fewer than two rows.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import outlier_scores
+        >>> outlier_scores(np.eye(2, dtype=np.float32)[[0, 0, 0, 1]], 1).tolist()
+        [0.0, 0.0, 0.0, 1.0]
+        ```
     """
     rows = as_rows(embeddings)
     if len(rows) < 2:

@@ -1,0 +1,13 @@
+from .duplicates import DuplicatePairs as DuplicatePairs
+from .duplicates import duplicate_groups as duplicate_groups
+from .duplicates import iterate_near_duplicates as iterate_near_duplicates
+from .duplicates import near_duplicates as near_duplicates
+from .exact import Neighbours as Neighbours
+from .exact import exact_neighbours as exact_neighbours
+from .levels import BitLevel as BitLevel
+from .levels import ByteLevel as ByteLevel
+from .levels import approximate_neighbours as approximate_neighbours
+from .rows import ArrayRows as ArrayRows
+from .rows import as_rows as as_rows
+from .selection import outlier_scores as outlier_scores
+from .selection import select_diverse as select_diverse
