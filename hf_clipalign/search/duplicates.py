@@ -79,7 +79,7 @@ def near_duplicates(embeddings: Any, threshold: float = 0.95) -> DuplicatePairs:
         return DuplicatePairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     pairs = DuplicatePairs(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
     order = np.lexsort((pairs.second, pairs.first))
-    return DuplicatePairs(*(part[order] for part in pairs))
+    return DuplicatePairs(pairs.first[order], pairs.second[order], pairs.scores[order])
 
 
 def iterate_near_duplicates(embeddings: Any, threshold: float = 0.95) -> Iterator[DuplicatePairs]:
