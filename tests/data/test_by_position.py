@@ -150,7 +150,7 @@ def test_rows_may_be_a_mask() -> None:
     assert take(source, np.array([True, False, True])).ids == ["c", "b"]
     assert take(source, series([True, False, True])).ids == ["c", "b"]
     assert take(source, series([2, 0, 1])).ids == ["b", "c", "a"]
-    with pytest.raises(ClipAlignError, match="a mask of 2 entries for 3 images"):
+    with pytest.raises(ClipAlignError, match="a mask of 2 entries for 3 items"):
         take(source, [True, False])
 
 
