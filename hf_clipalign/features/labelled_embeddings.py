@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._checks.quoting import quoted
+from hf_clipalign._checks.tensors import not_finite_rows
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_content, explained_read
 from hf_clipalign._io.limited_json import checked_json
@@ -81,11 +82,10 @@ class LabelledEmbeddings:
             raise ClipAlignError(
                 f"{len(self.embeds)} embeddings for the {len(self.labels)} rows of {self.labels.name}."
             )
-        bad = torch.cat([~block.isfinite().all(dim=1) for block in self.embeds.split(_BLOCK_ROWS)]).nonzero().flatten()
-        if len(bad):
+        if bad := not_finite_rows(self.embeds):
             raise ClipAlignError(
                 f"{len(bad)} of {len(self.embeds)} embeddings hold NaN or infinite values, first that of "
-                f"{self.labels.ids[int(bad[0])]!r}: make them again or leave these rows out."
+                f"{self.labels.ids[bad[0]]!r}: make them again or leave these rows out."
             )
 
     def __len__(self) -> int:

@@ -74,3 +74,10 @@ def _without_local_name(key: str, value: Any) -> Any:
     if _IS_PATH.match(value) or (_IS_PATH_KEY.fullmatch(key) and re.search(r"[/\\]", value)):
         return None
     return mask_secrets(value)
+
+
+def set_base_model(config_file: Path, base_model: str) -> None:
+    """Names the base model in an adapter's configuration; a folder without one stays as it is."""
+    if config_file.is_file():
+        config = json.loads(config_file.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_model}
+        config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")

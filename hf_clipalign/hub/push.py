@@ -18,7 +18,7 @@ from hf_clipalign._io.staging import staging_folder
 from hf_clipalign.hub.cards import SPECTRUM_FILE, CardEvaluation, ModelCardInfo, build_card
 from hf_clipalign.hub.connection import commit, explained, full_id, open_api, open_repo, patiently
 from hf_clipalign.hub.folders import describe_folder
-from hf_clipalign.hub.published import published
+from hf_clipalign.hub.published import published, set_base_model
 from hf_clipalign.hub.uploads import Upload, plan_upload
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def push_adapter(
             peft_model.save_pretrained(folder)
             (folder / _CARD).unlink(missing_ok=True)
             if base_model is not None:
-                _set_base_model(folder / "adapter_config.json", base_model)
+                set_base_model(folder / "adapter_config.json", base_model)
         info = replace(describe_folder(folder, repo_id), method=method, description=description)
         if info.base_model is None:
             name = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
@@ -319,11 +319,6 @@ def _licence(api: HfApi, base_model: str) -> str | None:
         return None
     licence = None if data is None else data.get("license")
     return licence if isinstance(licence, str) else None
-
-
-def _set_base_model(path: Path, base_model: str) -> None:
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(config | {"base_model_name_or_path": base_model}, indent=2), encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -55,13 +55,13 @@ def match_pairs(
     n_gallery: int,
     device: torch.device,
 ) -> Relevance:
-    positions = [as_positions(row, "relevant") for row in as_list(relevant, "relevant")]
+    positions = [gallery_positions(row, "relevant") for row in as_list(relevant, "relevant")]
     weights = (
         [np.ones(len(row)) for row in positions]
         if grades is None
         else [as_floats(row, "grades") for row in as_list(grades, "grades")]
     )
-    left_out = np.full(n_queries, -1) if excluded is None else as_positions(excluded, "excluded")
+    left_out = np.full(n_queries, -1) if excluded is None else gallery_positions(excluded, "excluded")
     _check_pairs(positions, weights, left_out, n_queries, n_gallery)
     order = [np.argsort(row, kind="stable") for row in weights]
     size = np.array([len(row) for row in positions])
@@ -76,7 +76,7 @@ def match_pairs(
     return Relevance(items, start, sizes, False, n_gallery, gains, own)
 
 
-def as_positions(values: Any, name: str) -> np.ndarray:
+def gallery_positions(values: Any, name: str) -> np.ndarray:
     """Positions in the gallery as an array of integers, or an error that names them."""
     array = as_array(values, name)
     if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):

@@ -14,7 +14,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import in_float32_range
 from hf_clipalign.metrics._inputs import as_matrix, check_ks
 from hf_clipalign.metrics._ranking import BlockBuffer, PositiveRanks, query_blocks, rank_positives
-from hf_clipalign.metrics._relevance import as_positions
+from hf_clipalign.metrics._relevance import gallery_positions
 
 
 def revisited_retrieval_metrics(
@@ -122,7 +122,7 @@ def _as_mask(items: Any, name: str, similarities: Tensor) -> Tensor:
                 f"{name} must be a 0/1 mask; give gallery positions as one list per query, not as an array"
             )
         return mask.bool()
-    items = [as_positions(row, name) for row in as_list(items, name)]
+    items = [gallery_positions(row, name) for row in as_list(items, name)]
     if len(items) != shape[0]:
         raise ClipAlignError(f"{name} has {len(items)} lists, but similarities has {shape[0]} queries")
     mask = torch.zeros(shape, dtype=torch.bool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from huggingface_hub import HfApi
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.staging import staging_folder
+from hf_clipalign.hub.published import set_base_model
 from hf_clipalign.hub.push import push_folder
 from hf_clipalign.trainers.cards import CARD_FILE, card_info
 
@@ -52,7 +52,7 @@ def push_trained(
         info = replace(card_info(trainer, folder), load_from=repo_id)
         info = info if base_model is None else replace(info, base_model=base_model)
         if base_model is not None:
-            _set_base_model(folder / _CONFIG_FILE, base_model)
+            set_base_model(folder / _CONFIG_FILE, base_model)
         upload = partial(_upload, folder, stack.pop_all(), repo_id, info=info, **push_kwargs)
     return upload() if blocking else HfApi().run_as_future(upload)
 
@@ -70,12 +70,6 @@ def push_checkpoint(trainer: Any, checkpoint: Path, path_in_repo: str, message: 
         ignore_patterns=_LOCAL_FILES,
         run_as_future=True,
     )
-
-
-def _set_base_model(file: Path, base_model: str) -> None:
-    if file.is_file():
-        config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_model}
-        file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _upload(folder: Path, staging: AbstractContextManager, repo_id: str, **push_kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_clipalign._checks.tensors import check_tensors
+from hf_clipalign._checks.tensors import check_tensors, not_finite_rows
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder, encode_texts
 from hf_clipalign.data import FindingPrompts
@@ -121,7 +121,7 @@ class RETuneLearner(nn.Module):
                 return encode_texts(self.encoder, sentences, self.tokenizer, normalize=False).float()
         embeds = self.encode_prompts(sentences)
         expected = (len(sentences), self.adapter_config.embed_dim)
-        if tuple(embeds.shape) != expected or not bool(embeds.isfinite().all()):
+        if tuple(embeds.shape) != expected or not_finite_rows(embeds):
             raise ClipAlignError(
                 f"encode_prompts must give finite numbers of shape {expected} for {len(sentences)} texts, got "
                 f"{tuple(embeds.shape)}."
@@ -165,7 +165,7 @@ class RETuneLearner(nn.Module):
         scores, labels = [], []
         with contextlib.nullcontext() if adapted else self.model.disable_adapter():
             for block in embeds.split(block_rows):
-                if not bool(block.isfinite().all()):
+                if not_finite_rows(block):
                     raise ClipAlignError("embeds hold NaN or infinite values: make them again or leave the rows out.")
                 positive, negative = self.cosines(block.to(self.texts.device).float(), columns)
                 scores.append(retune_scores(positive, negative, score).cpu())
