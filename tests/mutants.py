@@ -53,6 +53,8 @@ _TESTS = [
     ),
     *("backbones/test_packing.py", "search"),
 ]
+# reads the module, so that no line of it runs there
+_OF_DEFAULTS = "tests/test_defaults.py::test_stated_defaults_are_the_actual_ones[{}]"
 # mutants that change nothing that could be seen, by file, line of the source and change, each with its reason
 EQUIVALENT: dict[tuple[str, str, str], str] = {}
 _COMPARISONS = {
@@ -243,8 +245,9 @@ def _run(lane: Lane, lines: Lines, waiting: list[Mutant], report: list[Any], opt
         if (mutant.file, mutant.text, mutant.change) in EQUIVALENT:
             outcome, by = "equivalent", EQUIVALENT[mutant.file, mutant.text, mutant.change]
         elif tests := lines.tests(mutant.file, mutant.lines, options.seconds):
+            tests = [_OF_DEFAULTS.format(mutant.file), *tests]
             content = mutant.applied((ROOT / mutant.file).read_bytes())
-            outcome, by = lane.run(mutant.file, content, tests, sum(lines.seconds[test] for test in tests))
+            outcome, by = lane.run(mutant.file, content, tests, sum(lines.seconds.get(test, 1) for test in tests))
             by = by or f"{len(tests)} tests"
         else:
             outcome, by = "survived", "no test runs this line"
