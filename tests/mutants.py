@@ -216,6 +216,7 @@ def main() -> int:
     parser.add_argument("--only", help="beginning of the modules' paths, such as hf_clipalign/losses")
     parser.add_argument("--seconds", type=float, default=60, help="CPU time of the tests that one mutant may take")
     parser.add_argument("--again", action="store_true", help="try the survivors of the report again")
+    parser.add_argument("--recorded", action="store_true", help="only with the tests whose lines are recorded so far")
     options = parser.parse_args()
     report = json.loads(options.out.read_text()) if options.out.exists() else []
     report = [entry for entry in report if not (options.again and entry["outcome"] == "survived")]
@@ -223,7 +224,9 @@ def main() -> int:
     waiting = [mutant for mutant in sample(options.count, options.seed, options.only) if mutant.name not in done]
     lines = Lines(ROOT, options.out.with_suffix(".lines"))
     with Lane(ROOT) as lane:
-        _record(lane, lines)
+        if not options.recorded:
+            _record(lane, lines)
+        lines.load(test_files())
         _run(lane, lines, waiting, report, options)
     return _summary(report)
 
@@ -236,7 +239,6 @@ def _record(lane: Lane, lines: Lines) -> None:
             f"recorded {len(record['tests']):4} {time.monotonic() - start:6.1f} s  {file}  {record['failed'] or ''}",
             flush=True,
         )
-    lines.load(test_files())
 
 
 def _run(lane: Lane, lines: Lines, waiting: list[Mutant], report: list[Any], options: argparse.Namespace) -> None:
