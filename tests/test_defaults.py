@@ -1,6 +1,7 @@
 """The default values that docstrings state are those of the signatures and fields, read from the source."""
 
 import ast
+import operator
 import re
 from pathlib import Path
 
@@ -14,12 +15,20 @@ STATED = re.compile(
 )
 
 
+SIZES = re.compile(r"^(\w+) \(`int`[^\n]*\. Default (\d+) MiB\.")
+
+
 def stated_defaults(docstring):
-    """`name (..., defaults to X): ...` by name; X may stand in the next line, thousands may have commas."""
+    """`name (..., defaults to X): ...` by name; X may stand in the next line, thousands may have commas.
+
+    Sizes may be `name (`int`): ... Default 8 MiB.`
+    """
     entries = re.split(r"\n(?= {0,8}\*{0,2}\w+ \()", docstring)
+    sizes = (SIZES.search(entry.strip()) for entry in entries)
     heads = (entry[: re.search(r"\):|\)$|\Z", entry).end()] for entry in entries)
     found = (STATED.search(head.strip()) for head in heads)
-    return {match[1]: re.sub(r"(?<=\d),(?=\d{3})", "", match[2].strip("`")) for match in found if match}
+    stated = {match[1]: re.sub(r"(?<=\d),(?=\d{3})", "", match[2].strip("`")) for match in found if match}
+    return stated | {match[1]: f"{match[2]} * 2**20" for match in sizes if match}
 
 
 def actual_defaults(node):
@@ -40,6 +49,9 @@ def value_of(node, constants):
         return value_of(given.get("default", ast.Name("no default")), constants)
     if isinstance(node, ast.Name) and node.id in constants:
         return value_of(constants[node.id], constants)
+    if isinstance(node, ast.BinOp):
+        sides = [value_of(side, constants) for side in (node.left, node.right)]
+        return {ast.Mult: operator.mul, ast.Pow: operator.pow}[type(node.op)](*sides)
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -77,6 +89,8 @@ def test_stated_defaults_are_the_actual_ones(file):
         ("a (`bool`, *optional*, defaults to `False`): what.", "field(metadata={})", False),
         ("a (`bool`, *optional*, defaults to `False`): what.", "False == True", False),
         ("a (`int`, *optional*): what. b defaults to `4`.", "5", True),
+        ("a (`int`): most bytes. Default 8 MiB.", "8 * 2**20", True),
+        ("a (`int`): most bytes. Default 8 MiB.", "2**24", False),
     ],
 )
 def test_the_comparison_itself(entry, default, same):
