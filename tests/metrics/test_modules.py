@@ -91,6 +91,6 @@ def test_modules_describe_their_inputs():
     ]
     for module in modules:
         metric = module(keep_in_memory=True)
-        assert ">>> metric.compute(" in metric.inputs_description
+        assert ">>> " in metric.inputs_description
         assert metric.inputs_description == module.__doc__
         assert metric.description.endswith(".")
