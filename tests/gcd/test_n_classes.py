@@ -146,3 +146,10 @@ def test_a_lucky_point_does_not_beat_the_plateau(monkeypatch: pytest.MonkeyPatch
     assert estimate.range == (7, 12)
     assert "7 to 12 classes" in str(estimate.table().caption)
     assert ClassCountEstimate(4, 2, {4: 1.0}).range == (4, 4)
+
+
+def test_three_samples_are_enough() -> None:
+    features = torch.eye(3)
+    assert estimate_n_classes(features, [0, 1, None], np.array([True, True, False]), counts=[2]).n_classes == 2
+    with pytest.raises(ClipAlignError, match="2 samples, all alike or too few"):
+        estimate_n_classes(features[:2], [0, 1], np.ones(2, bool), counts=[2])
