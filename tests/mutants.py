@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import random
+import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -53,6 +54,8 @@ _TESTS = [
     ),
     *("backbones/test_packing.py", "search"),
 ]
+# those that start processes or train for long are recorded last
+_LONG = re.compile("process|kill|round_trip|study|extraction|store|reading|hub|trainer|parity")
 # reads the module, so that no line of it runs there
 _OF_DEFAULTS = "tests/test_defaults.py::test_stated_defaults_are_the_actual_ones[{}]"
 # mutants that change nothing that could be seen, by file, line of the source and change, each with its reason
@@ -204,7 +207,9 @@ def test_files() -> list[str]:
     """The files of tests that the lane runs."""
     places = [ROOT / "tests" / name for name in _TESTS]
     files = [file for place in places for file in ([place] if place.suffix else sorted(place.rglob("test_*.py")))]
-    return [file.relative_to(ROOT).as_posix() for file in files]
+    return [
+        file.relative_to(ROOT).as_posix() for file in sorted(files, key=lambda file: bool(_LONG.search(file.name)))
+    ]
 
 
 def main() -> int:
