@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ _CPU, _WALL = (lambda seconds: 30 + 4 * seconds), (lambda seconds: 120 + 12 * se
 class Lane:
     """The copy that mutants are written into. Use it as a context manager: it is deleted at the end."""
 
-    def __init__(self, root: Path):
-        self.root, self.tree = root, Path(tempfile.mkdtemp(prefix="mutants-")).resolve()
+    def __init__(self, root: Path, preload: Sequence[str] = _PRELOAD):
+        self.root, self.preload = root, preload
+        self.tree = Path(tempfile.mkdtemp(prefix="mutants-")).resolve()
 
     def __enter__(self) -> Lane:
         for name in _COPIED:
@@ -43,7 +44,7 @@ class Lane:
         )
         os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         os.environ |= {"PYTHONPATH": str(self.tree)}
-        for module in _PRELOAD:
+        for module in self.preload:
             __import__(module)
         assert not any(name.split(".")[0] == "hf_clipalign" for name in sys.modules), "the package is imported already"
         return self

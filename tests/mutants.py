@@ -203,7 +203,7 @@ def sample(count: int, seed: int, only: str | None = None) -> list[Mutant]:
     return list(itertools.islice(filter(_compiles, found), count))
 
 
-def test_files() -> list[str]:
+def files_of_tests() -> list[str]:
     """The files of tests that the lane runs."""
     places = [ROOT / "tests" / name for name in _TESTS]
     files = [file for place in places for file in ([place] if place.suffix else sorted(place.rglob("test_*.py")))]
@@ -231,13 +231,13 @@ def main() -> int:
     with Lane(ROOT) as lane:
         if not options.recorded:
             _record(lane, lines)
-        lines.load(test_files())
+        lines.load(files_of_tests())
         _run(lane, lines, waiting, report, options)
     return _summary(report)
 
 
 def _record(lane: Lane, lines: Lines) -> None:
-    for file in lines.missing(test_files()):
+    for file in lines.missing(files_of_tests()):
         start, record = time.monotonic(), lane.record(file)
         lines.write(file, record)
         print(
