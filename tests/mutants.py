@@ -55,7 +55,7 @@ _TESTS = [
     *("backbones/test_packing.py", "search"),
 ]
 # those that start processes or train for long are recorded last
-_LONG = re.compile("process|kill|round_trip|study|extraction|store|reading|hub|trainer|parity")
+_LONG = re.compile("process|kill|export|round_trip|study|extraction|store|reading|hub|trainer|parity")
 # read the module, so that no line of it runs there
 _OF_SOURCE = (
     "tests/test_defaults.py::test_stated_defaults_are_the_actual_ones[{}]",
@@ -241,7 +241,7 @@ def main() -> int:
 
 def _record(lane: Lane, lines: Lines) -> None:
     for file in lines.missing(files_of_tests()):
-        start, record = time.monotonic(), lane.record(file)
+        start, record = time.monotonic(), lane.record(file, lines.known(file))
         lines.write(file, record)
         print(
             f"recorded {len(record['tests']):4} {time.monotonic() - start:6.1f} s  {file}  {record['failed'] or ''}",
