@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.mutant_equivalents import EQUIVALENT
 from tests.mutant_lane import Lane
 from tests.mutant_lines import Lines, spans
 
@@ -61,8 +62,6 @@ _OF_SOURCE = (
     "tests/test_defaults.py::test_stated_defaults_are_the_actual_ones[{}]",
     "tests/test_calls.py::test_calls_say_what_they_must[{}]",
 )
-# mutants that change nothing that could be seen, by file, line of the source and change, each with its reason
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
 _COMPARISONS = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
     **{ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is},
@@ -255,7 +254,7 @@ def _run(lane: Lane, lines: Lines, waiting: list[Mutant], report: list[Any], opt
         if (mutant.file, mutant.text, mutant.change) in EQUIVALENT:
             outcome, by = "equivalent", EQUIVALENT[mutant.file, mutant.text, mutant.change]
         elif tests := lines.tests(mutant.file, mutant.lines, options.seconds):
-            tests = [*(test.format(mutant.file) for test in _OF_SOURCE), *tests]
+            tests = [*(test for one in _OF_SOURCE if (test := one.format(mutant.file)) in lines.seconds), *tests]
             content = mutant.applied((ROOT / mutant.file).read_bytes())
             outcome, by = lane.run(mutant.file, content, tests, sum(lines.seconds.get(test, 1) for test in tests))
             by = by or f"{len(tests)} tests"
