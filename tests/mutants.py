@@ -38,22 +38,11 @@ ROOMS = [
     *("trainers", "hub", "data", "_io", "_checks"),
 ]
 # the tests that the lane runs, in the order in which they are recorded
+_SINGLE = ("defaults", "calls", "files", "json", "locks", "masking", "tensors", "sequences", "quoting")
 _TESTS = [
-    *(f"test_{name}.py" for name in ("files", "json", "locks", "masking", "tensors", "sequences", "quoting")),
-    *(
-        "losses",
-        "metrics",
-        "isoclip",
-        "gcd",
-        "inversion",
-        "data",
-        "features",
-        "hub",
-        "tuners",
-        "evaluation",
-        "trainers",
-    ),
-    *("backbones/test_packing.py", "search"),
+    *(f"test_{name}.py" for name in _SINGLE),
+    *("losses", "metrics", "isoclip", "gcd", "inversion", "data", "tuners", "evaluation", "trainers", "features"),
+    *("hub", "backbones/test_packing.py", "search"),
 ]
 # those that start processes or train for long are recorded last
 _LONG = re.compile("process|kill|export|round_trip|study|extraction|store|reading|hub|trainer|parity")
