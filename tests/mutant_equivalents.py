@@ -77,7 +77,8 @@ _BY_REASON = {
     "the blocks of a sum in another order: only the rounding differs": [
         (
             "gcd/filtering",
-            'for block in tqdm(chain(head, rest), desc="covariance", unit="block", disable=None if progress else True):',
+            'for block in tqdm(chain(head, rest), desc="covariance", unit="block", disable=None if progress '
+            "else True):",
             "chain(head, rest) -> chain(rest, head)",
         ),
     ],
