@@ -45,7 +45,7 @@ _TESTS = [
     *("hub", "backbones/test_packing.py", "search"),
 ]
 # those that start processes or train for long are recorded last
-_LONG = re.compile("process|kill|export|round_trip|study|extraction|store|reading|hub|trainer|parity")
+_LONG = re.compile("process|life_cycle|kill|export|round_trip|study|extraction|store|reading|hub|trainer|parity")
 # read the module, so that no line of it runs there
 _OF_SOURCE = (
     "tests/test_defaults.py::test_stated_defaults_are_the_actual_ones[{}]",
