@@ -82,6 +82,13 @@ _BY_REASON = {
             "chain(head, rest) -> chain(rest, head)",
         ),
     ],
+    "it is read where records are left after the loop, which has set it": [
+        (
+            "features/extraction",
+            "row, size = first * self.shard_size - 1, self.shard_size",
+            "first * self.shard_size -> first / self.shard_size",
+        ),
+    ],
     "one more pixel is cut out than the resize reads": [
         (
             "data/images/processing",
