@@ -89,6 +89,13 @@ _BY_REASON = {
             "first * self.shard_size -> first / self.shard_size",
         ),
     ],
+    "the schema of the tables holds the same features": [
+        (
+            "features/store",
+            "info=datasets.DatasetInfo(features=features),",
+            "datasets.DatasetInfo(features=features) -> datasets.DatasetInfo()",
+        ),
+    ],
     "one more pixel is cut out than the resize reads": [
         (
             "data/images/processing",
