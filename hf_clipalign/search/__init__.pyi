@@ -4,6 +4,7 @@ from .duplicates import iterate_near_duplicates as iterate_near_duplicates
 from .duplicates import near_duplicates as near_duplicates
 from .exact import Neighbours as Neighbours
 from .exact import exact_neighbours as exact_neighbours
+from .folded import FoldedRows as FoldedRows
 from .levels import BitLevel as BitLevel
 from .levels import ByteLevel as ByteLevel
 from .levels import approximate_neighbours as approximate_neighbours
