@@ -5,7 +5,8 @@
     python benchmarks/search.py --only duplicates
 
 Recall is measured on features of the built-in images, aligned, without noise. Size is reached with copies of them in
-`--dim` dimensions, each with noise of its own (a tenth to a half of its length): they are there for time and memory only.
+`--dim` dimensions, each with noise of its own, a tenth to a half of its length: they are there for time and memory
+only.
 """
 
 from __future__ import annotations
