@@ -1,10 +1,14 @@
+from .collection.changes import UpdateReport as UpdateReport
+from .collection.status import Status as Status
 from .duplicates import DuplicatePairs as DuplicatePairs
 from .duplicates import duplicate_groups as duplicate_groups
 from .duplicates import iterate_near_duplicates as iterate_near_duplicates
 from .duplicates import near_duplicates as near_duplicates
 from .exact import Neighbours as Neighbours
 from .exact import exact_neighbours as exact_neighbours
+from .files import Files as Files
 from .folded import FoldedRows as FoldedRows
+from .index import ImageIndex as ImageIndex
 from .levels import BitLevel as BitLevel
 from .levels import ByteLevel as ByteLevel
 from .levels import approximate_neighbours as approximate_neighbours
