@@ -78,7 +78,10 @@ def test_the_model_is_never_guessed(command, photos):
         (("evaluate", "photos", "--model", "modle"), "no folder 'modle' for --model: did you mean 'model'"),
         (("evaluate", "model", "--model", "photos"), "'model' is a model, but DATA comes first|look swapped"),
         (("evaluate", "mini:student"), "'mini:student' is a model, but DATA comes first"),
-        (("discover", "mini:student"), "'mini:student' is a model, but DIR comes first: write DIR --model mini:student"),
+        (
+            ("discover", "mini:student"),
+            "'mini:student' is a model, but DIR comes first: write DIR",
+        ),
         (("findings", "model", "--images", "photos"), "'model' is a model, but TRAIN.csv comes first"),
         *(
             ((command, *pair), f"^'{model}' is a model: write photos --model {model}.$")
@@ -93,7 +96,10 @@ def test_the_model_is_never_guessed(command, photos):
             ("evaluate", "model", "two words", "--task", "zero-shot"),
             "'model' is a model: write 'two words' --model model.",
         ),
-        (("findings", "model", "train.csv", "--images", "photos"), "'model' is a model: write train.csv --model model"),
+        (
+            ("findings", "model", "train.csv", "--images", "photos"),
+            "'model' is a model: write train.csv --model",
+        ),
         *(((command, "model"), "^'model' is a model: write --model model.$") for command in ("trim", "export")),
         (("spectrum", "openai/clip-vit-base-patch32"), "is a model: write --model openai/clip-vit-base-patch32.$"),
         (("embed", "photos", "--model", "photos"), "--model 'photos' is a folder without a model"),
