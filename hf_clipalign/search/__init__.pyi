@@ -1,12 +1,17 @@
+from .answers.hits import Answer as Answer
+from .answers.hits import Hit as Hit
 from .duplicates import DuplicatePairs as DuplicatePairs
 from .duplicates import duplicate_groups as duplicate_groups
 from .duplicates import iterate_near_duplicates as iterate_near_duplicates
 from .duplicates import near_duplicates as near_duplicates
 from .exact import Neighbours as Neighbours
 from .exact import exact_neighbours as exact_neighbours
+from .filters import Filter as Filter
 from .levels import BitLevel as BitLevel
 from .levels import ByteLevel as ByteLevel
 from .levels import approximate_neighbours as approximate_neighbours
+from .query import Part as Part
+from .query import Query as Query
 from .rows import ArrayRows as ArrayRows
 from .rows import as_rows as as_rows
 from .selection import outlier_scores as outlier_scores
