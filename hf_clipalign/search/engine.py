@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.search.answers.collection import Collection, FilesOfImages
+from hf_clipalign.search.answers.collection import Collection
 from hf_clipalign.search.answers.hits import NO_MATCH, Answer, Hit
 from hf_clipalign.search.answers.vectors import AskedQuery, ask
-from hf_clipalign.search.exact import Neighbours, exact_neighbours
 from hf_clipalign.search.filters import Filter
 from hf_clipalign.search.query import Query
+from hf_clipalign.search.sidecars.choice import neighbours
 
 
 def search(
@@ -53,62 +53,64 @@ def search(
     if len(collection.files.names) == 0:
         return [Answer([], str(query), note=f"{NO_MATCH}: the index holds no images.") for query in queries]
     kept = None if condition.is_empty else condition.mask(collection.files)
+    wish = _Wish(kept, offset, offset + top_k, min_confidence, include_self)
     asked = ask(collection, queries)
     answers: dict[int, Answer] = {}
     for head in sorted({one.head for one in asked}):
         places = [place for place, one in enumerate(asked) if one.head == head]
-        group = [asked[place] for place in places]
-        found = _neighbours(collection, head, group, kept, offset + top_k, include_self)
-        for place, one, rows, scores in zip(places, group, *found, strict=True):
-            hidden = {-1} if include_self else {-1, *one.rows}
-            hits = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row not in hidden]
-            answers[place] = _answer(collection, one, hits[: offset + top_k], kept, offset, min_confidence)
+        answered = _answers(collection, head, [asked[place] for place in places], wish)
+        answers.update(zip(places, answered, strict=True))
     return [answers[place] for place in range(len(asked))]
 
 
-def _neighbours(
-    collection: Collection,
-    head: str,
-    asked: Sequence[AskedQuery],
-    kept: NDArray[np.bool_] | None,
-    wanted: int,
-    include_self: bool,
-) -> Neighbours:
-    embeddings = collection.embeddings(head)
+class _Wish(NamedTuple):
+    """Which files may be found, which of the ranks are shown, and what is left out."""
+
+    kept: NDArray[np.bool_] | None
+    start: int
+    stop: int
+    min_confidence: float | None
+    include_self: bool
+
+
+def _answers(collection: Collection, head: str, asked: Sequence[AskedQuery], wish: _Wish) -> list[Answer]:
+    """Queries that one head answers."""
     allowed = None
-    if kept is not None:
-        allowed = np.zeros(len(embeddings), bool)
-        allowed[collection.files.images[kept]] = True
-    more = 0 if include_self else max(len(one.rows) for one in asked)
-    return exact_neighbours(embeddings, np.stack([one.vector for one in asked]), wanted + more, allowed)
+    if wish.kept is not None:
+        allowed = np.zeros(len(collection.embeddings(head)), bool)
+        allowed[collection.files.images[wish.kept]] = True
+    more = 0 if wish.include_self else max(len(one.rows) for one in asked)
+    found = neighbours(collection, head, np.stack([one.vector for one in asked]), wish.stop + more, allowed)
+    answers = []
+    for one, rows, scores in zip(asked, *found.neighbours, strict=True):
+        hidden = {-1} if wish.include_self else {-1, *one.rows}
+        ranked = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row not in hidden]
+        hits = _hits(collection, one, ranked[: wish.stop], wish)
+        note = " ".join(filter(None, [found.note, "" if hits else _why_none(wish)]))
+        answers.append(Answer(hits, str(one.query), head, found.method, note))
+    return answers
 
 
-def _answer(
-    collection: Collection,
-    asked: AskedQuery,
-    hits: Sequence[tuple[int, float]],
-    kept: NDArray[np.bool_] | None,
-    offset: int,
-    min_confidence: float | None,
-) -> Answer:
-    files = FilesOfImages(collection.files, len(collection.embeddings(asked.head)))
-    confidences = _confidences(collection, asked, [score for _, score in hits])
-    if min_confidence is not None:
+def _hits(collection: Collection, asked: AskedQuery, ranked: Sequence[tuple[int, float]], wish: _Wish) -> list[Hit]:
+    files = collection.files
+    confidences = _confidences(collection, asked, [score for _, score in ranked])
+    if wish.min_confidence is not None:
         if confidences is None:
             raise ClipAlignError(_no_confidence(asked))
-        n_good = sum(confidence >= min_confidence for confidence in confidences)
-        hits = hits[:n_good]
-    found = []
-    for number, (row, score) in list(enumerate(hits))[offset:]:
-        paths = [collection.files.path(i) for i in files.of(row, kept)]
+        ranked = ranked[: sum(confidence >= wish.min_confidence for confidence in confidences)]
+    hits = []
+    for number, (row, score) in list(enumerate(ranked))[wish.start :]:
+        paths = [files.path(i) for i in files.of_image(row) if wish.kept is None or wish.kept[i]]
         confidence = None if confidences is None else confidences[number]
-        found.append(Hit(paths[0], score, confidence, asked.head, tuple(paths[1:])))
-    return Answer(found, str(asked.query), asked.head, note=_note(found, kept, offset, min_confidence))
+        hits.append(Hit(paths[0], score, confidence, asked.head, tuple(paths[1:])))
+    return hits
 
 
 def _confidences(collection: Collection, asked: AskedQuery, scores: Sequence[float]) -> list[float] | None:
     """Probability of a true match for each score; None for combined queries, whose scores have another scale."""
-    calibration = collection.calibration(asked.head) if asked.query.is_single and asked.query.is_visual else None
+    calibration = None
+    if asked.query.is_single and asked.query.is_visual:
+        calibration = getattr(collection, "calibration", lambda head: None)(asked.head)
     if calibration is None:
         return None
     return [float(value) for value in calibration.confidence(np.asarray(scores, np.float32))]
@@ -123,11 +125,9 @@ def _no_confidence(asked: AskedQuery) -> str:
     return "the index has no calibration, which min_confidence needs: run `clipalign index` on it again."
 
 
-def _note(hits: Sequence[Hit], kept: NDArray[np.bool_] | None, offset: int, min_confidence: float | None) -> str:
-    if hits:
-        return ""
-    if kept is not None and not kept.any():
+def _why_none(wish: _Wish) -> str:
+    if wish.kept is not None and not wish.kept.any():
         return f"{NO_MATCH}: no file meets the conditions."
-    if min_confidence is not None:
-        return f"{NO_MATCH}: no image reaches a confidence of {100 * min_confidence:g} %."
-    return f"{NO_MATCH}: there are no more than {offset} images." if offset else f"{NO_MATCH}."
+    if wish.min_confidence is not None:
+        return f"{NO_MATCH}: no image reaches a confidence of {100 * wish.min_confidence:g} %."
+    return f"{NO_MATCH}: there are no more than {wish.start} images." if wish.start else f"{NO_MATCH}."

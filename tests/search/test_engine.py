@@ -185,7 +185,7 @@ def test_numbers_are_checked(collection, options):
 def test_an_empty_index(collection):
     empty = np.empty(0, np.int64)
     collection.files = Files("/", [], empty, empty.astype(float), empty)
-    collection.features = np.empty((0, 4), np.float32)
+    collection.values = np.empty((0, 4), np.float32)
     answer = one(collection, Query.parse("red"))
     assert answer == []
     assert answer.note == "no good match: the index holds no images."

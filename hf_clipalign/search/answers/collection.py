@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +22,19 @@ class Files(FileTable, Protocol):
         """The file of an absolute path, or of a name below an indexed folder."""
         ...
 
+    def of_image(self, row: int) -> NDArray[np.int64]:
+        """The files that show the image of a row."""
+        ...
+
 
 class Collection(Protocol):
     """An index of images: `ImageIndex`, or a stand-in in tests."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def description(self) -> Mapping[str, Any]: ...
 
     @property
     def files(self) -> Files: ...
@@ -38,6 +49,10 @@ class Collection(Protocol):
         """Unit embeddings of the images, `[N, k]`."""
         ...
 
+    def features(self) -> Rows:
+        """The stored features before the projector, `[N, w]`."""
+        ...
+
     def projector(self, head: str, modality: str) -> NDArray[np.float32]:
         """The head's matrix, `[k, w]`."""
         ...
@@ -49,26 +64,3 @@ class Collection(Protocol):
     def encode_images(self, images: Sequence[Any]) -> NDArray[np.float32]:
         """Features of images before the projector, `[Q, w]`."""
         ...
-
-    def calibration(self, head: str) -> Any:
-        """What turns scores into confidences; None where there is none."""
-        ...
-
-
-class FilesOfImages:
-    """Which files show which image.
-
-    Args:
-        files (`Files`): the live files.
-        n_images (`int`): rows of the embeddings.
-    """
-
-    def __init__(self, files: Files, n_images: int) -> None:
-        self.files = files
-        self.order = np.argsort(files.images, kind="stable")
-        self.ends = np.searchsorted(files.images[self.order], np.arange(n_images + 1))
-
-    def of(self, row: int, kept: NDArray[np.bool_] | None = None) -> list[int]:
-        """The files of one image, in their order; those of a mask `[F]` only, if one is given."""
-        found = self.order[self.ends[row] : self.ends[row + 1]].tolist()
-        return found if kept is None else [i for i in found if kept[i]]
