@@ -1,3 +1,6 @@
+from .answers.groups import DuplicateFile as DuplicateFile
+from .answers.groups import DuplicateGroup as DuplicateGroup
+from .answers.groups import find_duplicates as find_duplicates
 from .answers.hits import Answer as Answer
 from .answers.hits import Hit as Hit
 from .duplicates import DuplicatePairs as DuplicatePairs
