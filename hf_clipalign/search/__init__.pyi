@@ -10,6 +10,7 @@ from .duplicates import near_duplicates as near_duplicates
 from .exact import Neighbours as Neighbours
 from .exact import exact_neighbours as exact_neighbours
 from .filters import Filter as Filter
+from .folded import FoldedRows as FoldedRows
 from .levels import BitLevel as BitLevel
 from .levels import ByteLevel as ByteLevel
 from .levels import approximate_neighbours as approximate_neighbours
