@@ -9,6 +9,7 @@ from .duplicates import DuplicatePairs as DuplicatePairs
 from .duplicates import duplicate_groups as duplicate_groups
 from .duplicates import iterate_near_duplicates as iterate_near_duplicates
 from .duplicates import near_duplicates as near_duplicates
+from .engine import search as search
 from .exact import Neighbours as Neighbours
 from .exact import exact_neighbours as exact_neighbours
 from .files import Files as Files

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from hf_clipalign.search.answers.collection import Collection
 from hf_clipalign.search.exact import Neighbours, exact_neighbours, rescored
+from hf_clipalign.search.folded import FoldedRows
 from hf_clipalign.search.levels import BitLevel, ByteLevel
 from hf_clipalign.search.rows import Rows
 from hf_clipalign.search.sidecars.approximate import GraphLevel, is_installed
-from hf_clipalign.search.sidecars.folded import FoldedLevel
-from hf_clipalign.search.sidecars.storage import Sidecar, SidecarLevel, UnusableSidecar
+from hf_clipalign.search.sidecars.storage import EXACT, Sidecar, SidecarLevel, UnusableSidecar
 
 FEW_ROWS = 10_000
 """Up to so many images, projecting all of them takes no longer than a look at the disk for what lies beside them."""
@@ -24,7 +24,7 @@ EXACT_ROWS = 200_000
 GRAPH_ROWS = 1_000_000
 """Beyond so many, a graph is walked where usearch is installed."""
 
-ALL_LEVELS = (FoldedLevel.name, ByteLevel.name, BitLevel.name, GraphLevel.name)
+ALL_LEVELS = (EXACT, ByteLevel.name, BitLevel.name, GraphLevel.name)
 
 _LEAST_RECALL = 0.95
 _SAMPLE = 256
@@ -47,11 +47,11 @@ def wanted_levels(n: int) -> list[str]:
     if n <= FEW_ROWS:
         return []
     if n <= EXACT_ROWS:
-        return [FoldedLevel.name]
+        return [EXACT]
     if n <= GRAPH_ROWS:
-        return [ByteLevel.name, FoldedLevel.name]
+        return [ByteLevel.name, EXACT]
     graph = [GraphLevel.name] if is_installed() else []
-    return [*graph, BitLevel.name, ByteLevel.name, FoldedLevel.name]
+    return [*graph, BitLevel.name, ByteLevel.name, EXACT]
 
 
 def neighbours(
@@ -84,7 +84,7 @@ def neighbours(
         wanted = [name for name in wanted if name != GraphLevel.name]
     _, level, note = _usable(collection, head, wanted)
     found = _by_level(level, embeddings, queries, top_k, allowed)
-    if isinstance(level, FoldedLevel):
+    if isinstance(level, FoldedRows):
         return Found(found, "exact", note)
     return Found(found, f"{level.name}, then exact scores", note)
 
@@ -144,6 +144,20 @@ def sidecar_states(collection: Collection) -> list[dict[str, Any]]:
     return states
 
 
+def damaged_sidecars(collection: Collection) -> list[str]:
+    """A line for each level whose content is not as it was written; the others are read in full, too."""
+    problems = []
+    for head in collection.heads:
+        for name in ALL_LEVELS:
+            sidecar = Sidecar(collection, head, name)
+            try:
+                sidecar.load()
+            except UnusableSidecar as problem:
+                if str(problem).startswith("damaged"):
+                    problems.append(f"{sidecar.path}: {problem}")
+    return problems
+
+
 def measured_recall(level: SidecarLevel, embeddings: Rows) -> float:
     """The share of the ten nearest images of a sample that a level finds; an image does not count as its own."""
     n = len(embeddings)
@@ -166,6 +180,8 @@ def _by_level(
     top_k: int,
     allowed: NDArray[np.bool_] | None,
 ) -> Neighbours:
+    if isinstance(level, FoldedRows):
+        return exact_neighbours(level, queries, top_k, allowed)
     candidates = level.candidates(queries, level.oversampling * top_k, allowed)
     return rescored(embeddings, queries, candidates, min(top_k, len(embeddings)))
 
@@ -194,13 +210,13 @@ def _usable(collection: Collection, head: str, wanted: Sequence[str]) -> _Opened
         try:
             level, recall = Sidecar(collection, head, name).load()
         except UnusableSidecar as problem:
-            if name != FoldedLevel.name or "damaged" in str(problem):
+            if name != EXACT or "damaged" in str(problem):
                 note = note or f"the level {name!r} of this index is {problem}: {_HINT}."
             continue
         if _is_good(recall):
             break
     else:
-        level = FoldedLevel.build(collection.features(), collection.projector(head, "image"))
+        level = FoldedRows(collection.features(), collection.projector(head, "image"))
     opened[place] = _Opened(state, level, note)
     return opened[place]
 
@@ -209,8 +225,8 @@ def _make(sidecar: Sidecar) -> float | None:
     """Builds and stores a level; its recall, None for the exact one."""
     collection, head = sidecar.collection, sidecar.head
     embeddings = collection.embeddings(head)
-    if sidecar.level == FoldedLevel.name:
-        sidecar.save(FoldedLevel.build(collection.features(), collection.projector(head, "image")), None)
+    if sidecar.level == EXACT:
+        sidecar.save(FoldedRows(collection.features(), collection.projector(head, "image")), None)
         return None
     kinds: dict[str, Any] = {kind.name: kind for kind in (ByteLevel, BitLevel, GraphLevel)}
     level = kinds[sidecar.level].build(embeddings)

@@ -17,13 +17,15 @@ from hf_clipalign._io.files import atomic_file
 from hf_clipalign._io.limited_json import BadJson, checked_json, natural, number
 from hf_clipalign.features.storage.headers import DamagedShard, check_place, mapped_arrays, read_header
 from hf_clipalign.search.answers.collection import Collection
+from hf_clipalign.search.folded import FoldedRows
 from hf_clipalign.search.levels import BitLevel, ByteLevel
 from hf_clipalign.search.sidecars.approximate import GraphLevel, file_facts
-from hf_clipalign.search.sidecars.folded import FoldedLevel
 
 FOLDER = "levels"
 KIND = "level"
-SidecarLevel = FoldedLevel | ByteLevel | BitLevel | GraphLevel
+EXACT = "exact"
+"""The name of the level of lengths, with which stored features are compared exactly; see `FoldedRows`."""
+SidecarLevel = FoldedRows | ByteLevel | BitLevel | GraphLevel
 
 _FACTS = {"level": str, "head": str, "rows": natural, "recall": (number, None)}
 _GRAPH_FACTS = {**_FACTS, "key": str, "bytes": natural, "crc32": natural}
@@ -167,9 +169,9 @@ class Sidecar:
         return graph, facts
 
 
-def _arrays(built: FoldedLevel | ByteLevel | BitLevel) -> dict[str, NDArray[Any]]:
+def _arrays(built: FoldedRows | ByteLevel | BitLevel) -> dict[str, NDArray[Any]]:
     """What is stored of a level; codes as plain bytes."""
-    if isinstance(built, FoldedLevel):
+    if isinstance(built, FoldedRows):
         return {"lengths": built.lengths}
     codes = np.ascontiguousarray(built.codes).view(np.uint8)
     return {"codes": codes, "scales": built.scales} if isinstance(built, ByteLevel) else {"codes": codes}
@@ -178,8 +180,8 @@ def _arrays(built: FoldedLevel | ByteLevel | BitLevel) -> dict[str, NDArray[Any]
 def _built(
     collection: Collection, head: str, level: str, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
 ) -> SidecarLevel:
-    if level == FoldedLevel.name:
-        return FoldedLevel(collection.features(), collection.projector(head, "image"), arrays["lengths"])
+    if level == EXACT:
+        return FoldedRows(collection.features(), collection.projector(head, "image"), arrays["lengths"])
     if level == ByteLevel.name:
         return ByteLevel(arrays["codes"].view(np.int8), arrays["scales"])
     return BitLevel(arrays["codes"].view("<u2"), facts["width"])
