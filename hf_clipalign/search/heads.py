@@ -174,6 +174,10 @@ class IndexRows:
             values[chosen] = self._values(int(number))[self._place[index[chosen]]]
         return self._embedded(values)
 
+    def scores(self, queries: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
+        """Dot products of queries `[Q, k]` with rows `start` to `stop`, `[Q, stop - start]`."""
+        return queries @ self.read(start, stop).T
+
     def _piece(self, start: int, stop: int) -> NDArray[np.float32]:
         """Stored features of rows of one shard; a view where no row between them is deleted."""
         values, first, last = (
