@@ -104,7 +104,7 @@ class ImageIndex(StoredImages):
         description = {**loaded.describe(), **sizes, "roots": roots, "ignore": patterns}
         with locked(target):
             manifest = Manifest(target)
-            if manifest.exists():
+            if manifest.path.exists():
                 raise ClipAlignError(
                     f"{printable(str(target))!r} holds an index already: open it with ImageIndex.open, or give "
                     "another folder."

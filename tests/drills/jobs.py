@@ -68,7 +68,7 @@ def index(folder: Path) -> None:
     """Builds an index, or brings it up to date."""
     torch.set_num_threads(1)
     path, model, processor = folder / "index", tiny_clip().eval(), tiny_image_processor()
-    if (path / "index.sqlite").exists() and (path / "index.sqlite").stat().st_size:
+    if (path / "index.sqlite").exists():
         index = ImageIndex.open(path)
     else:
         index = ImageIndex.create(folder / "images", model, path, processor=processor, head=(1, 3), shard_size=4)
