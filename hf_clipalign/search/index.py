@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._io.files import explained_read, explained_write
-from hf_clipalign.features.storage.headers import DamagedShard
+from hf_clipalign._io.files import explained_write
 from hf_clipalign.search.collection.changes import UpdateReport
-from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked
-from hf_clipalign.search.collection.manifest import FILE, Manifest, get_setting, next_generation, put_setting
+from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked, opened_heads
+from hf_clipalign.search.collection.maintenance import compacted, problems, repaired
+from hf_clipalign.search.collection.manifest import Manifest, get_setting, next_generation, put_setting
 from hf_clipalign.search.collection.models import INDEXED, LoadedModel, reader_version
 from hf_clipalign.search.collection.scanning import ignore_rule
 from hf_clipalign.search.collection.snapshots import Snapshot, read_snapshot
@@ -125,23 +125,7 @@ class ImageIndex(Searching):
         Raises:
             `ClipAlignError`: the folder holds no index, one of a newer format, or one that cannot be read.
         """
-        folder = Path(path)
-        manifest = Manifest(folder)
-        try:
-            with explained_read(folder / "heads.safetensors"):
-                heads = Heads.load(folder)
-        except (DamagedShard, ClipAlignError, KeyError, TypeError) as error:
-            if not (folder / FILE).exists() and not (folder / "heads.safetensors").exists():
-                raise ClipAlignError(
-                    f"{printable(str(folder))!r} holds no index: make one with `clipalign index IMAGES --model MODEL "
-                    f"--out {printable(str(folder))}`."
-                ) from None
-            with manifest.reading() as connection:
-                description = get_setting(connection, "description")
-            if description is None:
-                raise ClipAlignError(f"the index {str(folder)!r} is damaged beyond repair: make it again.") from error
-            heads = Heads(description, {})
-        return cls(folder, heads)
+        return cls(Path(path), opened_heads(Path(path)))
 
     def __repr__(self) -> str:
         return f"ImageIndex({printable(str(self.path))!r}, {len(self):,} images)"
@@ -218,7 +202,7 @@ class ImageIndex(Searching):
         Raises:
             `ClipAlignError`: the index is read-only, or another process writes to it.
         """
-        with self._writing(), self._manifest.writing() as connection:
+        with locked(self.path), self._manifest.writing() as connection:
             put_setting(connection, f"user.{name}", value)
         self.refresh()
 
@@ -273,14 +257,14 @@ class ImageIndex(Searching):
     def refresh(self) -> bool:
         """Shows the newest state of the index; whether that is another one than before."""
         before = self.__dict__.pop("_snapshot", None)
-        with explained_read(self.path):
-            self._heads = Heads.load(self.path)
+        self._heads = opened_heads(self.path)
         return before is None or before.generation != self._snapshot.generation
 
     def update(
         self,
         *,
         model: Any = None,
+        processor: Any = None,
         repair: bool = False,
         batch_size: int = 64,
         num_workers: int | None = None,
@@ -291,6 +275,7 @@ class ImageIndex(Searching):
         Args:
             model (`str`, `Path`, `nn.Module` or `DualEncoder`, *optional*): the model of the index, if it cannot be
                 loaded by its name.
+            processor (`ProcessorMixin` or image processor, *optional*): of that model.
             repair (`bool`, *optional*, defaults to `False`): mend what `verify` finds, and try skipped files again.
             batch_size (`int`, *optional*, defaults to `64`): images per pass.
             num_workers (`int`, *optional*): processes that read images. Default: as in `extract_to_store`.
@@ -305,12 +290,40 @@ class ImageIndex(Searching):
         """
         check_integer("batch_size", batch_size)
         if model is not None:
-            self._model = LoadedModel(model, None if self._model is None else self._model._processor)
-            self._model.check(self.description, self.path)
-        with self._writing():
+            given = LoadedModel(model, processor)
+            given.check(self.description, self.path)
+            self._model = given
+        with locked(self.path):
+            self._heads = opened_heads(self.path)
+            mended = repaired(self._manifest, self.description, self._checked_model) if repair else []
             report = self._updating(repair, batch_size, num_workers, progress).run()
+            report.notes += [f"mended: {problem}" for problem in mended]
+            compacted(self._manifest, self.description, when_due=True)
         self.refresh()
         return report
+
+    def verify(self) -> list[str]:
+        """Reads the whole index and compares it with its checksums; files of the collection are not read.
+
+        Returns:
+            `list[str]`: what is wrong, one line each; empty if all is as it was written. `update(repair=True)` mends
+            it.
+        """
+        return problems(self._manifest, self.description)
+
+    def compact(self) -> int:
+        """Removes the features of deleted images from the disk; an update does it when a quarter is deleted.
+
+        Returns:
+            `int`: how many were removed.
+
+        Raises:
+            `ClipAlignError`: another process writes to the index, a shard is damaged, or the disk is full.
+        """
+        with locked(self.path):
+            removed = compacted(self._manifest, self.description)
+        self.refresh()
+        return removed
 
     def set_head(self, image_band: tuple[int, int] | None = None) -> None:
         """Sets the band of the aligned head, or removes it (None).
@@ -321,10 +334,11 @@ class ImageIndex(Searching):
         Raises:
             `ClipAlignError`: the band keeps nothing, or another process writes to the index.
         """
-        with self._writing():
-            self._heads = self._heads.with_band(image_band)
-            self._heads.save(self.path, INDEXED.key(self.description))
+        with locked(self.path):
+            heads = opened_heads(self.path).with_band(image_band)
+            heads.save(self.path, INDEXED.key(self.description))
             with self._manifest.writing() as connection:
+                put_setting(connection, "description", heads.description)
                 next_generation(connection)
         self.refresh()
 
@@ -356,9 +370,6 @@ class ImageIndex(Searching):
             loaded.check(self.description, self.path)
             self._model = loaded
         return self._model
-
-    def _writing(self) -> Any:
-        return locked(self.path)
 
     def _rows(self, matrix: NDArray[np.float32] | None) -> IndexRows:
         state = self._snapshot

@@ -23,9 +23,9 @@ _PATIENCE = 30.0  # seconds that a reader waits for a transaction of the writer
 
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL, proof BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE roots (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, state TEXT NOT NULL);
-CREATE TABLE shards (id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL, bytes INTEGER NOT NULL,
-    sha256 TEXT NOT NULL);
+CREATE TABLE roots (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+CREATE TABLE shards (id INTEGER PRIMARY KEY AUTOINCREMENT, file TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE images (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
     shard INTEGER NOT NULL REFERENCES shards (id), row INTEGER NOT NULL, UNIQUE (shard, row));
 CREATE TABLE files (root INTEGER NOT NULL REFERENCES roots (id), name BLOB NOT NULL, size INTEGER NOT NULL,
@@ -34,9 +34,8 @@ CREATE TABLE files (root INTEGER NOT NULL REFERENCES roots (id), name BLOB NOT N
 CREATE INDEX files_of_images ON files (image);
 CREATE TABLE skipped (root INTEGER NOT NULL REFERENCES roots (id), name BLOB NOT NULL, size INTEGER NOT NULL,
     mtime INTEGER NOT NULL, settled INTEGER NOT NULL, reader TEXT NOT NULL, reason TEXT NOT NULL,
-    PRIMARY KEY (root, name)) WITHOUT ROWID;
+    proof INTEGER NOT NULL, PRIMARY KEY (root, name)) WITHOUT ROWID;
 """
-TABLES = ("settings", "roots", "shards", "images", "files", "skipped")
 
 
 class FileRow(NamedTuple):
@@ -78,10 +77,11 @@ class Manifest:
 
     Args:
         folder (`Path`): the folder of the index.
+        file (`str`, *optional*): its name in the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / FILE
+    def __init__(self, folder: Path, file: str = FILE) -> None:
+        self.folder, self.path = folder, folder / file
 
     def create(self, roots: Iterable[bytes], settings: dict[str, Any]) -> None:
         """Makes an empty database in one transaction."""
@@ -91,9 +91,13 @@ class Manifest:
                 change.execute(statement)
             change.execute(f"PRAGMA user_version = {FORMAT}")
             change.execute(f"PRAGMA application_id = {_APPLICATION}")
-            change.executemany("INSERT INTO roots (path, state) VALUES (?, '{}')", [(path,) for path in roots])
+            change.executemany("INSERT INTO roots (path) VALUES (?)", [(path,) for path in roots])
             for name, value in {"generation": 1, **settings}.items():
                 put_setting(change, name, value)
+
+    def files(self) -> list[Path]:
+        """The database, and what SQLite keeps beside it."""
+        return [Path(f"{self.path}{suffix}") for suffix in ("-wal", "-shm", "-journal", "")]
 
     def exists(self) -> bool:
         """Whether there is a database that was begun as a whole."""
@@ -232,6 +236,11 @@ def put_setting(connection: sqlite3.Connection, name: str, value: Any) -> None:
     connection.execute("INSERT OR REPLACE INTO settings (name, value, proof) VALUES (?, ?, ?)", row)
 
 
+def roots_of(connection: sqlite3.Connection) -> dict[str, int]:
+    """The numbers of the roots by their paths."""
+    return {os.fsdecode(path): number for number, path in connection.execute("SELECT id, path FROM roots ORDER BY id")}
+
+
 def broken_settings(connection: sqlite3.Connection) -> list[str]:
     """Names of settings that are not as they were written."""
     rows = connection.execute("SELECT name, value, proof FROM settings ORDER BY name")
@@ -248,21 +257,20 @@ def next_generation(connection: sqlite3.Connection) -> int:
 def put_files(connection: sqlite3.Connection, rows: Iterable[FileRow]) -> None:
     """Stores files; one of the same name is replaced, and is no longer among the skipped."""
     rows = list(rows)
-    connection.executemany(
-        "INSERT OR REPLACE INTO files (root, name, size, mtime, settled, image, proof) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [(*row, file_proof(row)) for row in rows],
-    )
+    values = ", ".join("?" * (len(FileRow._fields) + 1))
+    columns = ", ".join((*FileRow._fields, "proof"))
+    proven = [(*row, proof_of(row)) for row in rows]
+    connection.executemany(f"INSERT OR REPLACE INTO files ({columns}) VALUES ({values})", proven)
     remove_skipped(connection, [(row.root, row.name) for row in rows])
 
 
 def put_skipped(connection: sqlite3.Connection, rows: Iterable[SkippedRow]) -> None:
     """Records files that cannot be read; they are no longer among those that can be found."""
     rows = list(rows)
-    connection.executemany(
-        "INSERT OR REPLACE INTO skipped (root, name, size, mtime, settled, reader, reason) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        rows,
-    )
+    values = ", ".join("?" * (len(SkippedRow._fields) + 1))
+    columns = ", ".join((*SkippedRow._fields, "proof"))
+    proven = [(*row, proof_of(row)) for row in rows]
+    connection.executemany(f"INSERT OR REPLACE INTO skipped ({columns}) VALUES ({values})", proven)
     remove_files(connection, [(row.root, row.name) for row in rows])
 
 
@@ -276,16 +284,10 @@ def remove_skipped(connection: sqlite3.Connection, names: Iterable[tuple[int, by
     connection.executemany("DELETE FROM skipped WHERE root = ? AND name = ?", names)
 
 
-def file_proof(row: FileRow) -> int:
+def proof_of(row: FileRow | SkippedRow) -> int:
     """A checksum of a row."""
-    content = f"{row.root} {row.size} {row.mtime} {row.settled} {row.image} ".encode() + row.name
-    return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(repr(tuple(row)).encode(), digest_size=7).digest(), "little")
 
 
 def _setting_proof(name: str, text: str) -> bytes:
     return hashlib.blake2b(f"{name}={text}".encode(), digest_size=8).digest()
-
-
-def root_path(path: bytes) -> str:
-    """A root as the file system calls it."""
-    return os.fsdecode(path)

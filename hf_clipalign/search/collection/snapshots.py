@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_clipalign.search.collection.manifest import get_setting
+from hf_clipalign.search.collection.manifest import get_setting, roots_of
 from hf_clipalign.search.files import Files, decoded_name
 
 
@@ -44,7 +43,7 @@ def read_snapshot(connection: sqlite3.Connection, roots: list[str]) -> Snapshot:
         ),
         3,
     )
-    numbers = {os.fsdecode(path): number for number, path in connection.execute("SELECT id, path FROM roots")}
+    numbers = roots_of(connection)
     rows = connection.execute("SELECT root, name, size, mtime, image FROM files ORDER BY root, name").fetchall()
     raw = [row[1] for row in rows]
     others = _columns(((row[0], row[2], row[3], row[4]) for row in rows), 4)
