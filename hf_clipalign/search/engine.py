@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.search.answers.collection import Collection
+from hf_clipalign.search.answers.filters import Filter
 from hf_clipalign.search.answers.hits import NO_MATCH, Answer, Hit
 from hf_clipalign.search.answers.vectors import AskedQuery, ask
-from hf_clipalign.search.filters import Filter
 from hf_clipalign.search.query import Query
 from hf_clipalign.search.sidecars.choice import neighbours
 
