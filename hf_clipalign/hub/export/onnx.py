@@ -188,7 +188,7 @@ def trace_onnx(tower: Any, inputs: dict[str, Tensor], output_name: str) -> Any:
         )
     with torch.no_grad(), _quiet():
         try:
-            return torch.onnx.export(
+            program = torch.onnx.export(
                 tower,
                 tuple(inputs.values()),
                 input_names=list(inputs),
@@ -196,6 +196,9 @@ def trace_onnx(tower: Any, inputs: dict[str, Tensor], output_name: str) -> Any:
                 dynamic_shapes=_dynamic_shapes(tower, inputs),
                 dynamo=True,
             )
+            for node in program.model.graph.all_nodes():  # each names the lines of code that it comes from
+                node.metadata_props.clear()
+            return program
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ClipAlignError(f"the tower cannot be traced for ONNX: {reason}") from error
