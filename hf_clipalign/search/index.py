@@ -14,7 +14,6 @@ from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_write
-from hf_clipalign.search.answers.hits import Answer
 from hf_clipalign.search.collection.changes import UpdateReport
 from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked, opened_heads
 from hf_clipalign.search.collection.maintenance import compacted, repaired
@@ -24,12 +23,11 @@ from hf_clipalign.search.collection.scanning import ignore_rule
 from hf_clipalign.search.collection.stored import StoredImages
 from hf_clipalign.search.collection.updating import Update
 from hf_clipalign.search.duplicates import DuplicatePairs, near_duplicates
-from hf_clipalign.search.engine import search
+from hf_clipalign.search.engine import Searching
 from hf_clipalign.search.heads import Heads
-from hf_clipalign.search.query import Query
 
 
-class ImageIndex(StoredImages):
+class ImageIndex(StoredImages, Searching):
     """An index of the images below one or several folders. Make one with `create`, get one with `open`.
 
     It keeps the features before the projector, so that any head and band can be chosen when it is asked. Images are
@@ -166,50 +164,6 @@ class ImageIndex(StoredImages):
             `ClipAlignError`: an image cannot be read; the model cannot be loaded or is another one.
         """
         return self._checked_model().images(images)
-
-    def search(
-        self,
-        text: Any = None,
-        *,
-        image: Any = None,
-        like: Any = None,
-        unlike: Any = None,
-        query: Any = None,
-        where: Any = None,
-        top_k: int = 8,
-        offset: int = 0,
-        min_confidence: float | None = None,
-        include_self: bool = False,
-    ) -> Answer:
-        """The images that fit words and images best.
-
-        Images alone are compared by the aligned head, if there is one; words, and words with images, by the raw one.
-        `hf_clipalign.search.search` answers several queries in one pass.
-
-        Args:
-            text (`str` or list of `str`, *optional*): words, taken as they are.
-            image (*optional*): an image as `read_image` takes it, or a list of them.
-            like (`str` or list of `str`, *optional*): files of the index, by path or name.
-            unlike (*optional*): what hits should be unlike: words, or images and names that end like an image.
-            query (`str` or `Query`, *optional*): instead of these: a line for `Query.parse`, such as
-                `'"red car" - "toy" + photo.jpg'`.
-            where (`Filter` or `dict`, *optional*): which files may be found; see `Filter`.
-            top_k (`int`, *optional*, defaults to `8`): the most hits.
-            offset (`int`, *optional*, defaults to `0`): how many of the best to leave out.
-            min_confidence (`float`, *optional*): leave out hits below, between 0 and 1.
-            include_self (`bool`, *optional*, defaults to `False`): let a file of the index find itself.
-
-        Returns:
-            `Answer`: a list of `Hit`, best first; an empty one says why in its `note`.
-
-        Raises:
-            `ClipAlignError`: an empty query, a text beyond the model's context, an image that cannot be read.
-        """
-        if query is None:
-            query = Query.of(text, image, like, unlike)
-        asked = query if isinstance(query, Query) else Query.parse(query)
-        wishes = {"top_k": top_k, "offset": offset, "min_confidence": min_confidence, "include_self": include_self}
-        return search(self, [asked], where=where, **wishes)[0]  # type: ignore[arg-type]
 
     # changes
 
