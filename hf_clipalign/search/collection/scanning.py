@@ -111,7 +111,7 @@ class _Pass:
             return self._missing(error.strerror or str(error))
         self.scan.device = status.st_dev
         # folders first, then links to folders: a file has the name that needs no link, if there is one
-        folders, links = [""], []
+        folders, links = [""], list[str]()
         while folders or links:
             if not folders:
                 links.sort(reverse=True)
