@@ -14,7 +14,6 @@ from .engine import search as search
 from .exact import Neighbours as Neighbours
 from .exact import exact_neighbours as exact_neighbours
 from .files import Files as Files
-from .filters import Filter as Filter
 from .folded import FoldedRows as FoldedRows
 from .index import ImageIndex as ImageIndex
 from .levels import BitLevel as BitLevel
