@@ -156,8 +156,10 @@ def _show(report: Any, opened: Any) -> None:
 
 
 def _prepare(opened: Any) -> None:
+    from hf_clipalign.search.answers.texts import prepare_texts
     from hf_clipalign.search.sidecars.choice import prepare
 
+    prepare_texts(opened)
     for line in prepare(opened):
         console.print(line, soft_wrap=True)
 
