@@ -54,6 +54,14 @@ def index(
         bool, typer.Option("--repair", help="Mend what `clipalign verify` finds; try unreadable files again.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps …")] = None,
+    onnx: Annotated[
+        bool,
+        typer.Option(
+            "--onnx",
+            help="Keep the text tower in the index as ONNX, so that words are answered without torch where the model "
+            "is no CLIP (CLIP needs no such file).",
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Images per pass.")] = 64,
     workers: Annotated[int | None, typer.Option(help="Processes that read images.")] = None,
 ) -> None:
@@ -84,6 +92,8 @@ def index(
     report = opened.update(model=loaded, repair=repair, batch_size=batch_size, num_workers=workers)
     _show(report, opened)
     _prepare(opened)
+    if onnx:
+        _keep_text_tower(opened)
     next_step("clipalign", "search", path, "WORDS")
 
 
@@ -162,6 +172,14 @@ def _prepare(opened: Any) -> None:
     prepare_texts(opened)
     for line in prepare(opened):
         console.print(line, soft_wrap=True)
+
+
+def _keep_text_tower(opened: Any) -> None:
+    from hf_clipalign.hub import export_text_tower
+    from hf_clipalign.search.text_tower import FOLDER
+
+    model, processor = load(opened.description["model"]["name"])
+    console.print(f"text tower: {export_text_tower(model, processor, Path(opened.path) / FOLDER)}", soft_wrap=True)
 
 
 def _listed(paths: Sequence[str]) -> str:
