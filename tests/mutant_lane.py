@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ _CPU, _WALL = (lambda seconds: 30 + 4 * seconds), (lambda seconds: 120 + 12 * se
 class Lane:
     """The copy that mutants are written into. Use it as a context manager: it is deleted at the end."""
 
-    def __init__(self, root: Path):
-        self.root, self.tree = root, Path(tempfile.mkdtemp(prefix="mutants-")).resolve()
+    def __init__(self, root: Path, preload: Sequence[str] = _PRELOAD):
+        self.root, self.preload = root, preload
+        self.tree = Path(tempfile.mkdtemp(prefix="mutants-")).resolve()
 
     def __enter__(self) -> Lane:
         for name in _COPIED:
@@ -42,9 +43,8 @@ class Lane:
             "from tests.mutant_lines import trace_if_asked\n\ntrace_if_asked()\n"
         )
         os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        os.environ |= {"PYTHONPATH": str(self.tree), "PYTHONDONTWRITEBYTECODE": "1"}
-        sys.dont_write_bytecode = True
-        for module in _PRELOAD:
+        os.environ |= {"PYTHONPATH": str(self.tree)}
+        for module in self.preload:
             __import__(module)
         assert not any(name.split(".")[0] == "hf_clipalign" for name in sys.modules), "the package is imported already"
         return self
@@ -68,13 +68,14 @@ class Lane:
     def run(self, file: str, content: bytes, tests: list[str], seconds: float) -> tuple[str, str]:
         """What the tests say of another content of a file: `("caught", test)` or `("survived", "")`."""
         target, log = self.tree / file, self.tree / "failed.txt"
-        before = target.read_bytes()
+        before, times = target.read_bytes(), (target.stat().st_atime_ns, target.stat().st_mtime_ns)
         log.unlink(missing_ok=True)
         target.write_bytes(content)
         try:
             ended = self._forked(lambda: _until_one_fails(tests, self.tree, log), seconds)
         finally:
             target.write_bytes(before)
+            os.utime(target, ns=times)  # so that its compiled form is the right one again
         if log.exists():
             return "caught", log.read_text()
         return ("survived", "") if ended == "exit status 0" else ("caught", ended)

@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import random
+import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -53,8 +54,13 @@ _TESTS = [
     ),
     *("backbones/test_packing.py", "search"),
 ]
-# reads the module, so that no line of it runs there
-_OF_DEFAULTS = "tests/test_defaults.py::test_stated_defaults_are_the_actual_ones[{}]"
+# those that start processes or train for long are recorded last
+_LONG = re.compile("process|kill|round_trip|study|extraction|store|reading|hub|trainer|parity")
+# read the module, so that no line of it runs there
+_OF_SOURCE = (
+    "tests/test_defaults.py::test_stated_defaults_are_the_actual_ones[{}]",
+    "tests/test_progress_bars.py::test_bars_say_what_they_count[{}]",
+)
 # mutants that change nothing that could be seen, by file, line of the source and change, each with its reason
 EQUIVALENT: dict[tuple[str, str, str], str] = {}
 _COMPARISONS = {
@@ -200,11 +206,13 @@ def sample(count: int, seed: int, only: str | None = None) -> list[Mutant]:
     return list(itertools.islice(filter(_compiles, found), count))
 
 
-def test_files() -> list[str]:
+def files_of_tests() -> list[str]:
     """The files of tests that the lane runs."""
     places = [ROOT / "tests" / name for name in _TESTS]
     files = [file for place in places for file in ([place] if place.suffix else sorted(place.rglob("test_*.py")))]
-    return [file.relative_to(ROOT).as_posix() for file in files]
+    return [
+        file.relative_to(ROOT).as_posix() for file in sorted(files, key=lambda file: bool(_LONG.search(file.name)))
+    ]
 
 
 def main() -> int:
@@ -226,13 +234,13 @@ def main() -> int:
     with Lane(ROOT) as lane:
         if not options.recorded:
             _record(lane, lines)
-        lines.load(test_files())
+        lines.load(files_of_tests())
         _run(lane, lines, waiting, report, options)
     return _summary(report)
 
 
 def _record(lane: Lane, lines: Lines) -> None:
-    for file in lines.missing(test_files()):
+    for file in lines.missing(files_of_tests()):
         start, record = time.monotonic(), lane.record(file)
         lines.write(file, record)
         print(
@@ -247,7 +255,7 @@ def _run(lane: Lane, lines: Lines, waiting: list[Mutant], report: list[Any], opt
         if (mutant.file, mutant.text, mutant.change) in EQUIVALENT:
             outcome, by = "equivalent", EQUIVALENT[mutant.file, mutant.text, mutant.change]
         elif tests := lines.tests(mutant.file, mutant.lines, options.seconds):
-            tests = [_OF_DEFAULTS.format(mutant.file), *tests]
+            tests = [*(test.format(mutant.file) for test in _OF_SOURCE), *tests]
             content = mutant.applied((ROOT / mutant.file).read_bytes())
             outcome, by = lane.run(mutant.file, content, tests, sum(lines.seconds.get(test, 1) for test in tests))
             by = by or f"{len(tests)} tests"

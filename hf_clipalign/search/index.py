@@ -377,5 +377,4 @@ class ImageIndex(Searching):
 
     @cached_property
     def _snapshot(self) -> Snapshot:
-        with self._manifest.reading() as connection:
-            return read_snapshot(connection, self.roots)
+        return read_snapshot(self._manifest, self.roots)

@@ -196,6 +196,7 @@ def trace_onnx(tower: Any, inputs: dict[str, Tensor], output_name: str) -> Any:
                 dynamic_shapes=_dynamic_shapes(tower, inputs),
                 dynamo=True,
             )
+            assert program is not None  # None is for the exporter before dynamo
             for node in program.model.graph.all_nodes():  # each names the lines of code that it comes from
                 node.metadata_props.clear()
             return program

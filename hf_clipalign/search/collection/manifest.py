@@ -115,7 +115,7 @@ class Manifest:
             `ClipAlignError`: it is missing, or of a newer format.
         """
         if not self.path.is_file():
-            raise DamagedManifest(self._message("it is missing"))
+            raise self.damage("it is missing")
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._explained())
             connection = stack.enter_context(_read_only(self.path))
@@ -146,7 +146,7 @@ class Manifest:
 
     def _connected(self) -> sqlite3.Connection:
         if not self.path.is_file():
-            raise DamagedManifest(self._message("it is missing"))
+            raise self.damage("it is missing")
         connection = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -165,7 +165,7 @@ class Manifest:
                 "update hf_clipalign."
             )
         if version < 1 or connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise DamagedManifest(self._message("it is no index of hf_clipalign"))
+            raise self.damage("it is no index of hf_clipalign")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -184,40 +184,54 @@ class Manifest:
                 raise ClipAlignError(f"{str(self.path)!r} is in use by another process: try again.") from error
             if isinstance(error, sqlite3.ProgrammingError):
                 raise
-            raise DamagedManifest(self._message(reason)) from error
+            raise self.damage(reason) from error
 
-    def _message(self, reason: str) -> str:
-        return f"{str(self.path)!r} is damaged ({reason}): {REPAIR}."
+    def damage(self, reason: str) -> DamagedManifest:
+        """The error that says that the database is damaged."""
+        return DamagedManifest(f"{str(self.path)!r} is damaged ({reason}): {REPAIR}.")
 
 
 @contextlib.contextmanager
 def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that cannot write; also where the folder is read-only, so that SQLite cannot make its own files."""
     uri = path.absolute().as_uri()
-    for attempt in ("mode=ro", "mode=ro&immutable=1"):
-        if "immutable" in attempt and (log := Path(f"{path}-wal")).exists() and log.stat().st_size:
-            with tempfile.TemporaryDirectory(prefix="clipalign-") as copies:
-                for name in (path.name, log.name):
-                    shutil.copyfile(path.with_name(name), Path(copies, name))
-                with contextlib.closing(_opened(Path(copies, path.name).as_uri())) as connection:
-                    yield connection
-            return
-        connection = _opened(f"{uri}?{attempt}")
-        try:
-            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
-        except sqlite3.OperationalError as error:
-            connection.close()
-            refused = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
-            if refused and "immutable" not in attempt:
-                continue
+    try:
+        connection = _opened(f"{uri}?mode=ro")
+    except sqlite3.OperationalError as error:
+        if not getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
             raise
-        with contextlib.closing(connection):
+        with _never_written(path, uri) as connection:
             yield connection
         return
+    with contextlib.closing(connection):
+        yield connection
+
+
+@contextlib.contextmanager
+def _never_written(path: Path, uri: str) -> Iterator[sqlite3.Connection]:
+    """A connection to a database that nobody writes, as it is in a read-only folder.
+
+    What a killed writer left in its log is only read with files beside the database: of copies in another folder.
+    """
+    log = Path(f"{path}-wal")
+    with contextlib.ExitStack() as stack:
+        if not log.exists() or not log.stat().st_size:
+            yield stack.enter_context(contextlib.closing(_opened(f"{uri}?mode=ro&immutable=1")))
+            return
+        copies = stack.enter_context(tempfile.TemporaryDirectory(prefix="clipalign-"))
+        for name in (path.name, log.name):
+            shutil.copyfile(path.with_name(name), Path(copies, name))
+        yield stack.enter_context(contextlib.closing(_opened(Path(copies, path.name).as_uri())))
 
 
 def _opened(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None)
+    connection = sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def get_setting(connection: sqlite3.Connection, name: str, default: Any = None) -> Any:

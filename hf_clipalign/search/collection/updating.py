@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +117,13 @@ class Update:
                 states[root] = state_of(scanned)
         if states != get_setting(connection, SCANNED):
             put_setting(connection, SCANNED, states)
-        others = sum((scanned.others for scanned in scans), Counter[str]())
-        if dict(others) != get_setting(connection, HELD_BACK, {}):
-            put_setting(connection, HELD_BACK, dict(others))
+        others: dict[str, list[str]] = defaultdict(list)
+        for scanned in scans:
+            for kind, names in scanned.others.items():
+                others[kind] += names
+        counts = {kind: len(names) for kind, names in others.items()}
+        if counts != get_setting(connection, HELD_BACK, {}):
+            put_setting(connection, HELD_BACK, counts)
             if others:
                 report.notes.append(f"not read are {describe_other_kinds(others)}")
 

@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from hf_clipalign._checks.quoting import printable, short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.features.storage.headers import DamagedShard
 from hf_clipalign.search.collection.changes import known_images
@@ -80,13 +81,14 @@ def inspect(manifest: Manifest, description: Mapping[str, Any], key: str) -> Fin
                 _inspect_rows(connection, found)
                 _inspect_shards(connection, manifest.folder, key, description["width"], found)
     except DamagedManifest as damage:
-        found.database = True
-        found.problems = [str(damage)]
+        found.database, found.problems = True, [str(damage)]
+    except (TypeError, ValueError, OverflowError) as error:
+        found.database, found.problems = True, [f"{FILE}: its rows make no sense ({short_reason(error)})"]
     return found
 
 
 def _inspect_database(connection: sqlite3.Connection, description: Mapping[str, Any], found: Findings) -> None:
-    faults = [text for (text,) in connection.execute("PRAGMA integrity_check(5)") if text != "ok"]
+    faults = [" ".join(text.split()) for (text,) in connection.execute("PRAGMA integrity_check(5)") if text != "ok"]
     faults += [f"a row of {row[0]} points nowhere" for row in connection.execute("PRAGMA foreign_key_check")][:5]
     if not faults and list(roots_of(connection)) != description["roots"]:
         faults.append("its folders are not those of the index")
@@ -102,11 +104,15 @@ def _inspect_rows(connection: sqlite3.Connection, found: Findings) -> None:
     found.problems += [f"{FILE}: the setting {name!r} is not as it was written" for name in found.settings]
     for row_type, rows, table in ((FileRow, found.files, "files"), (SkippedRow, found.skipped, "skipped")):
         columns = ", ".join((*row_type._fields, "proof"))
+        types = list(get_type_hints(row_type).values())
         for *values, proof in connection.execute(f"SELECT {columns} FROM {table}"):
             row = row_type(*values)
+            if [type(value) for value in row] != types:
+                raise TypeError(f"a row of {table} holds values of other types")
             if proof_of(row) != proof:
                 rows.append(row)  # type: ignore[arg-type]
-                found.problems.append(f"{FILE}: the row of {os.fsdecode(row.name)!r} is not as it was written")
+                name = printable(os.fsdecode(row.name))
+                found.problems.append(f"{FILE}: the row of {name!r} is not as it was written")
 
 
 def _inspect_shards(connection: sqlite3.Connection, folder: Path, key: str, width: int, found: Findings) -> None:
