@@ -12,7 +12,7 @@ import typer
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.cli.index_commands.shared import holds_index
+from hf_clipalign.cli.index_commands.shared import holds_index, skipped_line
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import ModelOption, console, folder_option, next_step, parse_band, warn
 
@@ -158,7 +158,7 @@ def _show(report: Any, opened: Any) -> None:
     for root in report.missing_roots:
         warn("not there:", f"{printable(root)}; nothing of it was forgotten.")
     for path, reason in status.skipped[:_SHOWN_SKIPPED]:
-        warn("skipped:", f"{printable(path)}: {printable(reason)}")
+        warn("skipped:", skipped_line(path, reason))
     if (more := len(status.skipped) - _SHOWN_SKIPPED) > 0:
         console.print(f"and {more:,} more: `clipalign status {opened.path}` lists them", soft_wrap=True)
     for note in report.notes:

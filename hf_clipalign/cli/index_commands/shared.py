@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.names import nearest_path
 from hf_clipalign.cli.options import console
@@ -37,6 +38,11 @@ def open_index(path: Path) -> Any:
     if not path.is_dir() and (close := nearest_path(str(path))):
         raise ClipAlignError(f"no index {str(path)!r}: did you mean {close!r}?")
     return ImageIndex.open(path)
+
+
+def skipped_line(path: str, reason: str) -> str:
+    """What is said about a file that cannot be read; reasons may begin with its path."""
+    return printable(f"{path}: {reason.removeprefix(f'{path}: ')}")
 
 
 def holds_index(path: Path) -> bool:

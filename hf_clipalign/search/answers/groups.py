@@ -204,10 +204,10 @@ def groups_as_csv(groups: Sequence[DuplicateGroup]) -> str:
     return as_csv(_COLUMNS, rows)
 
 
-def groups_as_table(groups: Sequence[DuplicateGroup]) -> NumberTable:
-    """The groups for a terminal."""
+def groups_as_table(groups: Sequence[DuplicateGroup], most: int = 100) -> NumberTable:
+    """The groups for a terminal, no more than `most` of them."""
     rows = []
-    for number, group in enumerate(groups, start=1):
+    for number, group in enumerate(groups[:most], start=1):
         for file in group.files:
             is_first = file is group.files[0]
             size = "" if file.width is None else f"{file.width} × {file.height}"
@@ -217,7 +217,8 @@ def groups_as_table(groups: Sequence[DuplicateGroup]) -> NumberTable:
             ]
             rows.append([*head, f"{file.score:.3f}", size, f"{file.bytes:,}"])
     kinds = [kind for kind in _MEANINGS if any(group.kind == kind for group in groups)]
-    caption = "\n".join(f"{kind}: {_MEANINGS[kind]}" for kind in kinds)
+    more = [f"and {len(groups) - most:,} groups more: --json, --csv and --html have all"] if len(groups) > most else []
+    caption = "\n".join([*more, *(f"{kind}: {_MEANINGS[kind]}" for kind in kinds)])
     return NumberTable(["group", "image", "score", "pixels", "bytes"], rows, caption=caption, texts=(0, 1))
 
 
@@ -227,10 +228,7 @@ def groups_as_tiles(groups: Sequence[DuplicateGroup]) -> list[TileGroup]:
         TileGroup(
             f"{number}. {group.kind}",
             _MEANINGS[group.kind],
-            [
-                Tile(file.path, _lines(file, is_kept=file.path == group.keep), file.path == group.keep)
-                for file in group.files
-            ],
+            [_tile(file, file.path == group.keep and group.kind in (COPIES, SAME)) for file in group.files],
         )
         for number, group in enumerate(groups, start=1)
     ]
@@ -241,7 +239,7 @@ def _cells(file: DuplicateFile) -> list[object]:
     return [file.path, f"{file.score:.6g}", file.bytes, *size, file.modified]
 
 
-def _lines(file: DuplicateFile, is_kept: bool) -> list[str]:
+def _tile(file: DuplicateFile, is_kept: bool) -> Tile:
     pixels_of = "" if file.width is None else f"{file.width} × {file.height} pixels, "
-    lines = [f"{pixels_of}{file.bytes:,} bytes", file.modified]
-    return ["worth keeping", *lines] if is_kept else lines
+    lines = [f"{pixels_of}{file.bytes:,} bytes", file.modified.replace("T", " ")]
+    return Tile(file.path, ["worth keeping", *lines] if is_kept else lines, is_kept)
