@@ -12,7 +12,7 @@ import typer
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.cli.index_commands.shared import holds_index, skipped_line
+from hf_clipalign.cli.index_commands.shared import counted, holds_index, skipped_line
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import ModelOption, console, folder_option, next_step, parse_band, warn
 
@@ -153,8 +153,10 @@ def _show(report: Any, opened: Any) -> None:
     ]
     status = opened.status()
     heads = "raw" if status.band is None else f"raw, aligned (band {status.band[0]},{status.band[1]})"
-    caption = f"{status.files:,} files, {status.images:,} images; heads: {heads}"
+    caption = f"{counted(status.files, 'file')}, {counted(status.images, 'image')}; heads: {heads}"
     console.print(NumberTable(["files", "count", "meaning"], rows, str(status.path), caption, texts=(0, 2)))
+    if not status.images and not report.missing_roots:
+        warn("note:", f"no image was found below {_listed(status.roots)}.")
     for root in report.missing_roots:
         warn("not there:", f"{printable(root)}; nothing of it was forgotten.")
     for path, reason in status.skipped[:_SHOWN_SKIPPED]:

@@ -10,7 +10,7 @@ import typer
 
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.cli.index_commands.shared import IndexArgument, JsonOption, open_index, skipped_line
+from hf_clipalign.cli.index_commands.shared import IndexArgument, JsonOption, counted, open_index, skipped_line
 from hf_clipalign.cli.options import console, next_step, warn
 
 
@@ -49,7 +49,7 @@ def _rows(found: Any) -> list[list[str]]:
         *(["folder", printable(root)] for root in found.roots),
         ["files", f"{found.files:,}"],
         ["images", f"{found.images:,}, distinct in content"],
-        ["features", f"{found.bytes / 1e6:,.1f} MB in {found.shards:,} file{'s' * (found.shards != 1)}"],
+        ["features", f"{found.bytes / 1e6:,.1f} MB in {counted(found.shards, 'file')}"],
         ["heads", ", ".join(found.heads) + band],
     ]
     if found.deleted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -88,7 +87,12 @@ class DuplicateGroup:
 
 
 def find_duplicates(
-    collection: Collection, threshold: float = 0.95, *, head: str | None = None, check_pixels: bool | None = None
+    collection: Collection,
+    threshold: float = 0.95,
+    *,
+    head: str | None = None,
+    check_pixels: bool | None = None,
+    progress: bool = False,
 ) -> list[DuplicateGroup]:
     """Groups of duplicates in a collection; no file is changed or deleted.
 
@@ -101,6 +105,7 @@ def find_duplicates(
         threshold (`float`, *optional*, defaults to `0.95`): smallest cosine, in (0, 1].
         head (`str`, *optional*): in whose space. Default: the head for images if there is one, else the base's.
         check_pixels (`bool`, *optional*): compare pixels too. Default: where the library is installed.
+        progress (`bool`, *optional*, defaults to `False`): show a bar on a terminal while images are read.
 
     Returns:
         `list[DuplicateGroup]`: copies, then the same image, then similar ones.
@@ -122,8 +127,9 @@ def find_duplicates(
     if check_pixels is None:
         check_pixels = pixels.is_installed()
     pairs = near_duplicates(collection.embeddings(head), threshold)
-    shown = _Shown(collection, pairs, check_pixels)
-    same = DuplicatePairs(*(part[shown.is_same] for part in pairs))
+    shown = _Shown(collection, pairs, check_pixels, progress)
+    kept = shown.is_same
+    same = DuplicatePairs(pairs.first[kept], pairs.second[kept], pairs.scores[kept])
     n = len(collection.embeddings(head))
     sets = duplicate_groups(n, same) if len(same.first) else []
     representative = np.arange(n)
@@ -149,16 +155,18 @@ class _Shown:
         collection (`Collection`): where they are.
         pairs (`DuplicatePairs`): which images.
         check_pixels (`bool`): whether pixels are compared.
+        progress (`bool`): show a bar meanwhile.
     """
 
-    def __init__(self, collection: Collection, pairs: DuplicatePairs, check_pixels: bool) -> None:
+    def __init__(self, collection: Collection, pairs: DuplicatePairs, check_pixels: bool, progress: bool) -> None:
         self.files = collection.files
-        self.scores: dict[int, float] = defaultdict(lambda: 1.0)
+        paired = np.unique(np.concatenate([pairs.first, pairs.second]))
+        self.scores = np.ones(1 + int(self.files.images.max(initial=-1)), np.float32)
+        self.scores[paired] = 0
         for part in (pairs.first, pairs.second):
-            for row, score in zip(part.tolist(), pairs.scores.tolist(), strict=True):
-                self.scores[row] = max(score, self.scores.get(row, 0.0))
-        path = {row: self.files.path(self.files.of_image(row)[0]) for row in sorted(self.scores)}
-        self.known = pixels.fingerprints(path.values()) if check_pixels else {}
+            np.maximum.at(self.scores, part, pairs.scores)
+        path = {row: self.files.path(self.files.of_image(row)[0]) for row in paired.tolist()}
+        self.known = pixels.fingerprints(path.values(), progress) if check_pixels else {}
         self.is_same: NDArray[np.bool_] = np.array(
             [
                 pixels.is_same_image(path[first], path[second], self.known)
@@ -186,7 +194,7 @@ class _Shown:
         width, height = self.size.get(row, (None, None))
         modified = datetime.fromtimestamp(float(self.files.modified[i])).isoformat(timespec="seconds")
         path, size = self.files.path(i), int(self.files.sizes[i])
-        return DuplicateFile(path, round(self.scores[row], 6), size, width, height, modified)
+        return DuplicateFile(path, round(float(self.scores[row]), 6), size, width, height, modified)
 
 
 def groups_as_json(groups: Sequence[DuplicateGroup]) -> str:
