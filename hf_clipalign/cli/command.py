@@ -1,13 +1,15 @@
-"""The class of all commands: earlier spellings of their arguments, and errors in the words of the command line."""
+"""The classes of all commands: earlier spellings, errors in the words of the command line, and what Ctrl-C leaves."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import signal
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.names import misplaced_model
@@ -19,6 +21,9 @@ _ONLY_IN_PYTHON = re.compile(r",? or give \w+=(?=[.;,]|$)")
 
 class Command(TyperCommand):
     """Reads the data under their earlier option names, and lets errors name options instead of Python's arguments."""
+
+    interrupted = "interrupted"
+    """What Ctrl-C prints."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if any(parameter.param_type_name == "argument" and parameter.name == "data" for parameter in self.params):
@@ -45,6 +50,36 @@ class Command(TyperCommand):
         if (model := misplaced_model(given)) is not None:
             given.remove(model)
             raise ClipAlignError(f"{model!r} is a model: write {shlex.join([*given, '--model', model])}.")
+
+
+class ResumingCommand(Command):
+    """A command that resumes what an earlier call has begun."""
+
+    interrupted = "interrupted; run the same command again to resume"
+
+
+class Commands(TyperGroup):
+    """All commands: Ctrl-C becomes one line, where Typer prints none."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt:
+            leave_interrupted(Command.interrupted)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            command = self.commands.get(ctx.invoked_subcommand)
+            leave_interrupted(getattr(command, "interrupted", Command.interrupted))
+
+
+def leave_interrupted(line: str) -> NoReturn:
+    """Prints a line and exits as after Ctrl-C; a second Ctrl-C ends the process at once, without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    print(line, file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
 
 
 def data_as_argument(arguments: Sequence[str]) -> list[str]:
