@@ -36,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-_RESUMING = (concepts.concepts, discover.discover, embed.embed, findings.findings)
+_RESUMING = (concepts.concepts, discover.discover, embed.embed, findings.findings, index.index)
 
 for _command in (
     demo.demo,

@@ -43,13 +43,20 @@ class Command(TyperCommand):
         ctx.allow_extra_args = True
         extra = super().parse_args(ctx, list(args))
         ctx.allow_extra_args = False
-        names = [parameter.name for parameter in self.params if parameter.param_type_name == "argument"]
-        given = [*(ctx.params[name] for name in names), *extra]
-        if len(given) != len(names) + 1 or ctx.params["model"] is not None:
+        arguments = [parameter for parameter in self.params if parameter.param_type_name == "argument"]
+        given = [*(value for one in arguments for value in _listed(ctx.params[one.name])), *extra]
+        takes_many = any(one.nargs != 1 for one in arguments)
+        if ctx.params["model"] is not None or not (takes_many or len(given) == len(arguments) + 1):
             return
-        if (model := misplaced_model(given)) is not None:
+        model = misplaced_model(given)
+        if model is not None and not (takes_many and len(given) == 1):
             given.remove(model)
             raise ClipAlignError(f"{model!r} is a model: write {shlex.join([*given, '--model', model])}.")
+
+
+def _listed(value: Any) -> list[str]:
+    """The words of an argument, of which some take several."""
+    return [str(part) for part in value or ()] if isinstance(value, (list, tuple, type(None))) else [str(value)]
 
 
 class ResumingCommand(Command):

@@ -102,6 +102,7 @@ def test_the_model_is_never_guessed(command, photos):
             ("findings", "model", "train.csv", "--images", "photos"),
             "'model' is a model: write train.csv --model",
         ),
+        (("index", "model", "photos", "two words"), "'model' is a model: write photos 'two words' --model model."),
         *(((command, "model"), "^'model' is a model: write --model model.$") for command in ("trim", "export")),
         (("spectrum", "openai/clip-vit-base-patch32"), "is a model: write --model openai/clip-vit-base-patch32.$"),
         (("embed", "photos", "--model", "photos"), "--model 'photos' is a folder without a model"),
@@ -144,8 +145,11 @@ COMMANDS = {
     "findings": ("train.csv", "--images", "photos", *MODEL),
     "push": ("model", "me/name"),
     "demo": (),
+    "index": ("photos", *MODEL),
+    "search": ("photos.index", "a red fox"),
+    **dict.fromkeys(("duplicates", "select", "status", "verify"), ("photos.index",)),
 }
-RESUMING = {"embed", "concepts", "discover", "findings"}
+RESUMING = {"embed", "concepts", "discover", "findings", "index"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -155,8 +159,7 @@ def test_ctrl_c_is_one_line_that_says_whether_the_command_resumes(command, photo
     def interrupt(*unused):
         raise KeyboardInterrupt
 
-    doors = {"push": "hf_clipalign.cli.data.check_path", "demo": "hf_clipalign.evaluation.mini_study.run_mini_study"}
-    monkeypatch.setattr(doors.get(command, f"hf_clipalign.cli.commands.{command}.chosen_model"), interrupt)
+    monkeypatch.setattr("typer.core.TyperCommand.invoke", interrupt)
     monkeypatch.setattr(sys, "argv", ["clipalign", command, *COMMANDS[command]])
     try:
         with pytest.raises(SystemExit) as leaving:
