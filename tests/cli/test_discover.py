@@ -139,7 +139,7 @@ def test_an_interrupted_training_resumes_from_its_last_epoch(
 def test_an_answer_that_is_not_worth_having_ends_with_exit_code_3(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
 ) -> None:
-    def spoiled(model: Any, settings: Any, split: Any, taught: Any, reuse: bool) -> Any:
+    def spoiled(model: Any, settings: Any, split: Any, taught: Any, reuse: bool, progress: Any) -> Any:
         wrong = np.where(split.labels == 0, 1, np.where(split.labels == 1, 0, 2 + np.arange(len(split)) % 2))
         wrong[split.labelled] = split.labels[split.labelled]
         classes = np.zeros(len(split), dtype=np.int64) if fault == "collapse" else wrong
