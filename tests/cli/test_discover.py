@@ -91,6 +91,7 @@ def test_a_partly_labelled_folder_becomes_assignments_and_a_second_call_trains_n
     page = (out / "gallery.html").read_text()
     assert page.count('<div class="group">') == 4
     assert "the true classes are not known" in page
+    assert all(f"<h3>novel-{number}: " in page for number in (1, 2))
     assert SpectralGCDModel.from_pretrained(out / "model").config.n_novel == 2
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -192,7 +193,7 @@ def test_the_check_on_hidden_classes_outweighs_held_out_images_of_known_ones(n_c
     if n_classes < 3:
         assert "95 % interval -100 to +100" in str(against.undecided())
     else:
-        assert "is better: 50 and 90 % labelled images right, mean of 8 known classes" in against.doubts()[0]
+        assert "is better: 50 and 90 % of labelled images right, mean of 8 known classes" in against.doubts()[0]
     swapped = HiddenClassCheck(classes, hidden, right | {"SpectralGCD": hidden + 1.0 - hidden})
     assert discovery(0.10, 0.35, swapped).recommended == ("SpectralGCD" if n_classes > 2 else KMEANS_TEACHER)
 
