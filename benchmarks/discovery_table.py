@@ -23,6 +23,7 @@ import numpy as np
 from hf_clipalign.data import GCDSplit, ImageSource, from_dataset, image_folder, load_mini
 from hf_clipalign.trainers import SpectralGCDTrainingArguments, Teacher
 from hf_clipalign.trainers.gcd.discovery import Discovery, discover, held_out_share, short_run
+from hf_clipalign.trainers.gcd.outcome import comparison, verdict
 from hf_clipalign.trainers.gcd.preparation import filter_concepts
 
 TEMPLATE = "an emoji of {}"
