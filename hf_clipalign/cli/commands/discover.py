@@ -10,6 +10,7 @@ import typer
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import exclusive_lock
+from hf_clipalign.cli.data import check_data
 from hf_clipalign.cli.models import chosen_device, chosen_model, load, template_for
 from hf_clipalign.cli.names import is_built_in_model
 from hf_clipalign.cli.options import DeviceOption, ModelOption, console, folder_option, next_step, warn
@@ -91,6 +92,7 @@ def discover(
     from hf_clipalign.data import GCDSplit
 
     wanted = _checked(n_novel, method, center_concepts)
+    check_data(data, "DIR")
     model = chosen_model(model, data)
     if teacher is None:
         raise ClipAlignError("which teacher? Add --teacher with a bigger CLIP of the same kind, such as mini:teacher.")
