@@ -39,7 +39,7 @@ ALSO: dict[str, list[str]] = {
         "tests/trainers/test_checkpoints.py",
         "tests/trainers/test_teacher.py",
     ],
-    "trainers/contrastive": ["tests/trainers/contrastive", "tests/trainers/test_augmentation.py"],
+    "trainers/contrastive": ["tests/trainers/contrastive", "tests/data/images/test_augmentation.py"],
     "trainers/gcd": ["tests/trainers/gcd"],
     "trainers/retune": ["tests/trainers/retune", "tests/tuners/test_retune.py"],
     "trainers": ["tests/trainers"],

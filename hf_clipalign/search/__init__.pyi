@@ -1,3 +1,4 @@
+from .calibration import Calibration as Calibration
 from .duplicates import DuplicatePairs as DuplicatePairs
 from .duplicates import duplicate_groups as duplicate_groups
 from .duplicates import iterate_near_duplicates as iterate_near_duplicates
