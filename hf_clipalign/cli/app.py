@@ -21,6 +21,7 @@ from hf_clipalign.cli.commands import (
     spectrum,
     trim,
 )
+from hf_clipalign.cli.index_commands import duplicates, index, search, select, status, verify
 
 app = typer.Typer(
     name="clipalign",
@@ -36,6 +37,12 @@ app = typer.Typer(
 
 for _command in (
     demo.demo,
+    index.index,
+    search.search,
+    duplicates.duplicates,
+    select.select,
+    status.status,
+    verify.verify,
     spectrum.spectrum,
     embed.embed,
     evaluate.evaluate,

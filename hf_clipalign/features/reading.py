@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -14,7 +13,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,15 +22,13 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, ImageStream, read_image
 from hf_clipalign.data.images.processing import process_images, reduce_image
 from hf_clipalign.data.images.streams import StreamRecord
+from hf_clipalign.features.content import content_hash
 from hf_clipalign.features.ranks import local_world_size
-from hf_clipalign.features.rows import HASH_BYTES
 
 _FEW_IMAGES = 256
 _MOST_WORKERS = 8
 _PR_SET_PDEATHSIG = 1
 _MOST_BYTES = 2**28  # larger files are read piece by piece, and have no hash
-NO_HASH = bytes(HASH_BYTES)
-"""Of an image whose content is not known before it is decoded."""
 _ENDING = {signal.SIGTERM, signal.SIGINT}
 
 
@@ -215,26 +211,6 @@ class _ImageReader(Dataset):
         assert self.source is not None
         ids, labels = self.source.ids, self.source.labels
         return [StreamRecord(ids[row], None, None if labels is None else int(labels[row])) for row in job.rows]
-
-
-def content_hash(content: Any) -> bytes:
-    """BLAKE2b of encoded bytes or of an array; zeros for anything else."""
-    if isinstance(content, dict):
-        content = content.get("bytes")
-    if isinstance(content, np.ndarray) and content.dtype != object:
-        return _digest(f"{content.dtype} {content.shape}", np.ascontiguousarray(content).tobytes())
-    return _digest("bytes", bytes(content)) if isinstance(content, (bytes, bytearray, memoryview)) else NO_HASH
-
-
-def text_hash(text: str) -> bytes:
-    """BLAKE2b of a text."""
-    return _digest("text", text.encode("utf-8", "surrogatepass"))
-
-
-def _digest(form: str, content: bytes) -> bytes:
-    digest = hashlib.blake2b(f"{form}: ".encode(), digest_size=HASH_BYTES)
-    digest.update(content)
-    return digest.digest()
 
 
 def _file_content(item: Any) -> bytes | None:
