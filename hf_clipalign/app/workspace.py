@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -127,10 +128,17 @@ class Workspace:
             if not len(index):
                 raise ClipAlignError(f"there are no images in {', '.join(index.roots)}: give another folder.")
             self._view = View(index)
+            self._view.bands.lengths((0, 0))
+            self._load_model()
         except ClipAlignError as error:
             self._failure = str(error)
         except Exception as error:
             self._failure = f"{type(error).__name__}: {error}"
+
+    def _load_model(self) -> None:
+        """Loads the model before the first query needs it; one that cannot be loaded is reported by the query."""
+        with contextlib.suppress(ClipAlignError):
+            self.encode_texts(["an image"])
 
     @property
     def view(self) -> View:

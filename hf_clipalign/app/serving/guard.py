@@ -103,7 +103,7 @@ def is_plain(body: bytes) -> bool:
     if not isinstance(event, dict):
         return False
     values = event.get("data") or []
-    if not isinstance(values, list) or isinstance(event.get("event_data"), (list, str)):
+    if not isinstance(values, list):
         return False
     return all(value is None or isinstance(value, (str, int, float, bool)) for value in values)
 

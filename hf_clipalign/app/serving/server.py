@@ -140,35 +140,25 @@ def _encoded(workspace: Workspace, data: bytes, name: str) -> Any:
 
 
 def _add_routes(app: Any, workspace: Workspace, uploads: Uploads, thumbnails: Thumbnails) -> None:
-    from fastapi import Request
-    from fastapi.responses import JSONResponse, Response
     from starlette.concurrency import run_in_threadpool
+    from starlette.responses import JSONResponse, Response
 
-    def image(number: int, size: str) -> Response:
+    def image(request: Any, size: str) -> Response:
         try:
-            path = shown_file(workspace.view.files, number)
+            path = shown_file(workspace.view.files, request.path_params["number"])
             data = thumbnails.get(path, size)
         except ClipAlignError as error:
             return JSONResponse({"error": str(error)}, 404)
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
-    @app.get("/thumbnails/{number}")
-    def thumbnail(number: int) -> Response:
-        return image(number, "small")
-
-    @app.get("/images/{number}")
-    def large(number: int) -> Response:
-        return image(number, "large")
-
-    @app.get("/ui/{name}")
-    def own_file(name: str) -> Response:
+    def own_file(request: Any) -> Response:
+        name = request.path_params["name"]
         if name not in _KINDS:
             return JSONResponse({"error": "there is nothing here."}, 404)
         text = package_files("hf_clipalign.app").joinpath("templates", name).read_text(encoding="utf-8")
         return Response(text, media_type=_KINDS[name])
 
-    @app.post("/uploads")
-    async def upload(request: Request) -> Response:
+    async def upload(request: Any) -> Response:
         name = unquote(request.headers.get("x-file-name", "image"), errors="replace")
         data = await read_body(request.receive, MAX_BYTES)
         if data is None:
@@ -178,3 +168,8 @@ def _add_routes(app: Any, workspace: Workspace, uploads: Uploads, thumbnails: Th
         except ClipAlignError as error:
             return JSONResponse({"error": str(error)}, 400)
         return JSONResponse({"token": token, "name": given.name, "preview": given.preview})
+
+    app.add_route("/thumbnails/{number:int}", lambda request: image(request, "small"))
+    app.add_route("/images/{number:int}", lambda request: image(request, "large"))
+    app.add_route("/ui/{name}", own_file)
+    app.add_route("/uploads", upload, methods=["POST"])

@@ -31,6 +31,18 @@
     setToken("");
   };
 
+  // on a narrow window the results lie below the fold
+  const showResults = () => {
+    if (window.innerWidth > 640) return;
+    const results = byId("ca-results");
+    const watch = new MutationObserver(() => {
+      watch.disconnect();
+      results.scrollIntoView({ block: "start" });
+    });
+    watch.observe(results, { childList: true, subtree: true });
+    setTimeout(() => watch.disconnect(), 10000);
+  };
+
   const give = async (file) => {
     say(`Reading ${file.name} …`, false);
     try {
@@ -40,8 +52,9 @@
         body: file,
       });
       const answer = await reply.json();
-      if (!reply.ok) throw new Error(answer.error);
+      if (!reply.ok) throw new Error(answer.error ?? "The image could not be used.");
       show(answer.preview, answer.name);
+      showResults();
       setToken(answer.token);
     } catch (error) {
       byId("ca-file").value = "";
@@ -69,12 +82,14 @@
   }
   document.addEventListener("click", (event) => {
     if (event.target.closest("#ca-clear")) return clear();
+    if (event.target.closest("#ca-search")) return showResults();
     const image = event.target.closest("[data-ca-file]");
     if (!image) return;
     show(image.querySelector("img").src, image.dataset.caName);
     document.querySelector("#ca-tabs [role=tab]")?.click();
+    showResults();
     setToken(`file:${image.dataset.caFile}`);
-    byId("ca-drop").scrollIntoView({ block: "nearest" });
+    if (window.innerWidth > 640) byId("ca-drop").scrollIntoView({ block: "nearest" });
   });
   document.addEventListener("error", (event) => {
     if (event.target.matches?.(".ca-image img")) event.target.closest(".ca-image").classList.add("ca-missing");

@@ -76,7 +76,7 @@ def results(view: View, answered: Answered, top_k: int) -> str:
 
 def hit_tile(view: View, hit: Ranked, head: str, top_k: int) -> Tile:
     """A hit with its rank, its score, its confidence, and how it moved."""
-    score = f"{hit.rank} · {hit.score:.3f}"
+    score = f"#{hit.rank} · {hit.score:.3f}"
     if hit.confidence is not None:
         score += f" · {100 * hit.confidence:.0f} % sure"
     change = hit.change(top_k, head != RAW)
