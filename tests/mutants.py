@@ -2,10 +2,12 @@
 
 Each mutant is the package with one expression or statement changed. It is written to a copy of the tree that comes
 first on the path of a child process, which is forked from a process that has torch and transformers imported, and runs
-the tests of the changed module's room until one fails. The report is JSON, one entry a mutant; a run that is started
-again with the same report leaves out what is in it.
+the tests that run the changed line, the quickest first, until one fails. Which tests these are is recorded before
+(`mutant_lines.py`), in a folder beside the report; only files of tests that changed are recorded again, so delete it
+after large changes of the package. The report is JSON, one entry a mutant; a run that is started again with the same
+report leaves out what is in it, and with `--again` repeats the survivors.
 
-python -m tests.mutants --count 400 --seed 0 --out mutants.json [--only hf_clipalign/losses]
+python -m tests.mutants --count 400 --seed 0 --out mutants.json [--only hf_clipalign/losses] [--again]
 """
 
 from __future__ import annotations
@@ -17,55 +19,50 @@ import itertools
 import json
 import os
 import random
-import shutil
-import signal
+import re
 import sys
-import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from tests.mutant_lane import Lane
+from tests.mutant_lines import Lines, spans
 
 ROOT = Path(__file__).parents[1]
 ROOMS = [
     *("isoclip", "losses", "metrics", "gcd", "inversion", "tuners", "backbones/packing.py", "features", "evaluation"),
     *("trainers", "hub", "data", "_io", "_checks"),
 ]
-# tests beside those of the room itself, by the beginning of the module's path
-ALSO: dict[str, list[str]] = {
-    "backbones/packing": ["tests/backbones/test_packing.py"],
-    "trainers/prompts": [
-        "tests/trainers/prompts",
-        "tests/trainers/test_checkpoints.py",
-        "tests/trainers/test_teacher.py",
-    ],
-    "trainers/contrastive": ["tests/trainers/contrastive", "tests/trainers/test_augmentation.py"],
-    "trainers/gcd": ["tests/trainers/gcd"],
-    "trainers/retune": ["tests/trainers/retune", "tests/tuners/test_retune.py"],
-    "trainers": ["tests/trainers"],
-    "hub": ["tests/hub", "tests/gcd/test_modeling.py", "tests/isoclip"],
-    "_io": ["tests/test_files.py", "tests/test_json.py", "tests/test_locks.py", "tests/test_masking.py"],
-    "_checks": ["tests/test_tensors.py", "tests/test_sequences.py", "tests/test_quoting.py", "tests/losses"],
-    "losses": ["tests/losses", "tests/trainers/prompts/test_parity.py"],
-    "data": ["tests/data"],
-    "features": ["tests/features"],
-    "evaluation": ["tests/evaluation"],
-    "isoclip": ["tests/isoclip", "tests/evaluation/test_heads_and_search.py"],
-    "gcd": ["tests/gcd", "tests/evaluation/test_discovery.py"],
-}
-# mutants that change nothing that could be seen, by "file: change", each with its reason
-EQUIVALENT: dict[str, str] = {}
-_PRELOAD = (
-    "torch",
-    "transformers",
-    "peft",
-    "datasets",
-    "pandas",
-    "scipy.stats",
-    "sklearn.cluster",
-    "pytest",
-    "PIL.Image",
+# the tests that the lane runs, in the order in which they are recorded
+_TESTS = [
+    *(f"test_{name}.py" for name in ("files", "json", "locks", "masking", "tensors", "sequences", "quoting")),
+    *(
+        "losses",
+        "metrics",
+        "isoclip",
+        "gcd",
+        "inversion",
+        "data",
+        "features",
+        "hub",
+        "tuners",
+        "evaluation",
+        "trainers",
+    ),
+    *("backbones/test_packing.py", "search"),
+]
+# those that start processes or train for long are recorded last
+_LONG = re.compile("process|kill|round_trip|study|extraction|store|reading|hub|trainer|parity")
+# read the module, so that no line of it runs there
+_OF_SOURCE = (
+    "tests/test_defaults.py::test_stated_defaults_are_the_actual_ones[{}]",
+    "tests/test_progress_bars.py::test_bars_say_what_they_count[{}]",
 )
+# mutants that change nothing that could be seen, by file, line of the source and change, each with its reason
+EQUIVALENT: dict[tuple[str, str, str], str] = {}
 _COMPARISONS = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
     **{ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is},
@@ -86,18 +83,24 @@ _TEXT = (ast.JoinedStr, ast.Raise, ast.Assert)
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the bytes `start` to `end` of a file become `new`."""
+    """One change: the bytes `start` to `end` of a file become `new`.
+
+    `lines` are the first and last line that run with the change; None stands for code that runs at import.
+    """
 
     file: str
     line: int
+    column: int
+    text: str
     change: str
     start: int
     end: int
     new: str
+    lines: tuple[int, int] | None
 
     @property
     def name(self) -> str:
-        return f"{self.file}:{self.line}: {self.change}"
+        return f"{self.file}:{self.line}:{self.column}: {self.change}"
 
     def applied(self, content: bytes) -> bytes:
         """The file's content with the change."""
@@ -108,6 +111,7 @@ def mutants_of(file: Path, root: Path = ROOT) -> list[Mutant]:
     """Every mutant of a module, in the order of the source. Messages, types and docstrings are left alone."""
     content = file.read_bytes()
     tree, found = ast.parse(content), []
+    lines, texts = spans(tree), content.decode().splitlines()
     starts = [0, *itertools.accumulate(len(line) for line in content.splitlines(keepends=True))]
     for node, new in _changes(tree):
         start, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
@@ -117,7 +121,8 @@ def mutants_of(file: Path, root: Path = ROOT) -> list[Mutant]:
         # in brackets: the expression may have stood over several lines, or bind more tightly than its neighbours
         inside = f"({new_text})" if isinstance(node, ast.expr) else new_text
         change = f"{' '.join(old_text.split())[:70]} -> {' '.join(new_text.split())[:70]}"
-        found.append(Mutant(file.relative_to(root).as_posix(), node.lineno, change, start, end, inside))
+        place = (file.relative_to(root).as_posix(), node.lineno, node.col_offset, texts[node.lineno - 1].strip())
+        found.append(Mutant(*place, change, start, end, inside, lines[id(node)]))
     return found
 
 
@@ -201,91 +206,13 @@ def sample(count: int, seed: int, only: str | None = None) -> list[Mutant]:
     return list(itertools.islice(filter(_compiles, found), count))
 
 
-def covering_tests(file: str) -> list[str]:
-    """The tests that should notice: those named like the module first, then those of its room."""
-    module = file.removeprefix("hf_clipalign/").removesuffix(".py")
-    named = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob(f"test_{Path(module).name}.py"))
-    near = [path for path in named if Path(path).parent.as_posix().removeprefix("tests/") == str(Path(module).parent)]
-    longest = max((place for place in ALSO if module.startswith(place)), key=len, default=None)
-    room = ALSO[longest] if longest else [f"tests/{module.split('/')[0]}"]
-    return list(dict.fromkeys([*near, *(path for path in room if (ROOT / path).exists())]))
-
-
-class Lane:
-    """A copy of the tree that mutants are written into, and the warm process that children are forked from."""
-
-    def __init__(self, seconds: float):
-        self.seconds = seconds
-        self.tree = Path(tempfile.mkdtemp(prefix="mutants-"))
-        for name in ("hf_clipalign", "tests", "examples", "model_cards", "benchmarks", "docs"):
-            ignore = shutil.ignore_patterns("__pycache__")
-            if (ROOT / name).exists():
-                shutil.copytree(ROOT / name, self.tree / name, ignore=ignore)
-        for file in ROOT.glob("*.*"):
-            if file.is_file():
-                shutil.copy(file, self.tree)
-        os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        os.environ |= {"PYTHONPATH": str(self.tree), "PYTHONDONTWRITEBYTECODE": "1"}
-        sys.dont_write_bytecode = True
-        for module in _PRELOAD:
-            __import__(module)
-        assert not any(name.split(".")[0] == "hf_clipalign" for name in sys.modules), "the package is imported already"
-
-    def close(self) -> None:
-        shutil.rmtree(self.tree, ignore_errors=True)
-
-    def run(self, mutant: Mutant | None, tests: list[str]) -> tuple[str, str]:
-        """`("caught", test)`, `("survived", "")` or `("caught", "time-out")`."""
-        target = self.tree / mutant.file if mutant else None
-        before = target.read_bytes() if target else b""
-        if mutant and target:
-            target.write_bytes(mutant.applied(before))
-        try:
-            return self._forked(tests)
-        finally:
-            if target:
-                target.write_bytes(before)
-
-    def _forked(self, tests: list[str]) -> tuple[str, str]:
-        log = self.tree / "failed.txt"
-        log.unlink(missing_ok=True)
-        pid = os.fork()
-        if pid == 0:
-            os._exit(_child(self.tree, tests, log))
-        give_up = time.monotonic() + self.seconds
-        while (done := os.waitpid(pid, os.WNOHANG))[0] == 0:
-            if time.monotonic() > give_up:
-                os.killpg(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                return "caught", "time-out"
-            time.sleep(0.05)
-        status = os.waitstatus_to_exitcode(done[1])
-        if status == 0:
-            return "survived", ""
-        return "caught", log.read_text() if log.exists() else f"exit status {status}"
-
-
-def _child(tree: Path, tests: list[str], log: Path) -> int:
-    import pytest
-
-    os.setsid()
-    os.chdir(tree)
-    sys.path[:] = [str(tree), *(place for place in sys.path if Path(place or ".").resolve() != ROOT)]
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-
-    class FirstFailure:
-        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-            if report.failed:
-                log.write_text(report.nodeid)
-
-        def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-            if report.failed:
-                log.write_text(f"import of {report.nodeid}")
-
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={tree}"]
-    return int(pytest.main([*options, *tests], plugins=[FirstFailure()]))
+def files_of_tests() -> list[str]:
+    """The files of tests that the lane runs."""
+    places = [ROOT / "tests" / name for name in _TESTS]
+    files = [file for place in places for file in ([place] if place.suffix else sorted(place.rglob("test_*.py")))]
+    return [
+        file.relative_to(ROOT).as_posix() for file in sorted(files, key=lambda file: bool(_LONG.search(file.name)))
+    ]
 
 
 def main() -> int:
@@ -295,47 +222,66 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("mutants.json"))
     parser.add_argument("--only", help="beginning of the modules' paths, such as hf_clipalign/losses")
-    parser.add_argument("--seconds", type=float, default=300, help="a mutant whose tests take longer counts as caught")
+    parser.add_argument("--seconds", type=float, default=60, help="CPU time of the tests that one mutant may take")
+    parser.add_argument("--again", action="store_true", help="try the survivors of the report again")
+    parser.add_argument("--recorded", action="store_true", help="only with the tests whose lines are recorded so far")
     options = parser.parse_args()
     report = json.loads(options.out.read_text()) if options.out.exists() else []
+    report = [entry for entry in report if not (options.again and entry["outcome"] == "survived")]
     done = {entry["name"] for entry in report}
     waiting = [mutant for mutant in sample(options.count, options.seed, options.only) if mutant.name not in done]
-    lane = Lane(options.seconds)
-    try:
-        _run(lane, waiting, report, options.out)
-    finally:
-        lane.close()
+    lines = Lines(ROOT, options.out.with_suffix(".lines"))
+    with Lane(ROOT) as lane:
+        if not options.recorded:
+            _record(lane, lines)
+        lines.load(files_of_tests())
+        _run(lane, lines, waiting, report, options)
     return _summary(report)
 
 
-def _run(lane: Lane, waiting: list[Mutant], report: list[dict[str, object]], out: Path) -> None:
-    sound: dict[tuple[str, ...], str] = {}
+def _record(lane: Lane, lines: Lines) -> None:
+    for file in lines.missing(files_of_tests()):
+        start, record = time.monotonic(), lane.record(file)
+        lines.write(file, record)
+        print(
+            f"recorded {len(record['tests']):4} {time.monotonic() - start:6.1f} s  {file}  {record['failed'] or ''}",
+            flush=True,
+        )
+
+
+def _run(lane: Lane, lines: Lines, waiting: list[Mutant], report: list[Any], options: argparse.Namespace) -> None:
     for mutant in waiting:
-        tests = covering_tests(mutant.file)
-        if tuple(tests) not in sound:
-            sound[tuple(tests)] = lane.run(None, tests)[1]
-        start, failed = time.monotonic(), sound[tuple(tests)]
-        outcome, by = ("broken", f"without a mutant: {failed}") if failed else lane.run(mutant, tests)
-        if f"{mutant.file}: {mutant.change}" in EQUIVALENT:
-            outcome = "equivalent"
-        entry = {"name": mutant.name, "file": mutant.file, "line": mutant.line, "change": mutant.change}
+        start = time.monotonic()
+        if (mutant.file, mutant.text, mutant.change) in EQUIVALENT:
+            outcome, by = "equivalent", EQUIVALENT[mutant.file, mutant.text, mutant.change]
+        elif tests := lines.tests(mutant.file, mutant.lines, options.seconds):
+            tests = [*(test.format(mutant.file) for test in _OF_SOURCE), *tests]
+            content = mutant.applied((ROOT / mutant.file).read_bytes())
+            outcome, by = lane.run(mutant.file, content, tests, sum(lines.seconds.get(test, 1) for test in tests))
+            by = by or f"{len(tests)} tests"
+        else:
+            outcome, by = "survived", "no test runs this line"
         seconds = round(time.monotonic() - start, 1)
+        entry = {"name": mutant.name, "file": mutant.file, "text": mutant.text, "change": mutant.change}
         report.append({**entry, "outcome": outcome, "by": by, "seconds": seconds})
-        print(f"{outcome:10} {report[-1]['seconds']:6} s  {mutant.name}" + (f"   [{by}]" if by else ""), flush=True)
-        staging = out.with_suffix(".tmp")
+        print(f"{outcome:10} {seconds:6} s  {mutant.name}   [{by}]", flush=True)
+        staging = options.out.with_suffix(".tmp")
         staging.write_text(json.dumps(report, indent=1))
-        os.replace(staging, out)
+        os.replace(staging, options.out)
 
 
-def _summary(report: list[dict[str, object]]) -> int:
-    count = {
-        kind: sum(entry["outcome"] == kind for entry in report)
-        for kind in ("caught", "survived", "equivalent", "broken")
-    }
-    judged = count["caught"] + count["survived"]
-    share = count["caught"] / judged if judged else 0.0
-    print(f"{count}: {share:.1%} of {judged} caught")
-    return int(share < 0.95 or bool(count["broken"]))
+def _summary(report: list[dict[str, Any]]) -> int:
+    rooms: dict[str, Counter[str]] = defaultdict(Counter)
+    for entry in report:
+        for room in (entry["file"].split("/")[1], "all"):
+            rooms[room][entry["outcome"]] += 1
+    print(f"{'room':12} mutants caught equivalent survived")
+    for room, count in sorted(rooms.items()):
+        print(f"{room:12} {sum(count.values()):7} {count['caught']:6} {count['equivalent']:10} {count['survived']:8}")
+    count = rooms["all"]
+    share = count["caught"] / max(count["caught"] + count["survived"], 1)
+    print(f"{share:.1%} of {count['caught'] + count['survived']} mutants that are not equivalent are caught")
+    return int(share < 0.95)
 
 
 if __name__ == "__main__":

@@ -194,6 +194,37 @@ def test_a_failure_of_the_exchange_leaves_the_old_folder(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.usefixtures("way")
+def test_old_files_that_stay_are_in_folders_of_folders(tmp_path):
+    target = tmp_path / "model"
+    fill(target, config="old")
+    (target / "notes" / "of").mkdir(parents=True)
+    fill(target / "notes" / "of", monday="mine", tuesday="mine")
+    with atomic_folder(target, keep=True) as staging:
+        fill(staging, config="new")
+    assert contents(target) == {"config": "new", "notes/of/monday": "mine", "notes/of/tuesday": "mine"}
+
+
+def test_two_renamings_put_the_old_folder_back_where_the_second_fails(tmp_path, monkeypatch):
+    fill(tmp_path / "model", a="old")
+    rename = os.rename
+
+    def missing(one, other):
+        raise OSError(errno.ENOSYS, "no such call")
+
+    def into_place_refused(one, other):
+        if Path(other) == tmp_path / "model" and (Path(one) / "a").read_text() == "new":
+            raise OSError(errno.EACCES, "Permission denied")
+        rename(one, other)
+
+    monkeypatch.setattr(_replacing, "_exchange_call", lambda: missing)
+    monkeypatch.setattr(os, "rename", into_place_refused)
+    with pytest.raises(ClipAlignError, match="Permission denied"), atomic_folder(tmp_path / "model") as staging:
+        fill(staging, a="new")
+    assert contents(tmp_path / "model") == {"a": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 DIES = """
 import os, sys
 from pathlib import Path

@@ -43,3 +43,8 @@ def test_names_that_are_not_utf_8() -> None:
 def test_errors_without_a_message_are_called_by_their_type() -> None:
     assert short_reason(KeyError()) == "KeyError"
     assert short_reason(ValueError("one\ntwo")) == "one"
+
+
+def test_reasons_are_kept_up_to_240_characters() -> None:
+    assert short_reason(ValueError("x" * 240)) == "x" * 240
+    assert len(short_reason(ValueError("x" * 241))) <= 240

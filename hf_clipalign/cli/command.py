@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from typer.core import TyperCommand
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.cli.names import misplaced_model
 
 _EARLIER_NAMES_OF_DATA = ("--data", "--dataset", "--images")
 _OTHER_NAMES = {"num_workers": "workers"}
@@ -21,6 +23,8 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if any(parameter.param_type_name == "argument" and parameter.name == "data" for parameter in self.params):
             args = data_as_argument(args)
+        if any(parameter.name == "model" and parameter.metavar == "MODEL" for parameter in self.params):
+            self._refuse_model_as_argument(ctx, args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -28,6 +32,19 @@ class Command(TyperCommand):
             return super().invoke(ctx)
         except ClipAlignError as error:
             raise ClipAlignError(in_options(str(error), option_names(self.params))) from error
+
+    def _refuse_model_as_argument(self, ctx: Any, args: Sequence[str]) -> None:
+        """Says where the model goes, if one was written among the arguments; other mistakes are left to Typer."""
+        ctx.allow_extra_args = True
+        extra = super().parse_args(ctx, list(args))
+        ctx.allow_extra_args = False
+        names = [parameter.name for parameter in self.params if parameter.param_type_name == "argument"]
+        given = [*(ctx.params[name] for name in names), *extra]
+        if len(given) != len(names) + 1 or ctx.params["model"] is not None:
+            return
+        if (model := misplaced_model(given)) is not None:
+            given.remove(model)
+            raise ClipAlignError(f"{model!r} is a model: write {shlex.join([*given, '--model', model])}.")
 
 
 def data_as_argument(arguments: Sequence[str]) -> list[str]:

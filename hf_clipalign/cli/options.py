@@ -51,7 +51,10 @@ TextBandOption = Annotated[
 ]
 TemplateOption = Annotated[
     str | None,
-    typer.Option(help="Prompt with one {}. Default: 'a photo of a {}.'; for the built-in models 'an emoji of {}'."),
+    typer.Option(
+        help="Prompt with one {}. Default: that of the model's adapter; without one 'a photo of a {}.', for the "
+        "built-in models 'an emoji of {}'."
+    ),
 ]
 ImageColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with images.")]
 LabelColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with classes.")]

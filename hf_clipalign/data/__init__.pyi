@@ -27,6 +27,7 @@ from .splits.gcd import GCD_PRESETS as GCD_PRESETS
 from .splits.gcd import GCDPreset as GCDPreset
 from .splits.gcd import GCDSplit as GCDSplit
 from .splits.gcd import gcd_preset as gcd_preset
+from .splits.hold_out import hide_classes as hide_classes
 from .splits.hold_out import hold_out_labels as hold_out_labels
 from .splits.incremental import IncrementalTask as IncrementalTask
 from .splits.incremental import class_incremental as class_incremental

@@ -184,7 +184,9 @@ def _from_images(
     by_concept = similarities.by_concept(images, block_size, _HELD_BYTES)
 
     def centred(what: str) -> Iterator[tuple[slice, Tensor]]:
-        for start in tqdm(range(0, n_concepts, block_size), desc=what, disable=None if progress else True):
+        for start in tqdm(
+            range(0, n_concepts, block_size), desc=what, unit="block", disable=None if progress else True
+        ):
             rows = slice(start, min(start + block_size, n_concepts))
             block = by_concept(rows)
             mean[rows] = block.mean(dim=1)

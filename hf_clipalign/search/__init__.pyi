@@ -1,3 +1,4 @@
+from .answers.filters import Filter as Filter
 from .answers.groups import DuplicateFile as DuplicateFile
 from .answers.groups import DuplicateGroup as DuplicateGroup
 from .answers.groups import find_duplicates as find_duplicates
@@ -13,7 +14,6 @@ from .engine import search as search
 from .exact import Neighbours as Neighbours
 from .exact import exact_neighbours as exact_neighbours
 from .files import Files as Files
-from .filters import Filter as Filter
 from .folded import FoldedRows as FoldedRows
 from .index import ImageIndex as ImageIndex
 from .levels import BitLevel as BitLevel
@@ -25,3 +25,4 @@ from .rows import ArrayRows as ArrayRows
 from .rows import as_rows as as_rows
 from .selection import outlier_scores as outlier_scores
 from .selection import select_diverse as select_diverse
+from .text_tower import TextTower as TextTower

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.search.answers.collection import Collection
+from hf_clipalign.search.answers.filters import Filter
 from hf_clipalign.search.answers.hits import NO_MATCH, Answer, Hit
 from hf_clipalign.search.answers.vectors import AskedQuery, ask
-from hf_clipalign.search.filters import Filter
 from hf_clipalign.search.query import Query
 from hf_clipalign.search.sidecars.choice import neighbours
 
@@ -44,6 +44,15 @@ def search(
 
     Raises:
         `ClipAlignError`: see `ask` and `Filter`; a confidence is asked for that the collection cannot give.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import ImageIndex, Query, search
+        >>> index = ImageIndex.open("photos.index")
+        >>> answers = search(index, [Query.of(like="cat/1.png"), Query.of(like="cat/2.png")], top_k=3)
+        >>> [len(answer) for answer in answers]
+        [3, 3]
+        ```
     """
     check_integer("top_k", top_k)
     check_integer("offset", offset, 0)
@@ -131,3 +140,52 @@ def _why_none(wish: _Wish) -> str:
     if wish.min_confidence is not None:
         return f"{NO_MATCH}: no image reaches a confidence of {100 * wish.min_confidence:g} %."
     return f"{NO_MATCH}: there are no more than {wish.start} images." if wish.start else f"{NO_MATCH}."
+
+
+class Searching:
+    """The method `search` of an index."""
+
+    def search(
+        self,
+        text: Any = None,
+        *,
+        image: Any = None,
+        like: Any = None,
+        unlike: Any = None,
+        query: Any = None,
+        where: Any = None,
+        top_k: int = 8,
+        offset: int = 0,
+        min_confidence: float | None = None,
+        include_self: bool = False,
+    ) -> Answer:
+        """The images that fit words and images best.
+
+        Images alone are compared by the aligned head, if there is one; words, and words with images, by the raw one.
+        `hf_clipalign.search.search` answers several queries in one pass.
+
+        Args:
+            text (`str` or list of `str`, *optional*): words, taken as they are.
+            image (*optional*): an image as `read_image` takes it, or a list of them.
+            like (`str` or list of `str`, *optional*): files of the index, by path or name.
+            unlike (*optional*): what hits should be unlike: words, or images and names that end like an image.
+            query (`str` or `Query`, *optional*): instead of these: a line for `Query.parse`, such as
+                `'"red car" - "toy" + photo.jpg'`.
+            where (`Filter` or `dict`, *optional*): which files may be found; see `Filter`.
+            top_k (`int`, *optional*, defaults to `8`): the most hits.
+            offset (`int`, *optional*, defaults to `0`): how many of the best to leave out.
+            min_confidence (`float`, *optional*): leave out hits below, between 0 and 1.
+            include_self (`bool`, *optional*, defaults to `False`): let a file of the index find itself.
+
+        Returns:
+            `Answer`: a list of `Hit`, best first; an empty one says why in its `note`.
+
+        Raises:
+            `ClipAlignError`: an empty query, a text beyond the model's context, an image that cannot be read.
+        """
+        if query is None:
+            query = Query.of(text, image, like, unlike)
+        asked = query if isinstance(query, Query) else Query.parse(query)
+        wishes = {"top_k": top_k, "offset": offset, "min_confidence": min_confidence, "include_self": include_self}
+        collection = cast(Collection, self)
+        return search(collection, [asked], where=where, **wishes)[0]  # type: ignore[arg-type]

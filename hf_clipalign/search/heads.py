@@ -90,6 +90,8 @@ class Heads:
         Raises:
             `ClipAlignError`: there is no such head or modality.
         """
+        if not self.matrices:
+            raise ClipAlignError(f"{FILE} of the index is damaged: mend it with update(repair=True).")
         if head == ALIGNED and head not in self.names:
             raise ClipAlignError(
                 "this index has no head 'aligned': set a band with set_head(image_band=(k_top, k_bottom)) or "

@@ -14,26 +14,24 @@ from numpy.typing import NDArray
 from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._io.files import explained_read, explained_write
-from hf_clipalign.features.storage.headers import DamagedShard
-from hf_clipalign.search.answers.hits import Answer
+from hf_clipalign._io.files import explained_write
 from hf_clipalign.search.collection.changes import UpdateReport
-from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked
-from hf_clipalign.search.collection.manifest import FILE, Manifest, get_setting, next_generation, put_setting
+from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked, opened_heads
+from hf_clipalign.search.collection.maintenance import compacted, problems, repaired
+from hf_clipalign.search.collection.manifest import Manifest, get_setting, next_generation, put_setting
 from hf_clipalign.search.collection.models import INDEXED, LoadedModel, reader_version
 from hf_clipalign.search.collection.scanning import ignore_rule
 from hf_clipalign.search.collection.snapshots import Snapshot, read_snapshot
 from hf_clipalign.search.collection.status import Status, counts, levels, skipped_files
 from hf_clipalign.search.collection.updating import Update
 from hf_clipalign.search.duplicates import DuplicatePairs, near_duplicates
-from hf_clipalign.search.engine import search
+from hf_clipalign.search.engine import Searching
 from hf_clipalign.search.files import Files
 from hf_clipalign.search.heads import RAW, Heads, IndexRows
-from hf_clipalign.search.query import Query
 from hf_clipalign.search.rows import Rows
 
 
-class ImageIndex:
+class ImageIndex(Searching):
     """An index of the images below one or several folders. Make one with `create`, get one with `open`.
 
     It keeps the features before the projector, so that any head and band can be chosen when it is asked. Images are
@@ -127,23 +125,7 @@ class ImageIndex:
         Raises:
             `ClipAlignError`: the folder holds no index, one of a newer format, or one that cannot be read.
         """
-        folder = Path(path)
-        manifest = Manifest(folder)
-        try:
-            with explained_read(folder / "heads.safetensors"):
-                heads = Heads.load(folder)
-        except (DamagedShard, ClipAlignError, KeyError, TypeError) as error:
-            if not (folder / FILE).exists() and not (folder / "heads.safetensors").exists():
-                raise ClipAlignError(
-                    f"{printable(str(folder))!r} holds no index: make one with `clipalign index IMAGES --model MODEL "
-                    f"--out {printable(str(folder))}`."
-                ) from None
-            with manifest.reading() as connection:
-                description = get_setting(connection, "description")
-            if description is None:
-                raise ClipAlignError(f"the index {str(folder)!r} is damaged beyond repair: make it again.") from error
-            heads = Heads(description, {})
-        return cls(folder, heads)
+        return cls(Path(path), opened_heads(Path(path)))
 
     def __repr__(self) -> str:
         return f"ImageIndex({printable(str(self.path))!r}, {len(self):,} images)"
@@ -220,7 +202,7 @@ class ImageIndex:
         Raises:
             `ClipAlignError`: the index is read-only, or another process writes to it.
         """
-        with self._writing(), self._manifest.writing() as connection:
+        with locked(self.path), self._manifest.writing() as connection:
             put_setting(connection, f"user.{name}", value)
         self.refresh()
 
@@ -270,63 +252,19 @@ class ImageIndex:
         """
         return self._checked_model().images(images)
 
-    def search(
-        self,
-        text: Any = None,
-        *,
-        image: Any = None,
-        like: Any = None,
-        unlike: Any = None,
-        query: Any = None,
-        where: Any = None,
-        top_k: int = 8,
-        offset: int = 0,
-        min_confidence: float | None = None,
-        include_self: bool = False,
-    ) -> Answer:
-        """The images that fit words and images best.
-
-        Images alone are compared by the aligned head, if there is one; words, and words with images, by the raw one.
-        `hf_clipalign.search.search` answers several queries in one pass.
-
-        Args:
-            text (`str` or list of `str`, *optional*): words, taken as they are.
-            image (*optional*): an image as `read_image` takes it, or a list of them.
-            like (`str` or list of `str`, *optional*): files of the index, by path or name.
-            unlike (*optional*): what hits should be unlike: words, or images and names that end like an image.
-            query (`str` or `Query`, *optional*): instead of these: a line for `Query.parse`, such as
-                `'"red car" - "toy" + photo.jpg'`.
-            where (`Filter` or `dict`, *optional*): which files may be found; see `Filter`.
-            top_k (`int`, *optional*, defaults to `8`): the most hits.
-            offset (`int`, *optional*, defaults to `0`): how many of the best to leave out.
-            min_confidence (`float`, *optional*): leave out hits below, between 0 and 1.
-            include_self (`bool`, *optional*, defaults to `False`): let a file of the index find itself.
-
-        Returns:
-            `Answer`: a list of `Hit`, best first; an empty one says why in its `note`.
-
-        Raises:
-            `ClipAlignError`: an empty query, a text beyond the model's context, an image that cannot be read.
-        """
-        if query is None:
-            query = Query.of(text, image, like, unlike)
-        asked = query if isinstance(query, Query) else Query.parse(query)
-        wishes = {"top_k": top_k, "offset": offset, "min_confidence": min_confidence, "include_self": include_self}
-        return search(self, [asked], where=where, **wishes)[0]  # type: ignore[arg-type]
-
     # changes
 
     def refresh(self) -> bool:
         """Shows the newest state of the index; whether that is another one than before."""
         before = self.__dict__.pop("_snapshot", None)
-        with explained_read(self.path):
-            self._heads = Heads.load(self.path)
+        self._heads = opened_heads(self.path)
         return before is None or before.generation != self._snapshot.generation
 
     def update(
         self,
         *,
         model: Any = None,
+        processor: Any = None,
         repair: bool = False,
         batch_size: int = 64,
         num_workers: int | None = None,
@@ -337,6 +275,7 @@ class ImageIndex:
         Args:
             model (`str`, `Path`, `nn.Module` or `DualEncoder`, *optional*): the model of the index, if it cannot be
                 loaded by its name.
+            processor (`ProcessorMixin` or image processor, *optional*): of that model.
             repair (`bool`, *optional*, defaults to `False`): mend what `verify` finds, and try skipped files again.
             batch_size (`int`, *optional*, defaults to `64`): images per pass.
             num_workers (`int`, *optional*): processes that read images. Default: as in `extract_to_store`.
@@ -351,12 +290,40 @@ class ImageIndex:
         """
         check_integer("batch_size", batch_size)
         if model is not None:
-            self._model = LoadedModel(model, None if self._model is None else self._model._processor)
-            self._model.check(self.description, self.path)
-        with self._writing():
+            given = LoadedModel(model, processor)
+            given.check(self.description, self.path)
+            self._model = given
+        with locked(self.path):
+            self._heads = opened_heads(self.path)
+            mended = repaired(self._manifest, self.description, self._checked_model) if repair else []
             report = self._updating(repair, batch_size, num_workers, progress).run()
+            report.notes += [f"mended: {problem}" for problem in mended]
+            compacted(self._manifest, self.description, when_due=True)
         self.refresh()
         return report
+
+    def verify(self) -> list[str]:
+        """Reads the whole index and compares it with its checksums; files of the collection are not read.
+
+        Returns:
+            `list[str]`: what is wrong, one line each; empty if all is as it was written. `update(repair=True)` mends
+            it.
+        """
+        return problems(self._manifest, self.description)
+
+    def compact(self) -> int:
+        """Removes the features of deleted images from the disk; an update does it when a quarter is deleted.
+
+        Returns:
+            `int`: how many were removed.
+
+        Raises:
+            `ClipAlignError`: another process writes to the index, a shard is damaged, or the disk is full.
+        """
+        with locked(self.path):
+            removed = compacted(self._manifest, self.description)
+        self.refresh()
+        return removed
 
     def set_head(self, image_band: tuple[int, int] | None = None) -> None:
         """Sets the band of the aligned head, or removes it (None).
@@ -367,10 +334,11 @@ class ImageIndex:
         Raises:
             `ClipAlignError`: the band keeps nothing, or another process writes to the index.
         """
-        with self._writing():
-            self._heads = self._heads.with_band(image_band)
-            self._heads.save(self.path, INDEXED.key(self.description))
+        with locked(self.path):
+            heads = opened_heads(self.path).with_band(image_band)
+            heads.save(self.path, INDEXED.key(self.description))
             with self._manifest.writing() as connection:
+                put_setting(connection, "description", heads.description)
                 next_generation(connection)
         self.refresh()
 
@@ -403,14 +371,10 @@ class ImageIndex:
             self._model = loaded
         return self._model
 
-    def _writing(self) -> Any:
-        return locked(self.path)
-
     def _rows(self, matrix: NDArray[np.float32] | None) -> IndexRows:
         state = self._snapshot
         return IndexRows(self.path, state.shard_files, state.shard, state.place, matrix, self.description["width"])
 
     @cached_property
     def _snapshot(self) -> Snapshot:
-        with self._manifest.reading() as connection:
-            return read_snapshot(connection, self.roots)
+        return read_snapshot(self._manifest, self.roots)

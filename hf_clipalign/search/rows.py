@@ -30,7 +30,7 @@ class Rows(Protocol):
         ...
 
     def scores(self, queries: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
-        """Dot products of queries `[Q, k]` with rows `start` to `stop`, `[Q, stop - start]`, in memory of their own."""
+        """Dot products of queries `[Q, k]` with rows `start` to `stop`, `[Q, stop - start]`, a new array."""
         ...
 
 

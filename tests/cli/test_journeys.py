@@ -78,6 +78,30 @@ def test_the_model_is_never_guessed(command, photos):
         (("evaluate", "photos", "--model", "modle"), "no folder 'modle' for --model: did you mean 'model'"),
         (("evaluate", "model", "--model", "photos"), "'model' is a model, but DATA comes first|look swapped"),
         (("evaluate", "mini:student"), "'mini:student' is a model, but DATA comes first"),
+        (
+            ("discover", "mini:student"),
+            "'mini:student' is a model, but DIR comes first: write DIR",
+        ),
+        (("findings", "model", "--images", "photos"), "'model' is a model, but TRAIN.csv comes first"),
+        *(
+            ((command, *pair), f"^'{model}' is a model: write photos --model {model}.$")
+            for command, model in zip(
+                ("embed", "evaluate", "compare", "concepts", "discover"),
+                ("model", "mini:student", "openai/clip-vit-base-patch32", "mini-teacher", "model"),
+                strict=True,
+            )
+            for pair in ((model, "photos"), ("photos", model))
+        ),
+        (
+            ("evaluate", "model", "two words", "--task", "zero-shot"),
+            "'model' is a model: write 'two words' --model model.",
+        ),
+        (
+            ("findings", "model", "train.csv", "--images", "photos"),
+            "'model' is a model: write train.csv --model",
+        ),
+        *(((command, "model"), "^'model' is a model: write --model model.$") for command in ("trim", "export")),
+        (("spectrum", "openai/clip-vit-base-patch32"), "is a model: write --model openai/clip-vit-base-patch32.$"),
         (("embed", "photos", "--model", "photos"), "--model 'photos' is a folder without a model"),
         (("evaluate", "flat", *MODEL), "'flat' has no labels to score against"),
         (("compare", "flat", *MODEL), "'flat' has no labels to score against"),
@@ -110,6 +134,22 @@ def test_mistakes_are_explained_before_anything_is_computed(arguments, message, 
     with pytest.raises(ClipAlignError, match=message) as error:
         call(*arguments)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "photos", "others"),
+        ("evaluate", "model", "photos", "--model", "mini:student"),
+        ("embed", "photos/1.png", "photos/2.png", "model"),
+        ("embed", "mini:student", "mini:teacher"),
+        ("push", "model", "me/name", "mini:student"),
+    ],
+)
+def test_further_arguments_that_are_no_misplaced_model_are_wrong_usage(arguments, photos):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "unexpected extra argument" in result.output
 
 
 def test_misspelt_methods_are_suggested(photos):

@@ -41,3 +41,27 @@ def test_one_image_cannot_be_compared() -> None:
     images, texts = features(1.0)
     with pytest.raises(ClipAlignError, match="1 images cannot be compared"):
         concept_contrast(images[:1], texts, NAMES)
+
+
+def test_two_images_can_be_compared() -> None:
+    """Each of two concepts differs by 0.5 ** 0.5 from image to image; each image's cosines are 1, 0, 0."""
+    texts = torch.eye(3)
+    found = concept_contrast(texts[:2], texts, NAMES[:3])
+    assert found.ratio == pytest.approx((2 * 0.5**0.5 / 3) / 3**-0.5)
+    assert not found.is_flat
+
+
+@pytest.mark.parametrize(
+    ("ratio", "confidence", "flat"),
+    [
+        (0.33, 0.99, True),
+        (0.34, 0.99, False),
+        (0.34, 0.19, True),
+        (0.66, 0.19, True),
+        (0.66, 0.21, False),
+        (0.67, 0.01, False),
+    ],
+)
+def test_the_limits_are_those_that_are_documented(ratio: float, confidence: float, flat: bool) -> None:
+    """Below 1/3, or below 2/3 with a confidence below 0.2."""
+    assert ConceptContrast(ratio, confidence).is_flat == flat

@@ -18,6 +18,7 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.data import load_dictionary
 from hf_clipalign.gcd import SpectralFilterResult, spectral_filter
 from hf_clipalign.gcd.filtering import _ranked
+from hf_clipalign.gcd.similarities import ConceptSimilarities
 
 VECTORS = np.load(Path(__file__).parent.parent / "fixtures" / "spectralgcd" / "filtering.npz")
 # case: beta_e, beta_c, softmax, components, concepts
@@ -134,6 +135,19 @@ def test_images_may_come_as_generator_list_of_blocks_array_lists_or_map(n_images
     ):
         found = spectral_filter(given_images, texts, names(20), block_size=8).importance
         np.testing.assert_allclose(found, expected, atol=1e-13)
+
+
+def test_similarities_are_held_up_to_one_gibibyte(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+    by_concept = ConceptSimilarities.by_concept
+
+    def noted(self: ConceptSimilarities, images: torch.Tensor, block_size: int, held_bytes: int) -> Any:
+        limits.append(held_bytes)
+        return by_concept(self, images, block_size, held_bytes)
+
+    monkeypatch.setattr(ConceptSimilarities, "by_concept", noted)
+    run(10, 20)
+    assert limits == [1024**3]
 
 
 def test_a_stream_of_many_images_is_never_held() -> None:

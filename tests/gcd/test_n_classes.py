@@ -10,6 +10,7 @@ import torch
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.gcd import ClassCountEstimate, estimate_n_classes
+from hf_clipalign.gcd.n_classes import _between
 
 
 def blobs(n_classes: int = 12, per_class: int = 20, n_known: int = 6) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
@@ -146,3 +147,19 @@ def test_a_lucky_point_does_not_beat_the_plateau(monkeypatch: pytest.MonkeyPatch
     assert estimate.range == (7, 12)
     assert "7 to 12 classes" in str(estimate.table().caption)
     assert ClassCountEstimate(4, 2, {4: 1.0}).range == (4, 4)
+
+
+def test_three_samples_are_enough() -> None:
+    features = torch.eye(3)
+    assert estimate_n_classes(features, [0, 1, None], np.array([True, True, False]), counts=[2]).n_classes == 2
+    with pytest.raises(ClipAlignError, match="2 samples, all alike or too few"):
+        estimate_n_classes(features[:2], [0, 1], np.ones(2, bool), counts=[2])
+
+
+@pytest.mark.parametrize(
+    ("end", "between"),
+    [(2, [5, 14]), (8, [5, 14, 30]), (20, [5, 14, 30, 60]), (40, [14, 30, 60]), (80, [30, 60])],
+)
+def test_counts_between_an_end_and_two_neighbours_on_either_side(end: int, between: list[int]) -> None:
+    assert _between(dict.fromkeys((2, 8, 20, 40, 80), 0.5), end) == between
+    assert _between(dict.fromkeys((2, 3, 4), 0.5), 3) == []

@@ -95,6 +95,7 @@ def test_starts_depend_on_seed_and_name_only():
     many = initial_tokens(range(500), (1, 64), None, None)
     assert many.std() == pytest.approx(0.02, rel=0.02)
     assert len(many.flatten().unique()) > 31_000
+    assert initial_tokens([], (2, 8), None, None).shape == (0, 2, 8)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -165,3 +165,17 @@ def test_balance_of_even_and_collapsed_classes():
     for bad in ([], [4], [-1], [0.5]):
         with pytest.raises(ClipAlignError, match="predictions must be"):
             cluster_balance(bad, 4)
+
+
+@pytest.mark.parametrize(("highest", "n_columns"), [(1999, 2000), (2000, 3)])
+def test_up_to_2000_ids_are_matched_as_they_are(highest, n_columns, monkeypatch):
+    shapes = []
+
+    def assignment(costs):
+        shapes.append(costs.shape)
+        return linear_sum_assignment(costs)
+
+    monkeypatch.setattr(optimize, "linear_sum_assignment", assignment)
+    found = clustering_accuracy(np.array([0, 7, highest]), np.array([7, highest, 0]), np.ones(3, bool))
+    assert found["all"] == 1.0
+    assert shapes == [(n_columns, n_columns)]

@@ -77,3 +77,20 @@ def test_clustering_accuracy(sample, kind):
     )
     with pytest.raises(ClipAlignError, match="known_mask is missing"):
         metric.add_batch(predictions=clusters, references=kind(labels))
+
+
+def test_modules_describe_their_inputs():
+    """As `evaluate` shows them: `inputs_description` is the docstring with its example."""
+    from hf_clipalign import metrics
+
+    modules = [
+        metrics.RetrievalMetric,
+        metrics.RevisitedRetrievalMetric,
+        metrics.TopKAccuracy,
+        metrics.ClusteringAccuracy,
+    ]
+    for module in modules:
+        metric = module(keep_in_memory=True)
+        assert ">>> " in metric.inputs_description
+        assert metric.inputs_description == module.__doc__
+        assert metric.description.endswith(".")

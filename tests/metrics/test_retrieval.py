@@ -244,3 +244,17 @@ def test_on_a_gpu():
     expected = retrieval_metrics(query, gallery, q, g)
     assert retrieval_metrics(query.cuda(), gallery.cuda(), q, g) == pytest.approx(expected, abs=1e-4)
     assert retrieval_metrics(query, gallery, q, g, device="cuda") == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("n_gallery", [1, 512, 513, 5000, 123_457])
+@pytest.mark.parametrize("n_positive", [1, 128, 129, 40_000])
+def test_chunks_are_as_long_as_the_gallery_needs(n_gallery, n_positive):
+    """A block's memory is that of its rows: less than one entry a chunk is wasted."""
+    from hf_clipalign.metrics import _ranking
+
+    n_chunks, length = _ranking.chunk_shape(n_gallery, n_positive)
+    assert 0 <= n_chunks * length - n_gallery < n_chunks
+    chunks, table = _ranking.BlockBuffer(n_gallery, torch.device("cpu")).rows(2, n_positive)
+    assert chunks.shape == (2, n_chunks, length)
+    assert table.shape == (2, n_gallery)
+    assert bool((chunks.reshape(2, -1)[:, n_gallery:] == -torch.inf).all())

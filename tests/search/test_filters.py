@@ -7,7 +7,7 @@ import pytest
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.search import Filter
-from hf_clipalign.search.filters import class_of, parse_conditions
+from hf_clipalign.search.answers.filters import class_of, parse_conditions
 from tests.search.collections import Files
 
 NAMES = ["cats/a.jpg", "cats/old/b.PNG", "cats2/c.jpg", "dogs/a [1].jpg", "top.jpg"]

@@ -96,6 +96,42 @@ def test_a_context_over_the_class_name_is_refused_in_every_family(make: Any) -> 
         model.get_text_features(input_ids=input_ids)
 
 
+@pytest.mark.parametrize(
+    ("config", "alone"),
+    [
+        (lambda: CoOpConfig(n_ctx=5), "a photo of a dog."),
+        (lambda: CoOpConfig(n_ctx=5), "a photo of a dog"),
+        (lambda: ids_from("a photo of a"), "dog dog on a table."),
+        (lambda: ids_from("a photo of a", template="X X X X {}, a pet."), "an old dog on a table."),
+        (lambda: CoOpConfig(n_ctx=len(ids("an old dog")), template="a photo of a {}."), "an old dog"),
+    ],
+)
+def test_a_context_over_the_name_of_a_single_class_is_refused(config: Any, alone: str) -> None:
+    model = get_peft_model(tiny_clip(), config()).eval()
+    for texts in ([alone], [alone, alone]):
+        with pytest.raises(ClipAlignError, match=r"and with them the class name: .* Use the template '.*\{\}"):
+            model.get_text_features(input_ids=rows(texts))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: CoOpConfig(n_ctx=5),
+        lambda: CoOpConfig(n_ctx=1),
+        lambda: ids_from("a photo of a"),
+        lambda: ids_from("a photo of a", template="X X X X {}, a pet."),
+        lambda: CoOpConfig(n_ctx=2, template="an old {}."),
+    ],
+)
+def test_a_single_class_in_the_adapters_own_template_is_read(config: Any) -> None:
+    model = get_peft_model(tiny_clip(), config()).eval()
+    template = adapter_template(model)
+    together = model.get_text_features(input_ids=rows([template.format(name) for name in ("dog", "cat")]))
+    single = model.get_text_features(input_ids=rows([template.format("dog")]))
+    first, second = (getattr(found, "pooler_output", found)[0] for found in (together, single))
+    assert torch.allclose(first, second, atol=1e-5)
+
+
 @every_context
 def test_the_named_template_works_in_the_stock_forward(method: str) -> None:
     model = get_peft_model(tiny_clip(), CONTEXTS[method](n_ctx=16)).eval()

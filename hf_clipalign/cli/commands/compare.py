@@ -115,6 +115,7 @@ def compare(
     inversion |= _by_task(task, steps, oti_template, evaluate_at)
     _open(run, task)
     run.model, run.processor = load(name, device)
+    run.template = template_for(template, name, loaded=run.model)
     run.results = {"model": name, "data": data, "task": task, "gallery": gallery, "seed": seed}
     run.results["inversion"] = inversion
     (_zero_shot if task == "zero-shot" else _retrieval)(run, task, inversion)

@@ -87,10 +87,11 @@ def concepts(
     model = chosen_model(model, data)
     _check_out(data, out)
     names = _names(dictionary, column, also)
-    template = template_for(template, model, _TEMPLATE)
-    prompts = fill(template, names)
+    fill(template_for(template, model, _TEMPLATE), [])
     opened = open_data(data, image_column, split=split)
     loaded, processor = load(model, device)
+    template = template_for(template, model, _TEMPLATE, loaded)
+    prompts = fill(template, names)
     store, source = _features(loaded, processor, opened, model, out, overwrite, batch_size)
     with console.status(f"encoding {len(prompts):,} prompts"):
         texts = text_embeddings(loaded, processor, prompts, out / "texts.safetensors").to(chosen_device(device))

@@ -102,6 +102,7 @@ def evaluate(
     run.base_model = base_model
     _check(run, task)
     run.model, run.processor = load(name, device)
+    run.template = template_for(template, name, loaded=run.model)
     run.results = {"model": name, "data": data, "task": task, "second": second, "seed": seed}
     _TASKS[task](run)
     write_results(run, out, "clipalign evaluate")

@@ -57,9 +57,9 @@ def search(
 
     [bold]clipalign search photos.index '"red car" - "toy" + photo.jpg' --where since=2024[/]
     """
+    from hf_clipalign.search.answers.filters import parse_conditions
     from hf_clipalign.search.answers.hits import shown_path
     from hf_clipalign.search.engine import search as answer_all
-    from hf_clipalign.search.filters import parse_conditions
     from hf_clipalign.search.query import Query
 
     parts = [*(Query.parse(" ".join(query)).parts if query else ())]

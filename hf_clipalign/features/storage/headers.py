@@ -95,7 +95,7 @@ def mapped_arrays(path: Path, header: Header | None = None) -> dict[str, np.ndar
 
 
 def check_sealed(path: Path) -> dict[str, Any]:
-    """Reads a whole shard and compares it with its checksum; what it says about itself.
+    """Reads a complete shard and compares it with its checksum; what it says about itself.
 
     Raises:
         `DamagedShard`: it is changed, or as `read_header`.

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_clipalign.search.filters import FileTable
+from hf_clipalign.search.answers.filters import FileTable
 from hf_clipalign.search.rows import Rows
 
 

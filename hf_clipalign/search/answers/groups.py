@@ -112,7 +112,7 @@ def find_duplicates(
         ```python
         >>> from hf_clipalign.search import ImageIndex, find_duplicates
         >>> [group.kind for group in find_duplicates(ImageIndex.open("photos.index"), check_pixels=False)]
-        []
+        ['unchecked']
         ```
     """
     if head is None:

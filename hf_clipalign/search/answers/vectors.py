@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.search.answers.collection import Collection
+from hf_clipalign.search.answers.texts import embedded_texts
 from hf_clipalign.search.query import Part, Query
 
 RAW, ALIGNED = "raw", "aligned"
@@ -57,7 +58,7 @@ def ask(collection: Collection, queries: Sequence[Query]) -> list[AskedQuery]:
     """
     parts = [part for query in queries for part in query.parts]
     texts = list(dict.fromkeys(part.value for part in parts if part.kind == "words"))
-    text_vectors = dict(zip(texts, collection.encode_texts(texts) if texts else (), strict=True))
+    text_vectors = dict(zip(texts, embedded_texts(collection, texts), strict=True))
     rows = {id(part): _row(collection, part) for part in parts if part.kind == "image"}
     outside = [part for part in parts if part.kind == "image" and rows[id(part)] is None]
     features = collection.encode_images([_read(part) for part in outside]) if outside else ()

@@ -11,10 +11,12 @@ from typing import Any
 from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._io.files import exclusive_lock
+from hf_clipalign._io.files import exclusive_lock, explained_read
 from hf_clipalign._io.staging import remove_stale
+from hf_clipalign.features.storage.headers import DamagedShard
+from hf_clipalign.search.collection.manifest import Manifest, get_setting
 from hf_clipalign.search.collection.models import LoadedModel
-from hf_clipalign.search.heads import ALIGNED, RAW
+from hf_clipalign.search.heads import ALIGNED, FILE, RAW, Heads
 
 
 @contextmanager
@@ -28,6 +30,29 @@ def locked(path: Path) -> Iterator[None]:
     with exclusive_lock(path / ".index.lock", busy):
         remove_stale(path)
         yield
+
+
+def opened_heads(folder: Path) -> Heads:
+    """The heads of an index; without matrices if their file is damaged and only the database knows what it is.
+
+    Raises:
+        `ClipAlignError`: the folder holds no index, one of a newer format, or one that cannot be read.
+    """
+    manifest = Manifest(folder)
+    try:
+        with explained_read(folder / FILE):
+            return Heads.load(folder)
+    except (DamagedShard, ClipAlignError, KeyError, TypeError) as error:
+        if not manifest.path.exists() and not (folder / FILE).exists():
+            name = printable(str(folder))
+            raise ClipAlignError(
+                f"{name!r} holds no index: make one with `clipalign index IMAGES --model MODEL --out {name}`."
+            ) from None
+        with manifest.reading() as connection:
+            description = get_setting(connection, "description")
+        if description is None:
+            raise ClipAlignError(f"the index {str(folder)!r} is damaged beyond repair: make it again.") from error
+        return Heads(description, {})
 
 
 def checked_roots(folder: Any) -> list[str]:

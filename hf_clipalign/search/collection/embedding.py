@@ -160,9 +160,9 @@ def _store(work: Work, group: _Group, copies: dict[bytes, list[Candidate]], book
         for copy in copies.pop(candidate.digest, []) if candidate.digest else []:
             waiting[copy.digest or b""].append(copy)
     skipped = [row for candidate, reason in group.failures for row in _skipped(work, candidate, reason)]
-    for candidate, _ in group.failures:
+    for candidate, reason in group.failures:
         for copy in copies.pop(candidate.digest, []) if candidate.digest else []:
-            skipped += _skipped(work, copy, "as its copy")
+            skipped += _skipped(work, copy, reason)
     with work.manifest.reading() as connection:
         known = known_images(connection, [digest for digest in digests if digest is not None])
         number = next_number(connection)

@@ -23,9 +23,9 @@ _PATIENCE = 30.0  # seconds that a reader waits for a transaction of the writer
 
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL, proof BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE roots (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, state TEXT NOT NULL);
-CREATE TABLE shards (id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL, bytes INTEGER NOT NULL,
-    sha256 TEXT NOT NULL);
+CREATE TABLE roots (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+CREATE TABLE shards (id INTEGER PRIMARY KEY AUTOINCREMENT, file TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE images (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
     shard INTEGER NOT NULL REFERENCES shards (id), row INTEGER NOT NULL, UNIQUE (shard, row));
 CREATE TABLE files (root INTEGER NOT NULL REFERENCES roots (id), name BLOB NOT NULL, size INTEGER NOT NULL,
@@ -34,9 +34,8 @@ CREATE TABLE files (root INTEGER NOT NULL REFERENCES roots (id), name BLOB NOT N
 CREATE INDEX files_of_images ON files (image);
 CREATE TABLE skipped (root INTEGER NOT NULL REFERENCES roots (id), name BLOB NOT NULL, size INTEGER NOT NULL,
     mtime INTEGER NOT NULL, settled INTEGER NOT NULL, reader TEXT NOT NULL, reason TEXT NOT NULL,
-    PRIMARY KEY (root, name)) WITHOUT ROWID;
+    proof INTEGER NOT NULL, PRIMARY KEY (root, name)) WITHOUT ROWID;
 """
-TABLES = ("settings", "roots", "shards", "images", "files", "skipped")
 
 
 class FileRow(NamedTuple):
@@ -78,10 +77,11 @@ class Manifest:
 
     Args:
         folder (`Path`): the folder of the index.
+        file (`str`, *optional*): its name in the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / FILE
+    def __init__(self, folder: Path, file: str = FILE) -> None:
+        self.folder, self.path = folder, folder / file
 
     def create(self, roots: Iterable[bytes], settings: dict[str, Any]) -> None:
         """Makes an empty database in one transaction."""
@@ -91,9 +91,13 @@ class Manifest:
                 change.execute(statement)
             change.execute(f"PRAGMA user_version = {FORMAT}")
             change.execute(f"PRAGMA application_id = {_APPLICATION}")
-            change.executemany("INSERT INTO roots (path, state) VALUES (?, '{}')", [(path,) for path in roots])
+            change.executemany("INSERT INTO roots (path) VALUES (?)", [(path,) for path in roots])
             for name, value in {"generation": 1, **settings}.items():
                 put_setting(change, name, value)
+
+    def files(self) -> list[Path]:
+        """The database, and what SQLite keeps beside it."""
+        return [Path(f"{self.path}{suffix}") for suffix in ("-wal", "-shm", "-journal", "")]
 
     def exists(self) -> bool:
         """Whether there is a database that was begun as a whole."""
@@ -111,7 +115,7 @@ class Manifest:
             `ClipAlignError`: it is missing, or of a newer format.
         """
         if not self.path.is_file():
-            raise DamagedManifest(self._message("it is missing"))
+            raise self.damage("it is missing")
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._explained())
             connection = stack.enter_context(_read_only(self.path))
@@ -142,7 +146,7 @@ class Manifest:
 
     def _connected(self) -> sqlite3.Connection:
         if not self.path.is_file():
-            raise DamagedManifest(self._message("it is missing"))
+            raise self.damage("it is missing")
         connection = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -161,7 +165,7 @@ class Manifest:
                 "update hf_clipalign."
             )
         if version < 1 or connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise DamagedManifest(self._message("it is no index of hf_clipalign"))
+            raise self.damage("it is no index of hf_clipalign")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -180,40 +184,54 @@ class Manifest:
                 raise ClipAlignError(f"{str(self.path)!r} is in use by another process: try again.") from error
             if isinstance(error, sqlite3.ProgrammingError):
                 raise
-            raise DamagedManifest(self._message(reason)) from error
+            raise self.damage(reason) from error
 
-    def _message(self, reason: str) -> str:
-        return f"{str(self.path)!r} is damaged ({reason}): {REPAIR}."
+    def damage(self, reason: str) -> DamagedManifest:
+        """The error that says that the database is damaged."""
+        return DamagedManifest(f"{str(self.path)!r} is damaged ({reason}): {REPAIR}.")
 
 
 @contextlib.contextmanager
 def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that cannot write; also where the folder is read-only, so that SQLite cannot make its own files."""
     uri = path.absolute().as_uri()
-    for attempt in ("mode=ro", "mode=ro&immutable=1"):
-        if "immutable" in attempt and (log := Path(f"{path}-wal")).exists() and log.stat().st_size:
-            with tempfile.TemporaryDirectory(prefix="clipalign-") as copies:
-                for name in (path.name, log.name):
-                    shutil.copyfile(path.with_name(name), Path(copies, name))
-                with contextlib.closing(_opened(Path(copies, path.name).as_uri())) as connection:
-                    yield connection
-            return
-        connection = _opened(f"{uri}?{attempt}")
-        try:
-            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
-        except sqlite3.OperationalError as error:
-            connection.close()
-            refused = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
-            if refused and "immutable" not in attempt:
-                continue
+    try:
+        connection = _opened(f"{uri}?mode=ro")
+    except sqlite3.OperationalError as error:
+        if not getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
             raise
-        with contextlib.closing(connection):
+        with _never_written(path, uri) as connection:
             yield connection
         return
+    with contextlib.closing(connection):
+        yield connection
+
+
+@contextlib.contextmanager
+def _never_written(path: Path, uri: str) -> Iterator[sqlite3.Connection]:
+    """A connection to a database that nobody writes, as it is in a read-only folder.
+
+    What a killed writer left in its log is only read with files beside the database: of copies in another folder.
+    """
+    log = Path(f"{path}-wal")
+    with contextlib.ExitStack() as stack:
+        if not log.exists() or not log.stat().st_size:
+            yield stack.enter_context(contextlib.closing(_opened(f"{uri}?mode=ro&immutable=1")))
+            return
+        copies = stack.enter_context(tempfile.TemporaryDirectory(prefix="clipalign-"))
+        for name in (path.name, log.name):
+            shutil.copyfile(path.with_name(name), Path(copies, name))
+        yield stack.enter_context(contextlib.closing(_opened(Path(copies, path.name).as_uri())))
 
 
 def _opened(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None)
+    connection = sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def get_setting(connection: sqlite3.Connection, name: str, default: Any = None) -> Any:
@@ -232,6 +250,11 @@ def put_setting(connection: sqlite3.Connection, name: str, value: Any) -> None:
     connection.execute("INSERT OR REPLACE INTO settings (name, value, proof) VALUES (?, ?, ?)", row)
 
 
+def roots_of(connection: sqlite3.Connection) -> dict[str, int]:
+    """The numbers of the roots by their paths."""
+    return {os.fsdecode(path): number for number, path in connection.execute("SELECT id, path FROM roots ORDER BY id")}
+
+
 def broken_settings(connection: sqlite3.Connection) -> list[str]:
     """Names of settings that are not as they were written."""
     rows = connection.execute("SELECT name, value, proof FROM settings ORDER BY name")
@@ -248,21 +271,20 @@ def next_generation(connection: sqlite3.Connection) -> int:
 def put_files(connection: sqlite3.Connection, rows: Iterable[FileRow]) -> None:
     """Stores files; one of the same name is replaced, and is no longer among the skipped."""
     rows = list(rows)
-    connection.executemany(
-        "INSERT OR REPLACE INTO files (root, name, size, mtime, settled, image, proof) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [(*row, file_proof(row)) for row in rows],
-    )
+    values = ", ".join("?" * (len(FileRow._fields) + 1))
+    columns = ", ".join((*FileRow._fields, "proof"))
+    proven = [(*row, proof_of(row)) for row in rows]
+    connection.executemany(f"INSERT OR REPLACE INTO files ({columns}) VALUES ({values})", proven)
     remove_skipped(connection, [(row.root, row.name) for row in rows])
 
 
 def put_skipped(connection: sqlite3.Connection, rows: Iterable[SkippedRow]) -> None:
     """Records files that cannot be read; they are no longer among those that can be found."""
     rows = list(rows)
-    connection.executemany(
-        "INSERT OR REPLACE INTO skipped (root, name, size, mtime, settled, reader, reason) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        rows,
-    )
+    values = ", ".join("?" * (len(SkippedRow._fields) + 1))
+    columns = ", ".join((*SkippedRow._fields, "proof"))
+    proven = [(*row, proof_of(row)) for row in rows]
+    connection.executemany(f"INSERT OR REPLACE INTO skipped ({columns}) VALUES ({values})", proven)
     remove_files(connection, [(row.root, row.name) for row in rows])
 
 
@@ -276,16 +298,10 @@ def remove_skipped(connection: sqlite3.Connection, names: Iterable[tuple[int, by
     connection.executemany("DELETE FROM skipped WHERE root = ? AND name = ?", names)
 
 
-def file_proof(row: FileRow) -> int:
+def proof_of(row: FileRow | SkippedRow) -> int:
     """A checksum of a row."""
-    content = f"{row.root} {row.size} {row.mtime} {row.settled} {row.image} ".encode() + row.name
-    return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(repr(tuple(row)).encode(), digest_size=7).digest(), "little")
 
 
 def _setting_proof(name: str, text: str) -> bytes:
     return hashlib.blake2b(f"{name}={text}".encode(), digest_size=8).digest()
-
-
-def root_path(path: bytes) -> str:
-    """A root as the file system calls it."""
-    return os.fsdecode(path)

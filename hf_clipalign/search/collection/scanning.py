@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hf_clipalign._checks.quoting import printable
+from hf_clipalign._checks.quoting import printable, readable_name
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data.images.file_kinds import image_extensions, is_skipped, other_kind
+from hf_clipalign.data.images.file_kinds import image_extensions, is_skipped, other_kind, special_kind
 
 Place = tuple[int, int]
 """Device and inode of a folder."""
@@ -35,7 +35,7 @@ class Scan:
             lies below them is unknown. The empty name is the root itself.
         mounts (`list[bytes]`): folders on other devices than the root, now or at the last pass.
         device (`int`): of the root.
-        others (`Counter[str]`): files that hold images or videos and cannot be read here, by kind.
+        others (`dict[str, list[str]]`): names of what is no image to be read here: videos, FIFOs and others, by kind.
         reasons (`list[str]`): why folders could not be read.
     """
 
@@ -43,7 +43,7 @@ class Scan:
     unread: list[bytes] = field(default_factory=list)
     mounts: list[bytes] = field(default_factory=list)
     device: int = 0
-    others: Counter[str] = field(default_factory=Counter)
+    others: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     reasons: list[str] = field(default_factory=list)
 
     @property
@@ -109,7 +109,7 @@ class _Pass:
             return self._missing(error.strerror or str(error))
         self.scan.device = status.st_dev
         # folders first, then links to folders: a file has the name that needs no link, if there is one
-        folders, links = [""], []
+        folders, links = [""], list[str]()
         while folders or links:
             links.sort(reverse=True)
             folder = folders.pop() if folders else links.pop()
@@ -146,6 +146,10 @@ class _Pass:
             if not is_skipped(entry.name):
                 self._note(entry, folder + entry.name, folders, links)
 
+    def _note_other(self, name: str, kind: str | None) -> None:
+        if kind is not None and not (self.ignore is not None and self.ignore(name)):
+            self.scan.others[kind].append(readable_name(name))
+
     def _note(self, entry: os.DirEntry[str], name: str, folders: list[str], links: list[str]) -> None:
         try:
             if entry.is_dir():
@@ -153,10 +157,12 @@ class _Pass:
                     (links if entry.is_symlink() else folders).append(f"{name}/")
                 return
             if not entry.name.lower().endswith(self.extensions):
-                if (kind := other_kind(entry.name)) and entry.is_file() and not (self.ignore and self.ignore(name)):
-                    self.scan.others[kind] += 1
+                self._note_other(name, other_kind(entry.name) if entry.is_file() else special_kind(entry))
                 return
-            if not entry.is_file() or (self.ignore is not None and self.ignore(name)):
+            if not entry.is_file():
+                self._note_other(name, special_kind(entry))
+                return
+            if self.ignore is not None and self.ignore(name):
                 return
             status = entry.stat()
         except OSError:  # a link to nothing or to itself, or a file that has just gone

@@ -134,8 +134,9 @@ def insert_shard(
 
 
 def next_number(connection: sqlite3.Connection) -> int:
-    """The number of the next shard."""
-    return int(connection.execute("SELECT coalesce(max(id) + 1, 0) FROM shards").fetchone()[0])
+    """The number of the next shard; none is given twice, so that a file name always means the same content."""
+    query = "SELECT coalesce((SELECT seq + 1 FROM sqlite_sequence WHERE name = 'shards'), 0)"
+    return int(connection.execute(query).fetchone()[0])
 
 
 def _as_text(name: bytes) -> str:

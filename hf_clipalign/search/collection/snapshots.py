@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_clipalign.search.collection.manifest import get_setting
+from hf_clipalign._checks.quoting import short_reason
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.search.collection.manifest import Manifest, get_setting, roots_of
+from hf_clipalign.search.collection.shards import is_shard
 from hf_clipalign.search.files import Files, decoded_name
 
 
@@ -35,38 +37,70 @@ class Snapshot:
     settings: dict[str, Any]
 
 
-def read_snapshot(connection: sqlite3.Connection, roots: list[str]) -> Snapshot:
-    """The newest state."""
-    shards = connection.execute("SELECT id, file FROM shards ORDER BY id").fetchall()
-    images = _columns(
-        connection.execute(
-            "SELECT id, shard, row FROM images WHERE id IN (SELECT image FROM files) ORDER BY shard, row"
-        ),
-        3,
-    )
-    numbers = {os.fsdecode(path): number for number, path in connection.execute("SELECT id, path FROM roots")}
-    rows = connection.execute("SELECT root, name, size, mtime, image FROM files ORDER BY root, name").fetchall()
-    raw = [row[1] for row in rows]
-    others = _columns(((row[0], row[2], row[3], row[4]) for row in rows), 4)
-    order = np.argsort(images[0], kind="stable")
-    files = Files(
-        roots=roots,
-        root=np.searchsorted([numbers[root] for root in roots], others[0]),
-        names=[decoded_name(name) for name in raw],
-        sizes=others[1],
-        modified=others[2] / 1e9,
-        images=order[np.searchsorted(images[0][order], others[3])] if len(rows) else np.empty(0, np.int64),
-        raw=raw,
-    )
+def read_snapshot(manifest: Manifest, roots: list[str]) -> Snapshot:
+    """The newest state.
+
+    Raises:
+        `DamagedManifest`: the database is not as it was written.
+    """
+    try:
+        with manifest.reading() as connection:
+            return _read(connection, roots)
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        if isinstance(error, ClipAlignError):
+            raise
+        raise manifest.damage(short_reason(error)) from error
+
+
+def _read(connection: sqlite3.Connection, roots: list[str]) -> Snapshot:
+    shards = connection.execute("SELECT id, file, rows FROM shards ORDER BY id").fetchall()
+    if not all(is_shard(file) for _, file, _ in shards):
+        raise ValueError("a shard has no name of a shard")
+    query = "SELECT id, shard, row FROM images WHERE id IN (SELECT image FROM files) ORDER BY shard, row"
+    images, numbers, places = _columns(connection.execute(query), 3)
+    shard = _positions([number for number, _, _ in shards], numbers)
+    if np.any(places < 0) or np.any(places >= np.array([rows for *_, rows in shards], np.int64)[shard]):
+        raise ValueError("an image lies behind the end of its shard")
     settings = {
         name.removeprefix("user."): get_setting(connection, name)
         for (name,) in connection.execute("SELECT name FROM settings WHERE name LIKE 'user.%'").fetchall()
     }
-    shard = np.searchsorted([number for number, _ in shards], images[1])
-    generation = int(get_setting(connection, "generation", 0))
-    return Snapshot(generation, [file for _, file in shards], shard, images[2], files, settings)
+    return Snapshot(
+        generation=int(get_setting(connection, "generation", 0)),
+        shard_files=[file for _, file, _ in shards],
+        shard=shard,
+        place=places,
+        files=_files(connection, roots, images),
+        settings=settings,
+    )
+
+
+def _files(connection: sqlite3.Connection, roots: list[str], images: NDArray[np.int64]) -> Files:
+    rows = connection.execute("SELECT root, size, mtime, image, name FROM files ORDER BY root, name").fetchall()
+    raw = [row[-1] for row in rows]
+    root, sizes, mtimes, image = _columns((row[:-1] for row in rows), 4)
+    numbers = roots_of(connection)
+    order = np.argsort(images, kind="stable")
+    return Files(
+        roots=roots,
+        root=_positions([numbers[root] for root in roots], root),
+        names=[decoded_name(name) for name in raw],
+        sizes=sizes,
+        modified=mtimes / 1e9,
+        images=order[_positions(images[order], image)],
+        raw=raw,
+    )
 
 
 def _columns(rows: Any, n: int) -> list[NDArray[np.int64]]:
     table = np.array(list(rows), dtype=np.int64).reshape(-1, n)
     return [np.ascontiguousarray(column) for column in table.T]
+
+
+def _positions(known: Any, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of some numbers stands in an ascending list that holds all of them."""
+    known = np.asarray(known, dtype=np.int64)
+    found = np.searchsorted(known, wanted)
+    if len(wanted) and (not len(known) or np.any(known[found.clip(max=len(known) - 1)] != wanted)):
+        raise ValueError("a row points nowhere")
+    return found

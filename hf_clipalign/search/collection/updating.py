@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sqlite3
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,21 @@ from hf_clipalign.search.collection.changes import (
     now,
 )
 from hf_clipalign.search.collection.embedding import Work, embed
-from hf_clipalign.search.collection.manifest import Manifest, get_setting, next_generation, put_setting, put_skipped
+from hf_clipalign.search.collection.manifest import (
+    Manifest,
+    get_setting,
+    next_generation,
+    put_setting,
+    put_skipped,
+    roots_of,
+)
 from hf_clipalign.search.collection.scanning import Scan, ignore_rule, scan, state_of
-from hf_clipalign.search.collection.shards import insert_shard, is_shard, read_content, shard_number
+from hf_clipalign.search.collection.shards import insert_shard, is_shard, next_number, read_content, shard_number
 
 logger = logging.getLogger(__name__)
+
+SCANNED = "scanned"
+"""The setting with what the last pass over each root found, see `state_of`."""
 
 HELD_BACK = "others"
 """The setting with the counts of files that could not be read for lack of a library, of which the user was told."""
@@ -74,7 +83,7 @@ class Update:
         scans = self._scan(report)
         changes = Changes()
         with self.manifest.reading() as connection:
-            numbers = _root_numbers(connection)
+            numbers = roots_of(connection)
             for root, scanned in zip(self.roots, scans, strict=True):
                 compare(connection, numbers[root], scanned, self.reader, began, self.retry, changes)
             to_embed = find_known(connection, changes, self._path_of(numbers))
@@ -91,10 +100,10 @@ class Update:
     def _scan(self, report: UpdateReport) -> list[Scan]:
         ignore, place = ignore_rule(self.ignore), os.stat(self.manifest.folder)
         with self.manifest.reading() as connection:
-            states = {os.fsdecode(path): json.loads(state) for path, state in _root_rows(connection)}
+            states = get_setting(connection, SCANNED, {})
         scans = []
         for root in self.roots:
-            scanned = scan(root, ignore, (place.st_dev, place.st_ino), states[root])
+            scanned = scan(root, ignore, (place.st_dev, place.st_ino), states.get(root))
             scans.append(scanned)
             report.notes += scanned.reasons
             if scanned.is_missing:
@@ -102,13 +111,19 @@ class Update:
         return scans
 
     def _note_roots(self, connection: sqlite3.Connection, scans: list[Scan], report: UpdateReport) -> None:
+        states = dict(get_setting(connection, SCANNED, {}))
         for root, scanned in zip(self.roots, scans, strict=True):
             if not scanned.is_missing:
-                row = (json.dumps(state_of(scanned)), os.fsencode(root))
-                connection.execute("UPDATE roots SET state = ? WHERE path = ?", row)
-        others = sum((scanned.others for scanned in scans), Counter[str]())
-        if dict(others) != get_setting(connection, HELD_BACK, {}):
-            put_setting(connection, HELD_BACK, dict(others))
+                states[root] = state_of(scanned)
+        if states != get_setting(connection, SCANNED):
+            put_setting(connection, SCANNED, states)
+        others: dict[str, list[str]] = defaultdict(list)
+        for scanned in scans:
+            for kind, names in scanned.others.items():
+                others[kind] += names
+        counts = {kind: len(names) for kind, names in others.items()}
+        if counts != get_setting(connection, HELD_BACK, {}):
+            put_setting(connection, HELD_BACK, counts)
             if others:
                 report.notes.append(f"not read are {describe_other_kinds(others)}")
 
@@ -159,18 +174,9 @@ def _record(manifest: Manifest, path: Path, number: int, key: str, width: int) -
     content = read_content(path.parent, number, key, width)
     with manifest.writing() as connection:
         known = known_images(connection, content.digests)
-        taken = connection.execute("SELECT 1 FROM shards WHERE id = ?", (number,)).fetchone()
-        if taken or not set(content.digests) - set(known):
+        if number < next_number(connection) or not set(content.digests) - set(known):
             return 0
         insert_shard(connection, path.parent, number, key, content.digests, content.sizes, known)
         put_skipped(connection, content.skipped)
         next_generation(connection)
     return len(content.digests) - len(known)
-
-
-def _root_rows(connection: sqlite3.Connection) -> list[tuple[bytes, str]]:
-    return connection.execute("SELECT path, state FROM roots ORDER BY id").fetchall()
-
-
-def _root_numbers(connection: sqlite3.Connection) -> dict[str, int]:
-    return {os.fsdecode(path): number for number, path in connection.execute("SELECT id, path FROM roots")}

@@ -411,6 +411,16 @@ def test_paths_that_do_not_exist_are_not_asked_from_the_hub(name, monkeypatch):
         open_source(name)
 
 
+@pytest.mark.parametrize("name", ["photos.JPG", "someone/table.csv", "table.parquet", "a b", "x/y/z"])
+def test_names_of_files_are_no_ids(name, monkeypatch):
+    def refuse(*unused, **options):
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ClipAlignError, match=rf"{name}: no such file or folder, and no id of a data set on the Hub"):
+        open_source(name)
+
+
 def test_offline_and_not_cached(tmp_path):
     code = (
         "from hf_clipalign.data import open_source\nfrom hf_clipalign import ClipAlignError\n"

@@ -90,3 +90,8 @@ def test_a_class_with_fewer_gives_all() -> None:
         published_few_shot(source, 0)
     with pytest.raises(ClipAlignError, match="no labels"):
         published_few_shot(ImageSource([b""], ids=["a"]), 2)
+
+
+def test_one_image_of_each_class() -> None:
+    rows = published_few_shot_rows([1, 0, 1, 0, 1], k=1, seed=1)
+    assert [[1, 0, 1, 0, 1][row] for row in rows] == [1, 0]
