@@ -13,8 +13,8 @@ from hf_clipalign.app.asking import Asked
 from hf_clipalign.app.bands import Band
 from hf_clipalign.app.rankings import Ranked, compared, ranked, summary
 from hf_clipalign.app.workspace import View
+from hf_clipalign.search.answers.filters import Filter, parse_conditions
 from hf_clipalign.search.answers.hits import NO_MATCH, as_csv
-from hf_clipalign.search.filters import Filter, parse_conditions
 from hf_clipalign.search.heads import ALIGNED, RAW
 
 GOOD = 0.5

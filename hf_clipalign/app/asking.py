@@ -60,11 +60,13 @@ def ask(workspace: Workspace, uploads: Uploads, line: str, token: str) -> Asked:
     """
     view = workspace.view
     images = [_given(view, uploads, token)] if token else []
-    parts = list(Query.parse(line).parts) if line.strip() or not images else []
-    named = [_named(view, part) for part in parts if part.kind == "image"]
-    words = [part for part in parts if part.kind == "words"]
-    images += named
-    query = Query(tuple([image.part for image in images] + words))
+    written = [image.part for image in images]
+    for part in Query.parse(line).parts if line.strip() or not images else ():
+        if part.kind == "image":
+            images.append(_named(view, part))
+        written.append(images[-1].part if part.kind == "image" else part)
+    words = [part for part in written if part.kind == "words"]
+    query = Query(tuple(written))
     summands: list[tuple[float, NDArray[np.float32]]] = []
     matrix = view.index.projector(RAW, "image")
     for image in images:
