@@ -135,10 +135,10 @@ class Bands:
         left = self._basis[:, moved]
         right = left @ self._gram[np.ix_(moved, moved)]
         right += 2 * self._basis[:, common] @ self._gram[np.ix_(common, moved)]
-        left, right = left.astype(np.float32), right.astype(np.float32)
+        factors = np.concatenate([left, right], axis=1).astype(np.float32)
         for start, stop in block_ranges(self._rows, self._rows.width + 2 * len(moved)):
-            block = self._rows.read(start, stop)
-            squares[start:stop] = np.einsum("nm,nm->n", block @ left, block @ right)
+            products = self._rows.read(start, stop) @ factors
+            squares[start:stop] = np.einsum("nm,nm->n", products[:, : len(moved)], products[:, len(moved) :])
         return squares
 
 
