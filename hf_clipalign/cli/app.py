@@ -9,6 +9,7 @@ import typer
 import hf_clipalign
 from hf_clipalign.cli.command import Command, Commands, ResumingCommand
 from hf_clipalign.cli.commands import (
+    app_server,
     compare,
     concepts,
     demo,
@@ -46,6 +47,7 @@ for _command in (
     select.select,
     status.status,
     verify.verify,
+    app_server.app,
     spectrum.spectrum,
     embed.embed,
     evaluate.evaluate,
