@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 from hf_clipalign.features.content import file_content_hash
 from hf_clipalign.search.collection.manifest import FileRow, next_generation, put_files, remove_files, remove_skipped
-from hf_clipalign.search.collection.models import RACY
-from hf_clipalign.search.collection.scanning import Scan
+from hf_clipalign.search.collection.scanning import RACY, Scan
 
 _READERS = 8
 

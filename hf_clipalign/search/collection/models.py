@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 import hf_clipalign
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.features.storage.manifest import Kind, differences, plain
-
-RACY = 2_000_000_000
-"""Nanoseconds: a file whose time is so close to now may be written again without a change of its time."""
+from hf_clipalign.search.collection.scanning import RACY
 
 INDEXED = Kind(
     name="index",

@@ -15,6 +15,9 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.file_kinds import image_extensions, is_skipped, other_kind, special_kind
 from hf_clipalign.data.images.folders import file_or_folder
 
+RACY = 2_000_000_000
+"""Nanoseconds: a file whose time is so close to now may be written again without a change of its time."""
+
 Place = tuple[int, int]
 """Device and inode of a folder."""
 
