@@ -73,6 +73,12 @@ def test_features_are_those_of_the_model(index, root):
     assert embeds.read(4, 4).shape == (0, embeds.width)
 
 
+def test_worker_processes_give_the_same_index(index, root, tmp_path, checkpoint):
+    other = begin(root, tmp_path / "other", checkpoint)
+    update(other, num_workers=2)
+    assert contents(other) == contents(index)
+
+
 def test_an_update_without_changes_opens_no_file_and_loads_no_model(index, monkeypatch, no_embedding):
     monkeypatch.setattr("hf_clipalign.search.collection.changes.file_content_hash", lambda path: 1 / 0)
     index = ImageIndex.open(index.path)
