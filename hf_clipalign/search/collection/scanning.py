@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from hf_clipalign._checks.quoting import printable, readable_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.file_kinds import image_extensions, is_skipped, other_kind, special_kind
-from hf_clipalign.data.images.folders import file_or_folder
 
 RACY = 2_000_000_000
 """Nanoseconds: a file whose time is so close to now may be written again without a change of its time."""
@@ -153,6 +152,8 @@ class _Pass:
                 self._note(entry, folder + entry.name, folders, links)
 
     def _note(self, entry: os.DirEntry[str], name: str, folders: list[str], links: list[str]) -> None:
+        from hf_clipalign.data.images.folders import file_or_folder  # imports PIL, which a query does not need
+
         is_file, is_folder = file_or_folder(entry)
         if self.ignore is not None and self.ignore(f"{name}/" if is_folder else name):
             return
