@@ -15,6 +15,7 @@ from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable, short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_write
+from hf_clipalign.search.collection.calibrating import Calibrating
 from hf_clipalign.search.collection.changes import UpdateReport
 from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked, opened_heads
 from hf_clipalign.search.collection.maintenance import compacted, problems, repaired
@@ -31,7 +32,7 @@ from hf_clipalign.search.heads import RAW, Heads, IndexRows
 from hf_clipalign.search.rows import Rows
 
 
-class ImageIndex(Searching):
+class ImageIndex(Searching, Calibrating):
     """An index of the images below one or several folders. Make one with `create`, get one with `open`.
 
     It keeps the features before the projector, so that any head and band can be chosen when it is asked. Images are
