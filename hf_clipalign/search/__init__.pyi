@@ -27,4 +27,5 @@ from .rows import ArrayRows as ArrayRows
 from .rows import as_rows as as_rows
 from .selection import outlier_scores as outlier_scores
 from .selection import select_diverse as select_diverse
+from .sidecars.choice import prepare as prepare
 from .text_tower import TextTower as TextTower

@@ -11,7 +11,7 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.data import load_mini, read_image
 from hf_clipalign.evaluation import BandChoice
 from hf_clipalign.search import Calibration, ImageIndex
-from hf_clipalign.search.collection import calibrating
+from hf_clipalign.search.answers import calibrating
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_unrelated_texts_are_answered_at_the_rate_that_was_asked_for(images, alp
 def test_a_text_near_one_image_is_rarer_than_any_unrelated_one(images):
     null = WordNull.fit(images, drawn(500, 1))
     near = unit(images[100:120] + 0.05 * drawn(20, 3))
-    assert (null.rarity(images, near) > 0.99).all()
+    assert (null.rarity(images, near) > 0.97).all()
     assert (null.rarity(images, near) < 1).all()
 
 
