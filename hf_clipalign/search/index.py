@@ -14,6 +14,7 @@ from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_write
+from hf_clipalign.search.answers.calibrating import Calibrating
 from hf_clipalign.search.collection.changes import UpdateReport
 from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked, opened_heads
 from hf_clipalign.search.collection.maintenance import compacted, repaired
@@ -27,7 +28,7 @@ from hf_clipalign.search.engine import Searching
 from hf_clipalign.search.heads import Heads
 
 
-class ImageIndex(StoredImages, Searching):
+class ImageIndex(StoredImages, Searching, Calibrating):
     """An index of the images below one or several folders. Make one with `create`, get one with `open`.
 
     It keeps the features before the projector, so that any head and band can be chosen when it is asked. Images are
