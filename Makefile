@@ -53,6 +53,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-report outputs mutants.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-report outputs mutants.json mutants.lines .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 include Makefile.lanes
