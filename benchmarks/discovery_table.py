@@ -23,12 +23,12 @@ import numpy as np
 from hf_clipalign.data import GCDSplit, ImageSource, from_dataset, image_folder, load_mini
 from hf_clipalign.trainers import SpectralGCDTrainingArguments, Teacher
 from hf_clipalign.trainers.gcd.discovery import Discovery, discover, held_out_share, short_run
+from hf_clipalign.trainers.gcd.outcome import comparison, verdict
 from hf_clipalign.trainers.gcd.preparation import filter_concepts
 
 TEMPLATE = "an emoji of {}"
 GROUPS = ("animals-nature", "food-drink", "objects", "activities", "travel-places")
 SMALL_HEAD = {"hidden_size": 256, "mlp_hidden_size": 512, "bottleneck_size": 128}
-STEPS_OF_CHECKS = 400
 
 
 def few_of_each(images: Any, classes: list[str], most: int) -> ImageSource:
@@ -65,6 +65,16 @@ def icon_sets() -> ImageSource:
 
 
 SETS = {"emoji-subgroups": emoji_subgroups, "icon-categories": icon_categories, "icon-sets": icon_sets}
+
+
+def save_folder(source: ImageSource, folder: Path) -> None:
+    """Writes the images as a labelled folder, for commands that take one."""
+    assert source.labels is not None
+    assert source.class_names is not None
+    for row, label in enumerate(source.labels):
+        file = folder / source.class_names[int(label)] / f"{row}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        source.read(row).save(file)
 
 
 def run(source: ImageSource, seed: int, out: Path, args: argparse.Namespace) -> Discovery:
@@ -135,7 +145,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--check-folds", type=int, default=0)
     parser.add_argument("--steps", type=int, default=400, help="of every training; default 400, as the command")
+    parser.add_argument("--save-folders", type=Path, help="write the sets as labelled folders there, and stop")
     args = parser.parse_args()
+    if args.save_folders:
+        for name in args.sets:
+            save_folder(SETS[name](), args.save_folders / name)
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
         for name in (*args.sets, *args.folder):
@@ -147,13 +162,7 @@ def main() -> None:
             found = run(source, seed, args.out / "training", args)
             row = as_row(found) | {"seconds": time.process_time() - start}
             file.write_text(json.dumps(row))
-            scores = {
-                n: [round(100 * x, 1) for x in m.scores.values()]
-                + [round(m.held_out, 2)]
-                + [round(found.checked(n), 2)]
-                for n, m in found.methods.items()
-            }
-            print(file.name, scores, found.doubts(), found.undecided(), round(row["seconds"]), flush=True)
+            print(f"{file.name}, {row['seconds']:.0f} s: {comparison(found).rows}, {verdict(found)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ All flags of the Trainer work; the defaults are the published settings of the me
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,6 +61,8 @@ from hf_clipalign.trainers import (
 from hf_clipalign.trainers.images import drop_unreadable
 from hf_clipalign.trainers.prompts.templates import read_templates
 from hf_clipalign.tuners import CoCoOpConfig, CoOpConfig, MaPLeConfig, PromptSRCConfig, VPTConfig
+
+logger = logging.getLogger(__name__)
 
 CONFIGS = {
     "coop": CoOpConfig,
@@ -332,6 +335,8 @@ def load_models(example: ExampleArguments) -> tuple[Any, Any, Any, Any]:
     """Student and teacher with their processors; the built-in ones where none are named."""
     mini = load_mini()
     student, teacher = example.student or mini.student_path, example.teacher or mini.teacher_path
+    if example.dataset != MINI and None in (example.student, example.teacher):
+        logger.warning("the built-in tiny models know emoji and icons, no photographs: name --student and --teacher")
     return load_model(student), load_processor(student), load_model(teacher), load_processor(teacher)
 
 

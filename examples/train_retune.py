@@ -233,9 +233,11 @@ def main(argv: list[str] | None = None) -> list[IncrementalResult]:
     assert upper is not None
     bounds = {"joint training": {**_last(upper), **upper.means[-1]}}
     trainers = [run_scenario(name, problem, example, training, command) for name in example.scenarios]
+    results = [trainer.result for trainer in trainers if trainer.result is not None]
+    if training.process_index:  # the first of several processes shows and writes
+        return results
     for trainer in trainers:
         show(trainer, bounds)
-    results = [trainer.result for trainer in trainers if trainer.result is not None]
     page = write_incremental_report(
         folder,
         results,

@@ -17,8 +17,9 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _end)
         _run()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _run() -> None:

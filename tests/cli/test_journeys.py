@@ -2,6 +2,8 @@
 
 import json
 import re
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from typer.testing import CliRunner
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.cli import models
+from hf_clipalign.cli import main, models
 from hf_clipalign.cli.app import app
 from hf_clipalign.cli.command import data_as_argument, in_options
 from hf_clipalign.cli.options import console
@@ -100,6 +102,7 @@ def test_the_model_is_never_guessed(command, photos):
             ("findings", "model", "train.csv", "--images", "photos"),
             "'model' is a model: write train.csv --model",
         ),
+        (("index", "model", "photos", "two words"), "'model' is a model: write photos 'two words' --model model."),
         *(((command, "model"), "^'model' is a model: write --model model.$") for command in ("trim", "export")),
         (("spectrum", "openai/clip-vit-base-patch32"), "is a model: write --model openai/clip-vit-base-patch32.$"),
         (("embed", "photos", "--model", "photos"), "--model 'photos' is a folder without a model"),
@@ -134,6 +137,42 @@ def test_mistakes_are_explained_before_anything_is_computed(arguments, message, 
     with pytest.raises(ClipAlignError, match=message) as error:
         call(*arguments)
     assert len(str(error.value).splitlines()) == 1
+
+
+COMMANDS = {
+    **dict.fromkeys(("embed", "evaluate", "compare", "concepts"), ("photos", *MODEL)),
+    **{"discover": ("photos", *MODEL, "--teacher", "mini:teacher"), "trim": MODEL, "export": MODEL, "spectrum": MODEL},
+    "findings": ("train.csv", "--images", "photos", *MODEL),
+    "push": ("model", "me/name"),
+    "demo": (),
+    "index": ("photos", *MODEL),
+    "search": ("photos.index", "a red fox"),
+    **dict.fromkeys(("duplicates", "select", "status", "verify"), ("photos.index",)),
+}
+RESUMING = {"embed", "concepts", "discover", "findings", "index"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_is_one_line_that_says_whether_the_command_resumes(command, photos, monkeypatch, capfd):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt(*unused):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.core.TyperCommand.invoke", interrupt)
+    monkeypatch.setattr(sys, "argv", ["clipalign", command, *COMMANDS[command]])
+    try:
+        with pytest.raises(SystemExit) as leaving:
+            main()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert leaving.value.code == 130
+    line = "interrupted; run the same command again to resume" if command in RESUMING else "interrupted"
+    assert capfd.readouterr().err == f"{line}\n"
+
+
+def test_all_commands_are_interrupted():
+    assert set(COMMANDS) == {command.name or command.callback.__name__ for command in app.registered_commands}
 
 
 @pytest.mark.parametrize(

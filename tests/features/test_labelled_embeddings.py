@@ -17,6 +17,7 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import FindingLabels, image_folder
 from hf_clipalign.features import Features, FeatureStore, LabelledEmbeddings, extract_image_features, extract_to_store
+from hf_clipalign.features.labelled_embeddings import _without_common_folders
 from hf_clipalign.tuners import RETuneConfig
 from tests.tiny_models import tiny_clip, tiny_image_processor, tiny_model
 
@@ -173,3 +174,11 @@ def test_arrays_and_lists_become_tensors() -> None:
         found = LabelledEmbeddings(given, labels()).embeds
         assert isinstance(found, torch.Tensor)
         assert found.tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("x.png", "x.png"), ("a/x.png", "x.png"), ("a/b/c/d/x.png", "x.png"), ("a/b/c/d/e/x.png", "a/b/c/d/e/x.png")],
+)
+def test_label_files_may_name_images_from_four_folders_above(name, found):
+    assert _without_common_folders([name], {"x.png": 0}) == [found]

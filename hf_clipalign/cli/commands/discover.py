@@ -18,7 +18,7 @@ from hf_clipalign.cli.options import DeviceOption, ModelOption, console, folder_
 NOT_WORTH_HAVING = 3
 _TEMPLATE = "a photo of a {} ."
 _BATCH = 64
-_LOGGED_SHARE = 0.1  # of all steps
+_LOGGED_SHARE = 0.2  # of all steps
 _SMALL_HEAD = {"hidden_size": 256, "mlp_hidden_size": 512, "bottleneck_size": 128}
 _METHODS = ("spectralgcd", "kmeans", "semi-kmeans")
 _CENTRING = {"auto": (True, False), "yes": (True,), "no": (False,)}
@@ -185,6 +185,7 @@ def _run(
         seed=seed,
         use_cpu=chosen_device(device) == "cpu",
         report_to="none",
+        disable_tqdm=True,
         logging_strategy="steps",
         logging_steps=_LOGGED_SHARE,
         save_total_limit=1,
@@ -205,6 +206,7 @@ def _run(
         centring=centring,
         train=method == "spectralgcd",
         reuse=True,
+        say=console.print,
         **(_SMALL_HEAD if on_mini else {}),
     )
 

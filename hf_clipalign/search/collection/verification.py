@@ -197,16 +197,13 @@ def _rebuild(manifest: Manifest, description: Mapping[str, Any], key: str) -> No
     settings = _salvaged(manifest.path)
     generation = max(int(time.time()), int(settings.get("generation", 0)) + 1)
     settings |= {"generation": generation, "description": dict(description)}
-    fresh = Manifest(manifest.folder, f"new-{FILE}")
-    for file in fresh.files():
-        file.unlink(missing_ok=True)
-    fresh.create(map(os.fsencode, description["roots"]), settings)
-    for number, content in _sound_shards(manifest.folder, key, description["width"]):
-        with fresh.writing() as connection:
-            _record(connection, manifest.folder, number, key, content)
-    for file in manifest.files()[:-1]:
-        file.unlink(missing_ok=True)
-    os.replace(fresh.path, manifest.path)
+
+    def fill(fresh: Manifest) -> None:
+        for number, content in _sound_shards(manifest.folder, key, description["width"]):
+            with fresh.writing() as connection:
+                _record(connection, manifest.folder, number, key, content)
+
+    manifest.create(map(os.fsencode, description["roots"]), settings, fill)
 
 
 def _record(connection: sqlite3.Connection, folder: Path, number: int, key: str, content: ShardContent) -> None:

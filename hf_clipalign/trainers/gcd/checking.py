@@ -13,6 +13,7 @@ from hf_clipalign.data import GCDSplit, hide_classes
 from hf_clipalign.metrics import match_clusters
 
 _LEVEL = 0.95
+_FEWEST_CLASSES = 3
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,14 @@ class HiddenClassCheck:
             label was hidden.
         hidden (`np.ndarray [n]`, bool): whether the whole class was hidden then, so that it had to be found.
         right (`dict[str, np.ndarray [n]]`): by method, whether the image lies in the cluster matched with its class.
+
+    Example:
+        ```python
+        >>> right = {"first": np.array([1.0, 1, 1, 1, 0, 1]), "second": np.array([0.0, 0, 1, 0, 0, 0])}
+        >>> check = HiddenClassCheck(np.array([0, 0, 1, 1, 2, 2]), np.array([True, False] * 3), right)
+        >>> check.by_class("first"), round(check.share("second"), 3)
+        (array([1. , 1. , 0.5]), 0.167)
+        ```
     """
 
     classes: np.ndarray
@@ -50,11 +59,16 @@ class HiddenClassCheck:
         return float(self.by_class(method).mean())
 
     def difference(self, method: str, other: str) -> tuple[float, float, float]:
-        """Share of one method minus that of another, with a 95 % interval (Student's t over the classes)."""
+        """Share of one method minus that of another, with a 95 % interval (Student's t over the classes).
+
+        Fewer than three classes say nothing of others: the interval is then -1 to 1.
+        """
         differences = self.by_class(method) - self.by_class(other)
         n, mean = len(differences), float(differences.mean())
+        if n < _FEWEST_CLASSES:
+            return mean, -1.0, 1.0
         half = float(students_t.ppf((1 + _LEVEL) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
-        return mean, mean - half, mean + half
+        return mean, max(-1.0, mean - half), min(1.0, mean + half)
 
     def _parts(self, number: int) -> list[np.ndarray]:
         own = self.classes == number

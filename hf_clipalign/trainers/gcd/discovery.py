@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file
@@ -90,6 +90,7 @@ def discover(
     centring: Sequence[bool] | None = None,
     train: bool = True,
     reuse: bool = False,
+    say: Callable[[str], None] | None = None,
     **sizes: int,
 ) -> Discovery:
     """Finds classes by k-means, by semi-supervised k-means and by SpectralGCD, and compares what was found.
@@ -114,6 +115,8 @@ def discover(
         train (`bool`, *optional*, defaults to `True`): False leaves it at k-means.
         reuse (`bool`, *optional*, defaults to `False`): take finished trainings with the same settings and data from
             their folders, and resume interrupted ones.
+        say (function, *optional*): is given a line of progress whenever the trainer logs, in place of the trainer's
+            own output.
         **sizes: `hidden_size`, `mlp_hidden_size`, `bottleneck_size`, see `SpectralGCDConfig`.
 
     Raises:
@@ -140,7 +143,8 @@ def discover(
         model = SpectralGCDModel.from_student(
             student, concepts, split.class_names, n_novel, processor=processor, template=template, **sizes
         )
-        models[name], classes, trainers[name] = _trained(model, settings, visible, taught, reuse)
+        progress = None if say is None else _Progress(say, folder.relative_to(Path(training.output_dir or ".").parent))
+        models[name], classes, trainers[name] = _trained(model, settings, visible, taught, reuse, progress)
         judge.add(name, classes)
         centred_by[name] = centred
     best = max(models, key=lambda name: judge.rank(name))
@@ -149,10 +153,11 @@ def discover(
         hidden = set(part.novel_names[: len(split.class_names) - len(part.class_names)])
         rows = [row for row, concept in enumerate(concepts) if concept not in hidden]
         folder = Path(training.output_dir or ".") / f"check-{fold + 1}"
+        chosen = None if centring is None else [centred_by[best]]
         return discover(
             part, student, processor, taught.of_concepts(rows), [concepts[row] for row in rows],
             dataclasses.replace(training, output_dir=str(folder)), n_novel=n_wanted, template=template,
-            hold_out=hold_out, centring=None if centring is None else [centred_by[best]], reuse=reuse, **sizes,
+            hold_out=hold_out, centring=chosen, reuse=reuse, say=say, **sizes,
         )  # fmt: skip
 
     check = None
@@ -180,6 +185,20 @@ def in_known_order(clusters: np.ndarray, split: GCDSplit) -> np.ndarray:
     others = [cluster for cluster in np.unique(clusters).tolist() if cluster not in matched]
     places = matched | {cluster: len(split.class_names) + place for place, cluster in enumerate(others)}
     return np.array([places[cluster] for cluster in clusters.tolist()], dtype=np.int64)
+
+
+class _Progress(TrainerCallback):
+    """Says in one line how far a training is, and how the classes are spread."""
+
+    def __init__(self, say: Callable[[str], None], name: Path):
+        self.say, self.name = say, name
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "largest_class" in logs:
+            self.say(
+                f"{self.name}: step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.2f}, largest "
+                f"class {100 * float(logs['largest_class']):.0f} %, {logs['empty_classes']} empty"
+            )
 
 
 class _Judge:
@@ -216,6 +235,7 @@ def _trained(
     split: GCDSplit,
     taught: TeacherConcepts,
     reuse: bool,
+    progress: _Progress | None = None,
 ) -> tuple[SpectralGCDModel, np.ndarray, SpectralGCDTrainer | None]:
     """The trained model, its classes and its trainer; from its folder, without one, if the training ended there."""
     folder = Path(settings.output_dir or ".")
@@ -231,6 +251,9 @@ def _trained(
     if record and whole_checkpoints(folder):
         resume = True
     trainer = SpectralGCDTrainer(model, settings, train_dataset=split, teacher=taught)
+    if progress is not None:
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(progress)
     trainer.train(resume_from_checkpoint=resume)
     classes = trainer.assign_classes()
     trainer.save_model()

@@ -112,7 +112,7 @@ class Discovery:
         assert self.trained is not None
         shares = " and ".join(f"{100 * self.checked(name):.0f}" for name in (self.trained, self.best_kmeans))
         if self.check is not None:
-            what = f"labelled images right, mean of {self.check.n_classes} known classes that were hidden in turn"
+            what = f"of labelled images right, mean of {self.check.n_classes} known classes that were hidden in turn"
         else:
             what = f"of {len(self.held_out)} held-out images of known classes right (novel ones were not checked)"
         return f"{shares} % {what}; difference {mean:+.0f} points, 95 % interval {low:+.0f} to {high:+.0f}"

@@ -155,7 +155,12 @@ def write_gallery(
     """Writes `gallery.html`: the comparison, and a row for every class of a method."""
     split, found = discovery.split, discovery.methods[method]
     labels, explained = _described(discovery, method, taught, concepts)
-    sections = class_gallery(split, found.classes, labels, explained)
+    names = _names(discovery, found.n_classes)
+    shown = [
+        own if own == label or row < len(split.class_names) else f"{own}: {label}"
+        for row, (own, label) in enumerate(zip(names, labels, strict=True))
+    ]
+    sections = class_gallery(split, found.classes, shown, explained)
     doubts = [f"{reason}." for reason in verdict(discovery)] if method == discovery.trained else []
     sections.insert(0, Section("Methods", text=doubts, tables=[comparison(discovery)]))
     lead = (
