@@ -4,6 +4,7 @@ from .answers.groups import DuplicateGroup as DuplicateGroup
 from .answers.groups import find_duplicates as find_duplicates
 from .answers.hits import Answer as Answer
 from .answers.hits import Hit as Hit
+from .answers.word_null import WordNull as WordNull
 from .calibration import Calibration as Calibration
 from .collection.changes import UpdateReport as UpdateReport
 from .collection.status import Status as Status

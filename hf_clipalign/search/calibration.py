@@ -22,11 +22,11 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import BadJson, checked_json, natural, number
 from hf_clipalign.search.exact import exact_neighbours
 from hf_clipalign.search.rows import Rows, as_rows
-from hf_clipalign.search.tails import RankedViews, Tails, measured_tails, statistic
+from hf_clipalign.search.tails import REFERENCE_POWER, RankedViews, Tails, measured_tails, statistic
 
 RANKS = (1, 2, 3, 5, 10)
 FEWEST_IMAGES = 20
-_QUERIES_PER_PASS = 512
+_QUERIES_PER_PASS = 1024
 _COMPARED_AT = (0.05, 0.1, 0.2)
 _FORMAT = 1
 _TAILS = {"knots": [number], "absent": [number], "right": [number], "wrong": [number]}
@@ -46,9 +46,9 @@ class Calibration:
     """Turns the scores of one collection under one head into chances. Make one with `fit`.
 
     The score of a hit is read in one of two ways, whichever told the views of the sample apart better. Alone, as a
-    cosine. Or relative to the hit of rank R of the same query: `log((1 - s_R) / (1 - s))`, how many times nearer the
-    hit is than the R-th (Lowe 2004, the ratio test, R = 2 there), so that a query among many similar images needs a
-    higher score than one that stands alone.
+    cosine. Or relative to the hit of rank R of the same query: `log((1 - s_R)^0.75 / (1 - s))`, so that a query among
+    many similar images needs a higher score than one that stands alone. With the power 1 and R = 2 that is the ratio
+    test of Lowe (2004).
 
     Attributes:
         reference_rank (`int`): R; 1 where scores are read alone. Give `confidence` at least so many scores of a query.
@@ -199,7 +199,8 @@ class Calibration:
             return self.flat.lowest(fdr, self.prior, self._growth(n_gallery))
         if self.relative is None:
             raise ClipAlignError("this calibration reads scores alone: leave reference out.")
-        return float(1 - (1 - reference) * np.exp(-self.relative.lowest(fdr, self.prior)))
+        distance = max(0.0, 1 - reference) ** REFERENCE_POWER * np.exp(-self.relative.lowest(fdr, self.prior))
+        return float(1 - distance) if distance > 0 else float("inf")
 
     def to_json(self) -> str:
         """The calibration as a JSON text, for `from_json`."""

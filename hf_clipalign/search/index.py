@@ -14,6 +14,7 @@ from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_write
+from hf_clipalign.search.answers.calibrating import Calibrating
 from hf_clipalign.search.collection.changes import UpdateReport
 from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked, opened_heads
 from hf_clipalign.search.collection.maintenance import compacted, repaired
@@ -27,7 +28,7 @@ from hf_clipalign.search.engine import Searching
 from hf_clipalign.search.heads import Heads
 
 
-class ImageIndex(StoredImages, Searching):
+class ImageIndex(StoredImages, Searching, Calibrating):
     """An index of the images below one or several folders. Make one with `create`, get one with `open`.
 
     It keeps the features before the projector, so that any head and band can be chosen when it is asked. Images are
@@ -80,7 +81,7 @@ class ImageIndex(StoredImages, Searching):
             processor (`ProcessorMixin` or image processor, *optional*): loaded from the model's name by default.
             model_name (`str`, *optional*): what to load the model by later. Default: where it was loaded from.
             head (`"auto"`, `"raw"` or `(k_top, k_bottom)`, *optional*, defaults to `"auto"`): the band of the aligned
-                head; auto takes the published one of a known checkpoint, else none.
+                head; auto takes that of an aligned model, or the published one of a known checkpoint, else none.
             ignore (`Sequence[str]`, *optional*): patterns of names that are left out, as in a `.gitignore`.
             shard_size (`int`, *optional*, defaults to `4,096`): images in one file of features.
 

@@ -117,6 +117,12 @@ def test_a_threshold_is_where_the_false_share_is_met(fitted):
     assert calibration.threshold(0.05, reference=0.8) > calibration.threshold(0.05, reference=0.5)
 
 
+def test_a_query_like_nothing_in_the_collection_is_no_match(fitted):
+    calibration = fitted[2]
+    assert calibration.confidence([0.55] + [0.1] * 11)[0] < 0.5
+    assert calibration.confidence([0.97] + [0.8] * 11)[0] > 0.9
+
+
 def test_a_dense_neighbourhood_needs_a_higher_score(fitted):
     calibration = fitted[2]
     alone, crowded = [0.9] + [0.3] * 11, [0.9] + [0.89] * 11

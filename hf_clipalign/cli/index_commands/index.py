@@ -91,6 +91,7 @@ def index(
         opened = _made(path, given, model, ignore, head, device)
     report = opened.update(model=loaded, repair=repair, batch_size=batch_size, num_workers=workers)
     _show(report, opened)
+    _calibrate(opened, head, batch_size, workers)
     _prepare(opened)
     if onnx:
         _keep_text_tower(opened)
@@ -165,6 +166,15 @@ def _show(report: Any, opened: Any) -> None:
         console.print(f"and {more:,} more: `clipalign status {opened.path}` lists them", soft_wrap=True)
     for note in report.notes:
         warn("note:", printable(note))
+
+
+def _calibrate(opened: Any, head: str | None, batch_size: int, workers: int | None) -> None:
+    """Measures what scores mean, and chooses a band where none was published or given."""
+    first = opened.setting("calibration") is None
+    if opened.is_calibration_due:
+        wanted = first and head in (None, "auto")
+        for line in opened.calibrate(choose_band=wanted, batch_size=batch_size, num_workers=workers):
+            console.print(line, soft_wrap=True)
 
 
 def _prepare(opened: Any) -> None:

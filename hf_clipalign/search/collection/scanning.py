@@ -14,6 +14,9 @@ from hf_clipalign._checks.quoting import printable, readable_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.file_kinds import image_extensions, is_skipped, other_kind, special_kind
 
+RACY = 2_000_000_000
+"""Nanoseconds: a file whose time is so close to now may be written again without a change of its time."""
+
 Place = tuple[int, int]
 """Device and inode of a folder."""
 
@@ -110,7 +113,7 @@ class _Pass:
             return self._missing(error.strerror or str(error))
         self.scan.device = status.st_dev
         # folders first, then links to folders: a file has the name that needs no link, if there is one
-        folders, links = [""], []
+        folders, links = [""], list[str]()
         while folders or links:
             if not folders:
                 links.sort(reverse=True)
