@@ -100,7 +100,7 @@ def _answers(collection: Collection, head: str, asked: Sequence[AskedQuery], wis
         ranked = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row not in hidden]
         confidences = _confidences(calibration, one, [score for _, score in ranked], n_searched)
         hits = _hits(collection, one, ranked[: wish.stop], wish, confidences)
-        note = " ".join(filter(None, [found.note, "" if hits else _why_none(wish)]))
+        note = " ".join(filter(None, [found.note, "" if hits else _why_none(wish, one)]))
         answers.append(Answer(hits, str(one.query), head, found.method, note))
     return answers
 
@@ -143,11 +143,13 @@ def _no_confidence(asked: AskedQuery) -> str:
     return "the index has no calibration, which min_confidence needs: run `clipalign index` on it again."
 
 
-def _why_none(wish: _Wish) -> str:
+def _why_none(wish: _Wish, asked: AskedQuery) -> str:
     if wish.kept is not None and not wish.kept.any():
         return f"{NO_MATCH}: no file meets the conditions."
     if wish.min_confidence is not None:
         return f"{NO_MATCH}: no image reaches a confidence of {100 * wish.min_confidence:g} %."
+    if asked.rows and not wish.include_self and not wish.start:
+        return f"{NO_MATCH}: there is no other image."
     return f"{NO_MATCH}: there are no more than {wish.start} images." if wish.start else f"{NO_MATCH}."
 
 
