@@ -52,18 +52,18 @@ class Lane:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.tree, ignore_errors=True)
 
-    def record(self, test_file: str) -> dict[str, Any]:
-        """The lines of the tests of a file, see `Recorder`."""
+    def record(self, test_file: str, known: dict[str, Any]) -> dict[str, Any]:
+        """The lines of the tests of a file, see `Recorder`; those of known tests that have not changed are kept."""
         record = self.tree / "record.json"
         record.unlink(missing_ok=True)
 
         def job() -> int:
-            recorded = Recorder(self.tree, self.tree / "lines.txt").record(test_file)
+            recorded = Recorder(self.tree, self.tree / "lines.txt", known).record(test_file)
             record.write_text(json.dumps(recorded))
             return 0
 
         ended = self._forked(job, 600)
-        return json.loads(record.read_text()) if record.exists() else {"tests": {}, "failed": [ended]}
+        return json.loads(record.read_text()) if record.exists() else {"tests": known, "failed": [ended]}
 
     def run(self, file: str, content: bytes, tests: list[str], seconds: float) -> tuple[str, str]:
         """What the tests say of another content of a file: `("caught", test)` or `("survived", "")`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import inspect
 import json
 import os
 import sys
@@ -85,9 +86,9 @@ class Bag:
 class Recorder:
     """A plugin of pytest that gives every test its lines."""
 
-    def __init__(self, tree: Path, log: Path):
+    def __init__(self, tree: Path, log: Path, known: dict[str, Any]):
         self.tree, self.log, self.trace = tree, log, Trace(tree)
-        self.tests: dict[str, dict[str, Any]] = {}
+        self.known, self.tests, self._texts = known, dict[str, dict[str, Any]](), dict[str, str]()
         self._open, self._of_fixture, self._failed = Bag(), {}, set[str]()
         log.touch()
         os.environ[_LOG] = str(log)
@@ -139,6 +140,10 @@ class Recorder:
         recorder = self
 
         class Hooks:
+            @pytest.hookimpl(trylast=True)
+            def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+                items[:] = [item for item in items if not recorder._is_known(item)]
+
             @pytest.hookimpl(wrapper=True)
             def pytest_runtest_protocol(self, item: Any) -> Any:
                 with recorder._bag() as bag:
@@ -161,6 +166,14 @@ class Recorder:
 
         return Hooks()
 
+    def _is_known(self, item: Any) -> bool:
+        """Whether the test has a record, and the same text as then."""
+        text = self._texts[item.nodeid] = _sha(inspect.getsource(item.function).encode())
+        known = self.known.get(item.nodeid, {"text": None})
+        if is_known := known.get("text", text) == text:
+            self.tests[item.nodeid] = {**known, "text": text}
+        return is_known
+
     def _finish(self, item: Any, bag: Bag) -> None:
         for definitions in item._fixtureinfo.name2fixturedefs.values():
             for definition in definitions:
@@ -174,10 +187,11 @@ class Recorder:
         by_file = defaultdict[str, list[int]](list)
         for name, number in sorted(bag.lines):
             by_file[name].append(number)
-        self.tests[item.nodeid] = {"seconds": round(bag.seconds, 3), "lines": by_file}
+        facts = {"text": self._texts[item.nodeid], "seconds": round(bag.seconds, 3)}
+        self.tests[item.nodeid] = {**facts, "lines": by_file}
 
     def record(self, test_file: str) -> dict[str, Any]:
-        """Runs a file of tests in this process; those that fail or are skipped are left out."""
+        """Runs the tests of a file that are not known; those that fail or are skipped are left out."""
         import pytest
 
         options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={self.tree}"]
@@ -195,7 +209,8 @@ class Lines:
 
     def __init__(self, root: Path, folder: Path):
         self.root, self.folder = root, folder
-        self.shas = {f.relative_to(root).as_posix(): _sha(f) for f in sorted((root / PACKAGE).rglob("*.py"))}
+        sources = sorted((root / PACKAGE).rglob("*.py"))
+        self.shas = {file.relative_to(root).as_posix(): _sha(file.read_bytes()) for file in sources}
         self.seconds: dict[str, float] = {}
         self._tests_of: dict[Line, list[str]] = defaultdict(list)
         self._tests_of_file: dict[str, list[str]] = defaultdict(list)
@@ -205,7 +220,7 @@ class Lines:
 
     def missing(self, test_files: Iterable[str]) -> list[str]:
         """The files whose tests have no record, or have changed since."""
-        return [file for file in test_files if self._read(file).get("sha") != _sha(self.root / file)]
+        return [file for file in test_files if self._read(file).get("sha") != _sha((self.root / file).read_bytes())]
 
     def _read(self, test_file: str) -> dict[str, Any]:
         entry = self._entry(test_file)
@@ -213,27 +228,31 @@ class Lines:
 
     def write(self, test_file: str, record: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        whole = {"sha": _sha(self.root / test_file), "sources": self.shas, **record}
+        whole = {"sha": _sha((self.root / test_file).read_bytes()), "sources": self.shas, **record}
         self._entry(test_file).write_text(json.dumps(whole))
 
+    def known(self, test_file: str) -> dict[str, Any]:
+        """The recorded tests. Lines of a module that has changed since are 0: they would be of something else."""
+        record = self._read(test_file)
+        changed = {name for name, sha in record.get("sources", {}).items() if self.shas.get(name) != sha}
+        return {
+            name: test | {"lines": {file: [0] if file in changed else rows for file, rows in test["lines"].items()}}
+            for name, test in record.get("tests", {}).items()
+        }
+
     def load(self, test_files: Iterable[str]) -> None:
-        for file in test_files:
-            record = self._read(file)
-            for name, test in record.get("tests", {}).items():
-                self.seconds[name] = test["seconds"]
-                for source, numbers in test["lines"].items():
-                    self._tests_of_file[source].append(name)
-                    # lines of a module that has changed since would be those of something else
-                    if record["sources"].get(source) == self.shas.get(source):
-                        for number in numbers:
-                            self._tests_of[source, number].append(name)
-                    else:
-                        self._tests_of[source, 0].append(name)
+        for name, test in (pair for file in test_files for pair in self.known(file).items()):
+            self.seconds[name] = test["seconds"]
+            for source, numbers in test["lines"].items():
+                self._tests_of_file[source].append(name)
+                for number in numbers:
+                    self._tests_of[source, number].append(name)
 
     def tests(self, file: str, span: tuple[int, int] | None, budget: float) -> list[str]:
         """The tests that run one of the lines, the module's own and the quickest first, up to `budget` seconds.
 
-        Code that runs when the module is imported has no lines here: then those that run any of its functions.
+        Code that runs when the module is imported has no lines here: then those that run any of its functions. A line
+        that no test runs may be in a function that is called at import: then the room's quickest tests.
         """
         if span is None:
             found = set(self._tests_of_file[file])
@@ -242,11 +261,14 @@ class Lines:
                 name for line in (0, *range(span[0], span[1] + 1)) for name in self._tests_of.get((file, line), [])
             }
         room = f"tests/{Path(file).relative_to(PACKAGE).parts[0]}"
-        chosen, spent = [], 0.0
+        if not found:
+            found = {name for name in self.seconds if name.startswith(room)}
+            budget /= 10
+        chosen, spent = list[str](), 0.0
         for name in sorted(found, key=lambda name: (not name.startswith(room), self.seconds[name], name)):
             spent += self.seconds[name]
             if spent > budget and chosen:
-                continue
+                break
             chosen.append(name)
         return chosen
 
@@ -275,5 +297,5 @@ def spans(tree: ast.AST) -> dict[int, tuple[int, int] | None]:
     return found
 
 
-def _sha(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

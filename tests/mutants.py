@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.mutant_equivalents import EQUIVALENT
 from tests.mutant_lane import Lane
 from tests.mutant_lines import Lines, spans
 
@@ -37,32 +38,19 @@ ROOMS = [
     *("trainers", "hub", "data", "_io", "_checks"),
 ]
 # the tests that the lane runs, in the order in which they are recorded
+_SINGLE = ("defaults", "calls", "files", "json", "locks", "masking", "tensors", "sequences", "quoting")
 _TESTS = [
-    *(f"test_{name}.py" for name in ("files", "json", "locks", "masking", "tensors", "sequences", "quoting")),
-    *(
-        "losses",
-        "metrics",
-        "isoclip",
-        "gcd",
-        "inversion",
-        "data",
-        "features",
-        "hub",
-        "tuners",
-        "evaluation",
-        "trainers",
-    ),
-    *("backbones/test_packing.py", "search"),
+    *(f"test_{name}.py" for name in _SINGLE),
+    *("losses", "metrics", "isoclip", "gcd", "inversion", "data", "tuners", "evaluation", "trainers", "features"),
+    *("hub", "backbones", "search"),
 ]
 # those that start processes or train for long are recorded last
-_LONG = re.compile("process|kill|round_trip|study|extraction|store|reading|hub|trainer|parity")
+_LONG = re.compile("process|life_cycle|kill|export|round_trip|study|extraction|store|reading|hub|trainer|parity")
 # read the module, so that no line of it runs there
 _OF_SOURCE = (
     "tests/test_defaults.py::test_stated_defaults_are_the_actual_ones[{}]",
-    "tests/test_progress_bars.py::test_bars_say_what_they_count[{}]",
+    "tests/test_calls.py::test_calls_say_what_they_must[{}]",
 )
-# mutants that change nothing that could be seen, by file, line of the source and change, each with its reason
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
 _COMPARISONS = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
     **{ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is},
@@ -241,7 +229,7 @@ def main() -> int:
 
 def _record(lane: Lane, lines: Lines) -> None:
     for file in lines.missing(files_of_tests()):
-        start, record = time.monotonic(), lane.record(file)
+        start, record = time.monotonic(), lane.record(file, lines.known(file))
         lines.write(file, record)
         print(
             f"recorded {len(record['tests']):4} {time.monotonic() - start:6.1f} s  {file}  {record['failed'] or ''}",
@@ -255,7 +243,7 @@ def _run(lane: Lane, lines: Lines, waiting: list[Mutant], report: list[Any], opt
         if (mutant.file, mutant.text, mutant.change) in EQUIVALENT:
             outcome, by = "equivalent", EQUIVALENT[mutant.file, mutant.text, mutant.change]
         elif tests := lines.tests(mutant.file, mutant.lines, options.seconds):
-            tests = [*(test.format(mutant.file) for test in _OF_SOURCE), *tests]
+            tests = [*(test for one in _OF_SOURCE if (test := one.format(mutant.file)) in lines.seconds), *tests]
             content = mutant.applied((ROOT / mutant.file).read_bytes())
             outcome, by = lane.run(mutant.file, content, tests, sum(lines.seconds.get(test, 1) for test in tests))
             by = by or f"{len(tests)} tests"

@@ -113,7 +113,7 @@ def _remove(path: Path, holder: dict[str, Any]) -> bool:
 def _system() -> str | None:
     """Names this start of this machine, and the room in which process numbers count; None where that is unknown."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None

@@ -1,13 +1,15 @@
-"""The class of all commands: earlier spellings of their arguments, and errors in the words of the command line."""
+"""The classes of all commands: earlier spellings, errors in the words of the command line, and what Ctrl-C leaves."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import signal
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.names import misplaced_model
@@ -19,6 +21,9 @@ _ONLY_IN_PYTHON = re.compile(r",? or give \w+=(?=[.;,]|$)")
 
 class Command(TyperCommand):
     """Reads the data under their earlier option names, and lets errors name options instead of Python's arguments."""
+
+    interrupted = "interrupted"
+    """What Ctrl-C prints."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if any(parameter.param_type_name == "argument" and parameter.name == "data" for parameter in self.params):
@@ -38,13 +43,50 @@ class Command(TyperCommand):
         ctx.allow_extra_args = True
         extra = super().parse_args(ctx, list(args))
         ctx.allow_extra_args = False
-        names = [parameter.name for parameter in self.params if parameter.param_type_name == "argument"]
-        given = [*(ctx.params[name] for name in names), *extra]
-        if len(given) != len(names) + 1 or ctx.params["model"] is not None:
+        arguments = [parameter for parameter in self.params if parameter.param_type_name == "argument"]
+        given = [*(value for one in arguments for value in _listed(ctx.params[one.name])), *extra]
+        takes_many = any(one.nargs != 1 for one in arguments)
+        if ctx.params["model"] is not None or not (takes_many or len(given) == len(arguments) + 1):
             return
-        if (model := misplaced_model(given)) is not None:
+        model = misplaced_model(given)
+        if model is not None and not (takes_many and len(given) == 1):
             given.remove(model)
             raise ClipAlignError(f"{model!r} is a model: write {shlex.join([*given, '--model', model])}.")
+
+
+def _listed(value: Any) -> list[str]:
+    """The words of an argument, of which some take several."""
+    return [str(part) for part in value or ()] if isinstance(value, (list, tuple, type(None))) else [str(value)]
+
+
+class ResumingCommand(Command):
+    """A command that resumes what an earlier call has begun."""
+
+    interrupted = "interrupted; run the same command again to resume"
+
+
+class Commands(TyperGroup):
+    """All commands: Ctrl-C becomes one line, where Typer prints none."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt:
+            leave_interrupted(Command.interrupted)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            command = self.commands.get(ctx.invoked_subcommand)
+            leave_interrupted(getattr(command, "interrupted", Command.interrupted))
+
+
+def leave_interrupted(line: str) -> NoReturn:
+    """Prints a line and exits as after Ctrl-C; a second Ctrl-C ends the process at once, without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    print(line, file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
 
 
 def data_as_argument(arguments: Sequence[str]) -> list[str]:

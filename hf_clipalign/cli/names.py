@@ -30,11 +30,15 @@ def is_model_folder(path: str | Path) -> bool:
 
 def misplaced_model(names: Sequence[str]) -> str | None:
     """The name that stands for a model, among others that do not: built in, in a folder, or as a Hub id."""
-    for is_model in (is_built_in_model, is_model_folder, lambda name: is_hub_id(name) and not Path(name).exists()):
+    for is_model in (is_built_in_model, is_model_folder, _is_on_hub):
         found = [name for name in names if is_model(name)]
         if found:
             return found[0] if len(found) == 1 else None
     return None
+
+
+def _is_on_hub(name: str) -> bool:
+    return is_hub_id(name) and not Path(name).parent.exists()
 
 
 def nearest_path(name: str) -> str | None:

@@ -117,26 +117,49 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
         return
-    before = signal.getsignal(signal.SIGCHLD)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (*_ENDING, signal.SIGCHLD)}
+    for number in _ENDING:  # another thread may take a signal that this one blocks
+        if before[number] is not None:
+            signal.signal(number, lambda one, _: came.append(one))
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # workers inherit this, and keep a signal until they are ready
     try:
         yield
     finally:
-        if before is not None:
-            is_torch = str(getattr(before, "__module__", "")).startswith("torch.utils.data")  # of another loader
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL if is_torch else before)
+        is_torch = str(getattr(before[signal.SIGCHLD], "__module__", "")).startswith("torch.utils.data")
+        if is_torch:  # of another loader
+            before[signal.SIGCHLD] = signal.SIG_DFL
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        for one in came:
+            signal.raise_signal(one)
 
 
 def _begin_worker(_: int) -> None:
-    """A worker ends at once on request, and, on Linux, when the process that it works for is no more."""
+    """A worker ends at once on request, and, on Linux, when the process that it works for is no more.
+
+    Ctrl-C reaches it, too, but it is for the process that it works for to act on.
+    """
+    sys.excepthook = _report_unless_cut_off
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if (parent := multiprocessing.parent_process()) is not None and os.getppid() != parent.pid:
             os.kill(os.getpid(), signal.SIGKILL)  # it ended before this process could ask for the signal
+
+
+def _report_unless_cut_off(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Reports an error of the thread that hands over tensors, unless the process that takes them has hung up.
+
+    That happens when it ends meanwhile; where it fails for another reason, it reports that itself.
+    """
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def default_workers(n_images: int | None) -> int:

@@ -4,6 +4,7 @@ from .cards import build_card as build_card
 from .cards import check_card as check_card
 from .export.faiss import build_faiss_index as build_faiss_index
 from .export.faiss import export_faiss as export_faiss
+from .export.index import export_index as export_index
 from .export.onnx import export_onnx as export_onnx
 from .export.onnx import onnx_facts as onnx_facts
 from .export.sentence_transformers import export_sentence_transformers as export_sentence_transformers

@@ -240,7 +240,7 @@ def push_adapter(
                 set_base_model(folder / "adapter_config.json", base_model)
         info = replace(describe_folder(folder, repo_id), method=method, description=description)
         if info.base_model is None:
-            name = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+            name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
             raise ClipAlignError(
                 f"the adapter's base model {name!r} is not on the Hub: push the base model first, then give "
                 "base_model='owner/name'."

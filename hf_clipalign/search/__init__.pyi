@@ -4,6 +4,8 @@ from .answers.groups import DuplicateGroup as DuplicateGroup
 from .answers.groups import find_duplicates as find_duplicates
 from .answers.hits import Answer as Answer
 from .answers.hits import Hit as Hit
+from .answers.word_null import WordNull as WordNull
+from .calibration import Calibration as Calibration
 from .collection.changes import UpdateReport as UpdateReport
 from .collection.status import Status as Status
 from .duplicates import DuplicatePairs as DuplicatePairs
@@ -25,4 +27,5 @@ from .rows import ArrayRows as ArrayRows
 from .rows import as_rows as as_rows
 from .selection import outlier_scores as outlier_scores
 from .selection import select_diverse as select_diverse
+from .sidecars.choice import prepare as prepare
 from .text_tower import TextTower as TextTower

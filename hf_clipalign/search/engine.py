@@ -14,6 +14,7 @@ from hf_clipalign.search.answers.collection import Collection
 from hf_clipalign.search.answers.filters import Filter
 from hf_clipalign.search.answers.hits import NO_MATCH, Answer, Hit
 from hf_clipalign.search.answers.vectors import AskedQuery, ask
+from hf_clipalign.search.calibration import Calibration
 from hf_clipalign.search.query import Query
 from hf_clipalign.search.sidecars.choice import neighbours
 
@@ -89,24 +90,33 @@ def _answers(collection: Collection, head: str, asked: Sequence[AskedQuery], wis
         allowed = np.zeros(len(collection.embeddings(head)), bool)
         allowed[collection.files.images[wish.kept]] = True
     more = 0 if wish.include_self else max(len(one.rows) for one in asked)
-    found = neighbours(collection, head, np.stack([one.vector for one in asked]), wish.stop + more, allowed)
+    calibration = getattr(collection, "calibration", lambda head: None)(head)
+    depth = max(wish.stop, 0 if calibration is None else calibration.reference_rank)
+    n_searched = None if allowed is None else max(1, int(allowed.sum()))
+    found = neighbours(collection, head, np.stack([one.vector for one in asked]), depth + more, allowed)
     answers = []
     for one, rows, scores in zip(asked, *found.neighbours, strict=True):
         hidden = {-1} if wish.include_self else {-1, *one.rows}
         ranked = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row not in hidden]
-        hits = _hits(collection, one, ranked[: wish.stop], wish)
+        confidences = _confidences(calibration, one, [score for _, score in ranked], n_searched)
+        hits = _hits(collection, one, ranked[: wish.stop], wish, confidences)
         note = " ".join(filter(None, [found.note, "" if hits else _why_none(wish)]))
         answers.append(Answer(hits, str(one.query), head, found.method, note))
     return answers
 
 
-def _hits(collection: Collection, asked: AskedQuery, ranked: Sequence[tuple[int, float]], wish: _Wish) -> list[Hit]:
+def _hits(
+    collection: Collection,
+    asked: AskedQuery,
+    ranked: Sequence[tuple[int, float]],
+    wish: _Wish,
+    confidences: list[float] | None,
+) -> list[Hit]:
     files = collection.files
-    confidences = _confidences(collection, asked, [score for _, score in ranked])
     if wish.min_confidence is not None:
         if confidences is None:
             raise ClipAlignError(_no_confidence(asked))
-        ranked = ranked[: sum(confidence >= wish.min_confidence for confidence in confidences)]
+        ranked = [hit for hit, chance in zip(ranked, confidences, strict=False) if chance >= wish.min_confidence]
     hits = []
     for number, (row, score) in list(enumerate(ranked))[wish.start :]:
         paths = [files.path(i) for i in files.of_image(row) if wish.kept is None or wish.kept[i]]
@@ -115,14 +125,13 @@ def _hits(collection: Collection, asked: AskedQuery, ranked: Sequence[tuple[int,
     return hits
 
 
-def _confidences(collection: Collection, asked: AskedQuery, scores: Sequence[float]) -> list[float] | None:
+def _confidences(
+    calibration: Calibration | None, asked: AskedQuery, scores: Sequence[float], n_searched: int | None
+) -> list[float] | None:
     """Probability of a true match for each score; None for combined queries, whose scores have another scale."""
-    calibration = None
-    if asked.query.is_single and asked.query.is_visual:
-        calibration = getattr(collection, "calibration", lambda head: None)(asked.head)
-    if calibration is None:
+    if calibration is None or not (asked.query.is_single and asked.query.is_visual):
         return None
-    return [float(value) for value in calibration.confidence(np.asarray(scores, np.float32))]
+    return calibration.confidence(np.asarray(scores, np.float32), n_searched).tolist()
 
 
 def _no_confidence(asked: AskedQuery) -> str:

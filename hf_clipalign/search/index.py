@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._checks.numbers import check_integer
-from hf_clipalign._checks.quoting import printable, short
+from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_write
+from hf_clipalign.search.answers.calibrating import Calibrating
 from hf_clipalign.search.collection.changes import UpdateReport
 from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked, opened_heads
-from hf_clipalign.search.collection.maintenance import compacted, problems, repaired
-from hf_clipalign.search.collection.manifest import Manifest, get_setting, next_generation, put_setting
+from hf_clipalign.search.collection.maintenance import compacted, repaired
+from hf_clipalign.search.collection.manifest import Manifest, next_generation, put_setting
 from hf_clipalign.search.collection.models import INDEXED, LoadedModel, reader_version
 from hf_clipalign.search.collection.scanning import ignore_rule
-from hf_clipalign.search.collection.snapshots import Snapshot, read_snapshot
-from hf_clipalign.search.collection.status import Status, counts, levels, skipped_files
+from hf_clipalign.search.collection.stored import StoredImages
 from hf_clipalign.search.collection.updating import Update
 from hf_clipalign.search.duplicates import DuplicatePairs, near_duplicates
 from hf_clipalign.search.engine import Searching
-from hf_clipalign.search.files import Files
-from hf_clipalign.search.heads import RAW, Heads, IndexRows
-from hf_clipalign.search.rows import Rows
+from hf_clipalign.search.heads import Heads
 
 
-class ImageIndex(Searching):
+class ImageIndex(StoredImages, Searching, Calibrating):
     """An index of the images below one or several folders. Make one with `create`, get one with `open`.
 
     It keeps the features before the projector, so that any head and band can be chosen when it is asked. Images are
@@ -59,9 +56,8 @@ class ImageIndex(Searching):
     """
 
     def __init__(self, path: Path, heads: Heads, model: LoadedModel | None = None) -> None:
-        self.path = path
-        self._heads, self._model = heads, model
-        self._manifest = Manifest(path)
+        super().__init__(path, heads)
+        self._model = model
 
     @classmethod
     def create(
@@ -85,7 +81,7 @@ class ImageIndex(Searching):
             processor (`ProcessorMixin` or image processor, *optional*): loaded from the model's name by default.
             model_name (`str`, *optional*): what to load the model by later. Default: where it was loaded from.
             head (`"auto"`, `"raw"` or `(k_top, k_bottom)`, *optional*, defaults to `"auto"`): the band of the aligned
-                head; auto takes the published one of a known checkpoint, else none.
+                head; auto takes that of an aligned model, or the published one of a known checkpoint, else none.
             ignore (`Sequence[str]`, *optional*): patterns of names that are left out, as in a `.gitignore`.
             shard_size (`int`, *optional*, defaults to `4,096`): images in one file of features.
 
@@ -107,7 +103,7 @@ class ImageIndex(Searching):
         description = {**loaded.describe(), **sizes, "roots": roots, "ignore": patterns}
         with locked(target):
             manifest = Manifest(target)
-            if manifest.exists():
+            if manifest.path.exists():
                 raise ClipAlignError(
                     f"{printable(str(target))!r} holds an index already: open it with ImageIndex.open, or give "
                     "another folder."
@@ -130,72 +126,6 @@ class ImageIndex(Searching):
     def __repr__(self) -> str:
         return f"ImageIndex({printable(str(self.path))!r}, {len(self):,} images)"
 
-    def __len__(self) -> int:
-        return len(self._snapshot.shard)
-
-    # what is there
-
-    @property
-    def files(self) -> Files:
-        """The files that can be found."""
-        return self._snapshot.files
-
-    @property
-    def generation(self) -> int:
-        """Grows with every change of what can be found; what is derived from the index compares it."""
-        return self._snapshot.generation
-
-    @property
-    def roots(self) -> list[str]:
-        """The indexed folders, absolute."""
-        return list(self._heads.description["roots"])
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What the index is made from: model, image processor, folders, band."""
-        return self._heads.description
-
-    @property
-    def heads(self) -> list[str]:
-        """`"raw"`, and `"aligned"` where a band is set."""
-        return self._heads.names
-
-    @property
-    def band(self) -> tuple[int, int] | None:
-        """The band of the aligned head, `(k_top, k_bottom)`."""
-        band = self._heads.description.get("band")
-        return None if band is None else (band[0], band[1])
-
-    def embeddings(self, head: str = RAW, modality: str = "image") -> Rows:
-        """Unit embeddings `[N, k]` of the images, computed from the mapped features block by block.
-
-        Args:
-            head (`str`, *optional*, defaults to `"raw"`): one of `heads`.
-            modality (`"image"`, *optional*): of the rows: an index holds images.
-
-        Raises:
-            `ClipAlignError`: there is no such head.
-        """
-        if modality != "image":
-            raise ClipAlignError(f"an index holds embeddings of images, not of modality {short(modality)}.")
-        return self._rows(self._heads.matrix(head, "image"))
-
-    def features(self) -> Rows:
-        """The stored features before the projector, `[N, w]`, as they are."""
-        return self._rows(None)
-
-    def projector(self, head: str = RAW, modality: str = "image") -> NDArray[np.float32]:
-        """The matrix `[k, w]` of a head: a query's embedding is the unit vector of `matrix @ features`.
-
-        Raises:
-            `ClipAlignError`: there is no such head or modality.
-        """
-        return self._heads.matrix(head, modality)
-
-    def setting(self, name: str, default: Any = None) -> Any:
-        """A value of JSON that was stored beside the index with `put_setting`."""
-        return self._snapshot.settings.get(name, default)
-
     def put_setting(self, name: str, value: Any) -> None:
         """Stores a value of JSON in the index, or removes it (None).
 
@@ -205,22 +135,6 @@ class ImageIndex(Searching):
         with locked(self.path), self._manifest.writing() as connection:
             put_setting(connection, f"user.{name}", value)
         self.refresh()
-
-    def status(self) -> Status:
-        """What the index holds."""
-        with self._manifest.reading() as connection:
-            return Status(
-                path=str(self.path),
-                model=self.description["model"]["name"],
-                roots=self.roots,
-                missing_roots=[root for root in self.roots if not os.path.isdir(root)],
-                heads=self.heads,
-                band=self.band,
-                generation=int(get_setting(connection, "generation", 0)),
-                skipped=skipped_files(connection),
-                levels=levels(connection),
-                **counts(connection),
-            )
 
     def duplicates(self, threshold: float = 0.95, head: str | None = None) -> DuplicatePairs:
         """Pairs of images whose embeddings are near; see `near_duplicates`.
@@ -253,12 +167,6 @@ class ImageIndex(Searching):
         return self._checked_model().images(images)
 
     # changes
-
-    def refresh(self) -> bool:
-        """Shows the newest state of the index; whether that is another one than before."""
-        before = self.__dict__.pop("_snapshot", None)
-        self._heads = opened_heads(self.path)
-        return before is None or before.generation != self._snapshot.generation
 
     def update(
         self,
@@ -302,15 +210,6 @@ class ImageIndex(Searching):
         self.refresh()
         return report
 
-    def verify(self) -> list[str]:
-        """Reads the whole index and compares it with its checksums; files of the collection are not read.
-
-        Returns:
-            `list[str]`: what is wrong, one line each; empty if all is as it was written. `update(repair=True)` mends
-            it.
-        """
-        return problems(self._manifest, self.description)
-
     def compact(self) -> int:
         """Removes the features of deleted images from the disk; an update does it when a quarter is deleted.
 
@@ -336,6 +235,10 @@ class ImageIndex(Searching):
         """
         with locked(self.path):
             heads = opened_heads(self.path).with_band(image_band)
+            with self._manifest.writing() as connection:
+                next_generation(
+                    connection
+                )  # before, too: what is derived from the old head is stale if this is killed
             heads.save(self.path, INDEXED.key(self.description))
             with self._manifest.writing() as connection:
                 put_setting(connection, "description", heads.description)
@@ -370,11 +273,3 @@ class ImageIndex(Searching):
             loaded.check(self.description, self.path)
             self._model = loaded
         return self._model
-
-    def _rows(self, matrix: NDArray[np.float32] | None) -> IndexRows:
-        state = self._snapshot
-        return IndexRows(self.path, state.shard_files, state.shard, state.place, matrix, self.description["width"])
-
-    @cached_property
-    def _snapshot(self) -> Snapshot:
-        return read_snapshot(self._manifest, self.roots)

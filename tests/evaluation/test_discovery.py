@@ -20,6 +20,7 @@ from hf_clipalign.evaluation import (
     semi_supervised_kmeans,
     write_report,
 )
+from hf_clipalign.evaluation.discovery import _nearest, _novel_centres, _semi_supervised
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -130,3 +131,26 @@ def test_collapse_is_seen_and_an_even_spread_is_not() -> None:
     assert "100 % lie in one, 3 are empty" in str(collapse(np.zeros(12, dtype=int), rows, 2, 2))
     known_only = np.array([0, 1, 2, 3] * 3)
     assert collapse(known_only, rows, 4, 2) == "2 of 2 novel classes have no unlabelled image"
+
+
+def test_clusters_of_one_have_their_sample_as_centre() -> None:
+    inertia, clusters = _semi_supervised(np.eye(3), np.array([0, 1, -1]), np.eye(3)[:2], 3, np.random.default_rng(0))
+    assert inertia == pytest.approx(0)
+    assert clusters.tolist() == [0, 1, 2]
+
+
+def test_squared_distances_to_the_nearest_centre_by_hand() -> None:
+    values, centres = np.array([[3.0, 4.0], [1.0, 0.0], [0.0, -2.0]]), np.array([[0.0, 0.0], [3.0, 0.0]])
+    assert _nearest(values, centres).tolist() == pytest.approx([16, 1, 4])
+    assert _nearest(values, centres[:0]).tolist() == [1, 1, 1]
+
+
+def test_further_centres_are_drawn_by_their_squared_distance() -> None:
+    """Only one sample lies apart, however little: it is drawn, and where none does, any is."""
+    values = np.zeros((50, 2))
+    values[7] = 0.01
+    for seed in range(5):
+        centres = _novel_centres(values, np.ones(50, bool), np.zeros((1, 2)), 2, np.random.default_rng(seed))
+        assert centres.tolist() == [[0, 0], [0.01, 0.01]]
+    alike = _novel_centres(np.zeros((4, 2)), np.ones(4, bool), np.zeros((1, 2)), 3, np.random.default_rng(0))
+    assert alike.tolist() == [[0, 0]] * 3

@@ -75,3 +75,17 @@ def test_calibration_by_hand():
 def test_bad_input(run, message):
     with pytest.raises(ClipAlignError, match=message):
         run()
+
+
+def test_counts_that_are_all_different():
+    """5 hits, 3 misses, 2 alarms, 7 rejections: none can be taken for another."""
+    labels = [1] * 8 + [0] * 9
+    predictions = [1] * 5 + [0] * 3 + [1] * 2 + [0] * 7
+    assert threshold_metrics(labels, predictions) == {
+        "sensitivity": pytest.approx(5 / 8),
+        "specificity": pytest.approx(7 / 9),
+        "ppv": pytest.approx(5 / 7),
+        "npv": pytest.approx(7 / 10),
+        "f1": pytest.approx(10 / 15),
+        "predicted": 7,
+    }

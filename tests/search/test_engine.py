@@ -136,6 +136,8 @@ def test_a_batch_equals_its_queries_one_by_one(collection):
 
 
 class Calibration:
+    reference_rank = 1
+
     def confidence(self, scores, n_gallery=None):
         return np.clip(scores, 0, 1)
 

@@ -55,7 +55,7 @@ def queries(collection, head="raw", n=5):
 
 
 def test_the_size_decides():
-    assert [wanted_levels(n)[:1] for n in (0, 10_000, 10_001, 200_000, 200_001, 10**6)] == [
+    assert [wanted_levels(n)[:1] for n in (0, 2_000, 2_001, 200_000, 200_001, 10**6)] == [
         [],
         [],
         ["exact"],
@@ -161,7 +161,7 @@ def test_what_is_damaged_is_not_used_and_made_again(collection, level, kind):
         found = neighbours(fresh, "raw", queries(fresh), 6)
         if "raw" in name and name.startswith("bits") != (level == "usearch"):
             np.testing.assert_array_equal(found.neighbours.rows, exact.rows)
-            assert "is damaged" in found.note
+            assert "is damaged" in found.note or (name.endswith("json") and "out of date" in found.note)
         (Path(collection.path) / "levels" / name).write_bytes(before)
     for name in files(collection):
         damage(Path(collection.path) / "levels" / name, kind)

@@ -56,7 +56,7 @@ def duplicates(
     if only is not None and only not in _KINDS:
         raise unknown_name("kind", only, _KINDS)
     opened = open_index(index)
-    groups = find_duplicates(opened, threshold, head=head)
+    groups = find_duplicates(opened, threshold, head=head, progress=True)
     if only is not None:
         kinds = {_KINDS[only]} | ({UNCHECKED} if only == "similar" else set())
         groups = [group for group in groups if group.kind in kinds]

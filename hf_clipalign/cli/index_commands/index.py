@@ -12,7 +12,7 @@ import typer
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.cli.index_commands.shared import holds_index
+from hf_clipalign.cli.index_commands.shared import counted, holds_index, skipped_line
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import ModelOption, console, folder_option, next_step, parse_band, warn
 
@@ -54,6 +54,14 @@ def index(
         bool, typer.Option("--repair", help="Mend what `clipalign verify` finds; try unreadable files again.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps …")] = None,
+    onnx: Annotated[
+        bool,
+        typer.Option(
+            "--onnx",
+            help="Keep the text tower in the index as ONNX, so that words are answered without torch where the model "
+            "is no CLIP (CLIP needs no such file).",
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Images per pass.")] = 64,
     workers: Annotated[int | None, typer.Option(help="Processes that read images.")] = None,
 ) -> None:
@@ -83,7 +91,10 @@ def index(
         opened = _made(path, given, model, ignore, head, device)
     report = opened.update(model=loaded, repair=repair, batch_size=batch_size, num_workers=workers)
     _show(report, opened)
+    _calibrate(opened, head, batch_size, workers)
     _prepare(opened)
+    if onnx:
+        _keep_text_tower(opened)
     next_step("clipalign", "search", path, "WORDS")
 
 
@@ -143,23 +154,44 @@ def _show(report: Any, opened: Any) -> None:
     ]
     status = opened.status()
     heads = "raw" if status.band is None else f"raw, aligned (band {status.band[0]},{status.band[1]})"
-    caption = f"{status.files:,} files, {status.images:,} images; heads: {heads}"
+    caption = f"{counted(status.files, 'file')}, {counted(status.images, 'image')}; heads: {heads}"
     console.print(NumberTable(["files", "count", "meaning"], rows, str(status.path), caption, texts=(0, 2)))
+    if not status.images and not report.missing_roots:
+        warn("note:", f"no image was found below {_listed(status.roots)}.")
     for root in report.missing_roots:
         warn("not there:", f"{printable(root)}; nothing of it was forgotten.")
     for path, reason in status.skipped[:_SHOWN_SKIPPED]:
-        warn("skipped:", f"{printable(path)}: {printable(reason)}")
+        warn("skipped:", skipped_line(path, reason))
     if (more := len(status.skipped) - _SHOWN_SKIPPED) > 0:
         console.print(f"and {more:,} more: `clipalign status {opened.path}` lists them", soft_wrap=True)
     for note in report.notes:
         warn("note:", printable(note))
 
 
+def _calibrate(opened: Any, head: str | None, batch_size: int, workers: int | None) -> None:
+    """Measures what scores mean, and chooses a band where none was published or given."""
+    first = opened.setting("calibration") is None
+    if opened.is_calibration_due:
+        wanted = first and head in (None, "auto")
+        for line in opened.calibrate(choose_band=wanted, batch_size=batch_size, num_workers=workers):
+            console.print(line, soft_wrap=True)
+
+
 def _prepare(opened: Any) -> None:
+    from hf_clipalign.search.answers.texts import prepare_texts
     from hf_clipalign.search.sidecars.choice import prepare
 
+    prepare_texts(opened)
     for line in prepare(opened):
         console.print(line, soft_wrap=True)
+
+
+def _keep_text_tower(opened: Any) -> None:
+    from hf_clipalign.hub import export_text_tower
+    from hf_clipalign.search.text_tower import FOLDER
+
+    model, processor = load(opened.description["model"]["name"])
+    console.print(f"text tower: {export_text_tower(model, processor, Path(opened.path) / FOLDER)}", soft_wrap=True)
 
 
 def _listed(paths: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.names import nearest_path
 from hf_clipalign.cli.options import console
@@ -37,6 +38,16 @@ def open_index(path: Path) -> Any:
     if not path.is_dir() and (close := nearest_path(str(path))):
         raise ClipAlignError(f"no index {str(path)!r}: did you mean {close!r}?")
     return ImageIndex.open(path)
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, as in `1 image` and `2 images`."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def skipped_line(path: str, reason: str) -> str:
+    """What is said about a file that cannot be read; reasons may begin with its path."""
+    return printable(f"{path}: {reason.removeprefix(f'{path}: ')}")
 
 
 def holds_index(path: Path) -> bool:

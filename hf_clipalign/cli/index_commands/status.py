@@ -10,7 +10,7 @@ import typer
 
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.cli.index_commands.shared import IndexArgument, JsonOption, open_index
+from hf_clipalign.cli.index_commands.shared import IndexArgument, JsonOption, counted, open_index, skipped_line
 from hf_clipalign.cli.options import console, next_step, warn
 
 
@@ -36,7 +36,7 @@ def status(
     else:
         console.print("searched exactly: every image is compared", soft_wrap=True)
     for path, reason in found.skipped[:skipped]:
-        warn("skipped:", f"{printable(path)}: {printable(reason)}")
+        warn("skipped:", skipped_line(path, reason))
     for root in found.missing_roots:
         warn("not there:", printable(root))
     next_step("clipalign", "index", index)
@@ -49,13 +49,13 @@ def _rows(found: Any) -> list[list[str]]:
         *(["folder", printable(root)] for root in found.roots),
         ["files", f"{found.files:,}"],
         ["images", f"{found.images:,}, distinct in content"],
-        ["features", f"{found.bytes / 1e6:,.1f} MB in {found.shards:,} files"],
+        ["features", f"{found.bytes / 1e6:,.1f} MB in {counted(found.shards, 'file')}"],
         ["heads", ", ".join(found.heads) + band],
     ]
     if found.deleted:
         rows.append(["deleted", f"{found.deleted:,} images that no file has any more"])
     if found.skipped:
-        rows.append(["skipped", f"{len(found.skipped):,} files that cannot be read"])
+        rows.append(["skipped", f"{len(found.skipped):,} that cannot be read"])
     return rows
 
 

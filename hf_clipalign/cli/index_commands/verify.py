@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from hf_clipalign._checks.quoting import printable
-from hf_clipalign.cli.index_commands.shared import IndexArgument, open_index
+from hf_clipalign.cli.index_commands.shared import IndexArgument, counted, open_index
 from hf_clipalign.cli.options import console, next_step, warn
 
 
@@ -23,4 +23,4 @@ def verify(index: IndexArgument) -> None:
     if problems:
         next_step("clipalign", "index", index, "--repair")
         raise typer.Exit(1)
-    console.print(f"no damage: {len(opened):,} images", soft_wrap=True)
+    console.print(f"no damage: {counted(len(opened), 'image')}", soft_wrap=True)

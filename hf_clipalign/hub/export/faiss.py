@@ -114,7 +114,8 @@ def build_faiss_index(
     index.add(vectors)
     described = {"dimension": index.d, "vectors": index.ntotal, "normalized": True, "similarity": "cosine"}
     with atomic_folder(path, keep=lambda name: name not in FAISS_FILES) as staging:
-        (staging / FACTS_FILE).write_text(json.dumps({"hf_clipalign": {**described, **(facts or {})}}, indent=1))
+        content = json.dumps({"hf_clipalign": {**described, **(facts or {})}}, indent=1)
+        (staging / FACTS_FILE).write_text(content, encoding="utf-8")
         faiss.write_index(index, str(staging / INDEX_FILE))
         if isinstance(features, Features):
             (staging / IDS_FILE).write_text(json.dumps(features.ids, ensure_ascii=False), encoding="utf-8")

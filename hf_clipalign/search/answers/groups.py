@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -88,7 +87,12 @@ class DuplicateGroup:
 
 
 def find_duplicates(
-    collection: Collection, threshold: float = 0.95, *, head: str | None = None, check_pixels: bool | None = None
+    collection: Collection,
+    threshold: float = 0.95,
+    *,
+    head: str | None = None,
+    check_pixels: bool | None = None,
+    progress: bool = False,
 ) -> list[DuplicateGroup]:
     """Groups of duplicates in a collection; no file is changed or deleted.
 
@@ -101,6 +105,7 @@ def find_duplicates(
         threshold (`float`, *optional*, defaults to `0.95`): smallest cosine, in (0, 1].
         head (`str`, *optional*): in whose space. Default: the head for images if there is one, else the base's.
         check_pixels (`bool`, *optional*): compare pixels too. Default: where the library is installed.
+        progress (`bool`, *optional*, defaults to `False`): show a bar on a terminal while images are read.
 
     Returns:
         `list[DuplicateGroup]`: copies, then the same image, then similar ones.
@@ -122,8 +127,9 @@ def find_duplicates(
     if check_pixels is None:
         check_pixels = pixels.is_installed()
     pairs = near_duplicates(collection.embeddings(head), threshold)
-    shown = _Shown(collection, pairs, check_pixels)
-    same = DuplicatePairs(*(part[shown.is_same] for part in pairs))
+    shown = _Shown(collection, pairs, check_pixels, progress)
+    kept = shown.is_same
+    same = DuplicatePairs(pairs.first[kept], pairs.second[kept], pairs.scores[kept])
     n = len(collection.embeddings(head))
     sets = duplicate_groups(n, same) if len(same.first) else []
     representative = np.arange(n)
@@ -149,16 +155,18 @@ class _Shown:
         collection (`Collection`): where they are.
         pairs (`DuplicatePairs`): which images.
         check_pixels (`bool`): whether pixels are compared.
+        progress (`bool`): show a bar meanwhile.
     """
 
-    def __init__(self, collection: Collection, pairs: DuplicatePairs, check_pixels: bool) -> None:
+    def __init__(self, collection: Collection, pairs: DuplicatePairs, check_pixels: bool, progress: bool) -> None:
         self.files = collection.files
-        self.scores: dict[int, float] = defaultdict(lambda: 1.0)
+        paired = np.unique(np.concatenate([pairs.first, pairs.second]))
+        self.scores = np.ones(1 + int(self.files.images.max(initial=-1)), np.float32)
+        self.scores[paired] = 0
         for part in (pairs.first, pairs.second):
-            for row, score in zip(part.tolist(), pairs.scores.tolist(), strict=True):
-                self.scores[row] = max(score, self.scores.get(row, 0.0))
-        path = {row: self.files.path(self.files.of_image(row)[0]) for row in sorted(self.scores)}
-        self.known = pixels.fingerprints(path.values()) if check_pixels else {}
+            np.maximum.at(self.scores, part, pairs.scores)
+        path = {row: self.files.path(self.files.of_image(row)[0]) for row in paired.tolist()}
+        self.known = pixels.fingerprints(path.values(), progress) if check_pixels else {}
         self.is_same: NDArray[np.bool_] = np.array(
             [
                 pixels.is_same_image(path[first], path[second], self.known)
@@ -186,7 +194,7 @@ class _Shown:
         width, height = self.size.get(row, (None, None))
         modified = datetime.fromtimestamp(float(self.files.modified[i])).isoformat(timespec="seconds")
         path, size = self.files.path(i), int(self.files.sizes[i])
-        return DuplicateFile(path, round(self.scores[row], 6), size, width, height, modified)
+        return DuplicateFile(path, round(float(self.scores[row]), 6), size, width, height, modified)
 
 
 def groups_as_json(groups: Sequence[DuplicateGroup]) -> str:
@@ -204,10 +212,10 @@ def groups_as_csv(groups: Sequence[DuplicateGroup]) -> str:
     return as_csv(_COLUMNS, rows)
 
 
-def groups_as_table(groups: Sequence[DuplicateGroup]) -> NumberTable:
-    """The groups for a terminal."""
+def groups_as_table(groups: Sequence[DuplicateGroup], most: int = 100) -> NumberTable:
+    """The groups for a terminal, no more than `most` of them."""
     rows = []
-    for number, group in enumerate(groups, start=1):
+    for number, group in enumerate(groups[:most], start=1):
         for file in group.files:
             is_first = file is group.files[0]
             size = "" if file.width is None else f"{file.width} × {file.height}"
@@ -217,7 +225,8 @@ def groups_as_table(groups: Sequence[DuplicateGroup]) -> NumberTable:
             ]
             rows.append([*head, f"{file.score:.3f}", size, f"{file.bytes:,}"])
     kinds = [kind for kind in _MEANINGS if any(group.kind == kind for group in groups)]
-    caption = "\n".join(f"{kind}: {_MEANINGS[kind]}" for kind in kinds)
+    more = [f"and {len(groups) - most:,} groups more: --json, --csv and --html have all"] if len(groups) > most else []
+    caption = "\n".join([*more, *(f"{kind}: {_MEANINGS[kind]}" for kind in kinds)])
     return NumberTable(["group", "image", "score", "pixels", "bytes"], rows, caption=caption, texts=(0, 1))
 
 
@@ -227,10 +236,7 @@ def groups_as_tiles(groups: Sequence[DuplicateGroup]) -> list[TileGroup]:
         TileGroup(
             f"{number}. {group.kind}",
             _MEANINGS[group.kind],
-            [
-                Tile(file.path, _lines(file, is_kept=file.path == group.keep), file.path == group.keep)
-                for file in group.files
-            ],
+            [_tile(file, file.path == group.keep and group.kind in (COPIES, SAME)) for file in group.files],
         )
         for number, group in enumerate(groups, start=1)
     ]
@@ -241,7 +247,7 @@ def _cells(file: DuplicateFile) -> list[object]:
     return [file.path, f"{file.score:.6g}", file.bytes, *size, file.modified]
 
 
-def _lines(file: DuplicateFile, is_kept: bool) -> list[str]:
+def _tile(file: DuplicateFile, is_kept: bool) -> Tile:
     pixels_of = "" if file.width is None else f"{file.width} × {file.height} pixels, "
-    lines = [f"{pixels_of}{file.bytes:,} bytes", file.modified]
-    return ["worth keeping", *lines] if is_kept else lines
+    lines = [f"{pixels_of}{file.bytes:,} bytes", file.modified.replace("T", " ")]
+    return Tile(file.path, ["worth keeping", *lines] if is_kept else lines, is_kept)

@@ -40,10 +40,12 @@ def is_installed() -> bool:
     return find_spec("imagehash") is not None
 
 
-def fingerprints(paths: Iterable[str]) -> dict[str, Fingerprint]:
+def fingerprints(paths: Iterable[str], progress: bool = False) -> dict[str, Fingerprint]:
     """The fingerprints of files by path; those that cannot be read are left out."""
+    from tqdm.auto import tqdm
+
     found = {}
-    for path in dict.fromkeys(paths):
+    for path in tqdm(dict.fromkeys(paths), desc="pixels", unit="image", disable=None if progress else True):
         try:
             found[path] = fingerprint(path)
         except ClipAlignError:

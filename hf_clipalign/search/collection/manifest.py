@@ -9,11 +9,12 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.replacing import flush
 
 FORMAT = 1
 FILE = "index.sqlite"
@@ -78,15 +79,27 @@ class Manifest:
     Args:
         folder (`Path`): the folder of the index.
         file (`str`, *optional*): its name in the folder.
+        journal (`str`, *optional*, defaults to `"WAL"`): how SQLite keeps changes apart until they are complete.
     """
 
-    def __init__(self, folder: Path, file: str = FILE) -> None:
-        self.folder, self.path = folder, folder / file
+    def __init__(self, folder: Path, file: str = FILE, journal: str = "WAL") -> None:
+        self.folder, self.path, self._journal = folder, folder / file, journal
 
-    def create(self, roots: Iterable[bytes], settings: dict[str, Any]) -> None:
-        """Makes an empty database in one transaction."""
-        self.path.touch()
-        with self.writing(create=True) as change:
+    def create(
+        self, roots: Iterable[bytes], settings: dict[str, Any], fill: Callable[[Manifest], None] | None = None
+    ) -> None:
+        """Makes a database under another name and puts it, once it is complete, in the place of what is there.
+
+        Args:
+            roots (`Iterable[bytes]`): paths of the folders.
+            settings (`dict[str, Any]`): their values.
+            fill (`Callable[[Manifest], None]`, *optional*): what else is to be in it.
+        """
+        fresh = Manifest(self.folder, f"new-{self.path.name}", journal="DELETE")
+        for file in fresh._files():
+            file.unlink(missing_ok=True)
+        fresh.path.touch()
+        with fresh.writing(create=True) as change:
             for statement in filter(str.strip, _TABLES.split(";")):
                 change.execute(statement)
             change.execute(f"PRAGMA user_version = {FORMAT}")
@@ -94,17 +107,17 @@ class Manifest:
             change.executemany("INSERT INTO roots (path) VALUES (?)", [(path,) for path in roots])
             for name, value in {"generation": 1, **settings}.items():
                 put_setting(change, name, value)
+        if fill is not None:
+            fill(fresh)
+        for file in self._files():
+            if file != self.path:
+                file.unlink(missing_ok=True)  # a log is of the database that it was written for
+        os.replace(fresh.path, self.path)
+        flush(self.folder)
 
-    def files(self) -> list[Path]:
+    def _files(self) -> list[Path]:
         """The database, and what SQLite keeps beside it."""
-        return [Path(f"{self.path}{suffix}") for suffix in ("-wal", "-shm", "-journal", "")]
-
-    def exists(self) -> bool:
-        """Whether there is a database that was begun as a whole."""
-        if not self.path.is_file() or self.path.stat().st_size == 0:
-            return False
-        with self.reading(check=False) as connection:
-            return connection.execute("PRAGMA user_version").fetchone()[0] > 0
+        return [Path(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")]
 
     @contextlib.contextmanager
     def reading(self, check: bool = True) -> Iterator[sqlite3.Connection]:
@@ -149,7 +162,7 @@ class Manifest:
             raise self.damage("it is missing")
         connection = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_mode = {self._journal}")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:

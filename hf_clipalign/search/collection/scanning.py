@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections import defaultdict
@@ -12,6 +13,9 @@ from typing import Any, NamedTuple
 from hf_clipalign._checks.quoting import printable, readable_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.file_kinds import image_extensions, is_skipped, other_kind, special_kind
+
+RACY = 2_000_000_000
+"""Nanoseconds: a file whose time is so close to now may be written again without a change of its time."""
 
 Place = tuple[int, int]
 """Device and inode of a folder."""
@@ -35,7 +39,7 @@ class Scan:
             lies below them is unknown. The empty name is the root itself.
         mounts (`list[bytes]`): folders on other devices than the root, now or at the last pass.
         device (`int`): of the root.
-        others (`dict[str, list[str]]`): names of what is no image to be read here: videos, FIFOs and others, by kind.
+        others (`dict[str, list[str]]`): names by kind of what cannot be read here: videos, broken links and the like.
         reasons (`list[str]`): why folders could not be read.
     """
 
@@ -111,9 +115,10 @@ class _Pass:
         # folders first, then links to folders: a file has the name that needs no link, if there is one
         folders, links = [""], list[str]()
         while folders or links:
-            links.sort(reverse=True)
-            folder = folders.pop() if folders else links.pop()
-            self._visit(folder, folders, links)
+            if not folders:
+                links.sort(reverse=True)
+                folders.append(links.pop())
+            self._visit(folders.pop(), folders, links)
         is_empty = not (self.scan.files or self.scan.mounts or self.scan.unread)
         if is_empty and self.before.get("filled") and self.before.get("device") != status.st_dev:
             return self._missing("it is empty and on another device than before: it seems not to be mounted")
@@ -146,28 +151,20 @@ class _Pass:
             if not is_skipped(entry.name):
                 self._note(entry, folder + entry.name, folders, links)
 
-    def _note_other(self, name: str, kind: str | None) -> None:
-        if kind is not None and not (self.ignore is not None and self.ignore(name)):
-            self.scan.others[kind].append(readable_name(name))
-
     def _note(self, entry: os.DirEntry[str], name: str, folders: list[str], links: list[str]) -> None:
-        try:
-            if entry.is_dir():
-                if self.ignore is None or not self.ignore(f"{name}/"):
-                    (links if entry.is_symlink() else folders).append(f"{name}/")
-                return
-            if not entry.name.lower().endswith(self.extensions):
-                self._note_other(name, other_kind(entry.name) if entry.is_file() else special_kind(entry))
-                return
-            if not entry.is_file():
-                self._note_other(name, special_kind(entry))
-                return
-            if self.ignore is not None and self.ignore(name):
-                return
-            status = entry.stat()
-        except OSError:  # a link to nothing or to itself, or a file that has just gone
+        from hf_clipalign.data.images.folders import file_or_folder  # imports PIL, which a query does not need
+
+        is_file, is_folder = file_or_folder(entry)
+        if self.ignore is not None and self.ignore(f"{name}/" if is_folder else name):
             return
-        self.scan.files.append(Found(os.fsencode(name), status.st_size, status.st_mtime_ns))
+        if is_folder:
+            (links if entry.is_symlink() else folders).append(f"{name}/")
+        elif is_file and entry.name.lower().endswith(self.extensions):
+            with contextlib.suppress(OSError):  # it has just gone
+                status = entry.stat()
+                self.scan.files.append(Found(os.fsencode(name), status.st_size, status.st_mtime_ns))
+        elif kind := other_kind(entry.name) if is_file else special_kind(entry):
+            self.scan.others[kind].append(readable_name(name))
 
     def _note_unmounted(self) -> None:
         """Folders that were on another device and are now empty or gone."""

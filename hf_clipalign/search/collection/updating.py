@@ -41,7 +41,7 @@ SCANNED = "scanned"
 """The setting with what the last pass over each root found, see `state_of`."""
 
 HELD_BACK = "others"
-"""The setting with the counts of files that could not be read for lack of a library, of which the user was told."""
+"""The setting with the counts of what is no image that can be read here, of which the user was told."""
 
 
 @dataclass
@@ -121,9 +121,9 @@ class Update:
         for scanned in scans:
             for kind, names in scanned.others.items():
                 others[kind] += names
-        counts = {kind: len(names) for kind, names in others.items()}
-        if counts != get_setting(connection, HELD_BACK, {}):
-            put_setting(connection, HELD_BACK, counts)
+        counted = {kind: len(names) for kind, names in others.items()}
+        if counted != get_setting(connection, HELD_BACK, {}):
+            put_setting(connection, HELD_BACK, counted)
             if others:
                 report.notes.append(f"not read are {describe_other_kinds(others)}")
 

@@ -187,7 +187,7 @@ def _drop_shards(connection: sqlite3.Connection, found: Findings) -> None:
         lost += [image for (image,) in connection.execute("SELECT id FROM images WHERE shard = ?", (number,))]
     for image in lost:
         rows = connection.execute("SELECT root, name, size, mtime FROM files WHERE image = ?", (image,)).fetchall()
-        put_skipped(connection, [SkippedRow(*row, 0, "", LOST) for row in rows])
+        put_skipped(connection, [SkippedRow(*row, settled=0, reader="", reason=LOST) for row in rows])
         connection.execute("DELETE FROM images WHERE id = ?", (image,))
     connection.executemany("DELETE FROM shards WHERE id = ?", [(number,) for number in found.shards])
 
@@ -197,16 +197,13 @@ def _rebuild(manifest: Manifest, description: Mapping[str, Any], key: str) -> No
     settings = _salvaged(manifest.path)
     generation = max(int(time.time()), int(settings.get("generation", 0)) + 1)
     settings |= {"generation": generation, "description": dict(description)}
-    fresh = Manifest(manifest.folder, f"new-{FILE}")
-    for file in fresh.files():
-        file.unlink(missing_ok=True)
-    fresh.create(map(os.fsencode, description["roots"]), settings)
-    for number, content in _sound_shards(manifest.folder, key, description["width"]):
-        with fresh.writing() as connection:
-            _record(connection, manifest.folder, number, key, content)
-    for file in manifest.files()[:-1]:
-        file.unlink(missing_ok=True)
-    os.replace(fresh.path, manifest.path)
+
+    def fill(fresh: Manifest) -> None:
+        for number, content in _sound_shards(manifest.folder, key, description["width"]):
+            with fresh.writing() as connection:
+                _record(connection, manifest.folder, number, key, content)
+
+    manifest.create(map(os.fsencode, description["roots"]), settings, fill)
 
 
 def _record(connection: sqlite3.Connection, folder: Path, number: int, key: str, content: ShardContent) -> None:

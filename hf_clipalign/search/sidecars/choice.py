@@ -17,7 +17,7 @@ from hf_clipalign.search.rows import Rows
 from hf_clipalign.search.sidecars.approximate import GraphLevel, is_installed
 from hf_clipalign.search.sidecars.storage import EXACT, Sidecar, SidecarLevel, UnusableSidecar
 
-FEW_ROWS = 10_000
+FEW_ROWS = 2_000
 """Up to so many images, projecting all of them takes no longer than a look at the disk for what lies beside them."""
 EXACT_ROWS = 200_000
 """Up to so many images, every stored feature is compared."""
@@ -31,7 +31,7 @@ _SAMPLE = 256
 _DEPTH = 10
 _MIN_SHARE = 1 / 16
 """Below this share of images that may be found, those are compared one by one."""
-_HINT = "run `clipalign index` on it to make it"
+_HINT = "run `clipalign index` on it to make it, or hf_clipalign.search.prepare(index)"
 
 
 class Found(NamedTuple):
@@ -104,6 +104,13 @@ def prepare(collection: Collection) -> list[str]:
 
     Raises:
         `ClipAlignError`: the disk refuses.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import ImageIndex, prepare
+        >>> prepare(ImageIndex.open("photos.index"))  # few images are compared as they are
+        []
+        ```
     """
     lines: list[str] = []
     wanted = wanted_levels(len(collection.features()))

@@ -52,11 +52,9 @@ class Sidecar:
     @property
     def key(self) -> str:
         """Of the state of the collection and the head."""
-        matrix = self.collection.projector(self.head, "image")
-        digest = hashlib.blake2b(np.ascontiguousarray(matrix).tobytes(), digest_size=16)
-        state = [self.collection.generation, len(self.collection.features()), self.collection.description]
-        digest.update(json.dumps(state, sort_keys=True, default=str).encode())
-        return digest.hexdigest()
+        matrix = _checksum({self.head: self.collection.projector(self.head, "image")})
+        state = [self.collection.generation, len(self.collection.features()), self.collection.description, matrix]
+        return hashlib.blake2b(json.dumps(state, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
     def save(self, built: SidecarLevel, recall: float | None) -> None:
         """Writes a level atomically, in the place of an earlier one.
@@ -192,5 +190,5 @@ def _checksum(arrays: Mapping[str, NDArray[Any]]) -> int:
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         checksum = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), checksum)
-        checksum = zlib.crc32(array.reshape(-1).view(np.uint8), checksum)
+        checksum = zlib.crc32(memoryview(array).cast("B"), checksum)
     return checksum

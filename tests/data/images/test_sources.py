@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.data import ImageSource, from_dataset, from_table, image_folder, open_source
+from hf_clipalign.data import ImageSource, from_dataset, from_table, image_folder, open_source, open_stream
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -478,3 +478,25 @@ def test_damaged_columns_of_a_parquet_table_are_one_clear_error(tmp_path):
     (tmp_path / "t.parquet").write_bytes(content[:4] + b"\xff" * 64 + content[68:])
     with pytest.raises(ClipAlignError, match=r"t\.parquet' cannot be read \(.*\): replace it"):
         from_table(tmp_path / "t.parquet", label_column="label")
+
+
+def test_a_stream_whose_columns_are_not_known_is_looked_at():
+    def rows():
+        for label in (1, 0):
+            yield {"image": f"{label}.png", "label": label, "name": f"image {label}"}
+
+    unknown = datasets.IterableDataset.from_generator(rows)
+    assert unknown.features is None
+    records = list(open_stream(unknown, image_column="image", label_column="label", id_column="name").records(0))
+    assert [(record.id, record.label) for record in records] == [("image 1", 1), ("image 0", 0)]
+
+
+@pytest.mark.parametrize("label", [-1, "cat", None])
+def test_labels_of_streams_are_class_numbers_or_left_out(label):
+    features = {"image": datasets.Value("string"), "label": datasets.Value("string" if label == "cat" else "int64")}
+    table = datasets.Dataset.from_dict({"image": ["a.png"], "label": [label]}, features=datasets.Features(features))
+    stream = table.to_iterable_dataset()
+    (record,) = open_stream(stream, image_column="image").records(0)
+    assert (record.id, record.item, record.label) == ("0", "a.png", None)
+    with pytest.raises(ClipAlignError, match=r"row 0 \(from 0\) of column 'label' holds"):
+        list(open_stream(stream, image_column="image", label_column="label").records(0))

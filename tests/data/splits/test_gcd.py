@@ -246,3 +246,9 @@ def test_held_out_labels_are_hidden_and_every_class_keeps_two(tmp_path: Path) ->
     assert np.bincount(visible.labels[visible.labelled]).tolist() == [2, 2, 16]
     assert np.array_equal(hold_out_labels(split, 0.2, seed=1)[1], rows)
     assert not np.array_equal(hold_out_labels(split, 0.2, seed=2)[1], rows)
+
+
+@pytest.mark.parametrize(("highest", "message"), [(3, r"'emu' \(and 1 more\) has"), (2, r"'dog' \(and 2 more\) has")])
+def test_empty_classes_are_counted(highest, message):
+    with pytest.raises(ClipAlignError, match=message):
+        GCDSplit.from_source(source(np.minimum(LABELS, highest)), 2)

@@ -48,3 +48,14 @@ def test_no_patient_is_in_both_parts():
     for share, few in ((1.0, many), (0.5, labels(["1"]))):
         with pytest.raises(ClipAlignError, match="cannot be held out"):
             split_patients(few, share)
+
+
+def test_hashes_stay_exact_where_a_part_names_nothing():
+    """An empty part must not turn the 63-bit hashes of the other one into floating-point numbers."""
+    named = SeenRows.of(FindingLabels(["a.png", "b.png"], ["Edema"], [[1], [0]], ["p1", "p2"]))
+    unnamed = SeenRows.of(FindingLabels(["0", "1"], ["Edema"], [[1], [0]]))
+    assert len(unnamed.images) == len(unnamed.patients) == 0
+    for seen in (named | unnamed, unnamed | named):
+        assert seen.images.dtype == seen.patients.dtype == np.int64
+        assert seen.images.tolist() == named.images.tolist()
+        assert seen.patients.tolist() == named.patients.tolist()

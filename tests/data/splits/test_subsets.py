@@ -78,3 +78,9 @@ def test_bad_requests() -> None:
         keep_classes(source(), [])
     with pytest.raises(ClipAlignError, match="2 or more classes, there is 1"):
         base_and_novel(source(labels=np.zeros(12, dtype=int), names=["ant"]))
+
+
+def test_two_classes_are_one_base_and_one_novel() -> None:
+    base, novel = base_and_novel(source(LABELS % 2, ["ant", "bee"]))
+    assert (base.class_names, novel.class_names) == (["ant"], ["bee"])
+    assert len(base) + len(novel) == len(LABELS)

@@ -76,6 +76,10 @@ def test_trec_files_have_no_header(tmp_path):
         ({"qrels": [{"query-id": "q1", "corpus-id": "d9"}]}, "row 0 .* names the corpus text 'd9'"),
         ({"qrels": [{"query-id": "q1", "corpus-id": "d1", "score": 0}]}, "no query has a relevant text"),
         ({"qrels": [{"a": 1}]}, "no column 'query-id'"),
+        (
+            {"qrels": [{"query-id": "q1", "corpus-id": "d1", "score": 1}, {"query-id": "q1", "corpus-id": "d2"}]},
+            r"row 1 \(from 0\) has no 'score'",
+        ),
         ({"corpus": [*CORPUS, CORPUS[0]]}, "the id 'd1' appears twice"),
         ({"queries": None}, "'queries' not given"),
         ({"queries": []}, "no rows"),
@@ -105,3 +109,24 @@ def test_damaged_rows_are_named(tmp_path, file, text, match):
     (tmp_path / file).write_text(text)
     with pytest.raises(ClipAlignError, match=match):
         load_qrels(tmp_path, split="test")
+
+
+def test_the_only_split_needs_no_choice(tmp_path):
+    write(tmp_path, "beir")
+    (tmp_path / "qrels" / "test.tsv").unlink()
+    assert load_qrels(tmp_path).queries.ids == ["q1"]
+
+
+def test_queries_and_corpus_are_called_after_their_place(tmp_path):
+    write(tmp_path, "beir")
+    judged = load_qrels(tmp_path)
+    assert (judged.queries.name, judged.corpus.name) == (f"{tmp_path}, queries", f"{tmp_path}, corpus")
+
+
+def test_four_columns_may_have_a_header_and_trec_files_one_row(tmp_path):
+    write(tmp_path, "hub")
+    rows = [f"{query}\t0\t{text}\t{grade}" for query, text, grade in QRELS]
+    (tmp_path / "qrels.tsv").write_text("\n".join(["query-id\titeration\tcorpus-id\tscore", *rows]))
+    check(load_qrels(tmp_path))
+    (tmp_path / "qrels.tsv").write_text("q1 0 d1 2")
+    assert [row.tolist() for row in load_qrels(tmp_path).grades] == [[2]]

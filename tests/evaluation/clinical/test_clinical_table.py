@@ -108,6 +108,7 @@ def test_subgroups_are_scored_alone(tmp_path):
     assert parts["sex: Male"]["auroc"] == pytest.approx(roc_auc_score(test.values[rows, 0], ours.test[rows, 0]))
     assert parts["sex: Male"]["n"] == 40
     assert table.subgroup_table().columns == ["finding", "sex: Female", "sex: Male"]
+    assert table.subgroup_table().caption.startswith("AUROC of adapter in percent")
     assert clinical_table([ours], labels(80, 0), n_resamples=5).subgroup_table() is None
     with open(table.save(tmp_path)[0], newline="", encoding="utf-8") as file:
         written = list(csv.DictReader(file))
@@ -143,3 +144,19 @@ def test_the_probe_learns_from_known_labels_alone_and_cannot_forget():
     alone = LinearProbe(embeds[:60], wrong[:60, :1], train.select(range(60), ["cough"]))
     assert alone.findings == ["cough"]
     assert LinearProbe(embeds, np.full((120, 3), np.nan), train).scores(embeds).shape == (120, 0)
+
+
+def test_a_probe_of_few_patients_has_a_strength_that_nothing_was_chosen_by():
+    few = labels(8, 0)
+    few.values[:, 0] = [0, 1] * 4
+    few.values[:, 1] = 1
+    probe = LinearProbe(scores(few, 0.1), few.targets(), few)
+    assert {name: model.C for name, model in probe.models.items()} == {"cough": 0.01}
+
+
+def test_a_probe_of_one_class_has_no_scores():
+    few = labels(8, 0)
+    few.values[:] = 1
+    probe = LinearProbe(scores(few, 0.1), few.targets(), few)
+    assert probe.findings == []
+    assert probe.scores(scores(few, 0.1)).shape == (8, 0)

@@ -145,3 +145,11 @@ def test_the_key_holds_all_that_decides_about_the_shards():
     assert FEATURES.key(description) != FEATURES.key(other)
     assert FEATURES.family(description) == FEATURES.family(other)
     assert FEATURES.family(description) != FEATURES.family({**description, "model": {"weights": "v"}})
+
+
+def test_a_manifest_is_written_for_people_to_read(tmp_path):
+    """One entry a line, names in their own letters, and a newline at the end."""
+    manifests.write_manifest(tmp_path, FEATURES, {"modality": "image", "data": {"name": "Bücher"}})
+    text = (tmp_path / "features.json").read_text(encoding="utf-8")
+    assert text.endswith("}\n")
+    assert '\n  "name": "Bücher"\n' in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_clipalign.trainers.augmentation import crop_and_resize, random_view, view_generator
+from hf_clipalign.data.images.augmentation import crop_and_resize, random_view, view_generator
 
 
 def draw(n: int, size: tuple[int, int] = (120, 80), scale: float = 0.08) -> list:
@@ -31,6 +31,8 @@ def test_boxes_are_inside_and_cover_the_range_of_areas_and_ratios() -> None:
 def test_scale_one_keeps_the_largest_box_of_a_long_image() -> None:
     boxes = [box for box, _ in draw(20, size=(400, 100), scale=1.0)]
     assert set(boxes) == {(133, 0, 266, 100)}
+    assert {box for box, _ in draw(5, size=(401, 1), scale=1.0)} == {(200, 0, 201, 1)}
+    assert {box for box, _ in draw(5, size=(1, 401), scale=1.0)} == {(0, 200, 1, 201)}
 
 
 def test_view_depends_on_seed_epoch_and_image_only() -> None:
