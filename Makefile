@@ -18,6 +18,7 @@ help:
 	@echo "make test-min   the tests with the oldest transformers, peft, datasets and huggingface_hub that we promise"
 	@echo "make test-open-clip  the tests of the open_clip backbones (a virtual environment of several GB)"
 	@echo "make test-databases  the recipes for vector databases, on a real PostgreSQL with pgvector and on LanceDB"
+	@echo "make test-app   the app in a real browser (Chromium must be there; a virtual environment of its own)"
 	@echo "make bench      the benchmarks that say how fast retrieval metrics and the decomposition are"
 
 demo: $(INSTALLED)
@@ -53,6 +54,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-report outputs mutants.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-report outputs mutants.json mutants.lines .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 include Makefile.lanes

@@ -43,6 +43,11 @@ _BY_REASON = {
             "model.concept_features = F.normalize(concept_features.detach().to(encoder.device).float(), dim=-1)",
             "-1 -> 1",
         ),
+        (
+            "isoclip/text_pca",
+            "unit = F.normalize(as_float64(text_embeds), dim=-1)",
+            "F.normalize(as_float64(text_embeds), dim=-1) -> F.normalize(as_float64(text_embeds))",
+        ),
     ],
     _SAME_LENGTH: [
         (

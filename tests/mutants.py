@@ -42,7 +42,7 @@ _SINGLE = ("defaults", "calls", "files", "json", "locks", "masking", "tensors", 
 _TESTS = [
     *(f"test_{name}.py" for name in _SINGLE),
     *("losses", "metrics", "isoclip", "gcd", "inversion", "data", "tuners", "evaluation", "trainers", "features"),
-    *("hub", "backbones/test_packing.py", "search"),
+    *("hub", "backbones", "search"),
 ]
 # those that start processes or train for long are recorded last
 _LONG = re.compile("process|life_cycle|kill|export|round_trip|study|extraction|store|reading|hub|trainer|parity")

@@ -21,6 +21,17 @@ def check_data(name: str, what: str = "DATA") -> None:
         raise ClipAlignError(f"{name!r} is a model, but {what} comes first: write {what} --model {name}.")
 
 
+def check_out(out: Path, *read: str | None) -> None:
+    """Refuses to write a result into a folder that is read.
+
+    Raises:
+        `ClipAlignError`: `out` is one of them.
+    """
+    for name in filter(None, read):
+        if Path(name).is_dir() and Path(name).resolve() == out.resolve():
+            raise ClipAlignError(f"--out {str(out)!r} is what is read: give another folder for the result.")
+
+
 def check_path(name: str) -> None:
     """Refuses a missing file or folder that looks like a misspelt one.
 

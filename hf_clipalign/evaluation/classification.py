@@ -92,10 +92,10 @@ def zero_shot_weights(
     """
     encoder = as_dual_encoder(model)
     names = [clean_class_name(name) for name in as_texts(class_names, "class_names")]
-    several = templates is not None and not isinstance(templates, str)
-    listed = [
-        chosen_template(model, template) for template in (as_texts(templates, "templates") if several else [templates])
-    ]
+    given: Sequence[str | None] = [None]
+    if templates is not None:
+        given = [templates] if isinstance(templates, str) else as_texts(templates, "templates")
+    listed = [chosen_template(model, template) for template in given]
     if not names or not listed:
         raise ClipAlignError(f"there are no {'templates' if names else 'class_names'}: give at least one.")
     total = torch.zeros(len(names), encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)

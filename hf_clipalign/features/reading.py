@@ -121,7 +121,7 @@ def _undisturbed() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (*_ENDING, signal.SIGCHLD)}
     for number in _ENDING:  # another thread may take a signal that this one blocks
         if before[number] is not None:
-            signal.signal(number, lambda number, _: came.append(number))
+            signal.signal(number, lambda one, _: came.append(one))
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # workers inherit this, and keep a signal until they are ready
     try:
         yield
@@ -133,8 +133,8 @@ def _undisturbed() -> Iterator[None]:
             if handler is not None:
                 signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-        for number in came:
-            signal.raise_signal(number)
+        for one in came:
+            signal.raise_signal(one)
 
 
 def _begin_worker(_: int) -> None:

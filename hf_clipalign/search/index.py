@@ -81,7 +81,7 @@ class ImageIndex(StoredImages, Searching, Calibrating):
             processor (`ProcessorMixin` or image processor, *optional*): loaded from the model's name by default.
             model_name (`str`, *optional*): what to load the model by later. Default: where it was loaded from.
             head (`"auto"`, `"raw"` or `(k_top, k_bottom)`, *optional*, defaults to `"auto"`): the band of the aligned
-                head; auto takes the published one of a known checkpoint, else none.
+                head; auto takes that of an aligned model, or the published one of a known checkpoint, else none.
             ignore (`Sequence[str]`, *optional*): patterns of names that are left out, as in a `.gitignore`.
             shard_size (`int`, *optional*, defaults to `4,096`): images in one file of features.
 

@@ -189,7 +189,7 @@ def own_template(model: Any) -> str | None:
     return adapter_template(model) if hasattr(_active_config(model), "template") else None
 
 
-def chosen_template(model: Any, template: str | None = None, default: str = DEFAULT_TEMPLATE) -> str:
+def chosen_template(model: Any, template: str | None = None, default: str = "a photo of a {}.") -> str:
     """The prompt to use: the given one, else the adapter's own, else a default.
 
     A given one that is not the adapter's own is named in a warning.

@@ -73,9 +73,9 @@ def test_an_image_is_answered_by_both_heads_and_the_hits_can_be_exported(person,
 
 def test_words_are_answered_by_plain_clip(person):
     user = person()
-    user.write('"red heart" - "green heart"')
+    user.write('"an emoji of red heart" - "sailboat"')
     text = user.results("Words are answered by plain CLIP")
-    assert '"red heart" − "green heart"' in text
+    assert '"an emoji of red heart" − "sailboat"' in text
     assert user.names(ALIGNED) == []
     assert "heart" in user.names(PLAIN)[0]
     user.picture("words")

@@ -19,6 +19,7 @@ from hf_clipalign.cli.command import data_as_argument, in_options
 from hf_clipalign.cli.options import console
 from hf_clipalign.data import load_mini
 from hf_clipalign.features import FeatureStore
+from hf_clipalign.hub import plan_upload
 
 MODEL = ("--model", "mini:student")
 
@@ -105,6 +106,14 @@ def test_the_model_is_never_guessed(command, photos):
         (("index", "model", "photos", "two words"), "'model' is a model: write photos 'two words' --model model."),
         *(((command, "model"), "^'model' is a model: write --model model.$") for command in ("trim", "export")),
         (("spectrum", "openai/clip-vit-base-patch32"), "is a model: write --model openai/clip-vit-base-patch32.$"),
+        (("embed", "photos", "--out", "model", *MODEL), "--out 'model' holds a model: give another folder"),
+        (("evaluate", "photos", "--out", "model", *MODEL), "--out 'model' holds a model"),
+        (("concepts", "photos", "--out", "model", *MODEL), "--out 'model' holds a model"),
+        (("embed", "photos", "--out", "./photos", *MODEL), "--out 'photos' is what is read: give another folder"),
+        (("evaluate", "photos", "--out", "photos", *MODEL), "--out 'photos' is what is read"),
+        (("compare", "photos", "--gallery", "two", "--out", "two", *MODEL), "--out 'two' is what is read"),
+        (("concepts", "photos", "--out", "photos", *MODEL), "--out 'photos' is what is read"),
+        (("discover", "photos", *MODEL, "--teacher", "mini:teacher"), "and name it with --unlabelled$"),
         (("embed", "photos", "--model", "photos"), "--model 'photos' is a folder without a model"),
         (("evaluate", "flat", *MODEL), "'flat' has no labels to score against"),
         (("compare", "flat", *MODEL), "'flat' has no labels to score against"),
@@ -194,6 +203,16 @@ def test_further_arguments_that_are_no_misplaced_model_are_wrong_usage(arguments
 def test_misspelt_methods_are_suggested(photos):
     with pytest.raises(ClipAlignError, match="unknown method 'isoclop': did you mean 'isoclip'"):
         call("compare", photos, *MODEL, "--methods", "raw,isoclop")
+
+
+def test_what_cannot_be_pushed_is_no_next_step(photos):
+    pytest.importorskip("faiss")
+    call("embed", photos, *MODEL, "--out", "features")
+    index = call("export", *MODEL, "--image-band", "1,48", "--to", "faiss", "--features", "features", "--out", "index")
+    assert "push" not in index
+    stock = call("export", *MODEL, "--image-band", "1,48", "--out", "tower")
+    assert "next: clipalign push tower OWNER/NAME" in stock
+    assert plan_upload("tower").files
 
 
 def test_earlier_spellings_still_work(photos, tmp_path):

@@ -75,6 +75,7 @@ def test_text_pca_spans_the_leading_components(encoder):
     components = torch.from_numpy(PCA(5).fit(F.normalize(texts, dim=-1).numpy()).components_).float()
     expected = components @ encoder.image_projector.weight.detach()
     torch.testing.assert_close(projector.T @ projector, expected.T @ expected, atol=1e-4, rtol=1e-4)
+    assert text_pca_projector(encoder.image_projector.weight, texts).shape == (12, encoder.vision_dim)
 
 
 @pytest.mark.parametrize(

@@ -142,3 +142,14 @@ def test_bad_input():
         zero_shot_controls(tiny_clip(), Features(task().query, "image", list("abcdefghijkl")), processor=None)
     with pytest.raises(ClipAlignError, match="unknown method 'isoclip' for zero-shot"):
         zero_shot_controls(tiny_clip(), images(), processor=tiny_tokenizer(), methods=["isoclip"])
+
+
+@pytest.mark.parametrize(("n_classes", "keys"), [(4, {"top1"}), (5, {"top1", "top5"}), (6, {"top1", "top5"})])
+def test_accuracy_among_the_first_five_where_there_are_five_classes(n_classes, keys):
+    names = ["red cat", "dog", "bird", "car", "owl", "fox"][:n_classes]
+    labels = np.arange(12) % n_classes
+    data = Features(task().query, "image", [f"p{i}" for i in range(12)], labels, names)
+    (row,) = zero_shot_controls(tiny_clip(), data, processor=tiny_tokenizer(), template="a {}", methods=["raw"])
+    assert {key for key in row if key.startswith("top")} == keys
+    if n_classes == 5:
+        assert row["top5"] == 1.0

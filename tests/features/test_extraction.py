@@ -336,3 +336,17 @@ def test_texts(model, tmp_path):
     assert len(long) == 1
     with pytest.raises(ClipAlignError, match=r"processor \(truncate: True there, False here\)"):
         extract(model, ["cat " * 100], tmp_path / "cut", processor=tiny_tokenizer())
+
+
+def test_memory_is_pinned_for_a_gpu_alone(model, images, tmp_path, monkeypatch):
+    from hf_clipalign.features import extraction
+
+    pinned, batches = [], extraction.image_batches
+
+    def noted(source, processor, jobs, workers, on_gpu, *rest):
+        pinned.append(on_gpu)
+        return batches(source, processor, jobs, workers, on_gpu, *rest)
+
+    monkeypatch.setattr(extraction, "image_batches", noted)
+    extract(model, image_folder(images), tmp_path / "out")
+    assert pinned == [False]

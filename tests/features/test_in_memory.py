@@ -1,5 +1,7 @@
 """Features from images and texts: order, bad images, saving."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import image_folder
 from hf_clipalign.features import Features, extract_image_features, extract_text_features
+from hf_clipalign.features.in_memory import gathered
 from tests.tiny_models import tiny_clip, tiny_image_processor, tiny_tokenizer
 
 
@@ -104,6 +107,8 @@ def test_select_keeps_rows_together(model, folder):
             original = features.ids.index(name)
             assert torch.equal(part.values[row], features.values[original])
             assert part.labels[row] == features.labels[original]
+        assert (part.class_names, part.skipped) == (features.class_names, features.skipped)
+        assert (part.modality, part.model) == (features.modality, features.model)
 
 
 @torch.no_grad()
@@ -139,3 +144,16 @@ def test_rows_ids_and_labels_are_read_by_position():
 def test_a_negative_number_of_workers_is_refused(model, folder):
     with pytest.raises(ClipAlignError, match="num_workers is -1"):
         extract(model, folder, num_workers=-1)
+
+
+def test_features_without_labels_or_without_rows_are_read(model, folder, tmp_path):
+    features = extract(model, folder)
+    without = dataclasses.replace(features, labels=None, class_names=None)
+    without.save(tmp_path / "out")
+    loaded = Features.load(tmp_path / "out")
+    assert loaded.labels is None
+    assert torch.equal(loaded.values, features.values)
+    manifest = {"width": 7, "modality": "image", "class_names": None, "model": {"name": "m"}}
+    nothing = gathered(manifest, [])
+    assert nothing.values.shape == (0, 7)
+    assert (nothing.ids, nothing.labels) == ([], None)

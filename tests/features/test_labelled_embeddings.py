@@ -17,6 +17,7 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import FindingLabels, image_folder
 from hf_clipalign.features import Features, FeatureStore, LabelledEmbeddings, extract_image_features, extract_to_store
+from hf_clipalign.features.description import describe_model
 from hf_clipalign.features.labelled_embeddings import _without_common_folders
 from hf_clipalign.tuners import RETuneConfig
 from tests.tiny_models import tiny_clip, tiny_image_processor, tiny_model
@@ -182,3 +183,12 @@ def test_arrays_and_lists_become_tensors() -> None:
 )
 def test_label_files_may_name_images_from_four_folders_above(name, found):
     assert _without_common_folders([name], {"x.png": 0}) == [found]
+
+
+def test_an_adapter_behind_the_projector_is_not_part_of_what_features_are_made_from():
+    base = tiny_clip()
+    before = describe_model(as_dual_encoder(base), None)
+    adapted = as_dual_encoder(get_peft_model(base, RETuneConfig()))
+    assert describe_model(adapted, None)["weights"] == before["weights"]
+    other = tiny_clip(seed=1)
+    assert describe_model(as_dual_encoder(other), None)["weights"] != before["weights"]

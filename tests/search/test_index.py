@@ -73,6 +73,12 @@ def test_features_are_those_of_the_model(index, root):
     assert embeds.read(4, 4).shape == (0, embeds.width)
 
 
+def test_worker_processes_give_the_same_index(index, root, tmp_path, checkpoint):
+    other = begin(root, tmp_path / "other", checkpoint)
+    update(other, num_workers=2)
+    assert contents(other) == contents(index)
+
+
 def test_an_update_without_changes_opens_no_file_and_loads_no_model(index, monkeypatch, no_embedding):
     monkeypatch.setattr("hf_clipalign.search.collection.changes.file_content_hash", lambda path: 1 / 0)
     index = ImageIndex.open(index.path)
@@ -466,3 +472,43 @@ def test_reading_an_index_needs_no_torch(index):
         "heavy = {'torch', 'transformers', 'datasets', 'pandas'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code, str(index.path)], check=True)
+
+
+def test_weights_are_compared_only_when_the_files_of_the_model_have_changed(root, tmp_path, checkpoint, monkeypatch):
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    for path in model.iterdir():
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    index = begin(root, tmp_path / "index", str(model))
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_clipalign.features.description.weights_hash", lambda *args, **kwargs: 1 / 0)
+        assert ImageIndex.open(index.path).encode_texts(["a cat"]).shape == (1, 24)
+        os.utime(model / "model.safetensors", (LONG_AGO + 1, LONG_AGO))
+        ImageIndex.open(index.path).encode_texts(["a cat"])
+        os.utime(model / "model.safetensors", (LONG_AGO + 1, LONG_AGO + 1))
+        with pytest.raises(ZeroDivisionError):
+            ImageIndex.open(index.path).encode_texts(["a cat"])
+    ImageIndex.open(index.path).encode_texts(["a cat"])
+
+
+def test_an_aligned_model_brings_its_band(root, tmp_path, checkpoint):
+    from hf_clipalign import IsoCLIPModel
+    from hf_clipalign.backbones import load_processor
+
+    aligned = IsoCLIPModel.from_clip_pretrained(checkpoint, image_band=(1, 3), text_band=(1, 3))
+    aligned.save_pretrained(tmp_path / "aligned")
+    load_processor(checkpoint).save_pretrained(tmp_path / "aligned")
+    index = begin(root, tmp_path / "index", str(tmp_path / "aligned"))
+    assert (index.band, index.heads) == ((1, 3), ["raw", "aligned"])
+    update(index)
+    with torch.no_grad():
+        expected = aligned.get_image_features(**inputs_of(index.files.path(0), checkpoint)).pooler_output
+        plain = aligned.clip.get_image_features(**inputs_of(index.files.path(0), checkpoint)).pooler_output
+    similar = [torch.nn.functional.normalize(v, dim=1).numpy() for v in (expected, plain)]
+    assert np.allclose(index.embeddings("raw").read(0, 1), similar[1], atol=1e-5)
+    assert index.embeddings("aligned").read(0, 1).shape == (1, 20)
+
+
+def inputs_of(path, checkpoint):
+    from hf_clipalign.backbones import load_processor
+
+    return load_processor(checkpoint)(images=[Image.open(path)], return_tensors="pt")

@@ -131,10 +131,11 @@ def modules_of(*arguments, cwd):
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path},
+        env={name: value for name, value in os.environ.items() if "PROGRESS" not in name} | {"PYTHONPATH": path},
         check=True,
     )
-    return set(json.loads(result.stderr.splitlines()[-1])), result.stdout
+    (line,) = result.stderr.splitlines()  # no progress bar is there where no terminal is
+    return set(json.loads(line)), result.stdout
 
 
 @pytest.mark.parametrize(
@@ -154,3 +155,11 @@ def test_a_cold_query_imports_only_what_it_needs(made, arguments, allowed):
     assert {name.split(".")[0] for name in modules} & HEAVY == allowed
     assert not {name for name in modules if name.startswith("hf_clipalign.trainers")}
     assert printed
+
+
+def test_an_image_from_outside_imports_no_trainer_and_no_data_sets(made):
+    Image.new("RGB", (20, 20), "green").save(made / "outside.png")
+    modules, printed = modules_of("search", "index", "--image", "outside.png", "--json", cwd=made)
+    assert len(json.loads(printed)) == 3
+    assert not {name.split(".")[0] for name in modules} & {"datasets", "peft", "sklearn", "pandas", "matplotlib"}
+    assert not {name for name in modules if name.startswith(("transformers.trainer", "hf_clipalign.trainers"))}

@@ -322,3 +322,19 @@ def test_two_adapters_at_once_are_refused() -> None:
     model.base_model.set_adapter(["default", "second"])
     with pytest.raises(ClipAlignError, match="set_adapter"):
         prompted_logits(model, tiny_pixel_values(1)["pixel_values"], plan_prompts(model, torch.tensor([[START, END]])))
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        *((config, "n_ctx") for config in (CoOpConfig, CoCoOpConfig, MaPLeConfig, PromptSRCConfig)),
+        (CoCoOpConfig, "reduction"),
+        *((config, "n_prompts") for config in (VPTConfig, PromptSRCConfig)),
+        *((config, "depth") for config in (VPTConfig, MaPLeConfig)),
+        *((PromptSRCConfig, name) for name in ("text_depth", "image_depth")),
+    ],
+)
+def test_no_number_of_a_configuration_may_be_zero(config: Any, name: str) -> None:
+    with pytest.raises(ClipAlignError, match=f"^{name} must be at least 1, got 0"):
+        config(**{name: 0})
+    assert getattr(config(**{name: 1}), name) == 1

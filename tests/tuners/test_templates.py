@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.tuners import (
     CoCoOpConfig,
     CoOpConfig,
@@ -21,8 +22,10 @@ from hf_clipalign.tuners import (
     VPTConfig,
     adapter_template,
     build_prompts,
+    chosen_template,
     class_text_features,
     nearest_words,
+    own_template,
     plan_prompts,
 )
 from tests.tiny_models import (
@@ -233,3 +236,21 @@ def test_a_model_whose_layers_are_not_known_is_refused_with_the_ways_out(method:
     config = {**CONTEXTS, "vpt": VPTConfig}[method]()
     with pytest.raises(ClipAlignError, match=r"cannot be learned for AltCLIPModel of transformers.*ResNets cannot"):
         get_peft_model(tiny_altclip(), config)
+
+
+@pytest.mark.parametrize(
+    "config", [lambda: CoOpConfig(n_ctx=2), lambda: VPTConfig(n_prompts=2, template="an icon of {}")]
+)
+def test_the_adapters_own_prompt_is_taken_where_none_is_given(config: Any, caplog: pytest.LogCaptureFixture) -> None:
+    bare, model = tiny_clip(), get_peft_model(tiny_clip(), config())
+    own = adapter_template(model)
+    assert own_template(model) == own_template(as_dual_encoder(model)) == chosen_template(model) == own
+    assert own_template(bare) is None
+    assert (chosen_template(bare), chosen_template(bare, default="{}!")) == ("a photo of a {}.", "{}!")
+    with caplog.at_level(logging.WARNING):
+        assert chosen_template(model, own) == own
+        assert not caplog.text
+        assert chosen_template(model, "my {}") == "my {}"
+    assert f"'my {{}}' is not the adapter's own, {own!r}" in caplog.text
+    with model.disable_adapter():
+        assert own_template(model) is None

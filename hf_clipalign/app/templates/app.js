@@ -3,12 +3,13 @@
   "use strict";
   const byId = (id) => document.getElementById(id);
 
-  const setToken = (token) => {
-    const field = document.querySelector("#ca-token textarea, #ca-token input");
-    if (!field) return;
-    field.value = token;
+  const set = (id, value) => {
+    const field = document.querySelector(`#${id} textarea, #${id} input`);
+    if (!field || field.value === value) return;
+    field.value = value;
     field.dispatchEvent(new Event("input", { bubbles: true }));
   };
+  const setToken = (token) => set("ca-token", token);
 
   const say = (text, isError) => {
     const line = byId("ca-drop-message");
@@ -35,7 +36,10 @@
   const showResults = () => {
     if (window.innerWidth > 640) return;
     const results = byId("ca-results");
+    const answer = () => results.querySelector(".ca-results, .ca-error");
+    const before = answer();
     const watch = new MutationObserver(() => {
+      if (!answer() || answer() === before) return;
       watch.disconnect();
       results.scrollIntoView({ block: "start" });
     });
@@ -88,6 +92,7 @@
     show(image.querySelector("img").src, image.dataset.caName);
     document.querySelector("#ca-tabs [role=tab]")?.click();
     showResults();
+    set("ca-line", "");
     setToken(`file:${image.dataset.caFile}`);
     if (window.innerWidth > 640) byId("ca-drop").scrollIntoView({ block: "nearest" });
   });

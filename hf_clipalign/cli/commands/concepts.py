@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.data import check_data, open_data
+from hf_clipalign.cli.data import check_data, check_out, open_data
 from hf_clipalign.cli.models import chosen_device, chosen_model, load, template_for
 from hf_clipalign.cli.options import (
     DATA_HELP,
@@ -110,6 +110,7 @@ def concepts(
 
 
 def _check_out(data: str, out: Path) -> None:
+    check_out(out, data)
     if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise ClipAlignError(
             f"{str(out)!r} lies in {data!r}: the figures in it would be taken for images; name another folder "

@@ -92,7 +92,8 @@ def export(
     with written_folder(path, to, source, features or "", overwrite=overwrite, option="--overwrite") as folder:
         words = _WRITERS[to](job, folder)
     console.print(words.format(path=path, quoted=repr(str(path))), soft_wrap=True)
-    next_step("clipalign", "push", path, "OWNER/NAME")
+    if to != "faiss":  # an index of the user's own images, which no push uploads
+        next_step("clipalign", "push", path, "OWNER/NAME")
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ class GCDSplit:
             raise ClipAlignError(
                 f"{source.name}: no sub-folder {short(unlabelled)}; its sub-folders are "
                 f"{quoted(names)}: put all images "
-                "without a label into one, and name it with unlabelled"
+                "without a label into one, and name it with unlabelled="
             )
         empty = [name for name in folders if name not in names]
         _refuse(source.name, empty, "has no image: fill or delete the folder")

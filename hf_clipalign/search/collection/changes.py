@@ -12,10 +12,7 @@ from dataclasses import dataclass, field
 
 from hf_clipalign.features.content import file_content_hash
 from hf_clipalign.search.collection.manifest import FileRow, next_generation, put_files, remove_files, remove_skipped
-from hf_clipalign.search.collection.scanning import Scan
-
-RACY = 2_000_000_000
-"""Nanoseconds: a file whose time is so close to the scan may be written again without a change of its time."""
+from hf_clipalign.search.collection.scanning import RACY, Scan
 
 _READERS = 8
 

@@ -85,6 +85,8 @@ def chosen_head(loaded: LoadedModel, head: Any) -> tuple[Any, tuple[int, int] | 
         return loaded.encoder, None
     if head not in ("auto", ALIGNED):
         raise ClipAlignError(f"head is {short(head)}: give 'auto', 'raw' or a band (k_top, k_bottom).")
+    if loaded.band is not None:
+        return loaded.encoder, (loaded.band[0], loaded.band[1])
     try:
         known = known_bands(loaded.encoder)
     except ClipAlignError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 import hf_clipalign
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.features.storage.manifest import Kind, differences, plain
+from hf_clipalign.search.collection.scanning import RACY
 
 INDEXED = Kind(
     name="index",
@@ -42,9 +46,14 @@ class LoadedModel:
         from hf_clipalign.backbones import as_dual_encoder, load_model
 
         is_name = isinstance(model, (str, Path))
-        self.encoder = as_dual_encoder(load_model(model))
+        self._state = checkpoint_state(model) if is_name else None
+        loaded = load_model(model)
+        self.encoder = as_dual_encoder(loaded)
+        self.band: Sequence[int] | None = getattr(getattr(loaded, "config", None), "image_band", None)
         self.name = name or (str(model) if is_name else getattr(self.encoder.config, "_name_or_path", None)) or None
         self._processor = processor
+        if is_name and self._state is None and (revision := getattr(self.encoder.config, "_commit_hash", None)):
+            self._state = f"{model}@{revision}"
 
     @property
     def processor(self) -> Any:
@@ -65,7 +74,7 @@ class LoadedModel:
         return plain(
             {
                 "created_by": f"hf_clipalign {hf_clipalign.__version__}",
-                "model": describe_model(encoder, path),
+                "model": {**describe_model(encoder, path), "state": self._state},
                 "processor": describe_image_processor(self.processor),
                 "linear": encoder.exact_image_projector,
                 "width": width if encoder.exact_image_projector else width + encoder.embed_dim,
@@ -79,11 +88,25 @@ class LoadedModel:
         Raises:
             `ClipAlignError`: it says what differs.
         """
+        if self._is_unchanged(description):
+            return
         if found := differences(INDEXED, description, self.describe()):
             raise ClipAlignError(
                 f"the index {str(folder)!r} was made with another model; what differs: {'; '.join(found.values())}. "
                 "Give that model, or make another index."
             )
+
+    def _is_unchanged(self, description: Mapping[str, Any]) -> bool:
+        """Whether the checkpoint's files are those that the index was made with: quicker than comparing weights."""
+        from hf_clipalign.features.description import describe_image_processor
+
+        about = description["model"]
+        return (
+            self._state is not None
+            and self._state == about.get("state")
+            and str(self.encoder.dtype).removeprefix("torch.") == about["dtype"]
+            and describe_image_processor(self.processor) == description["processor"]
+        )
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit embeddings `[Q, d]` of texts."""
@@ -104,6 +127,18 @@ class LoadedModel:
         inputs = process_images(on_images, (reduce_image(read_image(image), on_images) for image in images))
         assert inputs is not None
         return features_of(self.encoder, inputs).numpy()
+
+
+def checkpoint_state(path: str | Path) -> str | None:
+    """Names, sizes and times of a checkpoint's files; None for a Hub id, and for files that were written just now."""
+    try:
+        entries = sorted((entry.name, entry.stat()) for entry in os.scandir(path) if entry.is_file())
+    except OSError:
+        return None
+    if not entries or max(status.st_mtime_ns for _, status in entries) > time.time_ns() - RACY:
+        return None
+    text = "\n".join(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in entries)
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _processor(name: str) -> Any:

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from hf_clipalign._checks.quoting import printable, readable_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.file_kinds import image_extensions, is_skipped, other_kind, special_kind
-from hf_clipalign.data.images.folders import file_or_folder
+
+RACY = 2_000_000_000
+"""Nanoseconds: a file whose time is so close to now may be written again without a change of its time."""
 
 Place = tuple[int, int]
 """Device and inode of a folder."""
@@ -111,7 +113,7 @@ class _Pass:
             return self._missing(error.strerror or str(error))
         self.scan.device = status.st_dev
         # folders first, then links to folders: a file has the name that needs no link, if there is one
-        folders, links = [""], []
+        folders, links = [""], list[str]()
         while folders or links:
             if not folders:
                 links.sort(reverse=True)
@@ -150,6 +152,8 @@ class _Pass:
                 self._note(entry, folder + entry.name, folders, links)
 
     def _note(self, entry: os.DirEntry[str], name: str, folders: list[str], links: list[str]) -> None:
+        from hf_clipalign.data.images.folders import file_or_folder  # imports PIL, which a query does not need
+
         is_file, is_folder = file_or_folder(entry)
         if self.ignore is not None and self.ignore(f"{name}/" if is_folder else name):
             return

@@ -149,6 +149,8 @@ def discover(
         centred_by[name] = centred
     best = max(models, key=lambda name: judge.rank(name))
 
+    own_sizes: dict[str, Any] = dict(sizes)
+
     def find(part: GCDSplit, n_wanted: int, fold: int) -> Discovery:
         hidden = set(part.novel_names[: len(split.class_names) - len(part.class_names)])
         rows = [row for row, concept in enumerate(concepts) if concept not in hidden]
@@ -157,7 +159,7 @@ def discover(
         return discover(
             part, student, processor, taught.of_concepts(rows), [concepts[row] for row in rows],
             dataclasses.replace(training, output_dir=str(folder)), n_novel=n_wanted, template=template,
-            hold_out=hold_out, centring=chosen, reuse=reuse, say=say, **sizes,
+            hold_out=hold_out, centring=chosen, reuse=reuse, say=say, **own_sizes,
         )  # fmt: skip
 
     check = None

@@ -489,3 +489,14 @@ def test_a_stream_whose_columns_are_not_known_is_looked_at():
     assert unknown.features is None
     records = list(open_stream(unknown, image_column="image", label_column="label", id_column="name").records(0))
     assert [(record.id, record.label) for record in records] == [("image 1", 1), ("image 0", 0)]
+
+
+@pytest.mark.parametrize("label", [-1, "cat", None])
+def test_labels_of_streams_are_class_numbers_or_left_out(label):
+    features = {"image": datasets.Value("string"), "label": datasets.Value("string" if label == "cat" else "int64")}
+    table = datasets.Dataset.from_dict({"image": ["a.png"], "label": [label]}, features=datasets.Features(features))
+    stream = table.to_iterable_dataset()
+    (record,) = open_stream(stream, image_column="image").records(0)
+    assert (record.id, record.item, record.label) == ("0", "a.png", None)
+    with pytest.raises(ClipAlignError, match=r"row 0 \(from 0\) of column 'label' holds"):
+        list(open_stream(stream, image_column="image", label_column="label").records(0))

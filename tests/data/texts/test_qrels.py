@@ -121,3 +121,12 @@ def test_queries_and_corpus_are_called_after_their_place(tmp_path):
     write(tmp_path, "beir")
     judged = load_qrels(tmp_path)
     assert (judged.queries.name, judged.corpus.name) == (f"{tmp_path}, queries", f"{tmp_path}, corpus")
+
+
+def test_four_columns_may_have_a_header_and_trec_files_one_row(tmp_path):
+    write(tmp_path, "hub")
+    rows = [f"{query}\t0\t{text}\t{grade}" for query, text, grade in QRELS]
+    (tmp_path / "qrels.tsv").write_text("\n".join(["query-id\titeration\tcorpus-id\tscore", *rows]))
+    check(load_qrels(tmp_path))
+    (tmp_path / "qrels.tsv").write_text("q1 0 d1 2")
+    assert [row.tolist() for row in load_qrels(tmp_path).grades] == [[2]]

@@ -171,3 +171,16 @@ def test_strays_of_killed_runs_are_removed(runs):
     (folder / ".notes-x.safetensors").write_bytes(b"somebody's")
     assert torch.equal(kind.make(folder, 1), value)
     assert sorted(file.name for file in folder.glob(".*") if file.suffix != ".lock") == [".notes-x.safetensors"]
+
+
+def test_a_single_file_of_another_run_is_damaged(tmp_path, monkeypatch):
+    """Its seal and its description are right, but the key that it was written under is not that of its description."""
+    from hf_clipalign.features.rows import FEATURES
+    from hf_clipalign.features.storage import single_file
+
+    values = {"values": torch.zeros(2, 3), "rows": torch.arange(2)}
+    monkeypatch.setattr(type(FEATURES), "key", lambda self, described: "0" * 64)
+    single_file.write_file(tmp_path / "a.safetensors", FEATURES, {"modality": "image"}, values)
+    monkeypatch.undo()
+    with pytest.raises(single_file.DamagedShard, match="it belongs to another run"):
+        single_file.read_file(tmp_path / "a.safetensors", FEATURES, {"modality": "image"})
