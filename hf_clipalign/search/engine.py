@@ -92,7 +92,7 @@ def _answers(collection: Collection, head: str, asked: Sequence[AskedQuery], wis
     more = 0 if wish.include_self else max(len(one.rows) for one in asked)
     calibration = getattr(collection, "calibration", lambda head: None)(head)
     depth = max(wish.stop, 0 if calibration is None else calibration.reference_rank)
-    n_searched = None if allowed is None else max(1, int(allowed.sum()))
+    n_searched = max(1, len(collection.embeddings(head)) if allowed is None else int(allowed.sum()))
     found = neighbours(collection, head, np.stack([one.vector for one in asked]), depth + more, allowed)
     answers = []
     for one, rows, scores in zip(asked, *found.neighbours, strict=True):
@@ -126,7 +126,7 @@ def _hits(
 
 
 def _confidences(
-    calibration: Calibration | None, asked: AskedQuery, scores: Sequence[float], n_searched: int | None
+    calibration: Calibration | None, asked: AskedQuery, scores: Sequence[float], n_searched: int
 ) -> list[float] | None:
     """Probability of a true match for each score; None for combined queries, whose scores have another scale."""
     if calibration is None or not (asked.query.is_single and asked.query.is_visual):
