@@ -24,7 +24,7 @@ Band = tuple[int, int]
 _HELD_BYTES = 512 * 2**20
 """Up to this size the coordinates of all images along the directions are kept in memory."""
 _KEPT_BANDS = 16
-_MOST_STEPS = 24
+_MOST_STEPS = 8
 """So many bands are computed one from another before rounding is cleared by computing one from nothing."""
 
 
