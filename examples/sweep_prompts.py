@@ -58,6 +58,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+def is_first_process() -> bool:
+    """Whether this process writes and prints: the only one, or the first that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def short_name(dataset: str) -> str:
     """A data set's name as part of file names."""
     return "-".join(part for part in dataset.replace("\\", "/").split("/") if part.strip("."))
@@ -192,10 +197,13 @@ def main(argv: list[str] | None = None) -> dict[str, ResultTable]:
             row = finished(file, args.flags)
             if row is None:
                 row = learn(dataset, method, mode, seed, args)
-                write(file, json.dumps(row))
+                if is_first_process():
+                    write(file, json.dumps(row))
             rows[f"{method}-{mode}", seed] = row
-            tables[dataset] = write_tables(dataset, rows, args)
-        print(tables[dataset].to_markdown())
+            if is_first_process():
+                tables[dataset] = write_tables(dataset, rows, args)
+        if is_first_process():
+            print(tables[dataset].to_markdown())
     return tables
 
 

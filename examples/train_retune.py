@@ -46,6 +46,7 @@ from hf_clipalign.evaluation import IncrementalResult, write_incremental_report
 from hf_clipalign.features import LabelledEmbeddings, extract_to_store
 from hf_clipalign.hub import describe_run
 from hf_clipalign.trainers import RETuneTrainer, RETuneTrainingArguments
+from hf_clipalign.trainers.retune.findings_report import findings_section, measure_findings
 from hf_clipalign.tuners import RETuneConfig
 
 MINI_FINDINGS = {
@@ -74,6 +75,9 @@ class ExampleArguments:
     labels: str | None = field(default=None, metadata={"help": "Training labels, CheXpert's CSV format."})
     test_features: str | None = field(default=None, metadata={"help": "Test features."})
     test_labels: str | None = field(default=None, metadata={"help": "Test labels, CheXpert's CSV format."})
+    validation_features: str | None = field(default=None, metadata={"help": "Features to choose thresholds on."})
+    validation_labels: str | None = field(default=None, metadata={"help": "Their labels; no training or test data."})
+    resamples: int = field(default=1000, metadata={"help": "Of the bootstrap over patients."})
     findings: list[str] | None = field(default=None, metadata={"help": "Columns of the labels, in order."})
     prompts: str | None = field(default=None, metadata={"help": "YAML or JSON file of prompts; default: published."})
     scenarios: list[str] = field(
@@ -93,13 +97,14 @@ class ExampleArguments:
 
 @dataclass
 class Problem:
-    """What is learned, what is tested on, and the model."""
+    """What is learned, what is tested on, the model, and what thresholds are chosen on if there is any."""
 
     model_source: Any
     processor: Any
     train: LabelledEmbeddings
     test: LabelledEmbeddings
     prompts: FindingPrompts
+    validation: LabelledEmbeddings | None = None
 
 
 def parse(argv: list[str]) -> tuple[ExampleArguments, RETuneTrainingArguments]:
@@ -149,13 +154,17 @@ def own_problem(example: ExampleArguments) -> Problem:
         raise ClipAlignError(f"own data need --{' and --'.join(missing)} too")
     model, processor = load_model(example.model), load_processor(str(example.model))
     findings = {"findings": example.findings} if example.findings else {}
-    train, test = (
-        LabelledEmbeddings.from_store(str(features), read_chexpert(str(labels), **findings), model)
-        for features, labels in ((example.features, example.labels), (example.test_features, example.test_labels))
-    )
+    if (example.validation_features is None) != (example.validation_labels is None):
+        raise ClipAlignError("--validation_features and --validation_labels go together: give both or neither")
+
+    def part(features: str | None, labels: str | None) -> LabelledEmbeddings:
+        return LabelledEmbeddings.from_store(str(features), read_chexpert(str(labels), **findings), model)
+
+    train, test = part(example.features, example.labels), part(example.test_features, example.test_labels)
+    chosen_on = example.validation_features and part(example.validation_features, example.validation_labels)
     names = train.labels.findings
     prompts = FindingPrompts.load(example.prompts) if example.prompts else FindingPrompts.published(names)
-    return Problem(example.model, processor, train, test, prompts)
+    return Problem(example.model, processor, train, test, prompts, chosen_on or None)
 
 
 def scenario_tasks(name: str, labels: FindingLabels, example: ExampleArguments, seed: int) -> list[IncrementalTask]:
@@ -195,20 +204,23 @@ def build_trainer(
 
 def run_scenario(
     name: str, problem: Problem, example: ExampleArguments, training: RETuneTrainingArguments, command: str
-) -> IncrementalResult:
-    """Learns the tasks of a scenario; the adapter and its card are in the scenario's folder."""
+) -> RETuneTrainer:
+    """Learns the tasks of a scenario and measures every finding; the adapter and its card are in its folder."""
     trainer = build_trainer(name, problem, example, training)
     trainer.train(resume_from_checkpoint=example.resume)
+    measure_findings(trainer, problem.test, problem.validation, example.resamples)
     trainer.create_model_card(command=command)
-    result = trainer.result
+    return trainer
+
+
+def show(trainer: RETuneTrainer, bounds: dict[str, Any]) -> None:
+    """Prints the matrix with its bounds, and the findings one by one, as `clipalign findings` does."""
+    result, clinical = trainer.result, trainer.clinical
     assert result is not None
-    return result
-
-
-def show(result: IncrementalResult, bounds: dict[str, Any]) -> None:
-    """Prints the matrix with its bounds."""
-    report = result.table("auroc", bounds)
-    Console().print(report.to_rich(f"{result.scenario}: AUROC after every task, %"))
+    Console().print(result.table("auroc", bounds).to_rich(f"{result.scenario}: AUROC after every task, %"))
+    Console().print(clinical.ranking_table().to_rich(f"{result.scenario}: every finding after the last task"))
+    Console().print(clinical.threshold_table().to_rich())
+    print(f"{result.scenario}: {clinical.verdict}")
 
 
 def main(argv: list[str] | None = None) -> list[IncrementalResult]:
@@ -217,17 +229,22 @@ def main(argv: list[str] | None = None) -> list[IncrementalResult]:
     folder = Path(training.output_dir or "retune")
     problem = own_problem(example) if has_own_data(example) else mini_problem(folder)
     command = describe_run(["python", "examples/train_retune.py", *argv])
-    upper = run_scenario("joint", problem, example, training, command)
+    upper = run_scenario("joint", problem, example, training, command).result
+    assert upper is not None
     bounds = {"joint training": {**_last(upper), **upper.means[-1]}}
-    results = [run_scenario(name, problem, example, training, command) for name in example.scenarios]
-    for result in results:
-        show(result, bounds)
+    trainers = [run_scenario(name, problem, example, training, command) for name in example.scenarios]
+    results = [trainer.result for trainer in trainers if trainer.result is not None]
+    if training.process_index:  # the first of several processes shows and writes
+        return results
+    for trainer in trainers:
+        show(trainer, bounds)
     page = write_incremental_report(
         folder,
         results,
         bounds,
         lead=f"{command}. Research software, not for diagnosis. "
         f"{len(problem.train):,} images to learn from, {len(problem.test):,} to test on.",
+        first=[findings_section(trainer, f"Each finding after {trainer.result.scenario}") for trainer in trainers],
     )
     print(f"Report: {page}; adapters: {', '.join(str(folder / name) for name in example.scenarios)}")
     return results

@@ -14,6 +14,7 @@ from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import FindingLabels, from_dataset, load_mini
 from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.isoclip import IsoCLIPModel
+from hf_clipalign.search import ImageIndex
 
 FILES = {
     "table.csv": "image,kind\nphotos/cat/1.png,pet\nphotos/dog/1.png,pet\nphotos/owl/1.png,wild\n",
@@ -35,12 +36,17 @@ FILES = {
 def write_files(root: Path) -> None:
     """Twelve images of three classes, two captioned ones, and tables."""
     photos = [f"photos/{kind}/{number}.png" for kind in ("cat", "dog", "owl") for number in range(1, 5)]
-    for name in (*photos, "pairs/cat.png", "pairs/dog.png"):
+    for number, name in enumerate((*photos, "pairs/cat.png", "pairs/dog.png")):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (64, 48)).save(root / name)
+        Image.new("RGB", (64, 48), (0, 0, 10 * number)).save(root / name)
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+
+
+def write_index(root: Path) -> None:
+    """An index of the photos."""
+    ImageIndex.create(root / "photos", load_mini().student_path, root / "photos.index").update(progress=False)
 
 
 class Names:

@@ -15,7 +15,7 @@ import torch
 
 import hf_clipalign
 import hf_clipalign.data
-from tests.example_names import Names, write_files
+from tests.example_names import Names, write_files, write_index
 from tests.hub import local_hub
 from tests.hub.conftest import pushes_to
 
@@ -92,6 +92,7 @@ def place(tmp_path_factory):
     """A folder with what the examples open."""
     root = tmp_path_factory.mktemp("examples")
     write_files(root)
+    write_index(root)
     return root
 
 

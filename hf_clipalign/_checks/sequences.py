@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Set
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 
@@ -130,7 +130,7 @@ def as_positions(rows: Any, n: int, name: str) -> NDArray[np.int64]:
 
 
 def _numpy(values: Any, name: str) -> NDArray[Any]:
-    if isinstance(values, Tensor):
+    if _is_tensor(values):
         values = values.detach().cpu()
         return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
@@ -147,9 +147,15 @@ def _numpy(values: Any, name: str) -> NDArray[Any]:
     return array
 
 
+def _is_tensor(value: Any) -> bool:
+    """There is no tensor before torch is imported, and not every search of an index imports it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def _from_list(rows: list[Any]) -> NDArray[Any]:
     """NumPy would turn numbers beside strings into strings, and make objects of tensors on other devices."""
-    if rows and all(isinstance(row, Tensor) for row in rows):
+    if rows and all(map(_is_tensor, rows)):
         rows = [row.detach().cpu().float().numpy() if row.is_floating_point() else row.cpu().numpy() for row in rows]
     array = np.asarray(rows)
     if array.dtype.kind in "US" and not all(isinstance(row, str | bytes | list | tuple | np.ndarray) for row in rows):

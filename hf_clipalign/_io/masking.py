@@ -49,6 +49,16 @@ _LOCAL_PATH = re.compile(
     | [\w.@+-]+ [/\\] [\w.@+-]+
     )"""
 )
+_MACHINE_FOLDERS = (
+    r"(?:home|users|root|usr|var|opt|etc|tmp|mnt|media|srv|data|datasets|work|workspace|scratch|storage|private|volumes"
+    r"|nfs|lustre|gpfs|content|kaggle)"
+)
+_CERTAIN_PATH = re.compile(
+    rf"""(?ix) (?<![\w.~/\\-]) (?:
+    file:/ | ~(?:[a-z_][\w.-]*)?[/\\] | \$\{{?home\b | %userprofile% | [a-z]:[/\\]\w\w | \\\\\w[\w.-]*\\
+    | /{_MACHINE_FOLDERS}[/\\]
+    )"""
+)
 _IS_ROOTED = re.compile(rf"(?ix){_ROOT}")
 _ENDS_LIKE_A_FILE = re.compile(r"\.[A-Za-z]\w*~?\Z")
 _TAKES_PATHS = re.compile(
@@ -114,6 +124,17 @@ def mask(text: str) -> str:
         parts += [_LOCAL_PATH.sub(_hidden, text[end : url.start()]), url.group()]
         end = url.end()
     return "".join([*parts, _LOCAL_PATH.sub(_hidden, text[end:])])
+
+
+def mask_certain_paths(text: str) -> str:
+    """`mask` where a text has a path that cannot be anything else, such as `/home/…`, `C:\\…` or `~/…`.
+
+    For texts whose slashes mean something else: names of classes (`/m/0k4j`), regular expressions, templates.
+
+    Args:
+        text (`str`): any text.
+    """
+    return mask(text) if _CERTAIN_PATH.search(text) else mask_secrets(text)
 
 
 def mask_secrets(text: str) -> str:

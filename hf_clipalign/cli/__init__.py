@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Any
@@ -15,10 +16,13 @@ def main() -> None:
     """
     try:
         signal.signal(signal.SIGTERM, _end)
+        if not sys.stderr.isatty():  # of transformers and huggingface_hub; our own look for themselves
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         _run()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _run() -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 import hf_clipalign
-from hf_clipalign.cli.command import Command
+from hf_clipalign.cli.command import Command, Commands, ResumingCommand
 from hf_clipalign.cli.commands import (
+    app_server,
     compare,
     concepts,
     demo,
@@ -21,9 +22,11 @@ from hf_clipalign.cli.commands import (
     spectrum,
     trim,
 )
+from hf_clipalign.cli.index_commands import duplicates, index, search, select, status, verify
 
 app = typer.Typer(
     name="clipalign",
+    cls=Commands,
     help="Make any CLIP better at what it was not trained for, and give the result back in a form that stock "
     "libraries load.\n\nStart with [bold]clipalign demo[/], then look at your own model with [bold]clipalign "
     "spectrum[/], choose a band with [bold]clipalign evaluate[/], write the result with [bold]clipalign trim[/] and "
@@ -34,8 +37,17 @@ app = typer.Typer(
     add_completion=False,
 )
 
+_RESUMING = (concepts.concepts, discover.discover, embed.embed, findings.findings, index.index)
+
 for _command in (
     demo.demo,
+    index.index,
+    search.search,
+    duplicates.duplicates,
+    select.select,
+    status.status,
+    verify.verify,
+    app_server.app,
     spectrum.spectrum,
     embed.embed,
     evaluate.evaluate,
@@ -47,7 +59,7 @@ for _command in (
     export.export,
     push.push,
 ):
-    app.command(cls=Command)(_command)
+    app.command(cls=ResumingCommand if _command in _RESUMING else Command)(_command)
 
 
 def _show_version(wanted: bool) -> None:

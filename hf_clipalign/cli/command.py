@@ -1,14 +1,18 @@
-"""The class of all commands: earlier spellings of their arguments, and errors in the words of the command line."""
+"""The classes of all commands: earlier spellings, errors in the words of the command line, and what Ctrl-C leaves."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import signal
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.cli.names import misplaced_model
 
 _EARLIER_NAMES_OF_DATA = ("--data", "--dataset", "--images")
 _OTHER_NAMES = {"num_workers": "workers"}
@@ -18,9 +22,14 @@ _ONLY_IN_PYTHON = re.compile(r",? or give \w+=(?=[.;,]|$)")
 class Command(TyperCommand):
     """Reads the data under their earlier option names, and lets errors name options instead of Python's arguments."""
 
+    interrupted = "interrupted"
+    """What Ctrl-C prints."""
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if any(parameter.param_type_name == "argument" and parameter.name == "data" for parameter in self.params):
             args = data_as_argument(args)
+        if any(parameter.name == "model" and parameter.metavar == "MODEL" for parameter in self.params):
+            self._refuse_model_as_argument(ctx, args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -28,6 +37,56 @@ class Command(TyperCommand):
             return super().invoke(ctx)
         except ClipAlignError as error:
             raise ClipAlignError(in_options(str(error), option_names(self.params))) from error
+
+    def _refuse_model_as_argument(self, ctx: Any, args: Sequence[str]) -> None:
+        """Says where the model goes, if one was written among the arguments; other mistakes are left to Typer."""
+        ctx.allow_extra_args = True
+        extra = super().parse_args(ctx, list(args))
+        ctx.allow_extra_args = False
+        arguments = [parameter for parameter in self.params if parameter.param_type_name == "argument"]
+        given = [*(value for one in arguments for value in _listed(ctx.params[one.name])), *extra]
+        takes_many = any(one.nargs != 1 for one in arguments)
+        if ctx.params["model"] is not None or not (takes_many or len(given) == len(arguments) + 1):
+            return
+        model = misplaced_model(given)
+        if model is not None and not (takes_many and len(given) == 1):
+            given.remove(model)
+            raise ClipAlignError(f"{model!r} is a model: write {shlex.join([*given, '--model', model])}.")
+
+
+def _listed(value: Any) -> list[str]:
+    """The words of an argument, of which some take several."""
+    return [str(part) for part in value or ()] if isinstance(value, (list, tuple, type(None))) else [str(value)]
+
+
+class ResumingCommand(Command):
+    """A command that resumes what an earlier call has begun."""
+
+    interrupted = "interrupted; run the same command again to resume"
+
+
+class Commands(TyperGroup):
+    """All commands: Ctrl-C becomes one line, where Typer prints none."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt:
+            leave_interrupted(Command.interrupted)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            command = self.commands.get(ctx.invoked_subcommand)
+            leave_interrupted(getattr(command, "interrupted", Command.interrupted))
+
+
+def leave_interrupted(line: str) -> NoReturn:
+    """Prints a line and exits as after Ctrl-C; a second Ctrl-C ends the process at once, without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    print(line, file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
 
 
 def data_as_argument(arguments: Sequence[str]) -> list[str]:

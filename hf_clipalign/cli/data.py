@@ -11,14 +11,25 @@ from hf_clipalign.cli.names import is_built_in_data, is_built_in_model, is_model
 _STYLES = ("noto", "twemoji", "fluent")
 
 
-def check_data(name: str) -> None:
-    """Refuses a model in the place of the data.
+def check_data(name: str, what: str = "DATA") -> None:
+    """Refuses a model in the place of the data; `what` is how the command calls them.
 
     Raises:
         `ClipAlignError`: the name is that of a built-in model, or of a folder that holds a model.
     """
     if is_built_in_model(name) or is_model_folder(name):
-        raise ClipAlignError(f"{name!r} is a model, but DATA comes first: write DATA --model {name}.")
+        raise ClipAlignError(f"{name!r} is a model, but {what} comes first: write {what} --model {name}.")
+
+
+def check_out(out: Path, *read: str | None) -> None:
+    """Refuses to write a result into a folder that is read.
+
+    Raises:
+        `ClipAlignError`: `out` is one of them.
+    """
+    for name in filter(None, read):
+        if Path(name).is_dir() and Path(name).resolve() == out.resolve():
+            raise ClipAlignError(f"--out {str(out)!r} is what is read: give another folder for the result.")
 
 
 def check_path(name: str) -> None:

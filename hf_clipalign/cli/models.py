@@ -19,8 +19,12 @@ _TEMPLATE = "a photo of a {}."
 _BUILT_IN_TEMPLATE = "an emoji of {}"
 
 
-def template_for(template: str | None, model: str, default: str = _TEMPLATE) -> str:
-    """The prompt: the given one, or the one that suits what the model was trained on."""
+def template_for(template: str | None, model: str, default: str = _TEMPLATE, loaded: Any = None) -> str:
+    """The prompt: the given one, that of the adapter if the loaded model has one, or what the model was trained on."""
+    if template is None and loaded is not None:
+        from hf_clipalign.tuners import own_template
+
+        template = own_template(loaded)
     return template or (_BUILT_IN_TEMPLATE if is_built_in_model(model) else default)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_clipalign._checks.suggestions import nearest
+from hf_clipalign._io.masking import is_hub_id
 
 BUILT_IN_DATA = "mini:emoji"
 BUILT_IN_MODELS = {f"mini{mark}{name}": name for name in ("student", "teacher") for mark in (":", "-")}
@@ -24,6 +26,19 @@ def is_built_in_model(name: str) -> bool:
 def is_model_folder(path: str | Path) -> bool:
     """Whether a folder holds a model."""
     return any((Path(path) / name).is_file() for name in _MODEL_FILES)
+
+
+def misplaced_model(names: Sequence[str]) -> str | None:
+    """The name that stands for a model, among others that do not: built in, in a folder, or as a Hub id."""
+    for is_model in (is_built_in_model, is_model_folder, _is_on_hub):
+        found = [name for name in names if is_model(name)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _is_on_hub(name: str) -> bool:
+    return is_hub_id(name) and not Path(name).parent.exists()
 
 
 def nearest_path(name: str) -> str | None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.cli.names import is_model_folder
 
 console = Console(highlight=False, markup=False)
 """Where results go; square brackets stay what they are, as names and paths may hold them."""
@@ -51,22 +52,34 @@ TextBandOption = Annotated[
 ]
 TemplateOption = Annotated[
     str | None,
-    typer.Option(help="Prompt with one {}. Default: 'a photo of a {}.'; for the built-in models 'an emoji of {}'."),
+    typer.Option(
+        help="Prompt with one {}. Default: that of the model's adapter; without one 'a photo of a {}.', for the "
+        "built-in models 'an emoji of {}'."
+    ),
 ]
 ImageColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with images.")]
 LabelColumnOption = Annotated[str | None, typer.Option(help="Tables and data sets: the column with classes.")]
 SplitOption = Annotated[str | None, typer.Option(help="Data sets: which split.")]
 
 
-def folder_option(help_text: str) -> Any:
-    """The option `--out` of a command that writes a folder; a file of that name is refused before any work."""
-    return typer.Option("--out", help=help_text, callback=_refuse_file)
+def folder_option(help_text: str, writes_model: bool = False) -> Any:
+    """The option `--out` of a command that writes a folder, which may hold a model only if the command writes one.
+
+    A file of that name, or a model's folder, is refused before any work.
+    """
+    return typer.Option("--out", help=help_text, callback=_refuse_file if writes_model else _refuse_file_or_model)
 
 
 def _refuse_file(out: Path | None) -> Path | None:
     if out is not None and out.is_file():
         raise ClipAlignError(f"--out {str(out)!r} is a file: name a folder.")
     return out
+
+
+def _refuse_file_or_model(out: Path | None) -> Path | None:
+    if out is not None and is_model_folder(out):
+        raise ClipAlignError(f"--out {str(out)!r} holds a model: give another folder for the result.")
+    return _refuse_file(out)
 
 
 def repo_option(repo_id: str | None) -> str | None:

@@ -15,6 +15,7 @@ from .images.reader import read_image as read_image
 from .images.streams import ImageStream as ImageStream
 from .images.streams import StreamRecord as StreamRecord
 from .images.streams import open_stream as open_stream
+from .images.views import image_views as image_views
 from .labels.chexpert import read_chexpert as read_chexpert
 from .labels.finding_names import CHEXPERT_COMPETITION as CHEXPERT_COMPETITION
 from .labels.finding_prompts import FindingPrompts as FindingPrompts
@@ -27,6 +28,7 @@ from .splits.gcd import GCD_PRESETS as GCD_PRESETS
 from .splits.gcd import GCDPreset as GCDPreset
 from .splits.gcd import GCDSplit as GCDSplit
 from .splits.gcd import gcd_preset as gcd_preset
+from .splits.hold_out import hide_classes as hide_classes
 from .splits.hold_out import hold_out_labels as hold_out_labels
 from .splits.incremental import IncrementalTask as IncrementalTask
 from .splits.incremental import class_incremental as class_incremental
@@ -60,3 +62,4 @@ from .texts.templates import PromptTemplate as PromptTemplate
 from .texts.templates import clean_class_name as clean_class_name
 from .texts.templates import fill as fill
 from .texts.templates import prompt_template as prompt_template
+from .texts.views import text_views as text_views

@@ -6,6 +6,9 @@ from ._features import extract_image_features as extract_image_features
 from ._features import extract_text_features as extract_text_features
 from ._features import extract_to_store as extract_to_store
 from ._features import text_embeddings as text_embeddings
+from .band_choice import BandChoice as BandChoice
+from .band_choice import band_from_views as band_from_views
+from .band_choice import choose_band_without_labels as choose_band_without_labels
 from .band_search import BandSearch as BandSearch
 from .band_search import search_band as search_band
 from .classification import nearest_class_mean_logits as nearest_class_mean_logits

@@ -1,16 +1,18 @@
-"""Choosing a band on labelled validation data."""
+"""Choosing a band on labelled validation data, or on augmented views."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import EqualRows
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
 from hf_clipalign.evaluation.tasks import JudgedPairs, LabelledRetrieval, RetrievalTask, score_retrieval
+from hf_clipalign.features.views import ViewFeatures
 from hf_clipalign.isoclip.bands import Band
 from hf_clipalign.isoclip.spectrum import decompose
 
@@ -49,9 +51,10 @@ class BandSearch:
 
 
 def search_band(
-    validation: RetrievalTask | Sequence[RetrievalTask],
+    validation: RetrievalTask | Sequence[RetrievalTask] | None,
     encoder: DualEncoder,
     *,
+    views: ViewFeatures | None = None,
     modality: Modality = "image",
     metric: str = "map",
     k_top: Sequence[int] | None = None,
@@ -63,10 +66,16 @@ def search_band(
     On equal scores the band that removes less wins. Choose on one set of classes and report on another one: the score
     of the winner on the data it was chosen on is too good.
 
+    Without labels, views take their place: a view's own image is the one relevant item among the images of the sample.
+    The scores are then averaged over the strengths. `choose_band_without_labels` also says whether to trim at all.
+
     Args:
         validation (`LabelledRetrieval`, `JudgedPairs`, or a sequence of them): the tasks; their scores are averaged.
+            None where `views` are given.
         encoder (`DualEncoder`): the backbone that the features come from.
-        modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): what the features are.
+        views (`ViewFeatures`, *optional*): from `view_features`, instead of `validation`.
+        modality (`"image"` or `"text"`, *optional*, defaults to `"image"`): what the features are; views say it
+            themselves.
         metric (`str`, *optional*, defaults to `"map"`): key of `retrieval_metrics` to maximise.
         k_top, k_bottom (`Sequence[int]`, *optional*): counts to try. Default: 0, 1, 2, 4 and fractions of the rank.
 
@@ -74,7 +83,8 @@ def search_band(
         `BandSearch`.
 
     Raises:
-        `ClipAlignError`: no task, features of another width than the backbone's, an unknown metric, or no valid band.
+        `ClipAlignError`: no task, tasks and views together, features of another width than the backbone's, an unknown
+            metric, or no valid band.
 
     Example:
         ```python
@@ -85,36 +95,107 @@ def search_band(
         (9, True)
         ```
     """
-    tasks = [validation] if isinstance(validation, (LabelledRetrieval, JudgedPairs)) else list(validation)
-    projector = encoder.projector(modality).matrix.detach().float()
-    _check_tasks(tasks, projector.shape[1])
-    spectrum = decompose(encoder.image_projector.matrix, encoder.text_projector.matrix)
-    directions = (spectrum.U if modality == "image" else spectrum.V).float()
-    mapped = projector @ directions
-    rotated = [(task.query @ directions.to(task.query), task.gallery @ directions.to(task.gallery)) for task in tasks]
-    copies = [EqualRows(task.gallery) for task in tasks]
-
-    def score(band: Band) -> float:
-        kept = slice(band[0], len(spectrum.S) - band[1])
-        weight = mapped[:, kept].T
-        return sum(
-            _score(task, query[:, kept] @ weight.to(query), equal.tie(gallery[:, kept] @ weight.to(gallery)), metric)
-            for task, (query, gallery), equal in zip(tasks, rotated, copies, strict=True)
-        ) / len(tasks)
-
-    grid = {band: score(band) for band in _bands(len(spectrum.S), k_top, k_bottom)}
+    if views is not None:
+        if validation is not None:
+            raise ClipAlignError("validation and views were both given: give None for validation, or no views.")
+        validation, modality = view_tasks(views), views.modality
+    tasks = [validation] if isinstance(validation, (LabelledRetrieval, JudgedPairs)) else list(validation or [])
+    scores = BandScores(tasks, encoder, modality)
+    grid = {band: scores.mean(band, metric) for band in band_grid(scores.rank, k_top, k_bottom)}
     best = max(grid, key=lambda band: (grid[band], -sum(band)))
-    return BandSearch(best, grid[best], grid.get((0, 0), score((0, 0))), metric, grid)
+    untrimmed = grid[0, 0] if (0, 0) in grid else scores.mean((0, 0), metric)
+    return BandSearch(best, grid[best], untrimmed, metric, grid)
 
 
-def _score(task: RetrievalTask, query: Tensor, gallery: Tensor, metric: str) -> float:
-    scores = score_retrieval(task, query, gallery)
-    if metric not in scores:
-        raise ClipAlignError(f"unknown metric {metric!r}: choose from {', '.join(scores)}.")
-    return scores[metric]
+def view_tasks(views: ViewFeatures) -> list[LabelledRetrieval]:
+    """One retrieval task per strength: a view's own item is the relevant one of the sample; views of an item are
+    consecutive queries.
+
+    Args:
+        views (`ViewFeatures`): of n items, with S strengths.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.evaluation.band_search import view_tasks
+        >>> from hf_clipalign.features import view_features
+        >>> views = view_features(model, images, processor, n_items=6, progress=False)
+        >>> [task.query.shape for task in view_tasks(views)]
+        [torch.Size([12, 128]), torch.Size([12, 128]), torch.Size([12, 128])]
+        ```
+    """
+    n, _, n_views, width = views.views.shape
+    items = np.arange(n)
+    return [
+        LabelledRetrieval(queries.reshape(-1, width), views.originals, items.repeat(n_views), items)
+        for queries in views.views.unbind(1)
+    ]
 
 
-def _bands(rank: int, k_top: Sequence[int] | None, k_bottom: Sequence[int] | None) -> list[Band]:
+class BandScores:
+    """Scores of any band on tasks whose features are rotated into the singular directions once.
+
+    Args:
+        tasks (`Sequence[RetrievalTask]`): at least one.
+        encoder (`DualEncoder`): the backbone that the features come from.
+        modality (`"image"` or `"text"`): what the features are.
+
+    Raises:
+        `ClipAlignError`: no task, or features of another width than the backbone's.
+    """
+
+    def __init__(self, tasks: Sequence[RetrievalTask], encoder: DualEncoder, modality: Modality) -> None:
+        projector = encoder.projector(modality).matrix.detach().float()
+        _check_tasks(tasks, projector.shape[1])
+        spectrum = decompose(encoder.image_projector.matrix, encoder.text_projector.matrix)
+        directions = (spectrum.U if modality == "image" else spectrum.V).float()
+        self.tasks, self.rank = tasks, len(spectrum.S)
+        self._mapped = projector @ directions
+        self._rotated = [
+            (task.query @ directions.to(task.query), task.gallery @ directions.to(task.gallery)) for task in tasks
+        ]
+        self._copies = [EqualRows(task.gallery) for task in tasks]
+
+    def of(self, band: Band, **options: Any) -> list[dict[str, Any]]:
+        """The metrics of each task under a band; `options` are those of `retrieval_metrics`."""
+        kept = slice(band[0], self.rank - band[1])
+        weight = self._mapped[:, kept].T
+        return [
+            score_retrieval(
+                task, query[:, kept] @ weight.to(query), equal.tie(gallery[:, kept] @ weight.to(gallery)), **options
+            )
+            for task, (query, gallery), equal in zip(self.tasks, self._rotated, self._copies, strict=True)
+        ]
+
+    def mean(self, band: Band, metric: str) -> float:
+        """The mean of a metric over the tasks.
+
+        Raises:
+            `ClipAlignError`: an unknown metric.
+        """
+        scores = self.of(band)
+        if metric not in scores[0]:
+            raise ClipAlignError(f"unknown metric {metric!r}: choose from {', '.join(scores[0])}.")
+        return sum(result[metric] for result in scores) / len(scores)
+
+
+def band_grid(rank: int, k_top: Sequence[int] | None = None, k_bottom: Sequence[int] | None = None) -> list[Band]:
+    """The bands to try.
+
+    Args:
+        rank (`int`): of the spectrum.
+        k_top, k_bottom (`Sequence[int]`, *optional*): counts to combine. Default: few, and fractions of the rank, so
+            that at most 85 % of the directions are dropped.
+
+    Raises:
+        `ClipAlignError`: no combination leaves anything.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.evaluation.band_search import band_grid
+        >>> band_grid(8, k_top=(0, 4), k_bottom=(0, 4))
+        [(0, 0), (0, 4), (4, 0)]
+        ```
+    """
     tops = sorted({*_FEW, *(round(share * rank) for share in _K_TOP_SHARES)}) if k_top is None else k_top
     bottoms = sorted({round(share * rank) for share in _K_BOTTOM_SHARES}) if k_bottom is None else k_bottom
     limit = _LARGEST_SHARE_REMOVED * rank if k_top is None and k_bottom is None else rank - 1
@@ -124,7 +205,7 @@ def _bands(rank: int, k_top: Sequence[int] | None, k_bottom: Sequence[int] | Non
     return bands
 
 
-def _check_tasks(tasks: list[RetrievalTask], width: int) -> None:
+def _check_tasks(tasks: Sequence[RetrievalTask], width: int) -> None:
     if not tasks:
         raise ClipAlignError("no validation task was given: a band is chosen on at least one.")
     for task in tasks:

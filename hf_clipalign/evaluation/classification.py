@@ -17,6 +17,7 @@ from hf_clipalign.backbones import as_dual_encoder, tokenize
 from hf_clipalign.data import clean_class_name, fill
 from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.metrics import nearest_class_mean
+from hf_clipalign.tuners import chosen_template
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def zero_shot_weights(
     model: Any,
     tokenizer: Any,
     class_names: Sequence[str],
-    templates: str | Sequence[str] = "a photo of a {}.",
+    templates: str | Sequence[str] | None = None,
     batch_size: int = 256,
 ) -> Tensor:
     """Class embeddings from prompts; with several templates, the mean of the unit embeddings of each class.
@@ -70,7 +71,9 @@ def zero_shot_weights(
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): the checkpoint's tokenizer or processor.
         class_names (`Sequence[str]`): C names; underscores become spaces. Classes with equal prompts (ImageNet has
             such names) get equal embeddings and are named in a warning.
-        templates (`str` or `Sequence[str]`, *optional*, defaults to `"a photo of a {}."`): each with one `{}`.
+        templates (`str` or `Sequence[str]`, *optional*): each with one `{}`. Default: the prompt that belongs to the
+            model's adapter, from which a given one that differs is named in a warning; `"a photo of a {}."` without an
+            adapter.
         batch_size (`int`, *optional*, defaults to `256`): prompts per pass.
 
     Returns:
@@ -89,7 +92,10 @@ def zero_shot_weights(
     """
     encoder = as_dual_encoder(model)
     names = [clean_class_name(name) for name in as_texts(class_names, "class_names")]
-    listed = [templates] if isinstance(templates, str) else as_texts(templates, "templates")
+    given: Sequence[str | None] = [None]
+    if templates is not None:
+        given = [templates] if isinstance(templates, str) else as_texts(templates, "templates")
+    listed = [chosen_template(model, template) for template in given]
     if not names or not listed:
         raise ClipAlignError(f"there are no {'templates' if names else 'class_names'}: give at least one.")
     total = torch.zeros(len(names), encoder.embed_dim, device=encoder.device, dtype=encoder.dtype)

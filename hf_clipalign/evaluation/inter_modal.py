@@ -139,7 +139,7 @@ def zero_shot_controls(
     images: Features,
     *,
     processor: Any,
-    template: str = "a photo of a {}.",
+    template: str | None = None,
     methods: Sequence[str] = ("raw", "oti", "ovi"),
     seed: int = 0,
     oti_template: str = "a photo of {}",
@@ -157,7 +157,7 @@ def zero_shot_controls(
         model (`nn.Module` or `DualEncoder`): the backbone.
         images (`Features`): labelled, with class names.
         processor (`ProcessorMixin`): the checkpoint's processor.
-        template (`str`): prompt of the class names.
+        template (`str`, *optional*): prompt of the class names. Default: see `zero_shot_weights`.
         methods (`Sequence[str]`): of `raw`, `oti`, `ovi`.
         seed (`int`, *optional*, defaults to `0`): of the inversions.
         oti_template (`str`, *optional*, defaults to `"a photo of {}"`): prompt of the pseudo-token.

@@ -43,7 +43,8 @@ class Verdict:
 
     def __str__(self) -> str:
         words = {"better": "better than", "worse": "worse than", "not told apart": "not told apart from"}
-        what = "accuracy" if self.teacher is None else f"agreement with the teacher {self.teacher}"
+        named = "" if self.teacher == "teacher" else f" {self.teacher}"  # the built-in one's folder has that name
+        what = "accuracy" if self.teacher is None else f"agreement with the teacher{named}"
         caveat = "" if self.teacher is None else " Without labels this is agreement only, not accuracy."
         interval = f"95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}"
         return (

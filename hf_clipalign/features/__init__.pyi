@@ -7,3 +7,5 @@ from .labelled_embeddings import LabelledEmbeddings as LabelledEmbeddings
 from .labelled_embeddings import backbone_hash as backbone_hash
 from .store import FeatureStore as FeatureStore
 from .text_cache import text_embeddings as text_embeddings
+from .views import ViewFeatures as ViewFeatures
+from .views import view_features as view_features

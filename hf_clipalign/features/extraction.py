@@ -19,10 +19,11 @@ from hf_clipalign._checks.tensors import parse_dtype
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.data import Captions, ImageSource, ImageStream, StreamRecord, TextSource, open_source, open_stream
+from hf_clipalign.features.content import text_hash
 from hf_clipalign.features.description import describe_image_processor, describe_model, describe_tokenizer
 from hf_clipalign.features.in_memory import image_block, text_block
 from hf_clipalign.features.ranks import Ranks
-from hf_clipalign.features.reading import ImageBatch, ImageJob, default_workers, image_batches, text_hash
+from hf_clipalign.features.reading import ImageBatch, ImageJob, default_workers, image_batches
 from hf_clipalign.features.reuse import KnownRows, change, hashes_as_tensor, may_reuse
 from hf_clipalign.features.rows import FEATURES, LAYOUT, Rows, finish_rows, write_rows
 from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_store

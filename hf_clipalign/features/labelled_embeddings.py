@@ -22,8 +22,8 @@ from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.data import FindingLabels
 from hf_clipalign.features.extraction import extract_to_store
 from hf_clipalign.features.rows import NAME_COLUMNS, names_as_tensors, names_from_tensors
+from hf_clipalign.features.storage.headers import METADATA, DamagedShard, ForeignFile
 from hf_clipalign.features.storage.manifest import Column, Kind
-from hf_clipalign.features.storage.shards import METADATA, DamagedShard, ForeignFile
 from hf_clipalign.features.storage.single_file import read_file, write_file
 from hf_clipalign.features.store import FeatureStore
 

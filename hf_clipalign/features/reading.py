@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -14,7 +13,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,15 +22,13 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, ImageStream, read_image
 from hf_clipalign.data.images.processing import process_images, reduce_image
 from hf_clipalign.data.images.streams import StreamRecord
+from hf_clipalign.features.content import content_hash
 from hf_clipalign.features.ranks import local_world_size
-from hf_clipalign.features.rows import HASH_BYTES
 
 _FEW_IMAGES = 256
 _MOST_WORKERS = 8
 _PR_SET_PDEATHSIG = 1
 _MOST_BYTES = 2**28  # larger files are read piece by piece, and have no hash
-NO_HASH = bytes(HASH_BYTES)
-"""Of an image whose content is not known before it is decoded."""
 _ENDING = {signal.SIGTERM, signal.SIGINT}
 
 
@@ -121,26 +117,49 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
         return
-    before = signal.getsignal(signal.SIGCHLD)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (*_ENDING, signal.SIGCHLD)}
+    for number in _ENDING:  # another thread may take a signal that this one blocks
+        if before[number] is not None:
+            signal.signal(number, lambda one, _: came.append(one))
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # workers inherit this, and keep a signal until they are ready
     try:
         yield
     finally:
-        if before is not None:
-            is_torch = str(getattr(before, "__module__", "")).startswith("torch.utils.data")  # of another loader
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL if is_torch else before)
+        is_torch = str(getattr(before[signal.SIGCHLD], "__module__", "")).startswith("torch.utils.data")
+        if is_torch:  # of another loader
+            before[signal.SIGCHLD] = signal.SIG_DFL
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        for one in came:
+            signal.raise_signal(one)
 
 
 def _begin_worker(_: int) -> None:
-    """A worker ends at once on request, and, on Linux, when the process that it works for is no more."""
+    """A worker ends at once on request, and, on Linux, when the process that it works for is no more.
+
+    Ctrl-C reaches it, too, but it is for the process that it works for to act on.
+    """
+    sys.excepthook = _report_unless_cut_off
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if (parent := multiprocessing.parent_process()) is not None and os.getppid() != parent.pid:
             os.kill(os.getpid(), signal.SIGKILL)  # it ended before this process could ask for the signal
+
+
+def _report_unless_cut_off(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Reports an error of the thread that hands over tensors, unless the process that takes them has hung up.
+
+    That happens when it ends meanwhile; where it fails for another reason, it reports that itself.
+    """
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def default_workers(n_images: int | None) -> int:
@@ -215,26 +234,6 @@ class _ImageReader(Dataset):
         assert self.source is not None
         ids, labels = self.source.ids, self.source.labels
         return [StreamRecord(ids[row], None, None if labels is None else int(labels[row])) for row in job.rows]
-
-
-def content_hash(content: Any) -> bytes:
-    """BLAKE2b of encoded bytes or of an array; zeros for anything else."""
-    if isinstance(content, dict):
-        content = content.get("bytes")
-    if isinstance(content, np.ndarray) and content.dtype != object:
-        return _digest(f"{content.dtype} {content.shape}", np.ascontiguousarray(content).tobytes())
-    return _digest("bytes", bytes(content)) if isinstance(content, (bytes, bytearray, memoryview)) else NO_HASH
-
-
-def text_hash(text: str) -> bytes:
-    """BLAKE2b of a text."""
-    return _digest("text", text.encode("utf-8", "surrogatepass"))
-
-
-def _digest(form: str, content: bytes) -> bytes:
-    digest = hashlib.blake2b(f"{form}: ".encode(), digest_size=HASH_BYTES)
-    digest.update(content)
-    return digest.digest()
 
 
 def _file_content(item: Any) -> bytes | None:

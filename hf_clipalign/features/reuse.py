@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_clipalign.features.rows import HASH_BYTES
+from hf_clipalign.features.content import HASH_BYTES
 from hf_clipalign.features.storage.folder import ShardFolder
 from hf_clipalign.features.storage.manifest import entry, is_earlier
 from hf_clipalign.features.storage.shards import open_shard

@@ -13,11 +13,9 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import natural
 from hf_clipalign.features.storage.folder import ShardFolder
+from hf_clipalign.features.storage.headers import DamagedShard
 from hf_clipalign.features.storage.manifest import Column, Kind
-from hf_clipalign.features.storage.shards import DamagedShard, Shard
-
-HASH_BYTES = 16
-"""Length of the hash of a row's image or text."""
+from hf_clipalign.features.storage.shards import Shard
 
 LAYOUT = ("shard_size", "batch_size")
 """What decides about the bytes of the files, but not about the meaning of the features."""

@@ -4,10 +4,12 @@ from .cards import build_card as build_card
 from .cards import check_card as check_card
 from .export.faiss import build_faiss_index as build_faiss_index
 from .export.faiss import export_faiss as export_faiss
+from .export.index import export_index as export_index
 from .export.onnx import export_onnx as export_onnx
 from .export.onnx import onnx_facts as onnx_facts
 from .export.sentence_transformers import export_sentence_transformers as export_sentence_transformers
 from .export.stock import export_stock as export_stock
+from .export.text_tower import export_text_tower as export_text_tower
 from .folders import describe_folder as describe_folder
 from .folders import folder_kind as folder_kind
 from .markdown import describe_run as describe_run

@@ -18,7 +18,7 @@ from hf_clipalign._io.staging import staging_folder
 from hf_clipalign.hub.cards import SPECTRUM_FILE, CardEvaluation, ModelCardInfo, build_card
 from hf_clipalign.hub.connection import commit, explained, full_id, open_api, open_repo, patiently
 from hf_clipalign.hub.folders import describe_folder
-from hf_clipalign.hub.published import published, set_base_model
+from hf_clipalign.hub.published import is_record, published, set_base_model
 from hf_clipalign.hub.uploads import Upload, plan_upload
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def push_folder(
     """Pushes a saved folder to the Hub in one commit: all of it arrives, or nothing. The folder is not changed.
 
     Only files that belong to a folder of its kind are uploaded (`plan_upload`); a warning lists the others. Their
-    configurations lose the paths of this machine. A folder without a `README.md` gets a card, made from what the
-    folder says about itself. A card that the repository has already is kept. When the Hub answers that there were too
-    many requests, the push waits as long as it says, ten minutes at most.
+    configurations and the metadata of their weights lose the paths of this machine. A folder without a `README.md`
+    gets a card, made from what the folder says about itself. A card that the repository has already is kept. When the
+    Hub answers that there were too many requests, the push waits as long as it says, ten minutes at most.
 
     Args:
         folder (`str` or `Path`): an aligned model, a stock export, a PEFT adapter, or any checkpoint.
@@ -62,7 +62,8 @@ def push_folder(
         overwrite_card (`bool`, *optional*, defaults to `False`): replace the repository's card.
         info (`ModelCardInfo`, *optional*): facts for the card. Default: `describe_folder(folder)`.
         evaluations (`Sequence[CardEvaluation]`): results for the card.
-        include (`Sequence[str]`): further files or sub-folders to upload, by their path in the folder.
+        include (`Sequence[str]`): further files or sub-folders to upload, by their path in the folder; as they
+            are, except for configurations and the records of runs.
 
     Returns:
         `CommitInfo`: the commit; it reads as its address.
@@ -82,16 +83,17 @@ def push_folder(
     """
     folder = Path(folder)
     upload = plan_upload(folder, include)
-    files: dict[str, Path | bytes] = {
-        name: file if name in include else published(name, file) for name, file in upload.files.items()
-    }
     _tell_what_is_left_out(upload)
     if _has_own_card(upload.files):
         _refuse_results(evaluations, f"the folder {str(folder)!r} has a README.md of its own: write them there.")
     else:
         info = describe_folder(folder, repo_id) if info is None else info
         info = replace(info, evaluations=[*info.evaluations, *evaluations])
-    with explained(repo_id):
+    with explained(repo_id), _staging() as staging:
+        files: dict[str, Path | bytes] = {
+            name: file if name in include and not is_record(name) else published(name, file, staging)
+            for name, file in upload.files.items()
+        }
         api = open_api(token)
         repo_id = full_id(api, repo_id)
         open_repo(api, repo_id, private, revision)

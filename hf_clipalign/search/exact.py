@@ -61,7 +61,7 @@ def exact_neighbours(
         scores = queries @ embeddings.take(index).T
         return _padded(merge(best, index, scores, top_k), top_k)
     for start, stop in block_ranges(embeddings):
-        scores = queries @ embeddings.read(start, stop).T
+        scores = embeddings.scores(queries, start, stop)
         if allowed is not None:
             scores[:, ~allowed[start:stop]] = -np.inf
         best = merge(best, np.arange(start, stop), scores, top_k)

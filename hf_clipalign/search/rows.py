@@ -29,6 +29,10 @@ class Rows(Protocol):
         """The rows of these positions in this order, `[len(index), k]`."""
         ...
 
+    def scores(self, queries: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
+        """Dot products of queries `[Q, k]` with rows `start` to `stop`, `[Q, stop - start]`, a new array."""
+        ...
+
 
 class ArrayRows:
     """An array or a memory map as `Rows`.
@@ -62,6 +66,9 @@ class ArrayRows:
     def take(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.asarray(self.values[index], dtype=np.float32)
 
+    def scores(self, queries: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
+        return queries @ self.read(start, stop).T
+
 
 def as_rows(values: Any) -> Rows:
     """`values` itself if it can be read block by block, else an array or tensor as `Rows`.
@@ -79,7 +86,7 @@ def as_rows(values: Any) -> Rows:
         4
         ```
     """
-    if hasattr(values, "read") and hasattr(values, "take") and hasattr(values, "width"):
+    if all(hasattr(values, name) for name in ("read", "take", "scores", "width")):
         return values
     if hasattr(values, "detach"):
         values = values.detach().cpu().float().numpy()

@@ -51,9 +51,9 @@ def select_diverse(embeddings: Any, n: int, *, seed: int = 0, first: int | None 
     similarity = np.full(len(rows), -np.inf, np.float32)
     similarity[start] = np.inf
     while len(chosen) < n:
-        last = rows.take(np.array(chosen[-1:], np.int64))[0]
+        last = rows.take(np.array(chosen[-1:], np.int64))
         for begin, end in block_ranges(rows):
-            np.maximum(similarity[begin:end], rows.read(begin, end) @ last, out=similarity[begin:end])
+            np.maximum(similarity[begin:end], rows.scores(last, begin, end)[0], out=similarity[begin:end])
         similarity[chosen[-1]] = np.inf
         chosen.append(int(similarity.argmin()))
     return np.array(chosen, np.int64)

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource, from_dataset
+from hf_clipalign.data.images.augmentation import crop_and_resize, random_view, view_generator
 from hf_clipalign.data.images.processing import process_images
 from hf_clipalign.data.splits.subsets import take
-from hf_clipalign.trainers.augmentation import crop_and_resize, random_view, view_generator
 
 logger = logging.getLogger(__name__)
 

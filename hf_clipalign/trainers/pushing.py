@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.replacing import files_below
 from hf_clipalign._io.staging import staging_folder
-from hf_clipalign.hub.published import set_base_model
+from hf_clipalign.hub.connection import commit, explained
+from hf_clipalign.hub.published import published, set_base_model
 from hf_clipalign.hub.push import push_folder
 from hf_clipalign.trainers.cards import CARD_FILE, card_info
 
@@ -58,18 +61,23 @@ def push_trained(
 
 
 def push_checkpoint(trainer: Any, checkpoint: Path, path_in_repo: str, message: str) -> Any:
-    """Uploads a checkpoint in the background, without the settings, which name folders of this machine."""
+    """Uploads a checkpoint in the background, without the settings, which name folders of this machine.
+
+    Its other files are uploaded as `published` gives them; gives the future.
+    """
     args = trainer.args
-    return HfApi().upload_folder(
-        repo_id=str(trainer.hub_model_id),
-        folder_path=checkpoint,
-        path_in_repo=path_in_repo,
-        commit_message=f"{message}, checkpoint",
-        token=args.hub_token,
-        revision=args.hub_revision,
-        ignore_patterns=_LOCAL_FILES,
-        run_as_future=True,
-    )
+    names = [name for name in files_below(checkpoint) if not any(fnmatch(name, local) for local in _LOCAL_FILES)]
+
+    def upload() -> Any:
+        with (
+            explained(trainer.hub_model_id),
+            staging_folder(tempfile.gettempdir(), "clipalign-push") as staging,
+        ):
+            files = {f"{path_in_repo}/{name}": published(name, checkpoint / name, staging) for name in names}
+            api = HfApi(token=args.hub_token)
+            return commit(api, trainer.hub_model_id, files, f"{message}, checkpoint", args.hub_revision)
+
+    return HfApi().run_as_future(upload)
 
 
 def _upload(folder: Path, staging: AbstractContextManager, repo_id: str, **push_kwargs: Any) -> Any:

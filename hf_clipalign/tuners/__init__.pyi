@@ -12,6 +12,8 @@ from .outputs import prompted_logits as prompted_logits
 from .outputs import prompted_outputs as prompted_outputs
 from .prompts import adapter_template as adapter_template
 from .prompts import build_prompts as build_prompts
+from .prompts import chosen_template as chosen_template
+from .prompts import own_template as own_template
 from .promptsrc import PromptSRCConfig as PromptSRCConfig
 from .promptsrc import PromptSRCModel as PromptSRCModel
 from .retune import EmbeddingSpace as EmbeddingSpace

@@ -205,12 +205,31 @@ class TextPrompts(PromptLayer):
             lost = "the end of a prompt"
         elif bool((replaced != replaced[:1]).any()):
             lost = "class names: the prompts do not begin with the same words"
+        elif self._holds_name(input_ids):
+            lost = "the class name: the prompt does not begin with the template's words"
         else:
             return
         raise ClipAlignError(
             f"the learned context replaces the first {self.n_ctx} tokens, and with them {lost}. Use the template "
             f"{self.configs[name].template!r}, or hf_clipalign.tuners.build_prompts."
         )
+
+    def _holds_name(self, input_ids: Tensor) -> bool:
+        """Whether the context takes the class name of a prompt that stands alone, with no other to compare it with.
+
+        It does where nothing but the end follows, or where the first words are neither those that the context started
+        from nor stand-ins, which are all alike. Of a template with other words, the ids are not known here.
+        """
+        if bool((input_ids != input_ids[:1]).any()):
+            return False
+        first, following = input_ids[0, self.start :].split([self.n_ctx, input_ids.shape[1] - self.start - self.n_ctx])
+        if self._holds_end(following[:1]):
+            return True
+        config = self.configs[str(self.active_adapter_name)]
+        initial = getattr(config, "ctx_init_ids", None)
+        if bool((first == first[0]).all()) or (initial is None and config.template != config.automatic_template()):
+            return False
+        return initial is None or first.tolist() != list(initial)
 
     def _holds_end(self, input_ids: Tensor) -> bool:
         return self.end_token is not None and bool((input_ids == self.end_token).any())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from hf_clipalign._checks.texts import as_texts
@@ -164,10 +165,63 @@ def adapter_template(model: Any, tokenizer: Any = None, template: str | None = N
     return DEFAULT_TEMPLATE if hasattr(config, "n_ctx") else getattr(config, "template", None) or DEFAULT_TEMPLATE
 
 
+def own_template(model: Any) -> str | None:
+    """The prompt that the active adapter was trained with; None without one, or where the adapter keeps none.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): a CLIP, bare, with an adapter of this package, or with another one.
+
+    Returns:
+        `str`, *optional*: see `adapter_template`.
+
+    Example:
+        ```python
+        >>> from peft import get_peft_model
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import CoOpConfig, own_template
+        >>> own_template(get_peft_model(load_mini().student, CoOpConfig(n_ctx=2)))
+        'X X {}.'
+        >>> own_template(load_mini().student) is None
+        True
+        ```
+    """
+    model = model.model if isinstance(model, DualEncoder) else model
+    return adapter_template(model) if hasattr(_active_config(model), "template") else None
+
+
+def chosen_template(model: Any, template: str | None = None, default: str = "a photo of a {}.") -> str:
+    """The prompt to use: the given one, else the adapter's own, else a default.
+
+    A given one that is not the adapter's own is named in a warning.
+
+    Args:
+        model (`nn.Module` or `DualEncoder`): see `own_template`.
+        template (`str`, *optional*): what was asked for.
+        default (`str`, *optional*, defaults to `"a photo of a {}."`): for a model without an adapter.
+
+    Returns:
+        `str`: the prompt with one `{}`.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.data import load_mini
+        >>> from hf_clipalign.tuners import chosen_template
+        >>> chosen_template(load_mini().student, None, "an emoji of {}")
+        'an emoji of {}'
+        ```
+    """
+    own = own_template(model)
+    if own is not None and template is not None:
+        _warn_of_another(template, own)
+    return template or own or default
+
+
 def _active_config(model: Any) -> Any:
+    """Configuration of the active adapter, whether PEFT wraps the model or transformers loaded the adapter into it."""
     configs = getattr(model, "peft_config", None) or {}
-    active = getattr(model, "active_adapter", None)
-    return configs.get(active) if isinstance(active, str) else None
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    layer = next(layers, None) if configs else None
+    return None if layer is None or layer.disable_adapters else configs.get(layer.active_adapters[0])
 
 
 def _check_classes(config: Any, names: Sequence[str]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -11,12 +13,13 @@ from typer.testing import CliRunner
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.cli import models
+from hf_clipalign.cli import main, models
 from hf_clipalign.cli.app import app
 from hf_clipalign.cli.command import data_as_argument, in_options
 from hf_clipalign.cli.options import console
 from hf_clipalign.data import load_mini
 from hf_clipalign.features import FeatureStore
+from hf_clipalign.hub import plan_upload
 
 MODEL = ("--model", "mini:student")
 
@@ -78,6 +81,39 @@ def test_the_model_is_never_guessed(command, photos):
         (("evaluate", "photos", "--model", "modle"), "no folder 'modle' for --model: did you mean 'model'"),
         (("evaluate", "model", "--model", "photos"), "'model' is a model, but DATA comes first|look swapped"),
         (("evaluate", "mini:student"), "'mini:student' is a model, but DATA comes first"),
+        (
+            ("discover", "mini:student"),
+            "'mini:student' is a model, but DIR comes first: write DIR",
+        ),
+        (("findings", "model", "--images", "photos"), "'model' is a model, but TRAIN.csv comes first"),
+        *(
+            ((command, *pair), f"^'{model}' is a model: write photos --model {model}.$")
+            for command, model in zip(
+                ("embed", "evaluate", "compare", "concepts", "discover"),
+                ("model", "mini:student", "openai/clip-vit-base-patch32", "mini-teacher", "model"),
+                strict=True,
+            )
+            for pair in ((model, "photos"), ("photos", model))
+        ),
+        (
+            ("evaluate", "model", "two words", "--task", "zero-shot"),
+            "'model' is a model: write 'two words' --model model.",
+        ),
+        (
+            ("findings", "model", "train.csv", "--images", "photos"),
+            "'model' is a model: write train.csv --model",
+        ),
+        (("index", "model", "photos", "two words"), "'model' is a model: write photos 'two words' --model model."),
+        *(((command, "model"), "^'model' is a model: write --model model.$") for command in ("trim", "export")),
+        (("spectrum", "openai/clip-vit-base-patch32"), "is a model: write --model openai/clip-vit-base-patch32.$"),
+        (("embed", "photos", "--out", "model", *MODEL), "--out 'model' holds a model: give another folder"),
+        (("evaluate", "photos", "--out", "model", *MODEL), "--out 'model' holds a model"),
+        (("concepts", "photos", "--out", "model", *MODEL), "--out 'model' holds a model"),
+        (("embed", "photos", "--out", "./photos", *MODEL), "--out 'photos' is what is read: give another folder"),
+        (("evaluate", "photos", "--out", "photos", *MODEL), "--out 'photos' is what is read"),
+        (("compare", "photos", "--gallery", "two", "--out", "two", *MODEL), "--out 'two' is what is read"),
+        (("concepts", "photos", "--out", "photos", *MODEL), "--out 'photos' is what is read"),
+        (("discover", "photos", *MODEL, "--teacher", "mini:teacher"), "and name it with --unlabelled$"),
         (("embed", "photos", "--model", "photos"), "--model 'photos' is a folder without a model"),
         (("evaluate", "flat", *MODEL), "'flat' has no labels to score against"),
         (("compare", "flat", *MODEL), "'flat' has no labels to score against"),
@@ -112,9 +148,71 @@ def test_mistakes_are_explained_before_anything_is_computed(arguments, message, 
     assert len(str(error.value).splitlines()) == 1
 
 
+COMMANDS = {
+    **dict.fromkeys(("embed", "evaluate", "compare", "concepts"), ("photos", *MODEL)),
+    **{"discover": ("photos", *MODEL, "--teacher", "mini:teacher"), "trim": MODEL, "export": MODEL, "spectrum": MODEL},
+    "findings": ("train.csv", "--images", "photos", *MODEL),
+    "push": ("model", "me/name"),
+    "demo": (),
+    "index": ("photos", *MODEL),
+    "search": ("photos.index", "a red fox"),
+    **dict.fromkeys(("duplicates", "select", "status", "verify"), ("photos.index",)),
+}
+RESUMING = {"embed", "concepts", "discover", "findings", "index"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_is_one_line_that_says_whether_the_command_resumes(command, photos, monkeypatch, capfd):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt(*unused):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.core.TyperCommand.invoke", interrupt)
+    monkeypatch.setattr(sys, "argv", ["clipalign", command, *COMMANDS[command]])
+    try:
+        with pytest.raises(SystemExit) as leaving:
+            main()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert leaving.value.code == 130
+    line = "interrupted; run the same command again to resume" if command in RESUMING else "interrupted"
+    assert capfd.readouterr().err == f"{line}\n"
+
+
+def test_all_commands_are_interrupted():
+    assert set(COMMANDS) == {command.name or command.callback.__name__ for command in app.registered_commands}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "photos", "others"),
+        ("evaluate", "model", "photos", "--model", "mini:student"),
+        ("embed", "photos/1.png", "photos/2.png", "model"),
+        ("embed", "mini:student", "mini:teacher"),
+        ("push", "model", "me/name", "mini:student"),
+    ],
+)
+def test_further_arguments_that_are_no_misplaced_model_are_wrong_usage(arguments, photos):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "unexpected extra argument" in result.output
+
+
 def test_misspelt_methods_are_suggested(photos):
     with pytest.raises(ClipAlignError, match="unknown method 'isoclop': did you mean 'isoclip'"):
         call("compare", photos, *MODEL, "--methods", "raw,isoclop")
+
+
+def test_what_cannot_be_pushed_is_no_next_step(photos):
+    pytest.importorskip("faiss")
+    call("embed", photos, *MODEL, "--out", "features")
+    index = call("export", *MODEL, "--image-band", "1,48", "--to", "faiss", "--features", "features", "--out", "index")
+    assert "push" not in index
+    stock = call("export", *MODEL, "--image-band", "1,48", "--out", "tower")
+    assert "next: clipalign push tower OWNER/NAME" in stock
+    assert plan_upload("tower").files
 
 
 def test_earlier_spellings_still_work(photos, tmp_path):

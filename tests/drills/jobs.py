@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ from hf_clipalign import ClipAlignError, IsoCLIPModel
 from hf_clipalign.features import extract_to_store
 from hf_clipalign.hub import export_sentence_transformers, push_isoclip
 from hf_clipalign.inversion import invert_to_store
+from hf_clipalign.search.index import ImageIndex
 from tests.tiny_models import tiny_clip, tiny_image_processor, tiny_tokenizer
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+
+Image.init()  # once, and not in every process that is begun
+tiny_clip()
 
 N_IMAGES = 24
 SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
@@ -57,6 +62,37 @@ def embed(folder: Path, num_workers: int = 0) -> None:
 
 def embed_with_workers(folder: Path) -> None:
     embed(folder, num_workers=2)
+
+
+def index(folder: Path) -> None:
+    """Builds an index, or brings it up to date."""
+    torch.set_num_threads(1)
+    path, model, processor = folder / "index", tiny_clip().eval(), tiny_image_processor()
+    if (path / "index.sqlite").exists():
+        index = ImageIndex.open(path)
+    else:
+        index = ImageIndex.create(folder / "images", model, path, processor=processor, head=(1, 3), shard_size=4)
+    index.update(model=model, processor=processor, batch_size=2, num_workers=0, progress=False)
+
+
+def index_to_update(folder: Path) -> None:
+    """A finished index, and what happens to its images: renamed, deleted, changed, copied, new and broken ones."""
+    write_images(folder)
+    index(folder)
+    images = folder / "images"
+    (images / "new").mkdir()
+    for number in range(0, 6):
+        os.rename(images / f"{number:02d}.png", images / "new" / f"{number:02d}.png")
+    for number in range(6, 14):
+        (images / f"{number:02d}.png").unlink()
+    shutil.copy2(images / "14.png", images / "copy.png")
+    for number in range(18, 24):
+        Image.new("RGB", (20, 20), (number, 3 * number, 0)).save(images / f"{number:02d}.png")
+        shutil.copy(images / f"{number:02d}.png", images / "new" / f"{number + 10}.png")
+        Image.new("RGB", (20, 20), (number, 0, 5 * number)).save(images / f"{number + 20:02d}.png")
+    (images / "new" / "broken.png").write_bytes(b"no image")
+    for path in images.rglob("*.png"):
+        os.utime(path, (1e9 + 1, 1e9 + 1))
 
 
 def ovi(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from hf_clipalign.search import ImageIndex
 from tests.drills import jobs
 from tests.drills.kills import Killer, file_hashes
 from tests.hub.local_hub import serve
@@ -24,6 +25,52 @@ def test_embed(tmp_path):
 
 def test_embed_with_workers(tmp_path):
     Killer(jobs.embed_with_workers, tmp_path, prepare=jobs.write_images).kill_at_random(KILLS)
+
+
+def indexed(folder: Path) -> dict[str, str]:
+    """The features of every image of an index; where nothing was deleted and written anew, also their order."""
+    index = ImageIndex.open(folder / "index")
+    features, files, status = index.features(), index.files, index.status()
+    values = features.read(0, len(features))
+    assert (index.verify(), set(files.images.tolist())) == ([], set(range(len(index))))
+    assert len(set(map(bytes, values))) == len(index)
+    names = {path.name.partition("-")[0] for path in (folder / "index").iterdir()}
+    assert names <= {"features", "heads.safetensors", "index.sqlite", ".index.lock"}
+    found = {files.path(i): values[row].tobytes().hex() for i, row in enumerate(files.images)}
+    if not (folder / "images" / "new").exists():
+        found["order"] = str(files.images.tolist())
+    return found | {"skipped": str(status.skipped)}
+
+
+def searchable(whole):
+    """A check that right after a kill the index is sound, and holds each image once with the features that it has."""
+
+    def check(folder):
+        if not (folder / "index" / "index.sqlite").exists():
+            return
+        index = ImageIndex.open(folder / "index")
+        unrecorded = [problem for problem in index.verify() if "it is not recorded" not in problem]
+        assert unrecorded == []
+        features = index.features()
+        values = [row.tobytes().hex() for row in features.read(0, len(features))]
+        assert len(set(values)) == len(values)
+        assert {*values} <= whole
+
+    return check
+
+
+@pytest.mark.parametrize("prepare", [jobs.write_images, jobs.index_to_update])
+def test_index(prepare, tmp_path):
+    """Nothing is lost, nothing is doubled: DRILL_KILLS=500 makes it a thousand."""
+    killer = Killer(jobs.index, tmp_path / "drill", contents=indexed, prepare=prepare)
+    known = set(killer.expected.values())
+    if prepare is jobs.index_to_update:
+        (tmp_path / "before").mkdir()
+        jobs.write_images(tmp_path / "before")
+        jobs.index(tmp_path / "before")
+        known |= set(indexed(tmp_path / "before").values())
+    killer.check = searchable(known)
+    killer.kill_at_random(KILLS)
 
 
 def test_ovi(tmp_path):

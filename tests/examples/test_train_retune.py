@@ -42,14 +42,19 @@ def flags(folder: Path, *more: str) -> list[str]:
 def test_matrices_bounds_adapters_and_report(
     example: Any, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = ("--n_parts", "2")
+    few = ("--n_parts", "2", "--resamples", "20")
     results = example.main(flags(tmp_path, *few))
     assert [result.scenario for result in results] == SCENARIOS
     assert [result.matrix("auroc").shape for result in results] == [(5, 5), (5, 5), (2, 5)]
     printed = capsys.readouterr().out
-    assert printed.count("zero-shot") == printed.count("joint training") == 3
+    assert printed.count("joint training") == 3
+    for name in SCENARIOS:
+        assert f"{name}: every finding after the last task" in printed
+        assert re.search(rf"^{name}: (The plain baseline|RE-tune) .*(linear probe|zero-shot)", printed, re.M)
+    assert "linear probe" in printed
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count("<img") == 6
+    assert page.count("Each finding after") == 3
     assert "not for diagnosis" in page
     assert {f"{name}-auroc.png" for name in SCENARIOS} <= {path.name for path in tmp_path.iterdir()}
     for name in [*SCENARIOS, "joint"]:

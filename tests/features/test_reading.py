@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_sharer
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +76,38 @@ def test_a_killed_worker_is_noticed_where_its_batch_is_waited_for_and_nowhere_el
         list(batches)
 
 
+class RudeItems(DeadlyItems):
+    """Images whose worker is called by someone who hangs up at once, as a process that ends does."""
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        if torch.utils.data.get_worker_info() is not None:
+            handle = resource_sharer.DupFd(0)
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(handle._id[0])
+            os.close(handle.detach())  # served after the caller above
+        return np.full((4, 4, 3), row, np.uint8)
+
+
+class BrokenItems(DeadlyItems):
+    """Images during whose reading a thread of the worker fails."""
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        sys.excepthook(ValueError, ValueError("broken"), None)
+        return np.full((4, 4, 3), row, np.uint8)
+
+
+def test_a_worker_whose_parent_hangs_up_prints_nothing(capfd) -> None:
+    source = ImageSource(RudeItems(0), ids=list(map(str, range(40))))
+    assert len(list(image_batches(source, cheap_processor, jobs()[:4], num_workers=2))) == 4
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_reports_other_errors_of_its_threads(capfd) -> None:
+    source = ImageSource(BrokenItems(0), ids=list(map(str, range(40))))
+    list(image_batches(source, cheap_processor, jobs()[:2], num_workers=1))
+    assert capfd.readouterr().err.count("ValueError: broken") == 4
+
+
 def test_other_errors_of_workers_pass_through() -> None:
     def broken(images, **_):
         raise RuntimeError("the processor is broken")
@@ -80,6 +115,35 @@ def test_other_errors_of_workers_pass_through() -> None:
     source = ImageSource(DeadlyItems(-1), ids=list(map(str, range(40))))
     with pytest.raises(RuntimeError, match="the processor is broken"):
         list(image_batches(source, broken, jobs(), num_workers=0))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_another_thread_takes_waits_until_all_workers_are_begun(number, monkeypatch) -> None:
+    begun: list[int] = []
+
+    def end(*unused) -> None:
+        begun.append(len(multiprocessing.active_children()))
+        raise KeyboardInterrupt
+
+    other = ThreadPoolExecutor(1)
+    other.submit(os.getpid).result()  # a thread takes over what its parent blocks when it begins
+    start = multiprocessing.process.BaseProcess.start
+
+    def started_and_signalled(process) -> None:
+        start(process)
+        other.submit(os.kill, os.getpid(), number).result()
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", started_and_signalled)
+    source = ImageSource(DeadlyItems(-1), ids=list(map(str, range(40))))
+    handler = signal.signal(number, end)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(image_batches(source, cheap_processor, jobs(), num_workers=2))
+        assert signal.getsignal(number) is end
+    finally:
+        signal.signal(number, handler)
+    assert begun == [2]
+    wait_until(lambda: not multiprocessing.active_children())
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +190,9 @@ def test_a_command_that_is_ended_leaves_no_worker_behind(photos, tmp_path, numbe
     os.kill(run.pid, number)
     assert run.wait(timeout=PATIENCE) == code
     wait_until(lambda: not any(alive(worker) for worker in workers))
-    assert "Traceback" not in run.stderr.read()
+    printed = run.stderr.read()
+    assert "Traceback" not in printed
+    assert ("interrupted; run the same command again to resume" in printed) == (code == 130)
 
 
 INTERRUPTED = """
@@ -159,4 +225,4 @@ def test_an_interrupt_during_imports_has_no_traceback(module) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 130
-    assert "Traceback" not in done.stderr
+    assert done.stderr == "interrupted\n"

@@ -10,6 +10,7 @@ from hf_clipalign.search import (
     ArrayRows,
     BitLevel,
     ByteLevel,
+    FoldedRows,
     approximate_neighbours,
     duplicate_groups,
     exact_neighbours,
@@ -142,6 +143,35 @@ def test_the_outlier_is_the_image_without_neighbours():
     assert outlier_scores(np.eye(4, dtype=np.float32)[[0, 0, 0, 0, 0, 1]], 2).argmax() == 5
     with pytest.raises(ClipAlignError, match="1 image"):
         outlier_scores(values[:1])
+
+
+@pytest.mark.usefixtures("any_block")
+@pytest.mark.parametrize("n_queries", [1, 40], ids=["query folded", "block projected"])
+def test_a_head_is_applied_while_searching(n_queries):
+    random = np.random.default_rng(0)
+    features, matrix = random.standard_normal((300, 20)), random.standard_normal((12, 20))
+    features[4] = 0
+    embeddings = features @ matrix.T
+    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-30)
+    folded, queries = FoldedRows(features, matrix), unit(n_queries, 12, seed=2)
+    assert (len(folded), folded.width) == (300, 12)
+    assert np.allclose(folded.read(3, 60), embeddings[3:60], atol=1e-6)
+    assert np.allclose(folded.take(np.array([9, 4, 9])), embeddings[[9, 4, 9]], atol=1e-6)
+    assert np.allclose(folded.scores(queries, 3, 60), queries @ embeddings[3:60].T, atol=1e-6)
+    expected = exact_neighbours(ArrayRows(embeddings.astype(np.float32)), queries, 6)
+    assert exact_neighbours(folded, queries, 6).rows.tolist() == expected.rows.tolist()
+    again = FoldedRows(features, matrix, folded.lengths)
+    assert np.array_equal(again.scores(queries, 0, 300), folded.scores(queries, 0, 300))
+    for other in ((features[:, 1:], matrix), (features[1:], matrix, folded.lengths)):
+        with pytest.raises(ClipAlignError, match="fit"):
+            FoldedRows(*other)
+
+
+def test_scales_of_bytes_never_clip_a_coordinate():
+    values = unit(2000, 79)
+    level = ByteLevel.build(values)
+    assert level.nbytes <= 0.26 * values.nbytes
+    assert np.abs(level.codes * level.scales.astype(np.float32)[:, None] - values).max() <= 0.51 * level.scales.max()
 
 
 def test_embeddings_are_a_matrix():

@@ -88,10 +88,12 @@ def test_a_push_takes_what_the_trainer_writes_and_tells_no_local_base(
 
     def push_folder(staged: Path, repo_id: str, info: ModelCardInfo, **settings: Any) -> str:
         pushed.update(repo_id=repo_id, info=info, settings=settings, folder=staged)
-        files = {path.name: published(path.name, path) for path in Path(staged).rglob("*") if path.is_file()}
+        (tmp_path / "copies").mkdir()
+        files = {path.name: published(path.name, path, tmp_path / "copies") for path in Path(staged).rglob("*.*")}
         pushed["files"] = {
             name: part if isinstance(part, bytes) else part.read_bytes() for name, part in files.items()
         }
+        (tmp_path / "copies").rmdir()
         return "done"
 
     monkeypatch.setattr(pushing, "push_folder", push_folder)
@@ -127,10 +129,26 @@ def test_settings_of_a_checkpoint_are_not_uploaded(
     saved: tuple[str, Any, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, trainer, folder = saved
-    uploads: list[dict[str, Any]] = []
-    monkeypatch.setattr(pushing.HfApi, "upload_folder", lambda api, **given: uploads.append(given))
-    pushing.push_checkpoint(trainer, folder / "checkpoint-1", "last-checkpoint", "step 1")
-    assert {"training_args.json", "*adapter_config.json"} <= set(uploads[0]["ignore_patterns"])
+    committed: dict[str, Any] = {}
+
+    def commit(api: Any, repo_id: str, files: dict[str, Any], message: str, revision: str | None) -> None:
+        committed.update(repo=repo_id, message=message, token=api.token, files=sorted(files))
+
+    monkeypatch.setattr(pushing, "commit", commit)
+    monkeypatch.setattr(trainer, "hub_model_id", "me/model", raising=False)
+    checkpoint = folder / "checkpoint-1"
+    (checkpoint / "deep").mkdir(parents=True, exist_ok=True)
+    for name in ("training_args.json", "deep/adapter_config.json", "adapter_config.json", "trainer_state.json"):
+        (checkpoint / name).write_text("{}")
+    pushing.push_checkpoint(trainer, checkpoint, "last-checkpoint", "step 1").result()
+    left_out = {"training_args.json", "adapter_config.json"}
+    kept = [file.relative_to(checkpoint).as_posix() for file in checkpoint.rglob("*.*") if file.name not in left_out]
+    assert committed == {
+        "repo": "me/model",
+        "message": "step 1, checkpoint",
+        "token": TOKEN,
+        "files": sorted(f"last-checkpoint/{name}" for name in kept),
+    }
 
 
 def test_test_labels_are_told_by_their_number(tmp_path: Path) -> None:

@@ -188,6 +188,36 @@ def test_transformers_own_adapter_calls(method: str, tmp_path: Path) -> None:
     )
 
 
+@loads_by_transformers
+@every_method
+def test_two_adapters_by_transformers_own_calls(method: str, tmp_path: Path) -> None:
+    for seed, name in enumerate(("first", "second")):
+        prompted(method, "clip", seed).save_pretrained(tmp_path / name)
+    bare = tiny_model("clip")
+    for name in ("first", "second"):
+        bare.load_adapter(str(tmp_path / name), adapter_name=name)
+    for seed, name in enumerate(("first", "second")):
+        bare.set_adapter(name)
+        assert close(logits(bare, "clip"), logits(prompted(method, "clip", seed), "clip"))
+    bare.delete_adapter("first")
+    assert close(logits(bare, "clip"), logits(prompted(method, "clip", 1), "clip"))
+
+
+@every_method
+def test_an_adapter_added_by_transformers_own_call_is_trained_alone(method: str, tmp_path: Path) -> None:
+    model = tiny_model("clip")
+    model.add_adapter(CONFIGS[method]())
+    stirred(model, seed=0)
+    assert close(logits(model, "clip"), logits(prompted(method, "clip"), "clip"))
+    model(input_ids=prompts("clip"), **tiny_pixel_values(3, "clip")).logits_per_image.square().sum().backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained
+    assert all("clip_" in name for name in trained)
+    model.save_pretrained(tmp_path)
+    assert close(logits(PeftModel.from_pretrained(tiny_model("clip"), tmp_path), "clip"), logits(model, "clip"))
+
+
 @every_method
 def test_eager_attention(method: str) -> None:
     model, eager = prompted(method, "clip"), prompted(method, "clip")

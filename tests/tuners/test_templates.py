@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.tuners import (
     CoCoOpConfig,
     CoOpConfig,
@@ -21,8 +22,10 @@ from hf_clipalign.tuners import (
     VPTConfig,
     adapter_template,
     build_prompts,
+    chosen_template,
     class_text_features,
     nearest_words,
+    own_template,
     plan_prompts,
 )
 from tests.tiny_models import (
@@ -94,6 +97,42 @@ def test_a_context_over_the_class_name_is_refused_in_every_family(make: Any) -> 
     input_ids = tokenizer(texts, padding="max_length", return_tensors="pt")["input_ids"]
     with pytest.raises(ClipAlignError, match="do not begin with the same words"):
         model.get_text_features(input_ids=input_ids)
+
+
+@pytest.mark.parametrize(
+    ("config", "alone"),
+    [
+        (lambda: CoOpConfig(n_ctx=5), "a photo of a dog."),
+        (lambda: CoOpConfig(n_ctx=5), "a photo of a dog"),
+        (lambda: ids_from("a photo of a"), "dog dog on a table."),
+        (lambda: ids_from("a photo of a", template="X X X X {}, a pet."), "an old dog on a table."),
+        (lambda: CoOpConfig(n_ctx=len(ids("an old dog")), template="a photo of a {}."), "an old dog"),
+    ],
+)
+def test_a_context_over_the_name_of_a_single_class_is_refused(config: Any, alone: str) -> None:
+    model = get_peft_model(tiny_clip(), config()).eval()
+    for texts in ([alone], [alone, alone]):
+        with pytest.raises(ClipAlignError, match=r"and with them the class name: .* Use the template '.*\{\}"):
+            model.get_text_features(input_ids=rows(texts))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: CoOpConfig(n_ctx=5),
+        lambda: CoOpConfig(n_ctx=1),
+        lambda: ids_from("a photo of a"),
+        lambda: ids_from("a photo of a", template="X X X X {}, a pet."),
+        lambda: CoOpConfig(n_ctx=2, template="an old {}."),
+    ],
+)
+def test_a_single_class_in_the_adapters_own_template_is_read(config: Any) -> None:
+    model = get_peft_model(tiny_clip(), config()).eval()
+    template = adapter_template(model)
+    together = model.get_text_features(input_ids=rows([template.format(name) for name in ("dog", "cat")]))
+    single = model.get_text_features(input_ids=rows([template.format("dog")]))
+    first, second = (getattr(found, "pooler_output", found)[0] for found in (together, single))
+    assert torch.allclose(first, second, atol=1e-5)
 
 
 @every_context
@@ -197,3 +236,21 @@ def test_a_model_whose_layers_are_not_known_is_refused_with_the_ways_out(method:
     config = {**CONTEXTS, "vpt": VPTConfig}[method]()
     with pytest.raises(ClipAlignError, match=r"cannot be learned for AltCLIPModel of transformers.*ResNets cannot"):
         get_peft_model(tiny_altclip(), config)
+
+
+@pytest.mark.parametrize(
+    "config", [lambda: CoOpConfig(n_ctx=2), lambda: VPTConfig(n_prompts=2, template="an icon of {}")]
+)
+def test_the_adapters_own_prompt_is_taken_where_none_is_given(config: Any, caplog: pytest.LogCaptureFixture) -> None:
+    bare, model = tiny_clip(), get_peft_model(tiny_clip(), config())
+    own = adapter_template(model)
+    assert own_template(model) == own_template(as_dual_encoder(model)) == chosen_template(model) == own
+    assert own_template(bare) is None
+    assert (chosen_template(bare), chosen_template(bare, default="{}!")) == ("a photo of a {}.", "{}!")
+    with caplog.at_level(logging.WARNING):
+        assert chosen_template(model, own) == own
+        assert not caplog.text
+        assert chosen_template(model, "my {}") == "my {}"
+    assert f"'my {{}}' is not the adapter's own, {own!r}" in caplog.text
+    with model.disable_adapter():
+        assert own_template(model) is None

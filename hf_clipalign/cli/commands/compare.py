@@ -17,7 +17,7 @@ from hf_clipalign.cli.commands.evaluation_run import (
     own_band,
     write_results,
 )
-from hf_clipalign.cli.data import check_data, check_path
+from hf_clipalign.cli.data import check_data, check_out, check_path
 from hf_clipalign.cli.models import chosen_model, load, template_for
 from hf_clipalign.cli.options import (
     DATA_HELP,
@@ -105,6 +105,7 @@ def compare(
         raise ClipAlignError("--evaluate-at is for retrieval, not --task zero-shot: drop it, or set --steps.")
     chosen_band = own_band(task, "text" if task == "text-text" else "image", image_band, text_band, band)
     check_data(data)
+    check_out(out, data, gallery)
     name = chosen_model(model, data)
     prompt = template_for(template, name)
     fill(prompt, [])
@@ -115,6 +116,7 @@ def compare(
     inversion |= _by_task(task, steps, oti_template, evaluate_at)
     _open(run, task)
     run.model, run.processor = load(name, device)
+    run.template = template_for(template, name, loaded=run.model)
     run.results = {"model": name, "data": data, "task": task, "gallery": gallery, "seed": seed}
     run.results["inversion"] = inversion
     (_zero_shot if task == "zero-shot" else _retrieval)(run, task, inversion)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.data import check_data, open_data
+from hf_clipalign.cli.data import check_data, check_out, open_data
 from hf_clipalign.cli.models import chosen_device, chosen_model, load, template_for
 from hf_clipalign.cli.options import (
     DATA_HELP,
@@ -87,10 +87,11 @@ def concepts(
     model = chosen_model(model, data)
     _check_out(data, out)
     names = _names(dictionary, column, also)
-    template = template_for(template, model, _TEMPLATE)
-    prompts = fill(template, names)
+    fill(template_for(template, model, _TEMPLATE), [])
     opened = open_data(data, image_column, split=split)
     loaded, processor = load(model, device)
+    template = template_for(template, model, _TEMPLATE, loaded)
+    prompts = fill(template, names)
     store, source = _features(loaded, processor, opened, model, out, overwrite, batch_size)
     with console.status(f"encoding {len(prompts):,} prompts"):
         texts = text_embeddings(loaded, processor, prompts, out / "texts.safetensors").to(chosen_device(device))
@@ -109,6 +110,7 @@ def concepts(
 
 
 def _check_out(data: str, out: Path) -> None:
+    check_out(out, data)
     if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise ClipAlignError(
             f"{str(out)!r} lies in {data!r}: the figures in it would be taken for images; name another folder "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import exclusive_lock
+from hf_clipalign.cli.data import check_data
 from hf_clipalign.cli.models import chosen_device, chosen_model, load, template_for
 from hf_clipalign.cli.names import is_built_in_model
 from hf_clipalign.cli.options import DeviceOption, ModelOption, console, folder_option, next_step, warn
@@ -15,7 +18,7 @@ from hf_clipalign.cli.options import DeviceOption, ModelOption, console, folder_
 NOT_WORTH_HAVING = 3
 _TEMPLATE = "a photo of a {} ."
 _BATCH = 64
-_LOGGED_SHARE = 0.1  # of all steps
+_LOGGED_SHARE = 0.2  # of all steps
 _SMALL_HEAD = {"hidden_size": 256, "mlp_hidden_size": 512, "bottleneck_size": 128}
 _METHODS = ("spectralgcd", "kmeans", "semi-kmeans")
 _CENTRING = {"auto": (True, False), "yes": (True,), "no": (False,)}
@@ -30,6 +33,14 @@ CentringOption = Annotated[
     str,
     typer.Option(
         metavar="auto|yes|no", help="Subtract the mean similarities. auto: train with and without, keep the better."
+    ),
+]
+CheckOption = Annotated[
+    int,
+    typer.Option(
+        help="Parts of the known classes to hide in turn for the comparison with k-means, a training each; 0: compare "
+        "on held-out images of known classes only.",
+        min=0,
     ),
 ]
 DictionaryOption = Annotated[
@@ -53,6 +64,7 @@ def discover(
     ] = "unlabelled",
     method: MethodOption = "spectralgcd",
     center_concepts: CentringOption = "auto",
+    check_folds: CheckOption = 2,
     dictionary: DictionaryOption = None,
     template: Annotated[str | None, typer.Option(help=f"Prompt of the concepts. Default: {_TEMPLATE!r}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Default: about 400 steps, at most 200 epochs.", min=1)] = None,
@@ -65,8 +77,8 @@ def discover(
     """Sort images into the classes you know and into new ones that get names (SpectralGCD).
 
     DIR has a sub-folder for every class you know, and the other images in one called "unlabelled" or directly in it.
-    A part of the labels is hidden and serves to compare SpectralGCD with k-means. A second call with the same OUT
-    resumes.
+    Known classes are hidden in turn to compare SpectralGCD with k-means: only where it is shown to be better, its
+    classes are recommended. A second call with the same OUT resumes.
 
     Exit code 3: all files are written, but the classes have collapsed or k-means is better; the last line says what to
     type.
@@ -80,6 +92,7 @@ def discover(
     from hf_clipalign.data import GCDSplit
 
     wanted = _checked(n_novel, method, center_concepts)
+    check_data(data, "DIR")
     model = chosen_model(model, data)
     if teacher is None:
         raise ClipAlignError("which teacher? Add --teacher with a bigger CLIP of the same kind, such as mini:teacher.")
@@ -87,19 +100,21 @@ def discover(
         raise ClipAlignError(f"{str(out)!r} lies in {data!r}, among the images; name another folder with --out")
     split = GCDSplit.from_folder(data, unlabelled, wanted)
     template = template_for(template, model, _TEMPLATE)
-    student, processor = load(model, device)
-    found, concepts, taught = _concepts(split, teacher, _dictionary(dictionary, model), template, device, out)
-    console.print(f"{found.n_retained} of {len(found.concept_names)} concepts tell the images apart")
-    estimated = None
-    if wanted is None:
-        wanted, estimated = _counted(split, taught, seed)
-    result = _run(
-        split, student, processor, taught, concepts, model,
-        n_novel=wanted, template=template, method=method, centring=_CENTRING[center_concepts], epochs=epochs,
-        seed=seed, device=device, out=out,
-    )  # fmt: skip
-    chosen = {"spectralgcd": result.trained, "kmeans": _plain(), "semi-kmeans": _semi()}[method]
-    _write(result, str(chosen), taught, concepts, out, {"n_classes_range": estimated, "model": model, "images": data})
+    with exclusive_lock(out / ".discover.lock", f"another run writes to {str(out)!r}: name another folder with --out"):
+        student, processor = load(model, device)
+        found, concepts, taught = _concepts(split, teacher, _dictionary(dictionary, model), template, device, out)
+        console.print(f"{found.n_retained} of {len(found.concept_names)} concepts tell the images apart")
+        estimated = None
+        if wanted is None:
+            wanted, estimated = _counted(split, taught, seed)
+        result = _run(
+            split, student, processor, taught, concepts, model,
+            n_novel=wanted, template=template, method=method, centring=_CENTRING[center_concepts],
+            check_folds=check_folds, epochs=epochs, seed=seed, device=device, out=out,
+        )  # fmt: skip
+        chosen = {"spectralgcd": result.trained, "kmeans": _plain(), "semi-kmeans": _semi()}[method]
+        made = {"n_classes_range": estimated, "model": model, "images": data}
+        _write(result, str(chosen), taught, concepts, out, made)
     _verdict(result, str(chosen), data, ["--model", model, "--teacher", teacher, "--n-novel", wanted, "--out", out])
 
 
@@ -157,8 +172,8 @@ def _counted(split: Any, taught: Any, seed: int) -> tuple[int, list[int]]:
 
 def _run(
     split: Any, student: Any, processor: Any, taught: Any, concepts: list[str], model: str,
-    *, n_novel: int, template: str, method: str, centring: tuple[bool, ...], epochs: int | None, seed: int,
-    device: str, out: Path,
+    *, n_novel: int, template: str, method: str, centring: tuple[bool, ...], check_folds: int, epochs: int | None,
+    seed: int, device: str, out: Path,
 ) -> Any:  # fmt: skip
     from hf_clipalign.trainers import SpectralGCDTrainingArguments
     from hf_clipalign.trainers.gcd.discovery import discover as discover_classes
@@ -170,6 +185,7 @@ def _run(
         seed=seed,
         use_cpu=chosen_device(device) == "cpu",
         report_to="none",
+        disable_tqdm=True,
         logging_strategy="steps",
         logging_steps=_LOGGED_SHARE,
         save_total_limit=1,
@@ -186,9 +202,11 @@ def _run(
         n_novel=n_novel,
         template=template,
         hold_out=held_out_share(int(split.labelled.sum())),
+        check_folds=check_folds,
         centring=centring,
         train=method == "spectralgcd",
         reuse=True,
+        say=console.print,
         **(_SMALL_HEAD if on_mini else {}),
     )
 
@@ -219,22 +237,21 @@ def _write(result: Any, method: str, taught: Any, concepts: list[str], out: Path
 
 def _verdict(result: Any, method: str, data: str, options: list[Any]) -> None:
     """Says what to run next; exit code 3 where the answer is not worth having."""
-    doubts = result.doubts() if method == result.trained else []
     better = "semi-kmeans" if result.best_kmeans == _semi() else "kmeans"
-    undecided = result.undecided() if method == result.trained else None
-    if undecided is not None:
-        warn(
-            "not distinguished:",
-            f"{undecided}; the classes of k-means are in {options[-1] / 'assignments-kmeans.csv'}",
-        )
-        next_step("clipalign", "discover", data, *options, "--method", better)
-        return
-    if not doubts:
-        if not len(result.held_out):
-            warn("not compared:", "no class has three labelled images; label more to see which method is better")
+    kmeans = options[-1] / "assignments-kmeans.csv"
+    if method != result.trained:
         next_step("open", options[-1] / "gallery.html")
         return
+    doubts, undecided = result.doubts(), result.undecided()
     for reason in doubts:
         warn("not worth having:", reason)
+    if undecided is not None:
+        warn("take k-means:", f"{undecided}. Its classes are in {kmeans}")
+    if result.recommended == result.trained:
+        next_step("open", options[-1] / "gallery.html")
+        return
+    if math.isnan(result.checked(method)):
+        warn("not compared:", f"label three images of a class or more to see which method is better; see {kmeans} too")
     next_step("clipalign", "discover", data, *options, "--method", better)
-    raise typer.Exit(NOT_WORTH_HAVING)
+    if doubts:
+        raise typer.Exit(NOT_WORTH_HAVING)

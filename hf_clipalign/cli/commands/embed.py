@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.data import check_data, open_data
+from hf_clipalign.cli.data import check_data, check_out, open_data
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import (
     DeviceOption,
@@ -68,6 +68,7 @@ def embed(
     from hf_clipalign.features.ranks import leave_processes
 
     check_data(data)
+    check_out(out, data)
     model = chosen_model(model, data)
     source: Any
     if streaming:

@@ -17,7 +17,7 @@ from hf_clipalign.cli.commands.evaluation_run import (
     own_band,
     write_results,
 )
-from hf_clipalign.cli.data import check_data, check_path
+from hf_clipalign.cli.data import check_data, check_out, check_path
 from hf_clipalign.cli.models import chosen_model, load, template_for
 from hf_clipalign.cli.options import (
     DATA_HELP,
@@ -95,6 +95,7 @@ def evaluate(
     modality = "text" if task == "text-text" else "image"
     chosen_band = own_band(task, modality, image_band, text_band, band)
     check_data(data)
+    check_out(out, data, second)
     name = chosen_model(model, data)
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
     names = None if heads is None else [name.strip() for name in heads.split(",")]
@@ -102,6 +103,7 @@ def evaluate(
     run.base_model = base_model
     _check(run, task)
     run.model, run.processor = load(name, device)
+    run.template = template_for(template, name, loaded=run.model)
     run.results = {"model": name, "data": data, "task": task, "second": second, "seed": seed}
     _TASKS[task](run)
     write_results(run, out, "clipalign evaluate")

@@ -1,4 +1,4 @@
-"""`clipalign export`: an aligned tower in a form that other libraries load."""
+"""`clipalign export`: an aligned tower, or the embeddings of an index, in a form that other libraries load."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOptio
 
 
 def export(
+    index: Annotated[
+        Path | None,
+        typer.Argument(metavar="[IDX]", show_default=False, help="An index, to export its embeddings, not a tower."),
+    ] = None,
     model: ModelOption = None,
     to: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="stock (a checkpoint for transformers), sentence-transformers (a folder), onnx (a file), or faiss "
-            "(an index of embedded images)."
+            help="A tower: stock (a checkpoint for transformers, the default), sentence-transformers (a folder), onnx "
+            "(a file), or faiss (an index of embedded images). The embeddings of IDX: arrow (Parquet for LanceDB, "
+            "Qdrant, pgvector …, the default), faiss or usearch."
         ),
-    ] = "stock",
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder, or file for onnx. Default: named after the format and the modality.")
     ] = None,
@@ -38,9 +43,12 @@ def export(
     features: Annotated[
         Path | None, typer.Option(help="faiss: the folder that `clipalign embed` wrote with this model.")
     ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Of IDX: raw or aligned. Default: aligned if there is a band, else raw.")
+    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Export an aligned tower for serving without this package.
+    """Export an aligned tower for serving without this package, or the embeddings of an index.
 
     The model is an aligned one written by [bold]clipalign trim[/], or any base model with a known or given band. The
     result compares images with images, or texts with texts; never an image with a text.
@@ -52,9 +60,19 @@ def export(
     [bold]clipalign export --model mini:teacher --image-band 1,48 --to sentence-transformers --out teacher-st[/]
 
     [bold]clipalign export --model clip-b32-isoclip --to faiss --features photos-b32 --out photos-index[/]
+
+    [bold]clipalign export photos.index --to arrow --out photos-vectors[/]
     """
     from hf_clipalign.hub import written_folder
 
+    if index is not None:
+        _export_index(index, to or "arrow", head, out, overwrite)
+        return
+    to = to or "stock"
+    if to in ("arrow", "usearch"):
+        raise ClipAlignError(f"--to {to} is for the embeddings of an index: clipalign export IDX --to {to}.")
+    if head is not None:
+        raise ClipAlignError("--head is for the embeddings of an index: clipalign export IDX --head HEAD.")
     if to not in _FORMATS:
         raise unknown_name("format", to, _FORMATS)
     allowed = ("image", "text", "both") if to == "sentence-transformers" else ("image", "text")
@@ -74,7 +92,8 @@ def export(
     with written_folder(path, to, source, features or "", overwrite=overwrite, option="--overwrite") as folder:
         words = _WRITERS[to](job, folder)
     console.print(words.format(path=path, quoted=repr(str(path))), soft_wrap=True)
-    next_step("clipalign", "push", path, "OWNER/NAME")
+    if to != "faiss":  # an index of the user's own images, which no push uploads
+        next_step("clipalign", "push", path, "OWNER/NAME")
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,18 @@ class _Export:
     compact: bool
     dtype: str
     features: Path | None
+
+
+def _export_index(index: Path, to: str, head: str | None, out: Path | None, overwrite: bool) -> None:
+    from hf_clipalign.hub import export_index
+
+    folder = export_index(index, out or Path(f"{to}-vectors"), to, head, overwrite=overwrite)
+    facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))["hf_clipalign"]
+    console.print(
+        f"{facts['vectors']:,} embeddings of dimension {facts['dimension']} (head {facts['head']}) in {folder}: "
+        f"{', '.join(sorted(file.name for file in folder.iterdir()))}",
+        soft_wrap=True,
+    )
 
 
 def _aligned(loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[int, int] | None) -> Any:

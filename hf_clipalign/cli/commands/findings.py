@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.cli.data import check_data, check_out
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import DeviceOption, ModelOption, console, folder_option, next_step, warn
 
@@ -92,6 +93,8 @@ def findings(
         raise ClipAlignError(f"no scenario {scenario!r}: choose one of {', '.join(_SCENARIOS)}.")
     if not 0 <= holdout < 1:
         raise ClipAlignError(f"holdout is {holdout}: give a share from 0 to below 1.")
+    check_data(train, "TRAIN.csv")
+    check_out(out, images)
     model = chosen_model(model)
     parts = _labels(train, test, validation, label_format, splits, names, images, holdout, seed)
     leak = _check_leaks(parts, adapter, allow_shared_patients)

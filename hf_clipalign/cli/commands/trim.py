@@ -25,7 +25,9 @@ from hf_clipalign.cli.options import (
 
 def trim(
     model: ModelOption = None,
-    out: Annotated[Path, folder_option("Folder for the aligned model (IsoCLIPModel).")] = Path("isoclip"),
+    out: Annotated[Path, folder_option("Folder for the aligned model (IsoCLIPModel).", writes_model=True)] = Path(
+        "isoclip"
+    ),
     image_band: ImageBandOption = None,
     text_band: TextBandOption = None,
     base_model: BaseModelOption = None,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Container
+import os
+import stat
+from collections.abc import Container, Mapping, Sequence
 from functools import cache
+
+from hf_clipalign._checks.quoting import quoted
 
 IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
@@ -27,6 +30,9 @@ _WAYS_OUT = {
     _RAW: "export them as JPEG or TIFF",
     _VIDEO: "save frames of them as images",
 }
+_BROKEN_LINK = "broken link"
+_SPECIAL_KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFBLK: "device", stat.S_IFCHR: "device"}
+_MOST_NAMES = 3
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 KNOWN_EXTENSIONS = (*IMAGE_EXTENSIONS, *_OTHER_KINDS)
@@ -67,10 +73,26 @@ def other_kind(name: str) -> str | None:
     return _OTHER_KINDS.get(name[name.rfind(".") :])
 
 
-def describe_other_kinds(kinds: Counter[str]) -> str:
-    """One line on files that were found and not read, with the way out for each kind; empty for none."""
-    parts = [f"{count} {kind}{'s' if count > 1 else ''} ({_WAYS_OUT[kind]})" for kind, count in kinds.most_common()]
-    return ", ".join(parts)
+def special_kind(entry: os.DirEntry[str]) -> str | None:
+    """What an entry is that is neither a file nor a folder, without opening it; None if it is gone."""
+    try:
+        return _SPECIAL_KINDS.get(stat.S_IFMT(entry.stat().st_mode))
+    except OSError:
+        return _BROKEN_LINK if entry.is_symlink() else None
+
+
+def describe_other_kinds(found: Mapping[str, Sequence[str]]) -> str:
+    """One line on files that were found and not read, by kind, with the way out for each kind; empty for none."""
+    parts = sorted(found.items(), key=lambda part: -len(part[1]))
+    return ", ".join(
+        f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({_way_out(kind, names)})" for kind, names in parts
+    )
+
+
+def _way_out(kind: str, names: Sequence[str]) -> str:
+    if kind in _WAYS_OUT:
+        return _WAYS_OUT[kind]
+    return f"mend or delete: {quoted(sorted(names), _MOST_NAMES)}"
 
 
 def hint_for(prefix: bytes, formats: Container[str]) -> str | None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from hf_clipalign._checks.quoting import printable, readable_name
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data.images.file_kinds import describe_other_kinds, image_extensions, is_skipped, other_kind
+from hf_clipalign.data.images.file_kinds import (
+    describe_other_kinds,
+    image_extensions,
+    is_skipped,
+    other_kind,
+    special_kind,
+)
 from hf_clipalign.data.images.source import ImageSource, digest, file_state
 from hf_clipalign.data.labels.columns import encode_names
 
@@ -27,8 +33,9 @@ def image_folder(path: str | os.PathLike[str], recursive: bool = True) -> ImageS
     The class is the first folder below `path`, however deep the image lies; class names are sorted. Images that
     lie directly in `path` have no class, and then the whole source has no labels. Hidden files and folders, those
     that systems make for themselves (`@eaDir`, `__MACOSX`, `lost+found`, …), other files and folders without images
-    are skipped; HEIC and RAW images and videos that cannot be read are counted in a warning. Links to folders are
-    followed, but not in circles. Names that are not UTF-8 are written with `\\xe9` and the like.
+    are skipped; HEIC and RAW images and videos that cannot be read are counted in a warning, and so are broken links,
+    FIFOs, sockets and devices, which are never opened. Links to folders are followed, but not in circles. Names that
+    are not UTF-8 are written with `\\xe9` and the like.
 
     Args:
         path (`str` or `os.PathLike`): the folder.
@@ -54,7 +61,7 @@ def image_folder(path: str | os.PathLike[str], recursive: bool = True) -> ImageS
     if not root.is_dir():
         problem = "is a file, not a folder" if root.exists() else "no such folder"
         raise ClipAlignError(f"{name}: {problem}; pass the folder that holds the images")
-    others: Counter[str] = Counter()
+    others: dict[str, list[str]] = defaultdict(list)
     parts = sorted(_walk(root, recursive, others))
     found = describe_other_kinds(others)
     if not parts:
@@ -80,8 +87,8 @@ def image_folder(path: str | os.PathLike[str], recursive: bool = True) -> ImageS
     )
 
 
-def _walk(root: Path, recursive: bool, others: Counter[str]) -> Iterator[tuple[str, ...]]:
-    """Yields the relative path of each image, as parts, and counts files of other kinds."""
+def _walk(root: Path, recursive: bool, others: dict[str, list[str]]) -> Iterator[tuple[str, ...]]:
+    """Yields the relative path of each image, as parts, and lists what is of other kinds."""
     folders: list[tuple[tuple[str, ...], tuple[_Place, ...]]] = [((), ())]
     while folders:
         parts, above = folders.pop()
@@ -91,13 +98,13 @@ def _walk(root: Path, recursive: bool, others: Counter[str]) -> Iterator[tuple[s
         for entry in entries:
             if is_skipped(entry.name):
                 continue
-            is_file, is_folder = _kind(entry)
+            is_file, is_folder = file_or_folder(entry)
             if is_file and entry.name.lower().endswith(image_extensions()):
                 yield (*parts, entry.name)
-            elif is_file and (kind := other_kind(entry.name)):
-                others[kind] += 1
-            elif is_folder and recursive:
-                folders.append(((*parts, entry.name), (*above, here)))
+            elif is_folder:
+                folders += [((*parts, entry.name), (*above, here))] if recursive else []
+            elif kind := other_kind(entry.name) if is_file else special_kind(entry):
+                others[kind].append(readable_name("/".join((*parts, entry.name))))
 
 
 def _entries(folder: Path) -> tuple[_Place, list[os.DirEntry[str]]]:
@@ -109,7 +116,7 @@ def _entries(folder: Path) -> tuple[_Place, list[os.DirEntry[str]]]:
         raise ClipAlignError(f"{name}: cannot be read ({error.strerror}); check its access rights") from error
 
 
-def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+def file_or_folder(entry: os.DirEntry[str]) -> tuple[bool, bool]:
     """Whether an entry is a file, and whether it is a folder; a link to nothing or to itself is neither."""
     try:
         return entry.is_file(), entry.is_dir()

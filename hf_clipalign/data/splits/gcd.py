@@ -16,6 +16,7 @@ from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._checks.quoting import quoted, readable_name, short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.file_kinds import is_skipped
+from hf_clipalign.data.images.folders import file_or_folder
 from hf_clipalign.data.images.opening import ImageSource, image_folder, open_source
 from hf_clipalign.data.splits.subsets import keep_classes
 from hf_clipalign.data.texts.dictionary import check_names, load_dictionary
@@ -265,12 +266,12 @@ class GCDSplit:
         folder_of = [name.split("/", 1)[0] if "/" in name else None for name in source.ids]
         names = sorted({name for name in folder_of if name is not None})
         entries = os.scandir(Path(path).expanduser())
-        folders = sorted(readable_name(e.name) for e in entries if e.is_dir() and not is_skipped(e.name))
+        folders = sorted(readable_name(e.name) for e in entries if file_or_folder(e)[1] and not is_skipped(e.name))
         if unlabelled not in folders and None not in folder_of:
             raise ClipAlignError(
                 f"{source.name}: no sub-folder {short(unlabelled)}; its sub-folders are "
                 f"{quoted(names)}: put all images "
-                "without a label into one, and name it with unlabelled"
+                "without a label into one, and name it with unlabelled="
             )
         empty = [name for name in folders if name not in names]
         _refuse(source.name, empty, "has no image: fill or delete the folder")

@@ -36,7 +36,7 @@ def plot_reliability(curves: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> F
             label = f"{name}, ECE {100 * bins['ece']:.1f} %"
             axes.plot(bins["predicted"], bins["observed"], marker="o", markersize=3, linewidth=1.2, label=label)
         axes.set_title(finding, fontsize=10, parse_math=False)
-        axes.legend(fontsize=7, loc="upper left")
+        axes.legend(fontsize=7, loc="best", framealpha=0.7)
         axes.set_xlabel("predicted probability", fontsize=8)
         axes.set_ylabel("observed share", fontsize=8)
     for axes in panels[len(curves) :]:

@@ -56,7 +56,9 @@ class ClinicalTable:
             + [_interval(row, kind) for kind in ("auroc", "auprc")]
             for row in self._whole
         ]
-        return ReportTable(columns, rows, "percent, with 95 % bootstrap intervals over patients where they are known")
+        return ReportTable(
+            columns, rows, "percent, with 95 % bootstrap intervals over patients where they are known", 2
+        )
 
     def threshold_table(self) -> ReportTable:
         """Sensitivity and so on at the threshold chosen on validation data, beside the model's own hard rule."""
@@ -81,7 +83,7 @@ class ClinicalTable:
             "calibration error of the scores as probabilities, scaled (Platt) on validation data; –: not defined or "
             "not honest to give"
         )
-        return ReportTable(columns, rows, caption)
+        return ReportTable(columns, rows, caption, 2)
 
     def subgroup_table(self) -> ReportTable | None:
         """AUROC of the first model by subgroup, with the number of positives; None where none are known."""

@@ -20,12 +20,14 @@ _THUMBNAIL = 64
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table: headings, rows of text, a line below. The first column is left-aligned.
+    """A table: headings, rows of text, a line below.
 
     Args:
         columns (`Sequence[str]`): headings.
         rows (`Sequence[Sequence[str]]`): the cells as text.
         caption (`str`, *optional*): the line below.
+        n_texts (`int`, *optional*, defaults to 1): how many of the first columns say what a row is about: they are
+            aligned to the left, and repeated where a terminal is too narrow for all columns.
 
     Example:
         ```python
@@ -37,10 +39,11 @@ class ReportTable:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    n_texts: int = 1
 
     def to_rich(self, title: str = "") -> NumberTable:
         """The table for a terminal."""
-        return NumberTable(self.columns, self.rows, title, self.caption)
+        return NumberTable(self.columns, self.rows, title, self.caption, texts=range(self.n_texts))
 
 
 @dataclass(frozen=True)

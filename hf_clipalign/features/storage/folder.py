@@ -15,11 +15,10 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import exclusive_lock, explained_read
 from hf_clipalign._io.staging import remove_stale
+from hf_clipalign.features.storage.headers import DamagedShard, check_place
 from hf_clipalign.features.storage.manifest import FORMAT, Kind, is_earlier, plain, read_manifest, write_manifest
 from hf_clipalign.features.storage.shards import (
-    DamagedShard,
     Shard,
-    check_place,
     file_hash,
     open_shard,
     proven_shard,
@@ -269,7 +268,7 @@ class ShardFolder:
             raise DamagedShard(f"it has {size:,} bytes instead of {entry['bytes']:,}")
         shard = open_shard(file)
         if not is_earlier(self.manifest):
-            check_place(shard, self.kind.name, self.key, index)
+            check_place(shard.about, self.kind.name, self.key, index)
         if file_hash(file) != entry["sha256"]:
             raise DamagedShard("its content has changed")
 

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file, explained_read
 from hf_clipalign._io.limited_json import BadJson, checked_json, natural
-from hf_clipalign.features.storage.shards import DamagedShard
+from hf_clipalign.features.storage.headers import DamagedShard
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 2
 _EARLIER = 1

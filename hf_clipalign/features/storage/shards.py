@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,28 +20,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hf_clipalign._io.files import atomic_file
-from hf_clipalign._io.limited_json import BadJson, checked_json, natural
+from hf_clipalign.features.storage.headers import METADATA, DamagedShard, check_place, read_header, seal
 
-METADATA = "hf_clipalign"
-"""Name of the one entry of the metadata."""
-
-_OURS = b'{"__metadata__":{"hf_clipalign":'
-_MOST_HEADER = 100_000_000  # bytes, the limit of safetensors
 _DTYPES: dict[str, torch.dtype] = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool},
 }
-_ENTRY = {"dtype": str, "shape": [natural], "data_offsets": [natural]}
-_ABOUT = {"kind": str, "key": str, "shard": natural, "meta": dict, "sha256": str}
-_EARLIER = {"key": str, "shard": natural, "sha256": str}  # format 1
-
-
-class DamagedShard(Exception):
-    """A shard that is cut off or changed, or is another one. The message says which, without the file's name."""
-
-
-class ForeignFile(DamagedShard):
-    """A file that is no shard of ours, or is damaged beyond recognition."""
 
 
 @dataclass(frozen=True)
@@ -91,25 +74,9 @@ def open_shard(path: Path) -> Shard:
         `DamagedShard`: it is cut off, or its header makes no sense.
         `OSError`: it cannot be read.
     """
-    with open(path, "rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(0)
-        length = int.from_bytes(stream.read(8), "little")
-        text = stream.read(min(length, _MOST_HEADER)) if length <= size else stream.read(len(_OURS))
-    problem: type[DamagedShard] = DamagedShard if text.startswith(_OURS) else ForeignFile
-    if size < 8 or length > size - 8 or length > _MOST_HEADER:
-        raise problem(f"it has {size:,} bytes, too few for its header")
-    try:
-        header = checked_json(text, {"__metadata__": {METADATA: str}})
-        about = checked_json(header.pop("__metadata__")[METADATA].encode(), (_ABOUT, _EARLIER))
-        checked_json(json.dumps(list(header.values())).encode(), [_ENTRY])
-        expected = 8 + length + _check_layout(header)
-    except (BadJson, UnicodeError) as error:
-        raise problem(f"its header {error}") from None
-    if size != expected:
-        raise DamagedShard(f"it has {size:,} bytes, its header says {expected:,}")
-    data = _mapped(path, size)
-    return Shard({name: _tensor(data, 8 + length, entry) for name, entry in header.items()}, about)
+    header = read_header(path)
+    data = _mapped(path, header.size)
+    return Shard({name: _tensor(data, header.start, entry) for name, entry in header.entries.items()}, header.about)
 
 
 def proven_shard(path: Path, kind: str, key: str, index: int) -> Shard:
@@ -120,19 +87,9 @@ def proven_shard(path: Path, kind: str, key: str, index: int) -> Shard:
         `OSError`: it cannot be read.
     """
     shard = open_shard(path)
-    check_place(shard, kind, key, index)
+    check_place(shard.about, kind, key, index)
     check_seal(shard)
     return shard
-
-
-def check_place(shard: Shard, kind: str, key: str, index: int) -> None:
-    """Compares what a shard says that it is with what it should be."""
-    if (found := shard.about.get("kind", kind)) != kind:
-        raise DamagedShard(f"it is a shard of {found!r}, not of {kind!r}")
-    if shard.about["key"] != key:
-        raise DamagedShard("it belongs to another run")
-    if shard.about["shard"] != index:
-        raise DamagedShard(f"it is shard {shard.about['shard']}, in the place of {index}")
 
 
 def check_seal(shard: Shard) -> None:
@@ -151,23 +108,11 @@ def file_hash(path: Path) -> str:
 
 
 def _seal(tensors: Mapping[str, Tensor], about: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode("utf-8", "surrogatepass"))
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _check_layout(header: dict[str, Any]) -> int:
-    """Whether the tensors fill the file without gaps, and how many bytes they have."""
-    end = 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        dtype, count = _DTYPES.get(entry["dtype"]), math.prod(entry["shape"])
-        if dtype is None or entry["data_offsets"] != [end, end + count * dtype.itemsize]:
-            raise BadJson(f"has an entry of {name[:40]!r} that does not fit")
-        end += count * dtype.itemsize
-    return end
+    described = {
+        name: (str(tensor.dtype)[6:], tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for name, tensor in tensors.items()
+    }
+    return seal(described, about)
 
 
 def _mapped(path: Path, size: int) -> Tensor:

@@ -13,12 +13,10 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import exclusive_lock, explained_read
 from hf_clipalign._io.staging import remove_stale
+from hf_clipalign.features.storage.headers import DamagedShard, ForeignFile, check_place
 from hf_clipalign.features.storage.manifest import FORMAT, Kind, differences, plain
 from hf_clipalign.features.storage.shards import (
-    DamagedShard,
-    ForeignFile,
     Shard,
-    check_place,
     check_seal,
     open_shard,
     own_copies,
@@ -126,7 +124,7 @@ def read_file(
     stored = shard.meta.get("description")
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise ForeignFile("its format is another one")
-    check_place(shard, kind.name, kind.key(stored), 0)
+    check_place(shard.about, kind.name, kind.key(stored), 0)
     if found := differences(kind, stored, _completed(kind, stored, plain(description))):
         raise OtherContent(" and ".join(found.values()))
     kind.check_columns(shard.tensors)

@@ -89,7 +89,7 @@ def export_onnx(
     preprocessing = describe_preprocessing(tower.encoder, modality, processor)
     file = onnx_path(path)
     with atomic_file(file) as staging:
-        program = _trace(tower.eval(), inputs, f"{modality}_embeds")
+        program = trace_onnx(tower.eval(), inputs, f"{modality}_embeds")
         program.model.metadata_props["hf_clipalign"] = json.dumps(facts)
         program.model.metadata_props["preprocessing"] = json.dumps(preprocessing)
         program.save(str(staging), external_data=False)
@@ -163,7 +163,17 @@ class _AlignedTower(nn.Module):
         return F.normalize(embeds, dim=-1) if self.normalize else embeds
 
 
-def _trace(tower: nn.Module, inputs: dict[str, Tensor], output_name: str) -> Any:
+def trace_onnx(tower: Any, inputs: dict[str, Tensor], output_name: str) -> Any:
+    """The program of a tower with one output.
+
+    Args:
+        tower (`nn.Module`): takes the inputs by position; its attribute `encoder` is the view of its model.
+        inputs (`dict[str, Tensor]`): an example of each.
+        output_name (`str`): what the output is called.
+
+    Raises:
+        `ClipAlignError`: a package is missing, the tower is too large for a file, or cannot be traced.
+    """
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -178,7 +188,7 @@ def _trace(tower: nn.Module, inputs: dict[str, Tensor], output_name: str) -> Any
         )
     with torch.no_grad(), _quiet():
         try:
-            return torch.onnx.export(
+            program = torch.onnx.export(
                 tower,
                 tuple(inputs.values()),
                 input_names=list(inputs),
@@ -186,6 +196,10 @@ def _trace(tower: nn.Module, inputs: dict[str, Tensor], output_name: str) -> Any
                 dynamic_shapes=_dynamic_shapes(tower, inputs),
                 dynamo=True,
             )
+            assert program is not None  # None is for the exporter before dynamo
+            for node in program.model.graph.all_nodes():  # each names the lines of code that it comes from
+                node.metadata_props.clear()
+            return program
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ClipAlignError(f"the tower cannot be traced for ONNX: {reason}") from error

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource
+from hf_clipalign.data.images.augmentation import crop_and_resize, random_view, view_generator
 from hf_clipalign.data.images.processing import process_images
 from hf_clipalign.hub.export.common import processor_part
-from hf_clipalign.trainers.augmentation import crop_and_resize, random_view, view_generator
 from hf_clipalign.trainers.images import ImagesByEpoch
 
 Augmentation = Callable[[Image.Image, np.random.Generator], Image.Image]

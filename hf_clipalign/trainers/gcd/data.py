@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from hf_clipalign.data import GCDSplit
-from hf_clipalign.trainers.augmentation import crop_and_resize
+from hf_clipalign.data.images.augmentation import crop_and_resize
 from hf_clipalign.trainers.images import ImagesByEpoch, pixel_values
 
 Draw = tuple[int, int]

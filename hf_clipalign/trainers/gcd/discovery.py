@@ -7,8 +7,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file
@@ -25,115 +24,28 @@ from hf_clipalign.data import GCDSplit, hold_out_labels
 from hf_clipalign.evaluation import collapse, held_out_accuracy, kmeans_classes, semi_supervised_kmeans
 from hf_clipalign.features import extract_image_features, project_image_features
 from hf_clipalign.gcd import SpectralGCDModel
-from hf_clipalign.metrics import cluster_balance, clustering_accuracy, match_clusters
+from hf_clipalign.metrics import clustering_accuracy, match_clusters
 from hf_clipalign.trainers.checkpoints import whole_checkpoints
 from hf_clipalign.trainers.gcd.arguments import SpectralGCDTrainingArguments
+from hf_clipalign.trainers.gcd.checking import check_on_hidden_classes
+from hf_clipalign.trainers.gcd.found import (
+    CENTRED,
+    KMEANS_STUDENT,
+    KMEANS_TEACHER,
+    NOT_CENTRED,
+    SEMI_SUPERVISED,
+    Discovery,
+    FoundClasses,
+)
 from hf_clipalign.trainers.gcd.teacher import TeacherConcepts
 from hf_clipalign.trainers.gcd.trainer import SpectralGCDTrainer
 from hf_clipalign.trainers.teacher import weights_digest
 
-KMEANS_STUDENT, KMEANS_TEACHER = "k-means on student features", "k-means on teacher features"
-SEMI_SUPERVISED = "semi-supervised k-means on teacher features"
-CENTRED, NOT_CENTRED = "SpectralGCD", "SpectralGCD without centring"
 _STEPS = 400
 _MOST_EPOCHS = 200
 _HELD_OUT_IMAGES = 20
 _RECORD = "discovery.json"
 _WITHOUT_EFFECT = ("output_dir", "logging_dir", "run_name", "push_to_hub", "hub_token", "hub_model_id")
-
-
-@dataclass(frozen=True)
-class FoundClasses:
-    """What one method found.
-
-    Args:
-        name (`str`): of the method.
-        classes (`np.ndarray [N]`): class of every image, known classes first.
-        n_classes (`int`): how many there are, empty ones included.
-        held_out (`float`): see `hf_clipalign.evaluation.held_out_accuracy`; NaN without held-out images.
-        collapse (`str`, *optional*): see `hf_clipalign.evaluation.collapse`.
-        scores (`dict[str, float]`): All, Old and New, where the truth is known; else empty.
-    """
-
-    name: str
-    classes: np.ndarray = field(repr=False)
-    n_classes: int
-    held_out: float
-    collapse: str | None
-    scores: dict[str, float]
-
-    @property
-    def balance(self) -> dict[str, float]:
-        """See `hf_clipalign.metrics.cluster_balance`."""
-        return cluster_balance(self.classes, self.n_classes)
-
-
-@dataclass(frozen=True)
-class Discovery:
-    """What all methods found in the same images.
-
-    Args:
-        split (`GCDSplit`): the images as the methods saw them, held-out labels hidden.
-        held_out (`np.ndarray`): positions of the images whose label was held out.
-        n_novel (`int`): novel classes that were looked for.
-        methods (`dict[str, FoundClasses]`): by name, k-means first.
-        trained (`str`, *optional*): the name of the training that is kept.
-        model (`SpectralGCDModel`, *optional*): its model.
-        trainer (`SpectralGCDTrainer`, *optional*): its trainer; None where the training was done before.
-    """
-
-    split: GCDSplit
-    held_out: np.ndarray = field(repr=False)
-    n_novel: int
-    methods: dict[str, FoundClasses] = field(repr=False)
-    trained: str | None = None
-    model: SpectralGCDModel | None = field(default=None, repr=False)
-    trainer: SpectralGCDTrainer | None = field(default=None, repr=False)
-
-    @property
-    def best_kmeans(self) -> str:
-        """The k-means on the teacher's features that is right on more held-out images; of equal ones the plain one."""
-        names = (KMEANS_TEACHER, SEMI_SUPERVISED)
-        return max(names, key=lambda name: np.nan_to_num(self.methods[name].held_out, nan=-1.0))
-
-    def doubts(self) -> list[str]:
-        """Why the trained model's answer is not worth having; empty where nothing speaks against it.
-
-        It has collapsed, or a k-means on the teacher's features is right on more of the held-out labelled images, by
-        one standard error of the difference of two shares or more.
-        """
-        if self.trained is None:
-            return []
-        own, other = self._compared()
-        reasons = [] if own.collapse is None else [f"the classes have collapsed: {own.collapse}"]
-        if other.held_out > own.held_out and other.held_out - own.held_out >= self._error():
-            reasons.append(
-                f"{other.name} is better: {100 * other.held_out:.0f} % of the {len(self.held_out)} labelled images "
-                f"that were held out are right, {100 * own.held_out:.0f} % by {own.name}"
-            )
-        return reasons
-
-    def undecided(self) -> str | None:
-        """One sentence where held-out images show neither the trained model nor k-means to be better; see `doubts`."""
-        if self.trained is None or not len(self.held_out) or self.doubts():
-            return None
-        own, other = self._compared()
-        if own.held_out > other.held_out and own.held_out - other.held_out >= self._error():
-            return None
-        return (
-            f"{own.name} and {other.name}: {100 * own.held_out:.0f} and {100 * other.held_out:.0f} % of "
-            f"{len(self.held_out)} held-out images are right, the standard error of the difference is "
-            f"{100 * self._error():.0f} points; novel classes cannot be checked at all"
-        )
-
-    def _compared(self) -> tuple[FoundClasses, FoundClasses]:
-        assert self.trained is not None
-        return self.methods[self.trained], self.methods[self.best_kmeans]
-
-    def _error(self) -> float:
-        """Standard error of the difference of the two held-out accuracies."""
-        shares = (found.held_out for found in self._compared())
-        return (sum(share * (1 - share) for share in shares) / max(1, len(self.held_out))) ** 0.5
 
 
 def short_run(n_images: int, batch_size: int = 64, epochs: int | None = None) -> dict[str, Any]:
@@ -174,9 +86,11 @@ def discover(
     n_novel: int,
     template: str,
     hold_out: float = 0.0,
+    check_folds: int = 0,
     centring: Sequence[bool] | None = None,
     train: bool = True,
     reuse: bool = False,
+    say: Callable[[str], None] | None = None,
     **sizes: int,
 ) -> Discovery:
     """Finds classes by k-means, by semi-supervised k-means and by SpectralGCD, and compares what was found.
@@ -192,12 +106,17 @@ def discover(
         template (`str`): prompt of the concepts.
         hold_out (`float`, *optional*, defaults to 0.0): share of the labels that all methods do without, so that they
             can be compared; see `hf_clipalign.data.hold_out_labels`.
+        check_folds (`int`, *optional*, defaults to 0): hide the known classes in so many parts, one part after the
+            other, and compare the methods on them; each part is a training of its own. Fewer where there are fewer
+            known classes, none with a single one.
         centring (`Sequence[bool]`, *optional*): values of `center_concepts` to train with, each in a folder of its
             own; kept is the model that has not collapsed and is right on most held-out images, of equal ones the
             first. Default: that of `training` alone, in `output_dir`.
         train (`bool`, *optional*, defaults to `True`): False leaves it at k-means.
         reuse (`bool`, *optional*, defaults to `False`): take finished trainings with the same settings and data from
             their folders, and resume interrupted ones.
+        say (function, *optional*): is given a line of progress whenever the trainer logs, in place of the trainer's
+            own output.
         **sizes: `hidden_size`, `mlp_hidden_size`, `bottleneck_size`, see `SpectralGCDConfig`.
 
     Raises:
@@ -214,7 +133,7 @@ def discover(
         judge.add(name, classes)
     if not train:
         return Discovery(visible, held_out, n_novel, judge.methods)
-    models, trainers = {}, {}
+    models, trainers, centred_by = {}, {}, {}
     for centred in centring or [training.center_concepts]:
         name = CENTRED if centred or centring is None else NOT_CENTRED
         folder = Path(training.output_dir or ".")
@@ -224,10 +143,29 @@ def discover(
         model = SpectralGCDModel.from_student(
             student, concepts, split.class_names, n_novel, processor=processor, template=template, **sizes
         )
-        models[name], classes, trainers[name] = _trained(model, settings, visible, taught, reuse)
+        progress = None if say is None else _Progress(say, folder.relative_to(Path(training.output_dir or ".").parent))
+        models[name], classes, trainers[name] = _trained(model, settings, visible, taught, reuse, progress)
         judge.add(name, classes)
+        centred_by[name] = centred
     best = max(models, key=lambda name: judge.rank(name))
-    return Discovery(visible, held_out, n_novel, judge.methods, best, models[best], trainers[best])
+
+    own_sizes: dict[str, Any] = dict(sizes)
+
+    def find(part: GCDSplit, n_wanted: int, fold: int) -> Discovery:
+        hidden = set(part.novel_names[: len(split.class_names) - len(part.class_names)])
+        rows = [row for row, concept in enumerate(concepts) if concept not in hidden]
+        folder = Path(training.output_dir or ".") / f"check-{fold + 1}"
+        chosen = None if centring is None else [centred_by[best]]
+        return discover(
+            part, student, processor, taught.of_concepts(rows), [concepts[row] for row in rows],
+            dataclasses.replace(training, output_dir=str(folder)), n_novel=n_wanted, template=template,
+            hold_out=hold_out, centring=chosen, reuse=reuse, say=say, **own_sizes,
+        )  # fmt: skip
+
+    check = None
+    if check_folds and n_known > 1:
+        check = check_on_hidden_classes(split, find, n_novel, min(check_folds, n_known), training.seed)
+    return Discovery(visible, held_out, n_novel, judge.methods, best, models[best], trainers[best], check)
 
 
 def baselines(
@@ -249,6 +187,20 @@ def in_known_order(clusters: np.ndarray, split: GCDSplit) -> np.ndarray:
     others = [cluster for cluster in np.unique(clusters).tolist() if cluster not in matched]
     places = matched | {cluster: len(split.class_names) + place for place, cluster in enumerate(others)}
     return np.array([places[cluster] for cluster in clusters.tolist()], dtype=np.int64)
+
+
+class _Progress(TrainerCallback):
+    """Says in one line how far a training is, and how the classes are spread."""
+
+    def __init__(self, say: Callable[[str], None], name: Path):
+        self.say, self.name = say, name
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "largest_class" in logs:
+            self.say(
+                f"{self.name}: step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.2f}, largest "
+                f"class {100 * float(logs['largest_class']):.0f} %, {logs['empty_classes']} empty"
+            )
 
 
 class _Judge:
@@ -285,6 +237,7 @@ def _trained(
     split: GCDSplit,
     taught: TeacherConcepts,
     reuse: bool,
+    progress: _Progress | None = None,
 ) -> tuple[SpectralGCDModel, np.ndarray, SpectralGCDTrainer | None]:
     """The trained model, its classes and its trainer; from its folder, without one, if the training ended there."""
     folder = Path(settings.output_dir or ".")
@@ -300,6 +253,9 @@ def _trained(
     if record and whole_checkpoints(folder):
         resume = True
     trainer = SpectralGCDTrainer(model, settings, train_dataset=split, teacher=taught)
+    if progress is not None:
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(progress)
     trainer.train(resume_from_checkpoint=resume)
     classes = trainer.assign_classes()
     trainer.save_model()

@@ -18,14 +18,19 @@ from hf_clipalign.evaluation import ReportTable, Section, class_gallery, write_r
 from hf_clipalign.gcd import concept_contributions, top_concepts
 from hf_clipalign.gcd.explanation import ProfileSums, concept_labels
 from hf_clipalign.hub import CardEvaluation
-from hf_clipalign.trainers.gcd.discovery import Discovery
+from hf_clipalign.trainers.gcd.found import Discovery
 from hf_clipalign.trainers.gcd.teacher import TeacherConcepts
 
 COMPARED = (
     "Held out: some labels of every known class are hidden from all methods; clusters are matched one to one "
     "with known classes on the labels that stay; what counts is the share of the hidden labels whose image lies in "
-    "the cluster of its class. It says nothing of novel classes. Spread: classes of equal size with the same entropy."
+    "the cluster of its class. It says nothing of novel classes. "
 )
+CHECKED = (
+    "Check: each known class is hidden in one of further runs, with all its labels, so that it has to be found like a "
+    "novel one; the share of right images is the mean of the hidden and of the known classes. "
+)
+SPREAD = "Spread: classes of equal size with the same entropy."
 _FIELDS = ("image", "class", "name", "probability", "concepts", "label")
 _BATCH = 64
 _N_NAMING = 3
@@ -116,17 +121,27 @@ def _described(
 
 
 def comparison(discovery: Discovery) -> ReportTable:
-    """All methods side by side: held-out accuracy, how evenly the images are spread, and All, Old, New if known."""
+    """All methods side by side, the recommended one first: held-out accuracy, the check, how evenly the images are
+    spread, and All, Old, New if known."""
     tests = list(next(iter(discovery.methods.values())).scores)
-    rows = []
-    for name, found in discovery.methods.items():
+    check, rows = discovery.check, []
+    first = discovery.recommended
+    for name in sorted(discovery.methods, key=lambda name: name != first):
+        found = discovery.methods[name]
         balance = found.balance
-        held_out = "–" if math.isnan(found.held_out) else f"{100 * found.held_out:.1f}"
+        checked = [] if check is None else [_percent(check.share(name)) if name in check.right else "–"]
         spread = f"{balance['effective']:.1f} of {found.n_classes}"
-        rest = [f"{100 * found.scores[test]:.1f}" for test in tests]
-        rows.append([name, held_out, f"{100 * balance['largest']:.0f}", str(balance["empty"]), spread, *rest])
+        rest = [_percent(found.scores[test]) for test in tests]
+        row = [name, _percent(found.held_out), *checked, f"{100 * balance['largest']:.0f}", str(balance["empty"])]
+        rows.append([*row, spread, *rest])
     title = f"held out, % of {len(discovery.held_out)}"
-    return ReportTable(["method", title, "largest class, %", "empty", "spread", *tests], rows, COMPARED)
+    checks = [] if check is None else [f"check, % of {check.n_classes} classes"]
+    note = COMPARED + (CHECKED if checks else "") + SPREAD
+    return ReportTable(["method", title, *checks, "largest class, %", "empty", "spread", *tests], rows, note)
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{100 * share:.1f}"
 
 
 def write_gallery(
@@ -140,7 +155,12 @@ def write_gallery(
     """Writes `gallery.html`: the comparison, and a row for every class of a method."""
     split, found = discovery.split, discovery.methods[method]
     labels, explained = _described(discovery, method, taught, concepts)
-    sections = class_gallery(split, found.classes, labels, explained)
+    names = _names(discovery, found.n_classes)
+    shown = [
+        own if own == label or row < len(split.class_names) else f"{own}: {label}"
+        for row, (own, label) in enumerate(zip(names, labels, strict=True))
+    ]
+    sections = class_gallery(split, found.classes, shown, explained)
     doubts = [f"{reason}." for reason in verdict(discovery)] if method == discovery.trained else []
     sections.insert(0, Section("Methods", text=doubts, tables=[comparison(discovery)]))
     lead = (
@@ -191,12 +211,13 @@ def write_summary(
         "n_novel": discovery.n_novel,
         "doubts": discovery.doubts() if method == discovery.trained else [],
         "undecided": discovery.undecided() if method == discovery.trained else None,
-        "compared": COMPARED,
+        "recommended": discovery.recommended,
+        "compared": COMPARED + CHECKED + SPREAD,
         "classes": [
             {"class": name, "name": readable.get(name, name), "images": count}
             for name, count in zip(_names(discovery, n_classes), counts, strict=True)
         ],
-        "methods": {name: _method(found) for name, found in discovery.methods.items()},
+        "methods": {name: _method(found) | _check(discovery, name) for name, found in discovery.methods.items()},
     }
     with atomic_file(path) as staging:
         staging.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -206,3 +227,8 @@ def write_summary(
 def _method(found: Any) -> dict[str, Any]:
     held_out = None if math.isnan(found.held_out) else found.held_out
     return {"held_out_accuracy": held_out, **found.balance, "collapse": found.collapse, **found.scores}
+
+
+def _check(discovery: Discovery, name: str) -> dict[str, Any]:
+    check = discovery.check
+    return {} if check is None or name not in check.right else {"check": check.share(name)}

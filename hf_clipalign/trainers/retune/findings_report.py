@@ -67,19 +67,36 @@ def write_findings(trainer: Any, folder: str | Path, lead: str = "", title: str 
         'index.html'
         ```
     """
+    trainer.clinical.save(folder)
+    return write_incremental_report(
+        folder, [trainer.result], title=title, lead=lead, first=[findings_section(trainer)]
+    )
+
+
+def findings_section(trainer: Any, title: str = "Each finding, beside plain baselines") -> Section:
+    """The clinical table as a part of a page.
+
+    Args:
+        trainer (`RETuneTrainer`): after training and `measure_findings`.
+        title (`str`): its heading.
+
+    Returns:
+        `Section`: verdict, warnings, tables and the reliability plot.
+
+    Example:
+        ```python
+        >>> measure_findings(trainer, test, validation)
+        >>> findings_section(trainer).title
+        'Each finding, beside plain baselines'
+        ```
+    """
     table, result = trainer.clinical, trainer.result
-    table.save(folder)
     tables = [part for part in (table.ranking_table(), table.threshold_table(), table.subgroup_table()) if part]
     figure = table.plot()
     caption = "Reliability on the test data: predicted probability, scaled on validation data, and observed share"
     warnings = [f"Warning: {text}" for text in (result.leak, *result.warnings) if text]
-    section = Section(
-        "Each finding, beside plain baselines",
-        [table.verdict, *warnings, *table.notes],
-        tables,
-        [] if figure is None else [(caption, figure)],
-    )
-    return write_incremental_report(folder, [result], title=title, lead=lead, first=[section])
+    figures = [] if figure is None else [(caption, figure)]
+    return Section(title, [table.verdict, *warnings, *table.notes], tables, figures)
 
 
 def _prompted(

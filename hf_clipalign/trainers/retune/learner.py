@@ -64,6 +64,11 @@ class RETuneLearner(nn.Module):
                 f"the model is a {type(model).__name__} without a RE-tune adapter: wrap it with "
                 "get_peft_model(model, RETuneConfig())."
             )
+        if config.modules_to_save:
+            raise ClipAlignError(
+                f"modules_to_save={list(config.modules_to_save)!r} would stay as they are: RE-tune learns its adapter "
+                "alone, from embeddings of the frozen towers. Leave them out."
+            )
         check_trainable(model)
         has_towers = not isinstance(model.get_base_model(), EmbeddingSpace)
         if encoder is None and encode_prompts is None and not has_towers:

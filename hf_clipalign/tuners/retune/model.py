@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner
@@ -36,6 +37,12 @@ class RETuneModel(BaseTuner):
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         check_when_loaded(self)
         heads, width = heads_and_width(model)
+        saved = list(peft_config.modules_to_save or ())
+        own = [path for path in heads.values() if any(_is_below(path, name) for name in saved)]
+        if own:
+            raise ClipAlignError(
+                f"modules_to_save={saved!r} would train {own[0]!r}, which the adapter stands behind: leave it out."
+            )
         if peft_config.embed_dim not in (None, width):
             raise ClipAlignError(
                 f"the adapter is for a shared space of dimension {peft_config.embed_dim}, the model's has {width}: "
@@ -76,3 +83,8 @@ class RETuneModel(BaseTuner):
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version copies child.weight when unloading, which pooling heads lack
         setattr(parent, child_name, new_module)
+
+
+def _is_below(path: str, name: str) -> bool:
+    """Whether PEFT takes a name in `modules_to_save` for this module, or for one around it."""
+    return any(part == name or part.endswith(f".{name}") for part in accumulate(path.split("."), "{}.{}".format))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import re
+import socket
 import sys
 from types import SimpleNamespace
 
@@ -54,6 +56,59 @@ def test_a_folder_of_nothing_else_says_what_it_holds(tmp_path) -> None:
         (tmp_path / f"{number}.heic").write_bytes(HEIC)
     with pytest.raises(ClipAlignError, match=r"no images .*; found 12 HEIC images \(pip install \"hf_clipalign\[heif"):
         image_folder(tmp_path)
+
+
+def special_files(folder):
+    """Broken links of three kinds, a FIFO, a socket, a link to a device; opening the FIFO would wait for ever."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "self.png").symlink_to("self.png")
+    (folder / "class").symlink_to("/nonexistent/folder")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "null.jpg").symlink_to(os.devnull)
+    here = os.getcwd()
+    try:
+        os.chdir(folder)  # the path of a socket must be short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("agent")
+    finally:
+        os.chdir(here)
+
+
+SPECIAL_FILES = (
+    r"3 broken links \(mend or delete: '{0}class', '{0}gone\.png', '{0}self\.png'\), 1 (FIFO|socket|device) .*"
+    r"1 (FIFO|socket|device) .*1 (FIFO|socket|device) "
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs FIFOs")
+def test_broken_links_and_special_files_are_named_and_never_opened(tmp_path, caplog) -> None:
+    save(tmp_path / "cat" / "1.png")
+    special_files(tmp_path / "cat")
+    (tmp_path / "cat" / ".hidden.png").symlink_to("nowhere.png")
+    source = image_folder(tmp_path)
+    assert source.ids == ["cat/1.png"]
+    assert isinstance(source.fingerprint(), str)
+    (record,) = caplog.records
+    assert re.fullmatch(rf".*: not read are {SPECIAL_FILES.format('cat/')}.*", record.message)
+    for name, kind in (("pipe.png", "FIFO"), ("agent", "socket"), ("null.jpg", "device")):
+        assert f"1 {kind} (mend or delete: 'cat/{name}')" in record.message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs FIFOs")
+def test_a_folder_of_special_files_alone_says_so(tmp_path) -> None:
+    special_files(tmp_path)
+    with pytest.raises(ClipAlignError, match=f"no images .*; found {SPECIAL_FILES.format('')}"):
+        image_folder(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs FIFOs")
+def test_special_files_are_no_classes_to_discover(tmp_path, caplog) -> None:
+    for name in ("cat/1.png", "cat/2.png", "3.png"):
+        save(tmp_path / name)
+    special_files(tmp_path)
+    assert GCDSplit.from_folder(tmp_path).class_names == ["cat"]
+    assert "3 broken links" in caplog.text
 
 
 @pytest.mark.usefixtures("without_heif")

@@ -40,6 +40,16 @@ def test_one_caption_per_row(tmp_path, name, content):
     assert load(tmp_path / name) == EXPECTED
 
 
+@pytest.mark.parametrize("ending", ["", "\n"])
+def test_a_quotation_mark_that_is_never_closed_is_an_error_and_no_caption(tmp_path, ending):
+    file = tmp_path / "captions.csv"
+    file.write_text(f'image,caption\n1.png,"a\ncat"\n2.png,"a dog\n3.png,an owl{ending}')
+    with pytest.raises(ClipAlignError, match=r"quotation mark is missing: the one that opens in line 4 is never clo"):
+        load_captions(file)
+    file.write_text(f'image,caption\n1.png,"a\ncat"\n2.png,"a ""big"" dog"{ending}')
+    assert load_captions(file).texts == ["a\ncat", 'a "big" dog']
+
+
 def test_quotes_belong_to_the_caption_unless_commas_separate(tmp_path):
     (tmp_path / "a.tsv").write_text('image\tcaption\nx.jpg\t"A" sign\ny.jpg\tA 5" nail\n')
     assert load(tmp_path / "a.tsv")[0] == ['"A" sign', 'A 5" nail']

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +190,8 @@ def test_onnx_equals_torch_for_any_batch(family, modality, tmp_path):
         found, features = run_onnx(model, family, modality, path, n)
         torch.testing.assert_close(found, features, atol=1e-4, rtol=0)
     assert [file.name for file in tmp_path.iterdir()] == ["tower.onnx"]
+    for place in (torch.__file__, __file__):  # lines of code that the exporter notes, with their files
+        assert str(Path(place).parent).encode() not in path.read_bytes()
 
 
 def weight_bytes(path, number_format=None):

@@ -524,6 +524,15 @@ def test_bad_input(tmp_path: Path) -> None:
         build(tmp_path).push_to_hub(repo_id="me/adapter")
 
 
+def test_modules_to_save_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ClipAlignError, match=r"modules_to_save=\['post_layernorm'\] would stay as they are") as told:
+        build(tmp_path, config=RETuneConfig(modules_to_save=["post_layernorm"]))
+    assert len(str(told.value).splitlines()) == 1
+    for sides, head in (("both", "visual_projection"), ("shared", "visual_projection"), ("text", "text_projection")):
+        with pytest.raises(ClipAlignError, match=f"would train '{head}', which the adapter stands behind"):
+            get_peft_model(tiny_clip(), RETuneConfig(sides=sides, modules_to_save=[head]))
+
+
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match="the loss is nan"):
         build(tmp_path, learning_rate=1e38, num_train_epochs=3).train()

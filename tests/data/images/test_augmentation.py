@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_clipalign.trainers.augmentation import crop_and_resize, random_view, view_generator
+from hf_clipalign.data.images.augmentation import crop_and_resize, random_view, view_generator
 
 
 def draw(n: int, size: tuple[int, int] = (120, 80), scale: float = 0.08) -> list:

@@ -1,0 +1,140 @@
+"""Answers: the best images by plain CLIP, and by the aligned head where it can answer, with what moved."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.app.asking import Asked
+from hf_clipalign.app.bands import Band
+from hf_clipalign.app.rankings import Ranked, best_rows, compared, ranked, summary
+from hf_clipalign.app.workspace import View
+from hf_clipalign.search.answers.filters import Filter, parse_conditions
+from hf_clipalign.search.answers.hits import NO_MATCH, as_csv
+from hf_clipalign.search.heads import ALIGNED, RAW
+
+GOOD = 0.5
+"""Below this confidence of the best image there is no good match."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The best images by one head.
+
+    Attributes:
+        head (`str`): `"raw"` or `"aligned"`.
+        hits (`list[Ranked]`): best first.
+        is_calibrated (`bool`): whether they have a confidence.
+        note (`str`): why there is no good match; empty if there is one, or nothing is known.
+    """
+
+    head: str
+    hits: list[Ranked]
+    is_calibrated: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What is shown for a query.
+
+    Attributes:
+        query (`str`): as it was understood.
+        columns (`list[Column]`): plain CLIP; and the aligned head where it can answer.
+        moved (`str`): one line on what moved.
+        is_visual (`bool`): whether the query is of images alone.
+        is_single (`bool`): whether it is one image, so that its scores have a confidence where that is known.
+        band (`(int, int)`): of the aligned head.
+    """
+
+    query: str
+    columns: list[Column]
+    moved: str
+    is_visual: bool
+    is_single: bool
+    band: Band
+
+
+def answer(view: View, asked: Asked, band: Band, top_k: int, conditions: str = "") -> Answered:
+    """The best images by both heads.
+
+    Args:
+        view (`View`): the collection.
+        asked (`Asked`): the query.
+        band (`(k_top, k_bottom)`): of the aligned head.
+        top_k (`int`): how many images of each head.
+        conditions (`str`, *optional*): which files may be found, such as `path=holidays/* since=2024`.
+
+    Raises:
+        `ClipAlignError`: a condition that cannot be read, or a band that keeps nothing.
+    """
+    allowed = allowed_rows(view, conditions)
+    allowed[asked.rows] = False
+    plain = view.plain_scores(asked.vector)
+    if not asked.is_visual:
+        column = _column(RAW, ranked(plain, top_k, allowed), None)
+        return Answered(asked.text, [column], "", False, False, band)
+    aligned = view.bands.scores(asked.images, band)
+    before, after = compared(plain, aligned, top_k, allowed)
+    n_searched = None if allowed.all() or not conditions.strip() else max(1, int(allowed.sum()))
+    columns = []
+    for head, hits, scores in ((RAW, before, plain), (ALIGNED, after, aligned)):
+        calibration = view.calibration(head, band) if asked.is_single else None
+        columns.append(_column(head, hits, _confidences(calibration, scores, len(hits), allowed, n_searched)))
+    return Answered(asked.text, columns, summary(after, top_k) if after else "", True, asked.is_single, band)
+
+
+def allowed_rows(view: View, conditions: str) -> NDArray[np.bool_]:
+    """Which images have a file that meets all conditions, `[N]`.
+
+    Raises:
+        `ClipAlignError`: a condition that cannot be read.
+    """
+    try:
+        words = shlex.split(conditions)
+    except ValueError as error:
+        raise ClipAlignError(f"the conditions cannot be read ({error}): close the quotation mark.") from None
+    if not words:
+        return np.ones(len(view), bool)
+    allowed = np.zeros(len(view), bool)
+    allowed[view.files.images[Filter.of(parse_conditions(words)).mask(view.files)]] = True
+    return allowed
+
+
+def answer_csv(view: View, answered: Answered) -> str:
+    """All hits of an answer, one line each."""
+    rows = []
+    for column in answered.columns:
+        for hit in column.hits:
+            paths = [view.files.path(number) for number in view.files_of(hit.row)]
+            confidence = "" if hit.confidence is None else f"{hit.confidence:.4g}"
+            other = "" if hit.other_rank is None else str(hit.other_rank)
+            line = [hit.rank, paths[0], f"{hit.score:.6g}", confidence, column.head, other, "|".join(paths[1:])]
+            rows.append(list(map(str, line)))
+    return as_csv(("rank", "path", "score", "confidence", "head", "rank_by_the_other_head", "also"), rows)
+
+
+def _confidences(
+    calibration: Any, scores: NDArray[np.float32], count: int, allowed: NDArray[np.bool_], n_searched: int | None
+) -> list[float] | None:
+    """The confidence of the best images, which may depend on how high the next ones score."""
+    if calibration is None or not count:
+        return None
+    best = scores[best_rows(scores, max(count, calibration.reference_rank), allowed)]
+    return [float(value) for value in calibration.confidence(best, n_searched)][:count]
+
+
+def _column(head: str, hits: list[Ranked], confidences: list[float] | None) -> Column:
+    if not hits:
+        return Column(head, hits, note=f"{NO_MATCH}: no image meets the conditions.")
+    if confidences is None:
+        return Column(head, hits)
+    hits = [replace(hit, confidence=value) for hit, value in zip(hits, confidences, strict=True)]
+    is_good = confidences[0] >= GOOD
+    note = "" if is_good else f"{NO_MATCH}: the best image has a confidence of {100 * confidences[0]:.0f} %."
+    return Column(head, hits, True, note)

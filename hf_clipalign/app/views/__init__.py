@@ -1,0 +1,1 @@
+"""What the page shows: panels, and results as HTML."""

@@ -1,0 +1,218 @@
+"""The page: its panels and what happens when they are used. All state is in the page of each user."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.app.answers import answer
+from hf_clipalign.app.asking import ask
+from hf_clipalign.app.folder_report import Concepts
+from hf_clipalign.app.serving.uploads import Uploads
+from hf_clipalign.app.views import markup
+from hf_clipalign.app.views.reports import duplicates_page, folder_page
+from hf_clipalign.app.workspace import Workspace, describe
+
+logger = logging.getLogger(__name__)
+
+_TOP_K = 12
+_MOST = 100
+_NO_LIMIT = 100_000
+_CONCURRENT = 4
+_SLIDERS = {"ca-k-top": "k_top: strongest directions to trim", "ca-k-bottom": "k_bottom: weakest directions to trim"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the panels work with.
+
+    Args:
+        workspace (`Workspace`): the collection.
+        uploads (`Uploads`): images that were given.
+        concepts (`Concepts`): what is in the folder.
+    """
+
+    workspace: Workspace
+    uploads: Uploads
+    concepts: Concepts
+
+    def search(self, line: str, token: str, k_top: float, k_bottom: float, top_k: float, conditions: str) -> str:
+        """The results of a query."""
+        if not (line or "").strip() and not token:
+            return markup.message("Write what to look for, or give an image.")
+        workspace = self.workspace
+        asked = ask(workspace, self.uploads, line or "", token or "")
+        band = int(k_top), int(k_bottom)
+        return markup.results(
+            workspace.view, answer(workspace.view, asked, band, int(top_k), conditions or ""), int(top_k)
+        )
+
+    def spectrum(self, k_top: float, k_bottom: float) -> str:
+        """The singular values, with the band."""
+        return markup.spectrum(self.workspace.view.bands.singular_values, (int(k_top), int(k_bottom)))
+
+    def header(self) -> str:
+        """What the page says about the collection."""
+        progress = self.workspace.progress()
+        kind = "error" if progress.state == "failed" else "note"
+        share = 100 * progress.done / progress.total if progress.state == "embedding" and progress.total else None
+        lines = [markup.message(describe(progress), kind, share)] if progress.state != "ready" else []
+        return "".join([*lines, *map(markup.message, self.workspace.all_notes())])
+
+    def band(self) -> tuple[int, int]:
+        """Where the sliders begin: the index's own band, else a suggestion from the spectrum."""
+        import torch
+
+        from hf_clipalign.isoclip import suggest_band
+
+        view = self.workspace.view
+        if view.index.band is not None:
+            return view.index.band
+        try:
+            return suggest_band(torch.from_numpy(view.bands.singular_values))
+        except ClipAlignError:
+            return 0, 0
+
+
+def guarded(function: Callable[..., str]) -> Callable[..., str]:
+    """A function of the page whose errors are shown as one line."""
+
+    def run(*values: Any) -> str:
+        try:
+            return function(*values)
+        except ClipAlignError as error:
+            return markup.message(str(error), "error")
+        except Exception:
+            logger.exception("the app met an unexpected error")
+            return markup.message("An unexpected error: the terminal in which the app runs says more.", "error")
+
+    return run
+
+
+def build(page: Page) -> Any:
+    """The page as Gradio's blocks."""
+    import gradio as gr
+
+    with gr.Blocks(title="clipalign", analytics_enabled=False) as blocks:
+        gr.HTML('<header class="ca-head"><h1>clipalign: search a folder of images</h1></header>')
+        header = gr.HTML(page.header())
+        with gr.Tabs(elem_id="ca-tabs"):
+            with gr.Tab("Search"):
+                sliders, spectrum = _search_tab(gr, page)
+            with gr.Tab("Duplicates"):
+                _duplicates_tab(gr, page)
+            with gr.Tab("What is in this folder"):
+                _folder_tab(gr, page)
+        timer = gr.Timer(1.0)
+
+        is_shown = gr.State(False)
+
+        def poll(is_shown: bool) -> tuple[Any, ...]:
+            state = page.workspace.progress().state
+            is_waiting = gr.Timer(active=state == "embedding" or page.workspace.is_measuring)
+            if state != "ready" or is_shown:
+                return page.header(), gr.skip(), gr.skip(), gr.skip(), is_waiting, is_shown
+            band, rank = page.band(), page.workspace.view.bands.rank
+            moved = [gr.Slider(maximum=rank - 1, value=value, visible=True) for value in band]
+            return page.header(), *moved, page.spectrum(*band), is_waiting, True
+
+        for event in (blocks.load, timer.tick):
+            event(
+                poll,
+                inputs=is_shown,
+                outputs=[header, *sliders, spectrum, timer, is_shown],
+                show_progress="hidden",
+                concurrency_limit=_CONCURRENT,
+                api_visibility="private",
+            )
+    return blocks
+
+
+def _search_tab(gr: Any, page: Page) -> tuple[list[Any], Any]:
+    with gr.Row():
+        with gr.Column(scale=3, min_width=280):
+            line = gr.Textbox(
+                label="Words",
+                placeholder='a red car     or     "red car" - "toy" + cars/photo.jpg',
+                info="Words; or parts joined with + and -: words in quotation marks, names of images of the folder.",
+                max_lines=1,
+                max_length=20_000,
+                elem_id="ca-line",
+            )
+            button = gr.Button("Search", variant="primary", elem_id="ca-search")
+        with gr.Column(scale=2, min_width=280):
+            gr.HTML(markup.drop_zone())
+    token = gr.Textbox(visible="hidden", elem_id="ca-token", max_length=200)
+    with gr.Row():
+        with gr.Column(scale=3, min_width=280):
+            k_top, k_bottom = (
+                gr.Slider(0, _NO_LIMIT, 0, step=1, label=label, elem_id=elem_id, visible=False, buttons=[])
+                for elem_id, label in _SLIDERS.items()
+            )
+        with gr.Column(scale=2, min_width=280):
+            spectrum = gr.HTML()
+    with gr.Accordion("More", open=False):
+        top_k = gr.Slider(1, _MOST, _TOP_K, step=1, label="Images of each head")
+        conditions = gr.Textbox(
+            label="Only files with",
+            placeholder="path=holidays/*  class=cat  since=2024  min_size=200kB",
+            max_length=2_000,
+        )
+    results = gr.HTML(markup.message("Write what to look for, or give an image."), elem_id="ca-results")
+    inputs = [line, token, k_top, k_bottom, top_k, conditions]
+    search = {"inputs": inputs, "outputs": results, "show_progress": "hidden", "trigger_mode": "always_last"}
+    search |= {"concurrency_limit": _CONCURRENT, "api_visibility": "private"}
+    gr.on([line.submit, button.click, token.change, top_k.release, conditions.submit], guarded(page.search), **search)
+    for slider in (k_top, k_bottom):
+        slider.input(guarded(page.search), **search)
+        slider.input(
+            guarded(page.spectrum),
+            **(search | {"inputs": [k_top, k_bottom], "outputs": spectrum}),
+        )
+    return [k_top, k_bottom], spectrum
+
+
+def _duplicates_tab(gr: Any, page: Page) -> None:
+    threshold = gr.Slider(0.8, 1.0, 0.95, step=0.005, label="Smallest similarity (cosine)", elem_id="ca-threshold")
+    button = gr.Button("Find duplicates", variant="primary")
+    found = gr.HTML(markup.message("Nothing is ever deleted: you see what is there more than once."))
+
+    def find(threshold: float) -> str:
+        return duplicates_page(page.workspace.view, float(threshold))
+
+    button.click(
+        guarded(find), threshold, found, show_progress="minimal", concurrency_limit=1, api_visibility="private"
+    )
+
+
+def _folder_tab(gr: Any, page: Page) -> None:
+    words = gr.Textbox(
+        label="Words to look for, separated by commas",
+        placeholder="empty: the most frequent names of physical things from WordNet",
+        max_length=200_000,
+        lines=2,
+    )
+    with gr.Row():
+        size = gr.Slider(200, 20_000, 2_000, step=100, label="Names from WordNet, if you give no words")
+        n_clusters = gr.Slider(0, 40, 8, step=1, label="Groups of images")
+    button = gr.Button("Look", variant="primary")
+    found = gr.HTML(markup.message("The concepts that tell the images apart, and groups that they name."))
+
+    def look(words: str, size: float, n_clusters: float, progress: Any = None) -> str:
+        say = (lambda share, text: None) if progress is None else (lambda share, text: progress(share, desc=text))
+        return folder_page(page.workspace.view, page.concepts, words or "", int(size), int(n_clusters), say)
+
+    def run(words: str, size: float, n_clusters: float, progress: Any = gr.Progress()) -> str:  # noqa: B008
+        return guarded(look)(words, size, n_clusters, progress)
+
+    button.click(
+        run,
+        [words, size, n_clusters],
+        found,
+        show_progress="full",
+        concurrency_limit=1,
+        api_visibility="private",
+    )

@@ -1,0 +1,1 @@
+"""Towers without torch, for one query at a time."""

@@ -1,0 +1,198 @@
+"""`clipalign index`: make the index of image folders, or bring it up to date."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_clipalign._checks.quoting import printable
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._tables import NumberTable
+from hf_clipalign.cli.index_commands.shared import counted, holds_index, skipped_line
+from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.options import ModelOption, console, folder_option, next_step, parse_band, warn
+
+_SHOWN_SKIPPED = 5
+_COUNTS = {
+    "added": "new images",
+    "changed": "other content than before",
+    "renamed": "found under another name, not embedded again",
+    "deleted": "gone",
+    "duplicate": "further files with the bytes of one that is there",
+    "reused": "as before",
+    "skipped": "cannot be read",
+}
+
+
+def index(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="DIR...", help="Folders of images with all that lies below; or the index to update."),
+    ] = None,
+    model: ModelOption = None,
+    out: Annotated[
+        Path | None,
+        folder_option("Folder of the index. Default: the name of the first folder with `.index` at its end."),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Leave out names, as in a .gitignore; can be given several times."),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEAD",
+            help="Band of the head for image-image search: auto, none, or K_TOP,K_BOTTOM. Default: auto when the "
+            "index is made, later what it is.",
+        ),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what `clipalign verify` finds; try unreadable files again.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps …")] = None,
+    onnx: Annotated[
+        bool,
+        typer.Option(
+            "--onnx",
+            help="Keep the text tower in the index as ONNX, so that words are answered without torch where the model "
+            "is no CLIP (CLIP needs no such file).",
+        ),
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Images per pass.")] = 64,
+    workers: Annotated[int | None, typer.Option(help="Processes that read images.")] = None,
+) -> None:
+    """Make the index of one or several folders of images, or bring it up to date.
+
+    Only images whose content is new go through the model: files that were renamed, copied or touched are known by
+    their bytes. A run that is killed loses nothing; run the same again.
+
+    Examples:
+
+    [bold]clipalign index photos/ --model openai/clip-vit-base-patch32[/]
+
+    [bold]clipalign index photos.index[/]   (what is new, changed, renamed, gone since)
+
+    [bold]clipalign index photos/ scans/ --model my-clip/ --out all.index --ignore "*.tif" --ignore drafts/[/]
+    """
+    given = list(folders or [])
+    path = _place(given, out)
+    loaded = None
+    if holds_index(path):
+        opened = _opened(path, given, ignore)
+        if model is not None or device is not None:
+            loaded, _ = load(chosen_model(model or opened.description["model"]["name"]), device or "auto", False)
+        if head is not None:
+            opened.set_head(_band(head))
+    else:
+        opened = _made(path, given, model, ignore, head, device)
+    report = opened.update(model=loaded, repair=repair, batch_size=batch_size, num_workers=workers)
+    _show(report, opened)
+    _calibrate(opened, head, batch_size, workers)
+    _prepare(opened)
+    if onnx:
+        _keep_text_tower(opened)
+    next_step("clipalign", "search", path, "WORDS")
+
+
+def _place(given: list[Path], out: Path | None) -> Path:
+    """The folder of the index; a single argument that is one is taken out of the folders."""
+    if out is not None:
+        return out
+    if not given:
+        raise ClipAlignError("which folder? Give one or several folders of images, or an index to update.")
+    if len(given) == 1 and holds_index(given[0]):
+        return given.pop()
+    first = Path(os.path.abspath(given[0]))
+    return Path(os.path.relpath(first.with_name(f"{first.name}.index")))
+
+
+def _opened(path: Path, given: list[Path], ignore: list[str] | None) -> Any:
+    """The index that is there, if it is the one that is meant."""
+    from hf_clipalign.search import ImageIndex
+
+    opened = ImageIndex.open(path)
+    wanted = [os.path.abspath(folder.expanduser()) for folder in given]
+    if wanted and sorted(wanted) != sorted(opened.roots):
+        raise ClipAlignError(
+            f"{str(path)!r} is the index of {_listed(opened.roots)}, not of {_listed(wanted)}: update it with "
+            f"`clipalign index {path}`, or name another folder with --out."
+        )
+    if ignore and list(ignore) != list(opened.description["ignore"]):
+        raise ClipAlignError(f"{str(path)!r} was made with other --ignore patterns: make another index with --out.")
+    return opened
+
+
+def _made(
+    path: Path, given: list[Path], model: str | None, ignore: list[str] | None, head: str | None, device: str | None
+) -> Any:
+    from hf_clipalign.search import ImageIndex
+
+    if not given:
+        raise ClipAlignError(f"{str(path)!r} holds no index yet: give the folders of images before --out.")
+    wanted = head or "auto"
+    band = wanted if wanted == "auto" else "raw" if wanted == "none" else parse_band(wanted)
+    name = chosen_model(model, str(given[0]))
+    loaded, processor = load(name, device or "auto")
+    return ImageIndex.create(given, loaded, path, processor=processor, head=band, ignore=ignore or ())
+
+
+def _band(head: str) -> tuple[int, int] | None:
+    if head == "auto":
+        raise ClipAlignError("--head auto is for a new index: give none or K_TOP,K_BOTTOM.")
+    return None if head == "none" else parse_band(head)
+
+
+def _show(report: Any, opened: Any) -> None:
+    rows = [
+        [name, f"{count:,}", meaning]
+        for name, meaning in _COUNTS.items()
+        if (count := getattr(report, name)) or name == "added"
+    ]
+    status = opened.status()
+    heads = "raw" if status.band is None else f"raw, aligned (band {status.band[0]},{status.band[1]})"
+    caption = f"{counted(status.files, 'file')}, {counted(status.images, 'image')}; heads: {heads}"
+    console.print(NumberTable(["files", "count", "meaning"], rows, str(status.path), caption, texts=(0, 2)))
+    if not status.images and not report.missing_roots:
+        warn("note:", f"no image was found below {_listed(status.roots)}.")
+    for root in report.missing_roots:
+        warn("not there:", f"{printable(root)}; nothing of it was forgotten.")
+    for path, reason in status.skipped[:_SHOWN_SKIPPED]:
+        warn("skipped:", skipped_line(path, reason))
+    if (more := len(status.skipped) - _SHOWN_SKIPPED) > 0:
+        console.print(f"and {more:,} more: `clipalign status {opened.path}` lists them", soft_wrap=True)
+    for note in report.notes:
+        warn("note:", printable(note))
+
+
+def _calibrate(opened: Any, head: str | None, batch_size: int, workers: int | None) -> None:
+    """Measures what scores mean, and chooses a band where none was published or given."""
+    first = opened.setting("calibration") is None
+    if opened.is_calibration_due:
+        wanted = first and head in (None, "auto")
+        for line in opened.calibrate(choose_band=wanted, batch_size=batch_size, num_workers=workers):
+            console.print(line, soft_wrap=True)
+
+
+def _prepare(opened: Any) -> None:
+    from hf_clipalign.search.answers.texts import prepare_texts
+    from hf_clipalign.search.sidecars.choice import prepare
+
+    prepare_texts(opened)
+    for line in prepare(opened):
+        console.print(line, soft_wrap=True)
+
+
+def _keep_text_tower(opened: Any) -> None:
+    from hf_clipalign.hub import export_text_tower
+    from hf_clipalign.search.text_tower import FOLDER
+
+    model, processor = load(opened.description["model"]["name"])
+    console.print(f"text tower: {export_text_tower(model, processor, Path(opened.path) / FOLDER)}", soft_wrap=True)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join(repr(printable(path)) for path in paths)

@@ -1,0 +1,1 @@
+"""What was found: hits, groups of duplicates, and how they are shown."""

@@ -1,0 +1,100 @@
+"""Pages of thumbnails: one file each, with the thumbnails inside, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_clipalign._checks.quoting import printable
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import atomic_file
+from hf_clipalign.search.answers.hits import NO_MATCH, Answer, shown_path
+
+_SIDE = 320
+_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image of a page.
+
+    Args:
+        path (`str`): the file.
+        lines (`Sequence[str]`, *optional*): below it.
+        is_marked (`bool`, *optional*, defaults to `False`): drawn with a frame.
+    """
+
+    path: str
+    lines: Sequence[str] = ()
+    is_marked: bool = False
+
+    @property
+    def name(self) -> str:
+        """The path for people."""
+        return shown_path(self.path)
+
+    def source(self) -> str:
+        """The thumbnail as a data address; empty where the file cannot be read."""
+        from hf_clipalign.data.images.reader import read_image
+
+        try:
+            image = read_image(self.path)
+        except ClipAlignError:
+            return ""
+        image.thumbnail((_SIDE, _SIDE))
+        buffer = io.BytesIO()
+        image.save(buffer, format="JPEG", quality=_QUALITY)
+        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class TileGroup:
+    """Images under one heading.
+
+    Args:
+        title (`str`): the heading.
+        text (`str`): a line below it.
+        tiles (`Sequence[Tile]`): the images.
+    """
+
+    title: str
+    text: str
+    tiles: Sequence[Tile]
+
+
+def answer_group(answer: Answer) -> TileGroup:
+    """The hits of one query as a group of images."""
+    tiles = []
+    for hit in answer:
+        score = f"{hit.score:.3f}" + ("" if hit.confidence is None else f" · confidence {100 * hit.confidence:.0f} %")
+        tiles.append(Tile(hit.path, [score, *(f"= {shown_path(path)}" for path in hit.also)]))
+    details = f"head: {answer.head}; {answer.method}"
+    return TileGroup(answer.query or "Hits", "; ".join(filter(None, [details, answer.note or ""])), tiles)
+
+
+def write_page(path: str | Path, title: str, groups: Iterable[TileGroup]) -> Path:
+    """Writes a self-contained page, readable at the width of a phone.
+
+    Args:
+        path (`str` or `Path`): the `.html` file; written atomically, folders are made.
+        title (`str`): the heading.
+        groups (`Iterable[TileGroup]`): in order.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        `ClipAlignError`: the file cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("hf_clipalign.search.answers", "templates")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["printable"] = printable
+    template = environment.get_template("images.html.jinja")
+    with atomic_file(path) as staging, open(staging, "w", encoding="utf-8") as file:
+        file.writelines(template.generate(title=title, groups=groups, nothing=NO_MATCH))
+    return Path(path)

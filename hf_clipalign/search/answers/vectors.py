@@ -1,0 +1,112 @@
+"""Queries as unit vectors in the space of the head that can answer them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_clipalign._checks.quoting import short
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.search.answers.collection import Collection
+from hf_clipalign.search.answers.texts import embedded_texts
+from hf_clipalign.search.query import Part, Query
+
+RAW, ALIGNED = "raw", "aligned"
+_NOTHING_LEFT = 1e-4
+"""A sum of unit vectors that is shorter than this is rounding."""
+
+
+@dataclass
+class AskedQuery:
+    """A query that can be compared with the images.
+
+    Attributes:
+        query (`Query`): what was asked.
+        head (`str`): the head that answers.
+        vector (`np.ndarray [k]`): unit length.
+        rows (`list[int]`): images of the collection that are part of the query.
+    """
+
+    query: Query
+    head: str
+    vector: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    rows: list[int] = field(default_factory=list)
+
+
+def ask(collection: Collection, queries: Sequence[Query]) -> list[AskedQuery]:
+    """Finds or embeds the parts of all queries and adds them up.
+
+    The texts of all queries go through the model together, and so do the images; an image of the collection needs no
+    model. Queries of images alone are answered by the head for images, if the collection has one, all others by the
+    base model's heads, which are the only ones that compare an image with a text.
+
+    Args:
+        collection (`Collection`): where to look.
+        queries (`Sequence[Query]`): what for.
+
+    Returns:
+        `list[AskedQuery]`: one for each.
+
+    Raises:
+        `ClipAlignError`: an image cannot be read, a text is longer than the model reads, or the parts of a query
+            cancel one another.
+    """
+    parts = [part for query in queries for part in query.parts]
+    texts = list(dict.fromkeys(part.value for part in parts if part.kind == "words"))
+    text_vectors = dict(zip(texts, embedded_texts(collection, texts), strict=True))
+    rows = {id(part): _row(collection, part) for part in parts if part.kind == "image"}
+    outside = [part for part in parts if part.kind == "image" and rows[id(part)] is None]
+    features = collection.encode_images([_read(part) for part in outside]) if outside else ()
+    image_features = {id(part): feature for part, feature in zip(outside, features, strict=True)}
+    asked = []
+    for query in queries:
+        head = ALIGNED if query.is_visual and ALIGNED in collection.heads else RAW
+        total: Any = 0
+        for part in query.parts:
+            if part.kind == "words":
+                vector = text_vectors[part.value]
+            elif (row := rows[id(part)]) is not None:
+                vector = collection.embeddings(head).take(np.array([row], np.int64))[0]
+            else:
+                vector = _unit(image_features[id(part)] @ collection.projector(head, "image").T, query)
+            total = total + part.weight * np.asarray(vector, np.float64)
+        own = [row for part in query.parts if part.kind == "image" and (row := rows[id(part)]) is not None]
+        asked.append(AskedQuery(query, head, _unit(total / sum(abs(p.weight) for p in query.parts), query), own))
+    return asked
+
+
+def _unit(vector: NDArray[Any], query: Query) -> NDArray[np.float32]:
+    length = float(np.linalg.norm(vector))
+    if not length > _NOTHING_LEFT:
+        raise ClipAlignError(f"the parts of the query {query} cancel one another: nothing is left to look for.")
+    return (vector / length).astype(np.float32)
+
+
+def _row(collection: Collection, part: Part) -> int | None:
+    """The image of the collection that a path names, unless the file was changed since."""
+    if not isinstance(part.value, (str, os.PathLike)):
+        return None
+    path = os.path.expanduser(os.fspath(part.value))
+    files = collection.files
+    on_disk = os.path.exists(path)
+    number = files.find(os.path.abspath(path)) if on_disk else files.find(path)
+    if number is None:
+        if not on_disk:
+            raise ClipAlignError(
+                f"no file {short(os.fspath(part.value))}, neither in the index nor on the disk: check the name, or "
+                "put it in quotation marks to search for the words."
+            )
+        return None
+    is_changed = on_disk and os.path.getsize(path) != files.sizes[number]
+    return None if is_changed else int(files.images[number])
+
+
+def _read(part: Part) -> Any:
+    from hf_clipalign.data.images.reader import read_image
+
+    return read_image(os.path.expanduser(part.value) if isinstance(part.value, (str, os.PathLike)) else part.value)

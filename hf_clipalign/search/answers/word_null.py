@@ -1,0 +1,103 @@
+"""Whether the best hit of a text stands out more than those of texts that have nothing to do with the collection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.search.exact import exact_neighbours
+from hf_clipalign.search.rows import Rows, as_rows
+
+_SAMPLE = 2000
+_FEWEST_IMAGES, _FEWEST_TEXTS = 20, 50
+
+
+@dataclass(frozen=True, eq=False)
+class WordNull:
+    """How far the best hits of unrelated texts stand out of all scores of the same text. Make one with `fit`.
+
+    Texts differ in how near they are to all images, so that a flat cut-off on the cosine fails. Here the best score is
+    taken in standard deviations from the mean score of the same text. No images of a text are known, so this says how
+    seldom an unrelated text does as well, and not how likely a hit is right.
+
+    Attributes:
+        values (`np.ndarray [M]`): of the unrelated texts, ascending.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import WordNull
+        >>> random = np.random.default_rng(0)
+        >>> images, texts = random.standard_normal((200, 16)), random.standard_normal((100, 16))
+        >>> null = WordNull.fit(images, texts)
+        >>> bool(null.rarity(images, images[:1])[0] > 0.9)
+        True
+        ```
+    """
+
+    values: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, embeddings: Any, texts: Any) -> WordNull:
+        """Measures unrelated texts.
+
+        Args:
+            embeddings (`Rows` or array `[N, d]`): unit embeddings of the images under the raw head.
+            texts (array `[M, d]`): unit embeddings of M texts, such as words of `load_dictionary` in the template that
+                queries are asked in. Those that happen to be in the collection make the result more cautious.
+
+        Returns:
+            `WordNull`.
+
+        Raises:
+            `ClipAlignError`: fewer than 20 images or 50 texts.
+
+        Example:
+            ```python
+            >>> random = np.random.default_rng(0)
+            >>> len(WordNull.fit(random.standard_normal((50, 8)), random.standard_normal((60, 8))).values)
+            60
+            ```
+        """
+        rows, queries = as_rows(embeddings), np.asarray(texts, np.float32)
+        if len(rows) < _FEWEST_IMAGES or len(queries) < _FEWEST_TEXTS:
+            raise ClipAlignError(
+                f"{len(queries)} texts on {len(rows)} images are too few to measure unrelated texts: it takes "
+                f"{_FEWEST_TEXTS} on {_FEWEST_IMAGES}."
+            )
+        return cls(np.sort(_standing_out(rows, queries)))
+
+    def rarity(self, embeddings: Any, texts: Any) -> NDArray[np.float64]:
+        """The share of unrelated texts whose best hit stands out less.
+
+        With a cut-off at `1 - a`, about a share `a` of texts that have nothing to do with the collection is answered.
+
+        Args:
+            embeddings (`Rows` or array `[N, d]`): as in `fit`.
+            texts (array `[Q, d]`): unit embeddings of the queries.
+
+        Returns:
+            `np.ndarray [Q]`: from 0 to just below 1.
+
+        Example:
+            ```python
+            >>> random = np.random.default_rng(0)
+            >>> images = random.standard_normal((50, 8))
+            >>> WordNull.fit(images, random.standard_normal((60, 8))).rarity(images, images[:3]).shape
+            (3,)
+            ```
+        """
+        found = _standing_out(as_rows(embeddings), np.asarray(texts, np.float32))
+        return np.searchsorted(self.values, found, side="left") / (len(self.values) + 1)
+
+
+def _standing_out(rows: Rows, queries: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The best score of each query in standard deviations from its mean, over at most 2,000 images for the latter."""
+    best = exact_neighbours(rows, queries, 1).scores[:, 0].astype(np.float64)
+    sample = rows.take(np.unique(np.linspace(0, len(rows) - 1, _SAMPLE).astype(np.int64)))
+    scores = queries @ sample.T
+    spread = scores.std(axis=1, dtype=np.float64)
+    return np.where(spread > 1e-6, (best - scores.mean(axis=1, dtype=np.float64)) / np.maximum(spread, 1e-6), 0.0)

@@ -1,0 +1,82 @@
+"""What an index holds, in numbers."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_clipalign.search.collection.manifest import get_setting
+
+LEVELS = "level."
+"""Settings of this beginning describe the compressed levels, by head."""
+
+
+@dataclass
+class Status:
+    """What an index holds.
+
+    Attributes:
+        path (`str`): where it is.
+        model (`str`, *optional*): what it was made with.
+        roots (`list[str]`): the indexed folders.
+        missing_roots (`list[str]`): those that are not there now.
+        files (`int`): files that can be found.
+        images (`int`): distinct images among them.
+        deleted (`int`): stored images that no file has any more.
+        shards (`int`): files of features.
+        bytes (`int`): their size.
+        heads (`list[str]`): what can be searched with.
+        band (`tuple[int, int]`, *optional*): of the aligned head.
+        generation (`int`): grows with every change.
+        skipped (`list[tuple[str, str]]`): path and reason of files that cannot be read.
+        levels (`dict`): compressed levels by head, as they describe themselves.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import ImageIndex
+        >>> status = ImageIndex.open("photos.index").status()
+        >>> status.images, status.heads
+        (12, ['raw'])
+        ```
+    """
+
+    path: str
+    model: str | None
+    roots: list[str]
+    missing_roots: list[str]
+    files: int
+    images: int
+    deleted: int
+    shards: int
+    bytes: int
+    heads: list[str]
+    band: tuple[int, int] | None
+    generation: int
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    levels: dict[str, Any] = field(default_factory=dict)
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Numbers of files, images, shards, and bytes of these."""
+    one = (
+        "SELECT (SELECT count(*) FROM files), (SELECT count(DISTINCT image) FROM files), (SELECT count(*) FROM images)"
+    )
+    files, images, stored = connection.execute(one).fetchone()
+    shards, size = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM shards").fetchone()
+    return {"files": files, "images": images, "deleted": stored - images, "shards": shards, "bytes": size}
+
+
+def skipped_files(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Path and reason of each file that cannot be read."""
+    query = "SELECT path, name, reason FROM skipped JOIN roots ON roots.id = skipped.root ORDER BY root, name"
+    rows = connection.execute(query)
+    return [(os.path.join(os.fsdecode(path), os.fsdecode(name)), reason) for path, name, reason in rows]
+
+
+def levels(connection: sqlite3.Connection) -> dict[str, Any]:
+    """What the compressed levels say about themselves, by head."""
+    query = "SELECT name FROM settings WHERE name LIKE ? ORDER BY name"
+    names = [name for (name,) in connection.execute(query, (f"user.{LEVELS}%",)).fetchall()]
+    return {name.removeprefix(f"user.{LEVELS}"): get_setting(connection, name) for name in names}

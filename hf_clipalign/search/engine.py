@@ -1,0 +1,202 @@
+"""Answers to queries: resolve, compare, drop what may not be found, and name the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_clipalign._checks.numbers import check_integer, check_number
+from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.search.answers.collection import Collection
+from hf_clipalign.search.answers.filters import Filter
+from hf_clipalign.search.answers.hits import NO_MATCH, Answer, Hit
+from hf_clipalign.search.answers.vectors import AskedQuery, ask
+from hf_clipalign.search.calibration import Calibration
+from hf_clipalign.search.query import Query
+from hf_clipalign.search.sidecars.choice import neighbours
+
+
+def search(
+    collection: Collection,
+    queries: Sequence[Query],
+    *,
+    where: Any = None,
+    top_k: int = 8,
+    offset: int = 0,
+    min_confidence: float | None = None,
+    include_self: bool = False,
+) -> list[Answer]:
+    """The images of a collection that fit each query best.
+
+    Args:
+        collection (`Collection`): an `ImageIndex`.
+        queries (`Sequence[Query]`): what to look for; they share one pass over the collection.
+        where (`Filter` or `Mapping`, *optional*): which files may be found.
+        top_k (`int`, *optional*, defaults to `8`): the most hits of a query.
+        offset (`int`, *optional*, defaults to `0`): how many of the best to leave out, for the next page.
+        min_confidence (`float`, *optional*): leave out hits whose confidence is below, between 0 and 1.
+        include_self (`bool`, *optional*, defaults to `False`): let a file of the collection find itself.
+
+    Returns:
+        `list[Answer]`: one for each query; an empty one says why.
+
+    Raises:
+        `ClipAlignError`: see `ask` and `Filter`; a confidence is asked for that the collection cannot give.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.search import ImageIndex, Query, search
+        >>> index = ImageIndex.open("photos.index")
+        >>> answers = search(index, [Query.of(like="cat/1.png"), Query.of(like="cat/2.png")], top_k=3)
+        >>> [len(answer) for answer in answers]
+        [3, 3]
+        ```
+    """
+    check_integer("top_k", top_k)
+    check_integer("offset", offset, 0)
+    if min_confidence is not None:
+        check_number("min_confidence", min_confidence, "a number from 0 to 1", least=0, most=1)
+    condition = Filter.of(where)
+    if len(collection.files.names) == 0:
+        return [Answer([], str(query), note=f"{NO_MATCH}: the index holds no images.") for query in queries]
+    kept = None if condition.is_empty else condition.mask(collection.files)
+    wish = _Wish(kept, offset, offset + top_k, min_confidence, include_self)
+    asked = ask(collection, queries)
+    answers: dict[int, Answer] = {}
+    for head in sorted({one.head for one in asked}):
+        places = [place for place, one in enumerate(asked) if one.head == head]
+        answered = _answers(collection, head, [asked[place] for place in places], wish)
+        answers.update(zip(places, answered, strict=True))
+    return [answers[place] for place in range(len(asked))]
+
+
+class _Wish(NamedTuple):
+    """Which files may be found, which of the ranks are shown, and what is left out."""
+
+    kept: NDArray[np.bool_] | None
+    start: int
+    stop: int
+    min_confidence: float | None
+    include_self: bool
+
+
+def _answers(collection: Collection, head: str, asked: Sequence[AskedQuery], wish: _Wish) -> list[Answer]:
+    """Queries that one head answers."""
+    allowed = None
+    if wish.kept is not None:
+        allowed = np.zeros(len(collection.embeddings(head)), bool)
+        allowed[collection.files.images[wish.kept]] = True
+    more = 0 if wish.include_self else max(len(one.rows) for one in asked)
+    calibration = getattr(collection, "calibration", lambda head: None)(head)
+    depth = max(wish.stop, 0 if calibration is None else calibration.reference_rank)
+    n_searched = max(1, len(collection.embeddings(head)) if allowed is None else int(allowed.sum()))
+    found = neighbours(collection, head, np.stack([one.vector for one in asked]), depth + more, allowed)
+    answers = []
+    for one, rows, scores in zip(asked, *found.neighbours, strict=True):
+        hidden = {-1} if wish.include_self else {-1, *one.rows}
+        ranked = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row not in hidden]
+        confidences = _confidences(calibration, one, [score for _, score in ranked], n_searched)
+        hits = _hits(collection, one, ranked[: wish.stop], wish, confidences)
+        note = " ".join(filter(None, [found.note, "" if hits else _why_none(wish, one)]))
+        answers.append(Answer(hits, str(one.query), head, found.method, note))
+    return answers
+
+
+def _hits(
+    collection: Collection,
+    asked: AskedQuery,
+    ranked: Sequence[tuple[int, float]],
+    wish: _Wish,
+    confidences: list[float] | None,
+) -> list[Hit]:
+    files = collection.files
+    if wish.min_confidence is not None:
+        if confidences is None:
+            raise ClipAlignError(_no_confidence(asked))
+        ranked = [hit for hit, chance in zip(ranked, confidences, strict=False) if chance >= wish.min_confidence]
+    hits = []
+    for number, (row, score) in list(enumerate(ranked))[wish.start :]:
+        paths = [files.path(i) for i in files.of_image(row) if wish.kept is None or wish.kept[i]]
+        confidence = None if confidences is None else confidences[number]
+        hits.append(Hit(paths[0], score, confidence, asked.head, tuple(paths[1:])))
+    return hits
+
+
+def _confidences(
+    calibration: Calibration | None, asked: AskedQuery, scores: Sequence[float], n_searched: int
+) -> list[float] | None:
+    """Probability of a true match for each score; None for combined queries, whose scores have another scale."""
+    if calibration is None or not (asked.query.is_single and asked.query.is_visual):
+        return None
+    return calibration.confidence(np.asarray(scores, np.float32), n_searched).tolist()
+
+
+def _no_confidence(asked: AskedQuery) -> str:
+    if not (asked.query.is_single and asked.query.is_visual):
+        return (
+            f"min_confidence is for queries by one image, not for {asked.query}: leave it out, scores of words and of "
+            "combined queries have no confidence."
+        )
+    return "the index has no calibration, which min_confidence needs: run `clipalign index` on it again."
+
+
+def _why_none(wish: _Wish, asked: AskedQuery) -> str:
+    if wish.kept is not None and not wish.kept.any():
+        return f"{NO_MATCH}: no file meets the conditions."
+    if wish.min_confidence is not None:
+        return f"{NO_MATCH}: no image reaches a confidence of {100 * wish.min_confidence:g} %."
+    if asked.rows and not wish.include_self and not wish.start:
+        return f"{NO_MATCH}: there is no other image."
+    return f"{NO_MATCH}: there are no more than {wish.start} images." if wish.start else f"{NO_MATCH}."
+
+
+class Searching:
+    """The method `search` of an index."""
+
+    def search(
+        self,
+        text: Any = None,
+        *,
+        image: Any = None,
+        like: Any = None,
+        unlike: Any = None,
+        query: Any = None,
+        where: Any = None,
+        top_k: int = 8,
+        offset: int = 0,
+        min_confidence: float | None = None,
+        include_self: bool = False,
+    ) -> Answer:
+        """The images that fit words and images best.
+
+        Images alone are compared by the aligned head, if there is one; words, and words with images, by the raw one.
+        `hf_clipalign.search.search` answers several queries in one pass.
+
+        Args:
+            text (`str` or list of `str`, *optional*): words, taken as they are.
+            image (*optional*): an image as `read_image` takes it, or a list of them.
+            like (`str` or list of `str`, *optional*): files of the index, by path or name.
+            unlike (*optional*): what hits should be unlike: words, or images and names that end like an image.
+            query (`str` or `Query`, *optional*): instead of these: a line for `Query.parse`, such as
+                `'"red car" - "toy" + photo.jpg'`.
+            where (`Filter` or `dict`, *optional*): which files may be found; see `Filter`.
+            top_k (`int`, *optional*, defaults to `8`): the most hits.
+            offset (`int`, *optional*, defaults to `0`): how many of the best to leave out.
+            min_confidence (`float`, *optional*): leave out hits below, between 0 and 1.
+            include_self (`bool`, *optional*, defaults to `False`): let a file of the index find itself.
+
+        Returns:
+            `Answer`: a list of `Hit`, best first; an empty one says why in its `note`.
+
+        Raises:
+            `ClipAlignError`: an empty query, a text beyond the model's context, an image that cannot be read.
+        """
+        if query is None:
+            query = Query.of(text, image, like, unlike)
+        asked = query if isinstance(query, Query) else Query.parse(query)
+        wishes = {"top_k": top_k, "offset": offset, "min_confidence": min_confidence, "include_self": include_self}
+        collection = cast(Collection, self)
+        return search(collection, [asked], where=where, **wishes)[0]  # type: ignore[arg-type]

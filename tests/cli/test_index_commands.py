@@ -1,0 +1,244 @@
+"""The commands of a folder index, on emoji and the built-in model."""
+
+import csv
+import io
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from hf_clipalign import ClipAlignError
+from hf_clipalign.cli.app import app
+from hf_clipalign.cli.options import console
+from hf_clipalign.data import load_mini
+from hf_clipalign.search import ImageIndex
+
+NAMES = ("red heart", "green heart", "sailboat", "locomotive", "red apple", "cat")
+
+
+def call(*arguments, expect=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, ClipAlignError):
+        raise result.exception
+    assert result.exit_code == expect, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of emoji with duplicates, and its index."""
+    root = tmp_path_factory.mktemp("collection")
+    rows = load_mini().emoji_subset(styles=["noto", "twemoji"])
+    for row in rows.select(np.flatnonzero(np.isin(rows["name"][:], NAMES))):
+        file = root / "photos" / row["style"] / f"{row['name']}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        row["image"].save(file)
+    first = root / "photos" / "noto" / "sailboat.png"
+    shutil.copyfile(first, root / "photos" / "sailboat copy.png")
+    Image.open(first).resize((90, 90)).save(root / "photos" / "sailboat large.png")
+    (root / "photos" / "broken.png").write_bytes(b"nothing")
+    for file in root.rglob("*.png"):
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+    os.utime(root / "photos" / "sailboat copy.png", (1_600_000_000, 1_600_000_000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        printed = call("index", "photos", "--model", "mini:student", "--head", "1,48")
+    return root, printed
+
+
+@pytest.fixture
+def here(made, tmp_path, monkeypatch):
+    """A copy of that in the current folder."""
+    root, _ = made
+    monkeypatch.setattr(console, "width", 200)
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def own(made, tmp_path, monkeypatch):
+    """Images and an index that may be changed."""
+    shutil.copytree(made[0] / "photos", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console, "width", 200)
+    call("index", "photos", "--model", "mini:student", "--head", "1,48")
+    return tmp_path
+
+
+def paths(printed):
+    return [os.path.relpath(hit["path"], "photos") for hit in json.loads(printed)]
+
+
+def test_making_an_index_says_what_was_found(made):
+    _, printed = made
+    assert "14 files, 13 images; heads: raw, aligned (band 1,48)" in printed
+    assert "broken.png" in printed
+    assert "next: clipalign search photos.index WORDS" in printed
+
+
+def test_updating_an_index(own):
+    (own / "photos" / "noto" / "red apple.png").rename(own / "photos" / "noto" / "fruit.png")
+    (own / "photos" / "twemoji" / "cat.png").unlink()
+    Image.new("RGB", (30, 30), "blue").save(own / "photos" / "blue.png")
+    for arguments in (("photos.index",), ("photos", "--out", "photos.index")):
+        printed = call("index", *arguments)
+        assert "14 files, 13 images" in printed
+    assert {path.name for path in own.iterdir()} == {"photos", "photos.index"}
+    assert "noto/fruit.png" in ImageIndex.open("photos.index").files.names
+
+
+def test_the_band_of_an_index_can_be_changed(own):
+    call("index", "photos.index", "--head", "2,20")
+    assert ImageIndex.open("photos.index").band == (2, 20)
+    assert "heads: raw\n" in call("index", "photos.index", "--head", "none")
+    hits = json.loads(call("search", "photos.index", "--image", "noto/cat.png", "--json"))
+    assert {hit["head"] for hit in hits} == {"raw"}
+
+
+def test_json_is_a_list_of_four_values(here):
+    hits = json.loads(call("search", "photos.index", "an", "emoji", "of", "a", "cat", "--json", "--top", "3"))
+    assert [set(hit) - {"also"} for hit in hits] == [{"path", "score", "confidence", "head"}] * 3
+    assert {hit["head"] for hit in hits} == {"raw"}
+    assert os.path.basename(hits[0]["path"]) == "cat.png"
+    assert hits[0]["score"] >= hits[1]["score"] >= hits[2]["score"]
+
+
+def test_images_find_images(here):
+    found = paths(call("search", "photos.index", "--image", "photos/noto/cat.png", "--json"))
+    assert len(found) == 8
+    assert "noto/cat.png" not in found
+    assert found[0] == "twemoji/cat.png"
+    assert paths(call("search", "photos.index", "noto/cat.png", "--json")) == found
+    itself = paths(call("search", "photos.index", "noto/cat.png", "--with-itself", "--json"))
+    assert itself[:2] == ["noto/cat.png", "twemoji/cat.png"]
+
+
+def test_arithmetic_equals_the_options(here):
+    line = call("search", "photos.index", '"a heart" - "green heart" + noto/cat.png', "--json")
+    options = call("search", "photos.index", '"a heart"', "--image", "noto/cat.png", "--not", "green heart", "--json")
+    assert paths(line) == paths(options)
+    assert '"a heart" + noto/cat.png − "green heart"; head: raw; exact' in call(
+        "search", "photos.index", '"a heart"', "--image", "noto/cat.png", "--not", "green heart"
+    )
+
+
+def test_conditions_pages_and_copies(here):
+    all_hits = json.loads(call("search", "photos.index", "sailboat", "--top", "50", "--json"))
+    assert len(all_hits) == 13
+    assert [len(hit.get("also", [])) for hit in all_hits].count(1) == 1
+    of_class = paths(call("search", "photos.index", "sailboat", "--where", "class=twemoji", "--json"))
+    assert {os.path.dirname(path) for path in of_class} == {"twemoji"}
+    old = json.loads(call("search", "photos.index", "cat", "--where", "until=2020", "--json"))
+    assert [os.path.basename(hit["path"]) for hit in old] == ["sailboat copy.png"]
+    second = json.loads(call("search", "photos.index", "sailboat", "--top", "5", "--offset", "5", "--json"))
+    assert second == all_hits[5:10]
+
+
+def test_other_forms(here, tmp_path):
+    printed = call("search", "photos.index", "a cat", "--top", "2", "--csv")
+    assert [len(row) for row in csv.reader(io.StringIO(printed))] == [5] * 3
+    printed = call("search", "photos.index", "a cat", "--html", tmp_path / "hits.html")
+    page = (tmp_path / "hits.html").read_text()
+    assert page.count("data:image/jpeg") == 8
+    assert "next: clipalign search photos.index --image photos/" in printed
+
+
+def test_no_good_match_is_an_answer(here):
+    nothing = ("search", "photos.index", "a cat", "--where", "path=violins/")
+    assert call(*nothing, "--json").strip() == "[]"
+    assert call(*nothing).strip() == "no good match: no file meets the conditions."
+    assert call(*nothing, "--csv").strip() == "path,score,confidence,head,also"
+
+
+MISTAKES = [
+    (("search", "photos.index"), "the query is empty: write what to look for"),
+    (("search", "photos.index", ""), "the query is empty"),
+    (("search", "photos.index", '"cat'), "quotation mark .* left open"),
+    (("search", "photos.index", "--image", "missing.png"), "no file 'missing.png', neither in the index nor on"),
+    (("search", "photos.index", "--image", "photos/broken.png"), "broken.png"),
+    (("search", "photos.index", "cat " * 200), r"has \d+ tokens, but the model reads \d+: shorten it"),
+    (("search", "photos.indx", "cat"), "no index 'photos.indx': did you mean 'photos.index'"),
+    (("search", "photos", "cat"), "holds no index"),
+    (("search", "photos.index", "cat", "--where", "color=red"), "unknown condition 'color'"),
+    (("search", "photos.index", "cat", "--where", "since=soon"), "since is 'soon', which is no date"),
+    (("search", "photos.index", "cat", "--min-confidence", "0.5"), "--min-confidence is for queries by one image"),
+    (("search", "photos.index", "cat", "--json", "--csv"), "--json and --csv are two forms"),
+    (("search", "photos.index", "cat", "--html", "page.txt"), r"--html 'page.txt' is no page"),
+    (("duplicates", "photos.index", "--threshold", "2"), "--threshold is 2.0: give a number above 0, at most 1"),
+    (("duplicates", "photos.index", "--only", "sam"), "unknown kind 'sam': did you mean 'same'"),
+    (("duplicates", "photos.index", "--head", "rwa"), "unknown head 'rwa': did you mean 'raw'"),
+    (("select", "photos.index"), "what to select.*--diverse N or --outliers N"),
+    (("select", "photos.index", "--diverse", "99"), "99 rows cannot be selected from 13"),
+    (("index",), "which folder"),
+    (("index", "photos", "--out", "new.index"), "which model"),
+    (("index", "photos/noto", "--out", "photos.index"), "is the index of .*photos', not of .*noto'"),
+    (("index", "photos.index", "--ignore", "x"), "was made with other --ignore patterns"),
+    (("index", "--out", "new.index"), "'new.index' holds no index yet: give the folders of images before --out"),
+    (("index", "photos.index", "--head", "auto"), "--head auto is for a new index"),
+    (("index", "photos.index", "--head", "1-2"), "'1-2' is no band"),
+    (("index", "photos.index", "--model", "mini:teacher"), "made with another model"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(map(str, a))[:40] for a, _ in MISTAKES])
+def test_mistakes_are_explained_on_one_line(here, arguments, message):
+    with pytest.raises(ClipAlignError, match=message) as error:
+        call(*arguments)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_duplicates_are_told_apart_and_nothing_is_deleted(here, tmp_path):
+    pytest.importorskip("imagehash")
+    before = sorted(here.rglob("*.png"))
+    groups = json.loads(call("duplicates", "photos.index", "--json", "--threshold", "0.9"))
+    same = next(group for group in groups if group["kind"] == "same image")
+    assert os.path.basename(same["keep"]) == "sailboat large.png"
+    assert {os.path.basename(file["path"]) for file in same["files"]} == {
+        "sailboat large.png",
+        "sailboat copy.png",
+        "sailboat.png",
+    }
+    assert (same["files"][0]["width"], same["files"][0]["height"]) == (90, 90)
+    printed = call(
+        "duplicates", "photos.index", "--html", tmp_path / "page.html", "--only", "same", "--threshold", "0.9"
+    )
+    assert (tmp_path / "page.html").read_text().count('class="marked"') == 1
+    assert "keep photos/sailboat large.png" in printed
+    rows = list(csv.DictReader(io.StringIO(call("duplicates", "photos.index", "--csv", "--threshold", "0.9"))))
+    assert [row["keep"] for row in rows].count("yes") == len(groups)
+    assert sorted(here.rglob("*.png")) == before
+
+
+def test_selections(here):
+    chosen = json.loads(call("select", "photos.index", "--diverse", "4", "--json"))
+    assert len({one["path"] for one in chosen}) == 4
+    assert chosen == json.loads(call("select", "photos.index", "--diverse", "6", "--json"))[:4]
+    outliers = json.loads(call("select", "photos.index", "--outliers", "3", "--json"))
+    assert [one["score"] for one in outliers] == sorted((one["score"] for one in outliers), reverse=True)
+    assert call("select", "photos.index", "--outliers", "3", "--csv").startswith("path,score,head\n/")
+    assert "photos/" in call("select", "photos.index", "--diverse", "3")
+
+
+def test_status(here):
+    status = json.loads(call("status", "photos.index", "--json"))
+    assert (status["files"], status["images"], status["heads"], status["levels"]) == (14, 13, ["raw", "aligned"], [])
+    printed = call("status", "photos.index")
+    for part in ("raw, aligned (band 1,48)", "searched exactly", "broken.png", "next: clipalign index photos.index"):
+        assert part in printed
+
+
+def test_verify(own):
+    assert "no damage: 13 images" in call("verify", "photos.index")
+    (shard,) = (own / "photos.index").glob("features-*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-100] ^= 1
+    shard.write_bytes(content)
+    printed = call("verify", "photos.index", expect=1)
+    assert "damaged:" in printed
+    assert "next: clipalign index photos.index --repair" in printed
+    call("index", "photos.index", "--repair")
+    assert "no damage: 13 images" in call("verify", "photos.index")
