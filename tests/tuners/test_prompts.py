@@ -347,5 +347,13 @@ def test_only_class_specific_contexts_need_rows_of_their_own(class_specific: boo
     options = {"class_specific": True, "n_classes": 3} if class_specific else {}
     model = get_peft_model(tiny_clip(), CoOpConfig(n_ctx=3, **options))
     layer = active_context(as_dual_encoder(model))
+    assert layer is not None
     assert layer.needs_own_rows == class_specific
     assert (layer.shared_prefix == 0) == class_specific
+
+
+@pytest.mark.parametrize("config", [CoCoOpConfig, MaPLeConfig, PromptSRCConfig])
+def test_contexts_that_all_classes_share_need_no_rows_of_their_own(config: Any) -> None:
+    layer = active_context(as_dual_encoder(get_peft_model(tiny_clip(), config())))
+    assert layer is not None
+    assert not layer.needs_own_rows
