@@ -184,6 +184,14 @@ def test_numbers_are_checked(collection, options):
         one(collection, Query.parse("red"), **options)
 
 
+def test_an_index_of_one_image(collection):
+    collection.values, collection.files.images = collection.values[:1], np.array([0, 0])
+    collection.files.names, collection.files.sizes = collection.files.names[:2], collection.files.sizes[:2]
+    assert one(collection, parts={"like": "red/pure.png"}).note == "no good match: there is no other image."
+    assert len(one(collection, parts={"like": "red/pure.png"}, include_self=True)) == 1
+    assert len(one(collection, Query.parse("red"))) == 1
+
+
 def test_an_empty_index(collection):
     empty = np.empty(0, np.int64)
     collection.files = Files("/", [], empty, empty.astype(float), empty)
