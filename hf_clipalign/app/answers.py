@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,8 +101,8 @@ def allowed_rows(view: View, conditions: str) -> NDArray[np.bool_]:
         raise ClipAlignError(f"the conditions cannot be read ({error}): close the quotation mark.") from None
     if not words:
         return np.ones(len(view), bool)
-    allowed = np.zeros(len(view), bool)
-    allowed[view.files.images[Filter.of(parse_conditions(words)).mask(view.files)]] = True
+    allowed, files = np.zeros(len(view), bool), cast(Any, view.files)
+    allowed[view.files.images[Filter.of(parse_conditions(words)).mask(files)]] = True
     return allowed
 
 

@@ -108,7 +108,7 @@ def build(page: Page) -> Any:
                 _folder_tab(gr, page)
         timer = gr.Timer(1.0)
 
-        is_shown = gr.State(False)
+        is_shown = gr.Checkbox(False, visible="hidden", label="shown")  # a gr.State would keep a connection open
 
         def poll(is_shown: bool) -> tuple[Any, ...]:
             state = page.workspace.progress().state
