@@ -120,6 +120,20 @@ _BY_REASON = {
             "1 -> 2",
         ),
     ],
+    "0 is the default seed of compare_heads": [
+        (
+            "evaluation/mini_study",
+            "images = compare_heads(heads, novel, seed=_SEED)",
+            "compare_heads(heads, novel, seed=_SEED) -> compare_heads(heads, novel)",
+        ),
+    ],
+    "the margin of a figure, in inches: a matter of looks": [
+        (
+            "evaluation/clinical/plots",
+            'figure = Figure(figsize=(3.1 * columns + 0.4, 3.1 * lines + 0.3), layout="constrained")',
+            "0.4 -> 0.2",
+        ),
+    ],
 }
 EQUIVALENT = {
     (f"hf_clipalign/{file}.py", text, change): reason

@@ -182,6 +182,22 @@ def test_blocks_of_rows_give_the_same_features(batch_tokens: int) -> None:
         assert torch.allclose(encode_prompts(encoder, plan, batch_tokens=batch_tokens), whole, atol=1e-5)
 
 
+def test_a_pass_of_the_tower_takes_no_more_tokens_than_asked_for() -> None:
+    encoder = as_dual_encoder(tiny_clip())
+    plan = pack_prompts(encoder, prompts("clip", NAMES * 12), strategy="packed")
+    n_rows, length = plan.input_ids.shape
+    assert n_rows > 3
+    passes: list[int] = []
+    layer = encoder.model.text_model.encoder.layers[0].mlp.fc1
+    layer.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
+    for batch_tokens, rows in ((1, 1), (2 * length, 2)):
+        passes.clear()
+        with torch.no_grad():
+            encode_prompts(encoder, plan, batch_tokens=batch_tokens)
+        assert max(passes) == rows
+        assert sum(passes) == n_rows
+
+
 def test_select_is_a_plan_of_the_chosen_prompts() -> None:
     encoder = as_dual_encoder(tiny_clip())
     plan = pack_prompts(encoder, prompts("clip"))

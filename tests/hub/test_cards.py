@@ -311,6 +311,14 @@ def test_saved_folders_describe_themselves(tmp_path):
     build_card(replace(stock, evaluations=[]))
 
 
+def test_an_adapter_names_its_base_model(tmp_path):
+    config = {"peft_type": "LORA", "base_model_name_or_path": "openai/clip-vit-base-patch32", "r": 4}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    info = describe_folder(tmp_path)
+    assert (info.kind, info.base_model) == ("adapter", "openai/clip-vit-base-patch32")
+    assert (info.parameters["adapter type"], info.parameters["r"]) == ("LORA", 4)
+
+
 def test_folder_with_broken_json(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ClipAlignError, match="cannot read"):

@@ -128,6 +128,13 @@ def test_the_commit_of_somebody_else_is_not_taken_for_ours(folder, hub, monkeypa
         push_folder(folder, "tester/model")
 
 
+def test_the_old_commit_of_the_same_files_is_not_the_new_one(folder, hub):
+    push_folder(folder, "tester/model")
+    hub.faults = [Fault("POST", COMMIT, 0)]
+    with pytest.raises(ClipAlignError, match="the connection to the Hub broke"):
+        push_folder(folder, "tester/model", commit_message="again")
+
+
 def test_a_hub_that_cannot_be_asked_leaves_it_open(folder, hub):
     hub.faults = [Fault("POST", COMMIT, 0, done=True), Fault("GET", "/tester/model/tree/", 500, times=99)]
     with pytest.raises(ClipAlignError, match=r"cannot be asked whether the commit arrived: look at http"):

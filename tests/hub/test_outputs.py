@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from typer.testing import CliRunner
 from hf_clipalign import ClipAlignError, IsoCLIPModel
 from hf_clipalign.cli.app import app
 from hf_clipalign.features import Features
-from hf_clipalign.hub import written_folder
+from hf_clipalign.hub import outputs, written_folder
+from hf_clipalign.hub.outputs import check_onnx_file
 from tests.tiny_models import save_tiny
+
+OWN_FACTS = {"base_model_name_or_path": "me/base", "modality": "image"}
 
 
 def clipalign(*arguments):
@@ -114,6 +118,25 @@ def test_another_kind_of_result_is_not_replaced(trim, tmp_path):
         trim(tmp_path / "out")
     with pytest.raises(ClipAlignError, match="or from its other tower"):
         trim(tmp_path / "out", "--stock", "text", "--text-band", "2,5")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        None,
+        {"base_model_name_or_path": "me/other", "modality": "image"},
+        {"base_model_name_or_path": "me/base", "modality": "text"},
+    ],
+)
+def test_an_onnx_file_of_something_else_is_not_replaced(facts, tmp_path, monkeypatch):
+    (tmp_path / "clip.onnx").write_bytes(b"weights")
+    model = SimpleNamespace(config=SimpleNamespace(base_model_name_or_path="me/base"))
+    monkeypatch.setattr(outputs, "onnx_facts", lambda file: facts)
+    with pytest.raises(ClipAlignError, match="may have been made from another model"):
+        check_onnx_file(tmp_path / "clip", model, "image")
+    check_onnx_file(tmp_path / "clip", model, "image", overwrite=True)
+    monkeypatch.setattr(outputs, "onnx_facts", lambda file: {**(facts or {}), **OWN_FACTS})
+    check_onnx_file(tmp_path / "clip", model, "image")
 
 
 def test_a_card_by_hand_is_not_lost(trim, tmp_path):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from peft import get_peft_model
 from safetensors.torch import save_file
 
 from hf_clipalign import ClipAlignError, IsoCLIPModel
 from hf_clipalign.backbones import load_processor
 from hf_clipalign.data import load_mini
-from hf_clipalign.hub import plan_upload, push_folder
+from hf_clipalign.hub import plan_upload, push_adapter, push_folder, push_isoclip
 from hf_clipalign.hub.export.onnx import onnx_path
 from hf_clipalign.hub.published import without_local_names
+from hf_clipalign.tuners import CoOpConfig
 from tests.hub.conftest import pushes_to
 from tests.hub.local_hub import serve
 
@@ -97,6 +101,31 @@ def test_nothing_but_the_model_is_uploaded(folder, hub, caplog):
     assert "--include" in line
     assert IsoCLIPModel.from_pretrained(folder).config.image_band == [1, 48]
     assert PATIENT in (folder / "config.json").read_text()
+
+
+def test_an_aligned_model_is_pushed_with_processor_and_plot(saved, hub):
+    push_isoclip(IsoCLIPModel.from_pretrained(saved), "tester/aligned", load_processor(saved))
+    pushed = hub.repos["tester/aligned"].files()
+    assert {"config.json", "model.safetensors", "tokenizer.json", "spectrum.png"} <= set(pushed)
+    assert json.loads(pushed["config.json"])["image_band"] == [1, 48]
+
+
+def test_a_folder_without_a_plot_gets_one_on_its_card(folder, hub):
+    (folder / "spectrum.png").unlink()
+    push_folder(folder, "tester/plot")
+    pushed = hub.repos["tester/plot"].files()
+    assert pushed["spectrum.png"].startswith(b"\x89PNG")
+    assert b"spectrum.png" in pushed["README.md"]
+
+
+def test_an_adapter_is_pushed_with_its_base_model_and_the_licence(hub):
+    hub.add("tester/base", {"README.md": b"---\nlicense: apache-2.0\n---\nThe base.\n"})
+    model = get_peft_model(copy.deepcopy(load_mini().student), CoOpConfig(n_ctx=2))
+    push_adapter(model, "tester/prompts", base_model="tester/base")
+    pushed = hub.repos["tester/prompts"].files()
+    assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == "tester/base"
+    data = ModelCard(pushed["README.md"].decode()).data
+    assert (data.base_model, data.license) == ("tester/base", "apache-2.0")
 
 
 def test_a_pushed_configuration_still_loads(folder, hub, tmp_path):

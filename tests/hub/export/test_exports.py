@@ -248,6 +248,19 @@ def test_faiss_search_gives_aligned_cosines(family, dtype, tolerance, tmp_path):
     assert json.loads((tmp_path / "index" / "ids.json").read_text()) == features.ids
 
 
+def test_faiss_takes_features_without_the_ones_of_a_bias(tmp_path):
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed")
+    projector = align("siglip").aligned_projector("image", compact=True)
+    values = torch.randn(5, projector.weight.shape[1])
+    assert projector.bias is not None
+    assert len(projector.weight) != projector.weight.shape[1]
+    bare, lifted = (
+        faiss.read_index(str(build_faiss_index(given, tmp_path / name, projector))).reconstruct_n(0, 5)
+        for name, given in (("bare", values), ("lifted", projector.lift(values)))
+    )
+    np.testing.assert_array_equal(bare, lifted)
+
+
 def test_faiss_refuses_bad_features(tmp_path):
     pytest.importorskip("faiss", reason="faiss is not installed")
     projector = align("clip").aligned_projector("image")

@@ -126,6 +126,11 @@ def test_temperature(settings: dict, low: float, high: float, tmp_path: Path) ->
     assert trainer.state.log_history[0]["logit_scale"] <= high + 1e-4
 
 
+def test_the_bias_starts_where_it_is_asked_for(tmp_path: Path) -> None:
+    assert build(tmp_path, loss="sigmoid", logit_bias=-3.0).learner.bias.item() == -3.0
+    assert build(tmp_path, loss="sigmoid").learner.bias.item() == -10.0
+
+
 def test_cached_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     settings = {"captions": "all", "image_term_weight": 0.5, "augment": True, "optim": "sgd", "learning_rate": 0.01}
     whole, cached = (build(tmp_path, cache_chunk_size=size, **settings) for size in (None, 5))

@@ -133,6 +133,14 @@ def test_centring_takes_the_mean_of_the_untrained_student(tmp_path: Path) -> Non
     assert torch.equal(trainer.gcd_model.concept_means, means)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_look_at_the_plain_images_leaves_the_mode_of_the_model(training: bool, tmp_path: Path) -> None:
+    trainer = build(tmp_path)
+    trainer.gcd_model.train(training)
+    trainer.assign_classes()
+    assert trainer.gcd_model.training is training
+
+
 def test_how_evenly_the_classes_are_filled_is_logged(tmp_path: Path) -> None:
     trainer = build(tmp_path, num_train_epochs=1, logging_steps=1)
     trainer.train()

@@ -73,6 +73,20 @@ def test_presets_differ_by_protocol_for_promptsrc_only() -> None:
         assert training_preset(method) == training_preset(method, protocol="cross_dataset")
 
 
+def test_published_sizes_of_the_prompts() -> None:
+    sizes = {
+        "coop": {"n_ctx": 4},
+        "cocoop": {"n_ctx": 4},
+        "vpt": {"n_prompts": 8, "depth": 12},
+        "maple": {"n_ctx": 2, "depth": 9},
+        "promptsrc": {"n_ctx": 4, "n_prompts": 4, "text_depth": 9, "image_depth": 9},
+    }
+    for method, size in sizes.items():
+        preset = adapter_preset(method)
+        assert {name: value for name, value in preset.items() if name != "ctx_init"} == size
+        assert preset.get("ctx_init") == (None if method == "vpt" else "a photo of a")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -17,6 +17,7 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.data import ImageSource, fill, keep_classes
 from hf_clipalign.evaluation import zero_shot_accuracy
 from hf_clipalign.trainers import PromptLearningTrainingArguments, Teacher
+from hf_clipalign.trainers.prompts.learner import PromptLearner
 from hf_clipalign.tuners import CoOpConfig, VPTConfig, adapter_template
 from tests.tiny_models import tiny_clip, tiny_image_processor, tiny_tokenizer
 from tests.trainers.prompts.runs import N_CLASSES, build, images, losses, mini, prompts, student
@@ -73,6 +74,12 @@ def test_text_features_of_prompts_in_the_image_tower_are_computed_once(tmp_path:
     trainer = build("supervised", tmp_path, "vpt")
     assert not trainer.learner.learns_text
     assert build("supervised", tmp_path).learner.learns_text
+
+
+def test_one_class_tells_what_changes_text_features() -> None:
+    learner = PromptLearner(student(), mini().student_processor.tokenizer, "an emoji of {}.")
+    learner.set_classes("one", ["owl"])
+    assert learner.learns_text
 
 
 def test_an_adapter_by_another_name_lies_where_it_is_looked_for(tmp_path: Path) -> None:
