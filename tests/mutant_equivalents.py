@@ -31,6 +31,11 @@ _BY_REASON = {
             "if not np.isin(query_labels, gallery_labels).any():",
             "np.isin(query_labels, gallery_labels) -> np.isin(gallery_labels, query_labels)",
         ),
+        (
+            "backbones/packing",
+            "block = max(1, batch_tokens // plan.input_ids.shape[1])",
+            "max(1, batch_tokens // plan.input_ids.shape[1]) -> max(batch_tokens // plan.input_ids.shape[1], 1)",
+        ),
     ],
     _TWO_AXES: [
         (

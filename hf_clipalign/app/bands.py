@@ -146,8 +146,3 @@ class Bands:
 def _indices(rank: int, band: Band) -> NDArray[np.int64]:
     kept = band_slice(rank, *band)
     return np.arange(kept.start, kept.stop)
-
-
-def _length(coordinates: NDArray[np.float64], gram: NDArray[np.float64]) -> float:
-    """The length of a vector by its coordinates, never zero."""
-    return max(math.sqrt(max(0.0, float(coordinates @ gram @ coordinates))), float(np.finfo(np.float32).tiny))
