@@ -25,6 +25,7 @@ Band = tuple[int, int]
 _HELD_BYTES = 512 * 2**20
 """Up to this size the coordinates of all images along the directions are kept in memory."""
 _KEPT_BANDS = 16
+_TINY = 1e-30
 _MOST_STEPS = 8
 """So many bands are computed one from another before rounding is cleared by computing one from nothing."""
 
@@ -141,6 +142,11 @@ class Bands:
             products = self._rows.read(start, stop) @ factors
             squares[start:stop] = np.einsum("nm,nm->n", products[:, : len(moved)], products[:, len(moved) :])
         return squares
+
+
+def _length(vector: NDArray[np.float64], gram: NDArray[np.float64]) -> float:
+    """The length of a vector under a Gram matrix, above 0."""
+    return math.sqrt(max(float(vector @ gram @ vector), _TINY))
 
 
 def _indices(rank: int, band: Band) -> NDArray[np.int64]:
