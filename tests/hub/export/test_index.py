@@ -89,7 +89,7 @@ def test_neither_the_index_nor_its_images_are_replaced(tmp_path, caplog):
     made = ImageIndex.create(tmp_path / "all" / "photos", load_mini().student_path, tmp_path / "photos.index")
     made.update(progress=False)
     for target in (made.path, tmp_path / "all" / "photos", tmp_path / "all"):
-        with pytest.raises(ClipAlignError, match="holds what is read .*: give another folder for the result"):
+        with pytest.raises(ClipAlignError, match=r"holds what is read .*: give another folder for the result"):
             export_index(made, target, overwrite=True)
     assert made.verify() == []
     assert (tmp_path / "all" / "photos" / "red.png").exists()
