@@ -219,7 +219,7 @@ def own_task(example: ExampleArguments, training: KDPLTrainingArguments) -> Task
     """All classes by default; the protocols choose some, after the images were drawn, as published."""
     train, test = own_images(example, training)
     if train.labels is None:
-        return unlabelled_task(example, train, test, training.seed)
+        return unlabelled_task(example, train, test, training.seed, training.class_agnostic)
     if example.class_names is not None:
         raise ClipAlignError(f"{train.name} has labels and class names of its own: drop --class_names")
     if example.shots:
@@ -264,10 +264,17 @@ def readable(source: ImageSource | None, training: KDPLTrainingArguments) -> Ima
     return drop_unreadable(source) if source is not None and training.skip_unreadable else source
 
 
-def unlabelled_task(example: ExampleArguments, train: ImageSource, test: ImageSource | None, seed: int) -> Task:
+def unlabelled_task(
+    example: ExampleArguments, train: ImageSource, test: ImageSource | None, seed: int, agnostic: bool
+) -> Task:
     """All images are learned from but those that are held out."""
     if example.shots or example.labels or example.protocol != "all":
         raise ClipAlignError(f"{train.name}: no labels, which --labels, --shots and --protocol need; drop these flags")
+    if example.class_names is None and not agnostic:
+        raise ClipAlignError(
+            f'{train.name} has no labels: say what is on the images with --class_names "a, b", or learn without names '
+            "with --class_agnostic"
+        )
     if test is None and example.holdout:
         train, test = hold_out(train, example.holdout, seed)
     tests = {HELD_OUT: test} if test is not None and test.labels is not None else {}

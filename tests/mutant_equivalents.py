@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-_EITHER_ORDER = "the smaller or larger of two numbers, or the union of two sets, is the same in either order"
+_EITHER_ORDER = (
+    "the smaller of two numbers, the union of two sets, and whether they overlap are the same in either order"
+)
 _TWO_AXES = "the tensor always has two axes, so that the last one is number 1"
 _SAME_LENGTH = "both sides are made of one sequence and cannot differ in length"
 
@@ -23,6 +25,16 @@ _BY_REASON = {
             "data/splits/leaks",
             "return SeenRows(np.union1d(self.images, other.images), np.union1d(self.patients, other.patients))",
             "np.union1d(self.images, other.images) -> np.union1d(other.images, self.images)",
+        ),
+        (
+            "evaluation/tasks",
+            "if not np.isin(query_labels, gallery_labels).any():",
+            "np.isin(query_labels, gallery_labels) -> np.isin(gallery_labels, query_labels)",
+        ),
+        (
+            "backbones/packing",
+            "block = max(1, batch_tokens // plan.input_ids.shape[1])",
+            "max(1, batch_tokens // plan.input_ids.shape[1]) -> max(batch_tokens // plan.input_ids.shape[1], 1)",
         ),
     ],
     _TWO_AXES: [

@@ -1,4 +1,4 @@
-"""What certain calls always say: the encoding of text, whether a zip is strict, what a progress bar counts."""
+"""What certain calls always say: encodings, whether a zip is strict, what a progress bar counts, help of settings."""
 
 import ast
 from pathlib import Path
@@ -20,12 +20,15 @@ SAID = {
 
 def unsaid(tree):
     """The calls that lack one of their words, as `(line, call, word)`."""
+    settings = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name.endswith("Arguments")]
+    fields = {id(call) for node in settings for call in ast.walk(node) if isinstance(call, ast.Call)}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         named = {keyword.arg: keyword.value for keyword in call.keywords}
         name = ast.unparse(call.func)
         kind = f".{name.rpartition('.')[2]}" if isinstance(call.func, ast.Attribute) else name
         binary = kind in ("open", ".open") and not any(_is_text_mode(value) for value in [*call.args, *named.values()])
-        for word in SAID.get(kind, set()) - set(named) if not binary else ():
+        words = {"metadata"} if kind == "field" and id(call) in fields else SAID.get(kind, set())
+        for word in words - set(named) if not binary else ():
             yield call.lineno, ast.unparse(call), word
 
 
@@ -60,6 +63,9 @@ def test_bars_stay_out_of_log_files():
         ("open(path, 'w')", ["encoding"]),
         ("path.open('r', encoding='utf-8')", []),
         ("tqdm(a, unit='image')", ["desc", "disable"]),
+        ("class MyArguments:\n    a: int = field(default=3)", ["metadata"]),
+        ("class MyArguments:\n    a: int = field(default=3, metadata={'help': 'a'})", []),
+        ("class Mine:\n    a: int = field(default=3)", []),
     ],
 )
 def test_the_rule_itself(call, words):

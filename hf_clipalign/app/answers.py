@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.app.asking import Asked
 from hf_clipalign.app.bands import Band
-from hf_clipalign.app.rankings import Ranked, compared, ranked, summary
+from hf_clipalign.app.rankings import Ranked, best_rows, compared, ranked, summary
 from hf_clipalign.app.workspace import View
 from hf_clipalign.search.answers.filters import Filter, parse_conditions
 from hf_clipalign.search.answers.hits import NO_MATCH, as_csv
@@ -76,11 +77,15 @@ def answer(view: View, asked: Asked, band: Band, top_k: int, conditions: str = "
     allowed[asked.rows] = False
     plain = view.plain_scores(asked.vector)
     if not asked.is_visual:
-        column = _column(view, RAW, ranked(plain, top_k, allowed), asked, band)
+        column = _column(RAW, ranked(plain, top_k, allowed), None)
         return Answered(asked.text, [column], "", False, False, band)
     aligned = view.bands.scores(asked.images, band)
     before, after = compared(plain, aligned, top_k, allowed)
-    columns = [_column(view, RAW, before, asked, band), _column(view, ALIGNED, after, asked, band)]
+    n_searched = None if allowed.all() or not conditions.strip() else max(1, int(allowed.sum()))
+    columns = []
+    for head, hits, scores in ((RAW, before, plain), (ALIGNED, after, aligned)):
+        calibration = view.calibration(head, band) if asked.is_single else None
+        columns.append(_column(head, hits, _confidences(calibration, scores, len(hits), allowed, n_searched)))
     return Answered(asked.text, columns, summary(after, top_k) if after else "", True, asked.is_single, band)
 
 
@@ -96,8 +101,8 @@ def allowed_rows(view: View, conditions: str) -> NDArray[np.bool_]:
         raise ClipAlignError(f"the conditions cannot be read ({error}): close the quotation mark.") from None
     if not words:
         return np.ones(len(view), bool)
-    allowed = np.zeros(len(view), bool)
-    allowed[view.files.images[Filter.of(parse_conditions(words)).mask(view.files)]] = True
+    allowed, files = np.zeros(len(view), bool), cast(Any, view.files)
+    allowed[view.files.images[Filter.of(parse_conditions(words)).mask(files)]] = True
     return allowed
 
 
@@ -114,14 +119,21 @@ def answer_csv(view: View, answered: Answered) -> str:
     return as_csv(("rank", "path", "score", "confidence", "head", "rank_by_the_other_head", "also"), rows)
 
 
-def _column(view: View, head: str, hits: list[Ranked], asked: Asked, band: Band) -> Column:
-    calibration = view.calibration(head, band) if asked.is_single else None
+def _confidences(
+    calibration: Any, scores: NDArray[np.float32], count: int, allowed: NDArray[np.bool_], n_searched: int | None
+) -> list[float] | None:
+    """The confidence of the best images, which may depend on how high the next ones score."""
+    if calibration is None or not count:
+        return None
+    best = scores[best_rows(scores, max(count, calibration.reference_rank), allowed)]
+    return [float(value) for value in calibration.confidence(best, n_searched)][:count]
+
+
+def _column(head: str, hits: list[Ranked], confidences: list[float] | None) -> Column:
     if not hits:
         return Column(head, hits, note=f"{NO_MATCH}: no image meets the conditions.")
-    if calibration is None:
+    if confidences is None:
         return Column(head, hits)
-    scores = np.array([hit.score for hit in hits], np.float32)
-    confidences = [float(value) for value in calibration.confidence(scores)]
     hits = [replace(hit, confidence=value) for hit, value in zip(hits, confidences, strict=True)]
     is_good = confidences[0] >= GOOD
     note = "" if is_good else f"{NO_MATCH}: the best image has a confidence of {100 * confidences[0]:.0f} %."

@@ -7,6 +7,7 @@ come or go change, so that moving a slider costs a fraction of projecting everyt
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ Band = tuple[int, int]
 _HELD_BYTES = 512 * 2**20
 """Up to this size the coordinates of all images along the directions are kept in memory."""
 _KEPT_BANDS = 16
-_MOST_STEPS = 24
+_TINY = 1e-30
+_MOST_STEPS = 8
 """So many bands are computed one from another before rounding is cleared by computing one from nothing."""
 
 
@@ -81,8 +83,8 @@ class Bands:
         total = np.zeros(len(gram))
         for weight, features in images:
             z = (np.asarray(features, np.float64) @ self._to_coordinates)[kept]
-            total += weight * z / max(float(np.sqrt(max(0.0, z @ gram @ z))), np.finfo(np.float32).tiny)
-        total /= max(float(np.sqrt(max(0.0, total @ gram @ total))), np.finfo(np.float32).tiny)
+            total += weight * z / _length(z, gram)
+        total /= _length(total, gram)
         vector = (self._basis[:, kept] @ (gram @ total)).astype(np.float32)
         scores = np.empty(len(self._rows), np.float32)
         for start, stop in block_ranges(self._rows):
@@ -140,6 +142,11 @@ class Bands:
             products = self._rows.read(start, stop) @ factors
             squares[start:stop] = np.einsum("nm,nm->n", products[:, : len(moved)], products[:, len(moved) :])
         return squares
+
+
+def _length(vector: NDArray[np.float64], gram: NDArray[np.float64]) -> float:
+    """The length of a vector under a Gram matrix, above 0."""
+    return math.sqrt(max(float(vector @ gram @ vector), _TINY))
 
 
 def _indices(rank: int, band: Band) -> NDArray[np.int64]:

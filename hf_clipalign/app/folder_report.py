@@ -78,7 +78,7 @@ class Concepts:
             n_clusters (`int`): at most so many; 0 for none.
             shown (`int`): how many concepts.
             per_row (`int`): how many images of each.
-            say (`Callable`, *optional*): is told how far it is.
+            say (`Callable`, *optional*): receives how far it is.
 
         Raises:
             `ClipAlignError`: fewer than two names or images, or all images look alike.

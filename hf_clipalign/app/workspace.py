@@ -59,7 +59,7 @@ class View:
         """What turns scores of a head into confidences, where the index has it for that head and band."""
         if head == ALIGNED and band != self.index.band:
             return None
-        return getattr(self.index, "calibration", lambda name: None)(head)
+        return self.index.calibration(head)
 
     def files_of(self, row: int) -> list[int]:
         """The files that show the image of a row."""
@@ -93,6 +93,8 @@ class Workspace:
         notes (`Sequence[str]`): what the user should know, shown on top of the page.
         count_files (`Callable`, *optional*): how many images there will be, for the progress.
         model (*optional*): the model of the index, if it cannot be loaded by its name.
+        may_choose_band (`bool`, *optional*, defaults to `False`): choose a band where none is set, on views of some
+            images.
     """
 
     open_index: Callable[[], ImageIndex]
@@ -101,6 +103,8 @@ class Workspace:
     notes: Sequence[str] = ()
     count_files: Callable[[], int] | None = None
     model: Any = None
+    may_choose_band: bool = False
+    is_measuring: bool = False
     _view: View | None = None
     _index: ImageIndex | None = None
     _total: int = 0
@@ -130,10 +134,25 @@ class Workspace:
             self._view = View(index)
             self._view.bands.lengths((0, 0))
             self._load_model()
+            if self.is_to_update:
+                self._measure(index)
         except ClipAlignError as error:
             self._failure = str(error)
         except Exception as error:
             self._failure = f"{type(error).__name__}: {error}"
+
+    def _measure(self, index: ImageIndex) -> None:
+        """Measures what scores mean; the collection can be searched meanwhile."""
+        if not index.is_calibration_due:
+            return
+        self.is_measuring = True
+        try:
+            self._notes_of_update += index.calibrate(choose_band=self.may_choose_band, progress=False)
+            self._view = View(index)
+        except ClipAlignError as error:
+            self._notes_of_update.append(f"no confidence: {error}")
+        finally:
+            self.is_measuring = False
 
     def _load_model(self) -> None:
         """Loads the model before the first query needs it; one that cannot be loaded is reported by the query."""
@@ -168,6 +187,8 @@ class Workspace:
     def all_notes(self) -> list[str]:
         """What the user should know."""
         notes = [*self.notes, *self._notes_of_update]
+        if self.is_measuring:
+            notes.append("Measuring what scores mean in this collection: confidences are shown when it is done.")
         skipped = [] if self._view is None else self._view.index.status().skipped
         if skipped:
             notes.append(f"{len(skipped)} files could not be read and are left out.")

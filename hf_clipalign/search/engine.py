@@ -92,7 +92,7 @@ def _answers(collection: Collection, head: str, asked: Sequence[AskedQuery], wis
     more = 0 if wish.include_self else max(len(one.rows) for one in asked)
     calibration = getattr(collection, "calibration", lambda head: None)(head)
     depth = max(wish.stop, 0 if calibration is None else calibration.reference_rank)
-    n_searched = None if allowed is None else max(1, int(allowed.sum()))
+    n_searched = max(1, len(collection.embeddings(head)) if allowed is None else int(allowed.sum()))
     found = neighbours(collection, head, np.stack([one.vector for one in asked]), depth + more, allowed)
     answers = []
     for one, rows, scores in zip(asked, *found.neighbours, strict=True):
@@ -100,7 +100,7 @@ def _answers(collection: Collection, head: str, asked: Sequence[AskedQuery], wis
         ranked = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row not in hidden]
         confidences = _confidences(calibration, one, [score for _, score in ranked], n_searched)
         hits = _hits(collection, one, ranked[: wish.stop], wish, confidences)
-        note = " ".join(filter(None, [found.note, "" if hits else _why_none(wish)]))
+        note = " ".join(filter(None, [found.note, "" if hits else _why_none(wish, one)]))
         answers.append(Answer(hits, str(one.query), head, found.method, note))
     return answers
 
@@ -126,7 +126,7 @@ def _hits(
 
 
 def _confidences(
-    calibration: Calibration | None, asked: AskedQuery, scores: Sequence[float], n_searched: int | None
+    calibration: Calibration | None, asked: AskedQuery, scores: Sequence[float], n_searched: int
 ) -> list[float] | None:
     """Probability of a true match for each score; None for combined queries, whose scores have another scale."""
     if calibration is None or not (asked.query.is_single and asked.query.is_visual):
@@ -149,14 +149,14 @@ def _no_confidence(collection: Collection, asked: AskedQuery) -> str:
     return "the index has no calibration, which min_confidence needs: run `clipalign index` on it again."
 
 
-def _why_none(wish: _Wish) -> str:
+def _why_none(wish: _Wish, asked: AskedQuery) -> str:
     if wish.kept is not None and not wish.kept.any():
         return f"{NO_MATCH}: no file meets the conditions."
     if wish.min_confidence is not None:
         return f"{NO_MATCH}: no image reaches a confidence of {100 * wish.min_confidence:g} %."
-    if wish.start:
-        return f"{NO_MATCH}: there are no more than {wish.start} images."
-    return f"{NO_MATCH}: there is no image but the query itself."
+    if asked.rows and not wish.include_self and not wish.start:
+        return f"{NO_MATCH}: there is no other image."
+    return f"{NO_MATCH}: there are no more than {wish.start} images." if wish.start else f"{NO_MATCH}."
 
 
 class Searching:

@@ -69,9 +69,9 @@ def test_rounding_does_not_add_up_over_many_moves_of_a_slider():
     for move in range(60):
         bands.scores([(1.0, values[1])], (move % 7, move % 3))
     assert max(lengths.steps for lengths in bands._known.values()) <= module._MOST_STEPS
-    np.testing.assert_allclose(
-        bands.scores([(1.0, values[1])], (6, 2)), expected([(1.0, 1)], (6, 2), values), atol=3e-5
-    )
+    for band in list(bands._known):
+        scores = bands.scores([(1.0, values[1])], band)
+        np.testing.assert_allclose(scores, expected([(1.0, 1)], band, values), atol=2e-4)
 
 
 def test_few_bands_are_kept():

@@ -16,6 +16,8 @@ from hf_clipalign.app.answers import answer, answer_csv
 from hf_clipalign.app.asking import ask
 from hf_clipalign.app.serving.uploads import MAX_BYTES, Uploads
 from hf_clipalign.app.views import markup
+from hf_clipalign.app.workspace import Workspace
+from hf_clipalign.data import load_mini
 from hf_clipalign.search import ImageIndex
 from tests.app.conftest import HOSTILE
 
@@ -181,24 +183,46 @@ def test_only_the_last_uploads_are_kept():
 
 
 class Sure:
-    """A calibration that knows only how high a score is."""
+    """A calibration that knows only how high a score is, and looks at the next ones."""
+
+    reference_rank = 9
 
     def __init__(self, shift):
         self.shift = shift
 
-    def confidence(self, scores):
+    def confidence(self, scores, n_gallery=None):
+        assert len(scores) == 9
+        self.n_gallery = n_gallery
         return np.clip(np.asarray(scores) - self.shift, 0, 1)
+
+
+def test_confidences_are_those_of_the_index(workspace, uploads, number_of, tmp_path, photos):
+    """On a collection large enough to be measured."""
+    index = ImageIndex.create(photos, load_mini().student_path, tmp_path / "index", head=BAND)
+    own = Workspace(lambda: index, is_to_update=True, template="{}")
+    own.prepare()
+    assert own.progress().state == "ready"
+    assert any(note.startswith("confidence (aligned)") or "no confidence" in note for note in own.all_notes())
+    asked = ask(own, uploads, "noto/cactus.png", "")
+    page = answer(own.view, asked, BAND, 4)
+    expected = index.search(like="noto/cactus.png", top_k=4)
+    found = [hit.confidence for hit in page.columns[1].hits]
+    assert found == pytest.approx([hit.confidence for hit in expected], abs=1e-3)
 
 
 def test_confidence_and_no_good_match(workspace, uploads, number_of, monkeypatch):
     index = workspace.view.index
     asked = ask(workspace, uploads, "", f"file:{number_of('noto/cactus.png')}")
     calibrations = {"raw": Sure(0.0), "aligned": Sure(0.9)}
-    monkeypatch.setattr(index, "calibration", calibrations.get, raising=False)
+    monkeypatch.setattr(index, "calibration", calibrations.get)
     page = answer(workspace.view, asked, BAND, 3)
     plain, aligned = page.columns
     assert plain.hits[0].confidence == pytest.approx(plain.hits[0].score, abs=1e-6)
     assert plain.note == ""
+    assert calibrations["raw"].n_gallery is None
+    answer(workspace.view, asked, BAND, 3, "path=*.png min_size=1")
+    answer(workspace.view, asked, BAND, 3, "path=*.png max_size=1MB class=noto class=fluent")
+    assert calibrations["raw"].n_gallery == 15
     assert re.fullmatch(r"no good match: the best image has a confidence of \d+ %\.", aligned.note)
     html = markup.results(workspace.view, page, 3)
     assert aligned.note in html

@@ -71,7 +71,11 @@ def grown(eos_token_id: int) -> tuple[Any, Any]:
     """A tiny CLIP whose vocabulary has two words more, behind the end token."""
     model, tokenizer = tiny_clip(eos_token_id=eos_token_id), copy.deepcopy(tiny_tokenizer("clip"))
     tokenizer.add_tokens(["<one>", "<two>"])
-    model.text_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    old = model.text_model.embeddings.token_embedding
+    grown_embedding = torch.nn.Embedding(len(tokenizer), old.embedding_dim)
+    with torch.no_grad():
+        grown_embedding.weight[: old.num_embeddings] = old.weight
+    model.text_model.embeddings.token_embedding = grown_embedding
     return model, tokenizer
 
 

@@ -13,6 +13,7 @@ import pytest
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import FindingLabels, IncrementalTask, class_incremental
 from hf_clipalign.evaluation import IncrementalResult, run_incremental, write_incremental_report
+from hf_clipalign.evaluation.incremental import _row
 from hf_clipalign.evaluation.reports.plots import plot_task_matrix
 from hf_clipalign.metrics import multilabel_metrics
 
@@ -292,3 +293,9 @@ def test_damaged_scores_are_one_clear_error(damage: dict[str, Any]) -> None:
     content = json.loads(result().to_json())
     with pytest.raises(ClipAlignError, match="no scores of learning in tasks"):
         IncrementalResult.from_json(json.dumps({**content, **damage}))
+
+
+def test_a_row_says_how_many_scores_its_mean_is_of():
+    assert _row("a", [0.5, 1.0]) == ["a", "50.0", "100.0", "75.0"]
+    assert _row("a", [0.5, math.nan]) == ["a", "50.0", "–", "50.0 (1 of 2)"]
+    assert _row("a", [math.nan, math.nan]) == ["a", "–", "–", "–"]

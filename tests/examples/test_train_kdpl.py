@@ -154,6 +154,15 @@ def test_the_papers_split_of_the_images_is_read(example: Any, tmp_path: Path) ->
     assert task.tests["held-out images"].ids == files[1::2]
 
 
+def test_a_flat_folder_without_names_says_what_to_type(example: Any, tmp_path: Path) -> None:
+    save_images(tmp_path / "images", 2)
+    flatten(tmp_path / "images", tmp_path / "flat")
+    own = flags(tmp_path / "run", "--dataset", str(tmp_path / "flat"))
+    with pytest.raises(ClipAlignError, match=r'has no labels: .* --class_names "a, b", .* --class_agnostic'):
+        example.run(own)
+    assert example.own_task(*example.parse([*own, "--class_agnostic"])).class_names is None
+
+
 def test_flat_folder_and_names_become_an_adapter_for_the_stock_pipeline(example: Any, tmp_path: Path) -> None:
     save_images(tmp_path / "images", 4)
     names = flatten(tmp_path / "images", tmp_path / "flat")

@@ -184,3 +184,24 @@ def test_a_band_is_chosen_where_there_is_none(made, monkeypatch):
     finally:
         index.set_head(before)
         index.put_setting("calibration", stored)
+
+
+def test_the_command_measures_once_and_the_search_uses_it(made, tmp_path):
+    from typer.testing import CliRunner
+
+    from hf_clipalign.cli.app import app
+
+    root, out = made[0], tmp_path / "emoji.index"
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    first = run("index", root, "--model", load_mini().student_path, "--out", out)
+    assert "confidence (raw): measured on views of 52 images" in first
+    assert ("head: do not trim" in first) == (ImageIndex.open(out).band is None)
+    assert "measured" not in run("index", out)
+    hits = json.loads(run("search", out, "--image", root / "030.png", "--json"))
+    assert all(0 <= hit["confidence"] <= 1 for hit in hits)
+    assert json.loads(run("search", out, "--image", root / "030.png", "--min-confidence", "1", "--json")) == []

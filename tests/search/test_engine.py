@@ -187,6 +187,14 @@ def test_numbers_are_checked(collection, options):
         one(collection, Query.parse("red"), **options)
 
 
+def test_an_index_of_one_image(collection):
+    collection.values, collection.files.images = collection.values[:1], np.array([0, 0])
+    collection.files.names, collection.files.sizes = collection.files.names[:2], collection.files.sizes[:2]
+    assert one(collection, parts={"like": "red/pure.png"}).note == "no good match: there is no other image."
+    assert len(one(collection, parts={"like": "red/pure.png"}, include_self=True)) == 1
+    assert len(one(collection, Query.parse("red"))) == 1
+
+
 def test_an_empty_index(collection):
     empty = np.empty(0, np.int64)
     collection.files = Files("/", [], empty, empty.astype(float), empty)
@@ -194,10 +202,3 @@ def test_an_empty_index(collection):
     answer = one(collection, Query.parse("red"))
     assert answer == []
     assert answer.note == "no good match: the index holds no images."
-
-
-def test_the_only_image_finds_no_other(tmp_path):
-    Image.new("RGB", (6, 6), "red").save(tmp_path / "a.png")
-    files = Files(str(tmp_path), ["a.png"], np.ones(1, int), np.zeros(1), np.zeros(1, int))
-    answer = one(Collection(files, feature(np.full((2, 2, 3), (255, 0, 0)))[None]), parts={"like": "a.png"})
-    assert (answer, answer.note) == ([], "no good match: there is no image but the query itself.")

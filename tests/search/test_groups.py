@@ -29,12 +29,20 @@ def recoloured(image):
     return Image.merge("RGB", [image.getchannel(band) for band in "BRG"])
 
 
+def with_a_detail(image):
+    """Another image: a small part is another one."""
+    changed = image.copy()
+    ImageDraw.Draw(changed).rectangle((70, 70, 88, 88), fill=(255, 0, 255))
+    return changed
+
+
 IMAGES = {
     "a.png": lambda: scene(1),
     "a-half.jpg": lambda: scene(1).resize((80, 80)),
     "a-worse.jpg": lambda: scene(1),
     "a-mirrored.png": lambda: scene(1).transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "a-colours.png": lambda: recoloured(scene(1)),
+    "a-detail.png": lambda: with_a_detail(scene(1)),
     "b.png": lambda: scene(2),
     "other.png": lambda: scene(3),
 }
@@ -49,10 +57,10 @@ def collection(tmp_path):
     (tmp_path / "other copy.png").write_bytes((tmp_path / "other.png").read_bytes())
     names.append("other copy.png")
     sizes = np.array([(tmp_path / name).stat().st_size for name in names])
-    features = np.eye(4, dtype=np.float32)[[0, 0, 0, 0, 0, 0, 1]] + 0.01 * np.arange(7)[:, None]
-    dates = np.array([1e9] * 7 + [5e8])
+    features = np.eye(4, dtype=np.float32)[[0, 0, 0, 0, 0, 0, 0, 1]] + 0.01 * np.arange(8)[:, None]
+    dates = np.array([1e9] * 8 + [5e8])
     return Collection(
-        Files(str(tmp_path), names, sizes, dates, np.array([0, 1, 2, 3, 4, 5, 6, 6])), features.astype("f4")
+        Files(str(tmp_path), names, sizes, dates, np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])), features.astype("f4")
     )
 
 
@@ -65,7 +73,7 @@ def test_three_kinds_are_told_apart(collection):
     assert named(groups) == [
         ("copies", {"other.png", "other copy.png"}),
         ("same image", {"a.png", "a-half.jpg", "a-worse.jpg"}),
-        ("similar", {"a.png", "a-mirrored.png", "a-colours.png", "b.png"}),
+        ("similar", {"a.png", "a-mirrored.png", "a-colours.png", "a-detail.png", "b.png"}),
     ]
 
 
@@ -82,7 +90,7 @@ def test_without_a_look_at_the_pixels(collection, monkeypatch):
     monkeypatch.setattr(module.pixels, "is_installed", lambda: False)
     copies, unchecked = find_duplicates(collection, 0.9, head="raw")
     assert (copies.kind, unchecked.kind) == ("copies", "unchecked")
-    assert len(unchecked.files) == 6
+    assert len(unchecked.files) == 7
     assert "pip install" in groups_as_table([unchecked]).caption
 
 

@@ -141,3 +141,17 @@ def test_a_checkpoint_whose_weights_cannot_be_read_is_not_a_good_one(tmp_path: P
     weights = tmp_path / "checkpoint-4" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert last_good_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+def test_the_newest_checkpoint_is_that_of_the_highest_step(tmp_path, monkeypatch):
+    from hf_clipalign.trainers import checkpoints
+
+    for step in (9, 100, 10, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    monkeypatch.setattr(checkpoints, "is_checkpoint", lambda path: True)
+    monkeypatch.setattr(checkpoints, "is_whole", lambda path: not path.name.endswith("-20"))
+    assert [path.name for path in checkpoints.whole_checkpoints(tmp_path)] == [
+        "checkpoint-100",
+        "checkpoint-10",
+        "checkpoint-9",
+    ]

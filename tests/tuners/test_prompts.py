@@ -11,6 +11,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModel, CLIPVisionModel
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.tuners import (
     CoCoOpConfig,
     CoOpConfig,
@@ -24,6 +25,7 @@ from hf_clipalign.tuners import (
     prompted_logits,
     prompted_outputs,
 )
+from hf_clipalign.tuners._layers import active_context
 from tests.tiny_models import save_tiny, tiny_clip, tiny_model, tiny_pixel_values, tiny_siglip, tiny_tokenizer
 from tests.tuners.methods import prompted, stirred
 
@@ -338,3 +340,20 @@ def test_no_number_of_a_configuration_may_be_zero(config: Any, name: str) -> Non
     with pytest.raises(ClipAlignError, match=f"^{name} must be at least 1, got 0"):
         config(**{name: 0})
     assert getattr(config(**{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_only_class_specific_contexts_need_rows_of_their_own(class_specific: bool) -> None:
+    options = {"class_specific": True, "n_classes": 3} if class_specific else {}
+    model = get_peft_model(tiny_clip(), CoOpConfig(n_ctx=3, **options))
+    layer = active_context(as_dual_encoder(model))
+    assert layer is not None
+    assert layer.needs_own_rows == class_specific
+    assert (layer.shared_prefix == 0) == class_specific
+
+
+@pytest.mark.parametrize("config", [CoCoOpConfig, MaPLeConfig, PromptSRCConfig])
+def test_contexts_that_all_classes_share_need_no_rows_of_their_own(config: Any) -> None:
+    layer = active_context(as_dual_encoder(get_peft_model(tiny_clip(), config())))
+    assert layer is not None
+    assert not layer.needs_own_rows

@@ -155,7 +155,7 @@ def _add_routes(app: Any, workspace: Workspace, uploads: Uploads, thumbnails: Th
         name = request.path_params["name"]
         if name not in _KINDS:
             return JSONResponse({"error": "there is nothing here."}, 404)
-        text = package_files("hf_clipalign.app").joinpath("templates", name).read_text(encoding="utf-8")
+        text = (package_files("hf_clipalign.app") / "templates" / name).read_text(encoding="utf-8")
         return Response(text, media_type=_KINDS[name])
 
     async def upload(request: Any) -> Response:

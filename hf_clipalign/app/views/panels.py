@@ -22,6 +22,7 @@ _TOP_K = 12
 _MOST = 100
 _NO_LIMIT = 100_000
 _CONCURRENT = 4
+_SLIDERS = {"ca-k-top": "k_top: strongest directions to trim", "ca-k-bottom": "k_bottom: weakest directions to trim"}
 
 
 @dataclass(frozen=True)
@@ -107,18 +108,22 @@ def build(page: Page) -> Any:
                 _folder_tab(gr, page)
         timer = gr.Timer(1.0)
 
-        def poll() -> tuple[Any, ...]:
+        is_shown = gr.Checkbox(False, visible="hidden", label="shown")  # a gr.State would keep a connection open
+
+        def poll(is_shown: bool) -> tuple[Any, ...]:
             state = page.workspace.progress().state
-            if state != "ready":
-                return page.header(), gr.skip(), gr.skip(), gr.skip(), gr.Timer(active=state == "embedding")
+            is_waiting = gr.Timer(active=state == "embedding" or page.workspace.is_measuring)
+            if state != "ready" or is_shown:
+                return page.header(), gr.skip(), gr.skip(), gr.skip(), is_waiting, is_shown
             band, rank = page.band(), page.workspace.view.bands.rank
-            moved = [gr.Slider(maximum=rank - 1, value=value) for value in band]
-            return page.header(), *moved, page.spectrum(*band), gr.Timer(active=False)
+            moved = [gr.Slider(maximum=rank - 1, value=value, visible=True) for value in band]
+            return page.header(), *moved, page.spectrum(*band), is_waiting, True
 
         for event in (blocks.load, timer.tick):
             event(
                 poll,
-                outputs=[header, *sliders, spectrum, timer],
+                inputs=is_shown,
+                outputs=[header, *sliders, spectrum, timer, is_shown],
                 show_progress="hidden",
                 concurrency_limit=_CONCURRENT,
                 api_visibility="private",
@@ -143,9 +148,9 @@ def _search_tab(gr: Any, page: Page) -> tuple[list[Any], Any]:
     token = gr.Textbox(visible="hidden", elem_id="ca-token", max_length=200)
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
-            k_top = gr.Slider(0, _NO_LIMIT, 0, step=1, label="k_top: strongest directions to trim", elem_id="ca-k-top")
-            k_bottom = gr.Slider(
-                0, _NO_LIMIT, 0, step=1, label="k_bottom: weakest directions to trim", elem_id="ca-k-bottom"
+            k_top, k_bottom = (
+                gr.Slider(0, _NO_LIMIT, 0, step=1, label=label, elem_id=elem_id, visible=False, buttons=[])
+                for elem_id, label in _SLIDERS.items()
             )
         with gr.Column(scale=2, min_width=280):
             spectrum = gr.HTML()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.app.folder_report import Concepts, Report
@@ -24,7 +24,7 @@ def duplicates_page(view: View, threshold: float) -> str:
     Raises:
         `ClipAlignError`: a threshold out of range.
     """
-    found = find_duplicates(view.index, threshold)
+    found = find_duplicates(cast(Any, view.index), threshold)
     if not found:
         return message(f"No duplicates: no two images have a cosine of {threshold:g} or more.")
     shown = []

@@ -124,6 +124,7 @@ def _made(
         template=template_for(template, name),
         notes=[_NOT_FOR_PHOTOGRAPHS.format(name)] if is_built_in_model(name) and not is_built_in else [],
         count_files=lambda: _count(folder),
+        may_choose_band=band is None,
     )
 
 

@@ -17,7 +17,6 @@ from hf_clipalign.search.heads import ALIGNED, RAW, unit
 
 if TYPE_CHECKING:
     from hf_clipalign.features import ViewFeatures
-    from hf_clipalign.search.index import ImageIndex
 
 SETTING = "calibration"
 STRENGTHS = (0.125, 0.25, 0.5)
@@ -114,7 +113,7 @@ def _parsed(stored: Any) -> dict[str, Calibration]:
 
 
 def _sampled(
-    index: ImageIndex,
+    index: Any,
     n_images: int,
     strengths: list[float],
     seed: int,
@@ -162,7 +161,7 @@ def _of_strengths(views: ViewFeatures, wanted: tuple[float, ...]) -> ViewFeature
     return replace(views, views=views.views[:, places], strengths=wanted)
 
 
-def _stored_form(index: ImageIndex, features: NDArray[np.float32]) -> NDArray[np.float32]:
+def _stored_form(index: Any, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Features as rows of the index: of a model whose head is not linear, with its own embeddings beside them."""
     if index.description["linear"]:
         return features
@@ -174,14 +173,14 @@ def _stored_form(index: ImageIndex, features: NDArray[np.float32]) -> NDArray[np
     return np.concatenate([features, own.numpy()], axis=1)
 
 
-def _embedded(index: ImageIndex, head: str, views: ViewFeatures) -> NDArray[np.float32]:
+def _embedded(index: Any, head: str, views: ViewFeatures) -> NDArray[np.float32]:
     """Embeddings `[V, S, n, k]` of the views that stand for the same image."""
     values = _of_strengths(views, STRENGTHS).views.numpy()
     rows = _stored_form(index, values.reshape(-1, values.shape[-1])) @ index.projector(head).T
     return rows.reshape(*values.shape[:-1], -1)
 
 
-def _chosen(index: ImageIndex, views: ViewFeatures, seed: int) -> str:
+def _chosen(index: Any, views: ViewFeatures, seed: int) -> str:
     from hf_clipalign.evaluation import band_from_views
 
     choice = band_from_views(views, index._checked_model().encoder, seed=seed)
@@ -190,7 +189,7 @@ def _chosen(index: ImageIndex, views: ViewFeatures, seed: int) -> str:
     return f"head: {choice.reason}"
 
 
-def _same_images(index: ImageIndex, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+def _same_images(index: Any, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Numbers `[N]` that sampled images share with those that show the same in pixels; None without the library."""
     if not is_installed():
         return None

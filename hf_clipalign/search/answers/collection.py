@@ -16,7 +16,8 @@ from hf_clipalign.search.rows import Rows
 class Files(FileTable, Protocol):
     """The live files of a collection; files with equal bytes share a row of the embeddings."""
 
-    images: NDArray[np.int64]
+    @property
+    def images(self) -> NDArray[np.int64]: ...
 
     def find(self, path: str) -> int | None:
         """The file of an absolute path, or of a name below an indexed folder."""

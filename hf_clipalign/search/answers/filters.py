@@ -29,9 +29,14 @@ _DATE_HINT = "write 2024, 2024-05, 2024-05-31 or 2024-05-31T18:30"
 class FileTable(Protocol):
     """The live files of a collection, column by column."""
 
-    names: list[str]
-    sizes: NDArray[np.int64]
-    modified: NDArray[np.float64]
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def sizes(self) -> NDArray[np.int64]: ...
+
+    @property
+    def modified(self) -> NDArray[np.float64]: ...
 
     def path(self, i: int) -> str:
         """Where file i lies on the disk."""

@@ -70,8 +70,8 @@ def prepare_texts(collection: Any) -> bool:
     """
     folder = _checkpoint_folder(collection.description["model"]["name"])
     stored = collection.setting(SETTING)
-    if stored is not None and stored["folder"] == folder:
-        return stored["vector"] is not None
+    if isinstance(stored, dict) and stored.get("folder") == folder:
+        return bool(stored.get("vector"))
     tower = None if folder is None else LeanTextTower.open(folder)
     if tower is None:
         return False
@@ -103,7 +103,7 @@ def _onnx_tower(collection: Collection) -> _Tower | None:
 def _lean_tower(collection: Any) -> _Tower | None:
     """The lean tower, if it still gives the vector that was recorded: the checkpoint may have changed since."""
     stored = collection.setting(SETTING) if hasattr(collection, "setting") else None
-    if not stored or stored["vector"] is None:
+    if not isinstance(stored, dict) or not stored.get("vector") or not stored.get("folder"):
         return None
     tower = LeanTextTower.open(stored["folder"])
     if tower is None:

@@ -189,7 +189,7 @@ def _drop_shards(connection: sqlite3.Connection, found: Findings) -> None:
         lost += [image for (image,) in connection.execute("SELECT id FROM images WHERE shard = ?", (number,))]
     for image in lost:
         rows = connection.execute("SELECT root, name, size, mtime FROM files WHERE image = ?", (image,)).fetchall()
-        put_skipped(connection, [SkippedRow(*row, settled=0, reader="", reason=LOST) for row in rows])
+        put_skipped(connection, [SkippedRow(root, name, size, mtime, 0, "", LOST) for root, name, size, mtime in rows])
         connection.execute("DELETE FROM images WHERE id = ?", (image,))
     connection.executemany("DELETE FROM shards WHERE id = ?", [(number,) for number in found.shards])
 
