@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from hf_clipalign._checks.quoting import printable, short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
+from hf_clipalign.search.files import Files
 
 _OPERATORS = {"+": 1.0, "-": -1.0, "−": -1.0}
 _QUOTES = str.maketrans("“”„", '"""')
@@ -115,14 +116,16 @@ class Query:
         return cls((*positive, *negative))
 
     @classmethod
-    def parse(cls, text: str) -> Query:
+    def parse(cls, text: str, files: Files | None = None) -> Query:
         """Reads one line: `a red car`, `"red car" - "toy" + photo.jpg`, `photo.jpg + 0.5*"snow"`.
 
         Summands stand between `+` and `-`. In quotation marks they are words; a name with the ending of an image is a
-        file of the collection or of the disk. A line with neither is words, whatever signs it has. No file is opened.
+        file of the collection or of the disk. A line with neither is words, whatever signs it has; one that is the
+        name of a file as a whole is that image. No file is opened.
 
         Args:
             text (`str`): the line.
+            files (`Files`, *optional*): of the collection. Default: whole names are looked for on the disk only.
 
         Raises:
             `ClipAlignError`: it is empty, a quotation mark is left open, or there is nothing beside a sign.
@@ -134,12 +137,16 @@ class Query:
         line = text.translate(_QUOTES).strip()
         if not line:
             raise ClipAlignError(_EMPTY)
-        if is_image_name(line) and '"' not in line and os.path.isfile(line):
+        if is_image_name(line) and '"' not in line and (os.path.isfile(line) or _holds(files, line)):
             return cls((Part("image", line),))
         terms = _terms(line)
         if not any(term.is_quoted or is_image_name(term.body) for term in terms):
             return cls((Part("words", line),))
         return cls(tuple(_part(term, line) for term in terms))
+
+
+def _holds(files: Files | None, name: str) -> bool:
+    return files is not None and files.find(name) is not None
 
 
 class _Term(NamedTuple):

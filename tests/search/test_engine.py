@@ -156,8 +156,11 @@ def test_confidence_and_no_good_match(collection):
 
 def test_confidence_where_there_is_none(collection):
     assert {hit.confidence for hit in one(collection, Query.parse("red"))} == {None}
-    with pytest.raises(ClipAlignError, match="the index has no calibration, which min_confidence needs"):
+    with pytest.raises(ClipAlignError, match="holds 6 images, too few for a confidence, which takes 20: leave out"):
         one(collection, parts={"like": "red/pure.png"}, min_confidence=0.5)
+    larger = Collection(collection.files, np.tile(collection.values, (4, 1)))
+    with pytest.raises(ClipAlignError, match="the index has no calibration, which min_confidence needs"):
+        one(larger, parts={"like": "red/pure.png"}, min_confidence=0.5)
     with pytest.raises(ClipAlignError, match="min_confidence is for queries by one image, not for"):
         one(collection, parts={"like": "red/pure.png", "unlike": "blue"}, min_confidence=0.5)
 

@@ -205,6 +205,9 @@ def test_a_damaged_index_says_so_where_it_is_used(index):
     next(index.path.glob("features-00001-*")).write_bytes(b"")
     with pytest.raises(ClipAlignError, match=r"features-00001.* is damaged .*: mend it with"):
         index.embeddings("raw").read(0, 10)
+    next(index.path.glob("features-00001-*")).unlink()
+    with pytest.raises(ClipAlignError, match=r"features-00001.* is damaged \(it is missing\): mend it with"):
+        ImageIndex.open(index.path).embeddings("raw").read(0, 10)
     (index.path / "index.sqlite").write_bytes(b"nonsense" * 1000)
     with pytest.raises(ClipAlignError, match=r"index.sqlite' is damaged .*mend it with"):
         len(ImageIndex.open(index.path))
@@ -408,3 +411,14 @@ def test_a_reader_keeps_what_it_has_while_the_index_is_compacted(index, whole):
     assert index.compact() == 3
     assert np.array_equal(rows.read(0, len(rows)), before)
     assert (len(reader), reader.refresh(), len(reader)) == (10, True, 7)
+
+
+def test_a_newer_format_is_no_damage(index):
+    """Mending it would throw away what a newer version wrote."""
+    with Manifest(index.path).writing() as connection:
+        connection.execute("PRAGMA user_version = 7")
+    before = (index.path / manifest.FILE).read_bytes()
+    for action in (index.verify, lambda: update(ImageIndex.open(index.path), repair=True)):
+        with pytest.raises(ClipAlignError, match=r"has format 7, .* reads 1: update hf_clipalign"):
+            action()
+    assert (index.path / manifest.FILE).read_bytes() == before
