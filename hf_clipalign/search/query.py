@@ -6,18 +6,23 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from hf_clipalign._checks.quoting import printable, short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
-from hf_clipalign.search.files import Files
 
 _OPERATORS = {"+": 1.0, "-": -1.0, "−": -1.0}
 _QUOTES = str.maketrans("“”„", '"""')
 _WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*[*×]\s*")
 _MOST_CHARACTERS = 20_000
 _EMPTY = 'the query is empty: write what to look for, such as "a red car", or give an image.'
+
+
+class _Findable(Protocol):
+    """The files of a collection, which know their names."""
+
+    def find(self, path: str) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Query:
         return cls((*positive, *negative))
 
     @classmethod
-    def parse(cls, text: str, files: Files | None = None) -> Query:
+    def parse(cls, text: str, files: _Findable | None = None) -> Query:
         """Reads one line: `a red car`, `"red car" - "toy" + photo.jpg`, `photo.jpg + 0.5*"snow"`.
 
         Summands stand between `+` and `-`. In quotation marks they are words; a name with the ending of an image is a
@@ -145,7 +150,7 @@ class Query:
         return cls(tuple(_part(term, line) for term in terms))
 
 
-def _holds(files: Files | None, name: str) -> bool:
+def _holds(files: _Findable | None, name: str) -> bool:
     return files is not None and files.find(name) is not None
 
 
