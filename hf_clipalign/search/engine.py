@@ -18,6 +18,9 @@ from hf_clipalign.search.calibration import FEWEST_IMAGES, Calibration
 from hf_clipalign.search.query import Query
 from hf_clipalign.search.sidecars.choice import neighbours
 
+_SAME = 1 - 2e-6
+"""The cosine of equal embeddings, within rounding: to the model the images are the same, whatever a sample says."""
+
 
 def search(
     collection: Collection,
@@ -131,7 +134,8 @@ def _confidences(
     """Probability of a true match for each score; None for combined queries, whose scores have another scale."""
     if calibration is None or not (asked.query.is_single and asked.query.is_visual):
         return None
-    return calibration.confidence(np.asarray(scores, np.float32), n_searched).tolist()
+    values = np.asarray(scores, np.float32)
+    return np.where(values >= _SAME, 1.0, calibration.confidence(values, n_searched)).tolist()
 
 
 def _no_confidence(collection: Collection, asked: AskedQuery) -> str:

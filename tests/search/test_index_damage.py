@@ -218,6 +218,18 @@ def test_a_damaged_index_says_so_where_it_is_used(index):
         ImageIndex.open(index.path)
 
 
+@pytest.mark.parametrize("content", [None, b"short"], ids=["missing", "cut off"])
+def test_an_update_names_a_shard_that_is_gone_and_repair_mends_it(index, content):
+    shard = next(index.path.glob("features-00001-*"))
+    shard.unlink() if content is None else shard.write_bytes(content)
+    report = update(ImageIndex.open(index.path))
+    (note,) = [line for line in report.notes if shard.name in line]
+    assert ("is missing" if content is None else "has 5 bytes instead of") in note
+    assert "--repair" in note
+    assert not [line for line in update(ImageIndex.open(index.path), repair=True).notes if "--repair" in line]
+    assert ImageIndex.open(index.path).verify() == []
+
+
 def test_two_writers(index):
     code = (
         "import sys; from pathlib import Path; from hf_clipalign.search.collection.creation import locked\n"
