@@ -61,7 +61,7 @@ def ask(workspace: Workspace, uploads: Uploads, line: str, token: str) -> Asked:
     view = workspace.view
     images = [_given(view, uploads, token)] if token else []
     written = [image.part for image in images]
-    for part in Query.parse(line).parts if line.strip() or not images else ():
+    for part in Query.parse(line, view.files).parts if line.strip() or not images else ():
         if part.kind == "image":
             images.append(_named(view, part))
         written.append(images[-1].part if part.kind == "image" else part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def written_folder(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ClipAlignError(f"cannot write to {str(out)!r}: a file of that name exists. Give a folder.")
-    _refuse_protected(out, sources)
+    refuse_protected(out, sources)
     held = list(files_below(out)) if out.is_dir() else []
     if held:
         _check_contents(out, kind, held, overwrite, option)
@@ -121,7 +121,12 @@ def check_onnx_file(
     logger.warning("%s is replaced", file)
 
 
-def _refuse_protected(out: Path, sources: tuple[str | Path, ...]) -> None:
+def refuse_protected(out: Path, sources: Sequence[str | Path]) -> None:
+    """Refuses a folder that holds what is read, the current folder or the user's home.
+
+    Raises:
+        `ClipAlignError`: such a folder.
+    """
     target = out.resolve()
     for source in sources:
         if source and Path(source).exists() and Path(source).resolve().is_relative_to(target):

@@ -14,9 +14,12 @@ from hf_clipalign.search.answers.collection import Collection
 from hf_clipalign.search.answers.filters import Filter
 from hf_clipalign.search.answers.hits import NO_MATCH, Answer, Hit
 from hf_clipalign.search.answers.vectors import AskedQuery, ask
-from hf_clipalign.search.calibration import Calibration
+from hf_clipalign.search.calibration import FEWEST_IMAGES, Calibration
 from hf_clipalign.search.query import Query
 from hf_clipalign.search.sidecars.choice import neighbours
+
+_SAME = 1 - 2e-6
+"""The cosine of equal embeddings, within rounding: to the model the images are the same, whatever a sample says."""
 
 
 def search(
@@ -115,7 +118,7 @@ def _hits(
     files = collection.files
     if wish.min_confidence is not None:
         if confidences is None:
-            raise ClipAlignError(_no_confidence(asked))
+            raise ClipAlignError(_no_confidence(collection, asked))
         ranked = [hit for hit, chance in zip(ranked, confidences, strict=False) if chance >= wish.min_confidence]
     hits = []
     for number, (row, score) in list(enumerate(ranked))[wish.start :]:
@@ -131,14 +134,21 @@ def _confidences(
     """Probability of a true match for each score; None for combined queries, whose scores have another scale."""
     if calibration is None or not (asked.query.is_single and asked.query.is_visual):
         return None
-    return calibration.confidence(np.asarray(scores, np.float32), n_searched).tolist()
+    values = np.asarray(scores, np.float32)
+    return np.where(values >= _SAME, 1.0, calibration.confidence(values, n_searched)).tolist()
 
 
-def _no_confidence(asked: AskedQuery) -> str:
+def _no_confidence(collection: Collection, asked: AskedQuery) -> str:
     if not (asked.query.is_single and asked.query.is_visual):
         return (
             f"min_confidence is for queries by one image, not for {asked.query}: leave it out, scores of words and of "
             "combined queries have no confidence."
+        )
+    n_images = len(collection.embeddings(asked.head))
+    if n_images < FEWEST_IMAGES:
+        return (
+            f"the index holds {n_images} images, too few for a confidence, which takes {FEWEST_IMAGES}: leave out "
+            "min_confidence."
         )
     return "the index has no calibration, which min_confidence needs: run `clipalign index` on it again."
 
@@ -196,7 +206,7 @@ class Searching:
         """
         if query is None:
             query = Query.of(text, image, like, unlike)
-        asked = query if isinstance(query, Query) else Query.parse(query)
         wishes = {"top_k": top_k, "offset": offset, "min_confidence": min_confidence, "include_self": include_self}
         collection = cast(Collection, self)
+        asked = query if isinstance(query, Query) else Query.parse(query, collection.files)
         return search(collection, [asked], where=where, **wishes)[0]  # type: ignore[arg-type]

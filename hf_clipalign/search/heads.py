@@ -91,7 +91,9 @@ class Heads:
             `ClipAlignError`: there is no such head or modality.
         """
         if not self.matrices:
-            raise ClipAlignError(f"{FILE} of the index is damaged: mend it with update(repair=True).")
+            raise ClipAlignError(
+                f"{FILE} of the index is damaged: mend it with `clipalign index --repair` or update(repair=True)."
+            )
         if head == ALIGNED and head not in self.names:
             raise ClipAlignError(
                 "this index has no head 'aligned': set a band with set_head(image_band=(k_top, k_bottom)) or "
@@ -197,6 +199,8 @@ class IndexRows:
     def _mapped(self, number: int) -> NDArray[np.float32]:
         path = self._folder / self._files[number]
         try:
+            if not path.exists():
+                raise DamagedShard("it is missing")
             with explained_read(path):
                 values = mapped_arrays(path)["values"]
             if values.ndim != 2 or values.shape[1] != self._stored:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from hf_clipalign._checks.quoting import printable, short
 from hf_clipalign._errors import ClipAlignError
@@ -17,6 +17,12 @@ _QUOTES = str.maketrans("“”„", '"""')
 _WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*[*×]\s*")
 _MOST_CHARACTERS = 20_000
 _EMPTY = 'the query is empty: write what to look for, such as "a red car", or give an image.'
+
+
+class _Findable(Protocol):
+    """The files of a collection, which know their names."""
+
+    def find(self, path: str) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -115,14 +121,16 @@ class Query:
         return cls((*positive, *negative))
 
     @classmethod
-    def parse(cls, text: str) -> Query:
+    def parse(cls, text: str, files: _Findable | None = None) -> Query:
         """Reads one line: `a red car`, `"red car" - "toy" + photo.jpg`, `photo.jpg + 0.5*"snow"`.
 
         Summands stand between `+` and `-`. In quotation marks they are words; a name with the ending of an image is a
-        file of the collection or of the disk. A line with neither is words, whatever signs it has. No file is opened.
+        file of the collection or of the disk. A line with neither is words, whatever signs it has; one that is the
+        name of a file as a whole is that image. No file is opened.
 
         Args:
             text (`str`): the line.
+            files (`Files`, *optional*): of the collection. Default: whole names are looked for on the disk only.
 
         Raises:
             `ClipAlignError`: it is empty, a quotation mark is left open, or there is nothing beside a sign.
@@ -134,12 +142,16 @@ class Query:
         line = text.translate(_QUOTES).strip()
         if not line:
             raise ClipAlignError(_EMPTY)
-        if is_image_name(line) and '"' not in line and os.path.isfile(line):
+        if is_image_name(line) and '"' not in line and (os.path.isfile(line) or _holds(files, line)):
             return cls((Part("image", line),))
         terms = _terms(line)
         if not any(term.is_quoted or is_image_name(term.body) for term in terms):
             return cls((Part("words", line),))
         return cls(tuple(_part(term, line) for term in terms))
+
+
+def _holds(files: _Findable | None, name: str) -> bool:
+    return files is not None and files.find(name) is not None
 
 
 class _Term(NamedTuple):

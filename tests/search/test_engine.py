@@ -142,6 +142,17 @@ class Calibration:
         return np.clip(scores, 0, 1)
 
 
+def test_an_equal_embedding_is_the_same_image_whatever_the_sample_says(collection):
+    class Doubtful(Calibration):
+        def confidence(self, scores, n_gallery=None):
+            return np.full(len(scores), 0.5)
+
+    collection.calibrations = {"aligned": Doubtful()}
+    answer = one(collection, parts={"like": "red/pure.png"}, include_self=True, min_confidence=0.99)
+    assert names(answer)[0] == "red/pure.png"
+    assert {hit.confidence for hit in answer} == {1.0}
+
+
 def test_confidence_and_no_good_match(collection):
     collection.calibrations = {"aligned": Calibration()}
     answer = one(collection, parts={"like": "red/pure.png"})
@@ -156,8 +167,11 @@ def test_confidence_and_no_good_match(collection):
 
 def test_confidence_where_there_is_none(collection):
     assert {hit.confidence for hit in one(collection, Query.parse("red"))} == {None}
-    with pytest.raises(ClipAlignError, match="the index has no calibration, which min_confidence needs"):
+    with pytest.raises(ClipAlignError, match="holds 6 images, too few for a confidence, which takes 20: leave out"):
         one(collection, parts={"like": "red/pure.png"}, min_confidence=0.5)
+    larger = Collection(collection.files, np.tile(collection.values, (4, 1)))
+    with pytest.raises(ClipAlignError, match="the index has no calibration, which min_confidence needs"):
+        one(larger, parts={"like": "red/pure.png"}, min_confidence=0.5)
     with pytest.raises(ClipAlignError, match="min_confidence is for queries by one image, not for"):
         one(collection, parts={"like": "red/pure.png", "unlike": "blue"}, min_confidence=0.5)
 

@@ -122,3 +122,28 @@ def test_an_empty_collection(tmp_path):
     none = np.empty(0, np.int64)
     empty = Collection(Files(str(tmp_path), [], none, none.astype(float), none), np.empty((0, 4), np.float32))
     assert find_duplicates(empty) == []
+
+
+def test_a_link_is_no_copy(tmp_path):
+    """Who deletes what is not worth keeping must not lose the file that a link leads to."""
+    scene(1).save(tmp_path / "z.png")
+    scene(2).save(tmp_path / "real.png")
+    (tmp_path / "a.png").symlink_to(tmp_path / "z.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "real.png").read_bytes())
+    names, images = ["a.png", "z.png", "copy.png", "link.png", "real.png"], np.array([0, 0, 1, 1, 1])
+    files = Files(str(tmp_path), names, np.ones(5, int), np.zeros(5), images)
+    groups = find_duplicates(Collection(files, np.eye(2, 4, dtype="f4")), head="raw")
+    assert named(groups) == [("copies", {"copy.png", "real.png"})]
+
+
+def test_scores_are_those_of_the_group(tmp_path):
+    for name, make in {"a.png": 1, "b.png": 1, "c.png": 2, "d.png": 3}.items():
+        scene(make).save(tmp_path / name)
+    (tmp_path / "d copy.png").write_bytes((tmp_path / "d.png").read_bytes())
+    features = np.array([[1, 0, 0, 0], [1, 0, 0, 0], [0.96, 0.28, 0, 0], [0.936, 0, 0.352, 0]], "f4")
+    names = ["a.png", "b.png", "c.png", "d.png", "d copy.png"]
+    files = Files(str(tmp_path), names, np.ones(5, int), np.zeros(5), np.array([0, 1, 2, 3, 3]))
+    groups = find_duplicates(Collection(files, features), 0.92, head="raw")
+    scores = [(group.kind, sorted({round(file.score, 2) for file in group.files})) for group in groups]
+    assert scores == [("copies", [1.0]), ("same image", [1.0]), ("similar", [0.94, 0.96])]

@@ -512,3 +512,13 @@ def inputs_of(path, checkpoint):
     from hf_clipalign.backbones import load_processor
 
     return load_processor(checkpoint)(images=[Image.open(path)], return_tensors="pt")
+
+
+def test_copies_that_cannot_be_read_are_named_once(root, tmp_path, checkpoint):
+    for name in ("one.png", "two.png"):
+        (root / name).write_bytes(b"no image")
+    index = begin(root, tmp_path / "index", checkpoint)
+    update(index)
+    reasons = dict(index.status().skipped)
+    assert "one.png" in reasons[str(root / "one.png")]
+    assert reasons[str(root / "two.png")].startswith("is not an image in a known format")

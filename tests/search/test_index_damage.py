@@ -205,6 +205,9 @@ def test_a_damaged_index_says_so_where_it_is_used(index):
     next(index.path.glob("features-00001-*")).write_bytes(b"")
     with pytest.raises(ClipAlignError, match=r"features-00001.* is damaged .*: mend it with"):
         index.embeddings("raw").read(0, 10)
+    next(index.path.glob("features-00001-*")).unlink()
+    with pytest.raises(ClipAlignError, match=r"features-00001.* is damaged \(it is missing\): mend it with"):
+        ImageIndex.open(index.path).embeddings("raw").read(0, 10)
     (index.path / "index.sqlite").write_bytes(b"nonsense" * 1000)
     with pytest.raises(ClipAlignError, match=r"index.sqlite' is damaged .*mend it with"):
         len(ImageIndex.open(index.path))
@@ -213,6 +216,18 @@ def test_a_damaged_index_says_so_where_it_is_used(index):
     (index.path / "heads.safetensors").unlink()
     with pytest.raises(ClipAlignError, match=r"index\.sqlite' is damaged"):
         ImageIndex.open(index.path)
+
+
+@pytest.mark.parametrize("content", [None, b"short"], ids=["missing", "cut off"])
+def test_an_update_names_a_shard_that_is_gone_and_repair_mends_it(index, content):
+    shard = next(index.path.glob("features-00001-*"))
+    shard.unlink() if content is None else shard.write_bytes(content)
+    report = update(ImageIndex.open(index.path))
+    (note,) = [line for line in report.notes if shard.name in line]
+    assert ("is missing" if content is None else "has 5 bytes instead of") in note
+    assert "--repair" in note
+    assert not [line for line in update(ImageIndex.open(index.path), repair=True).notes if "--repair" in line]
+    assert ImageIndex.open(index.path).verify() == []
 
 
 def test_two_writers(index):
@@ -408,3 +423,14 @@ def test_a_reader_keeps_what_it_has_while_the_index_is_compacted(index, whole):
     assert index.compact() == 3
     assert np.array_equal(rows.read(0, len(rows)), before)
     assert (len(reader), reader.refresh(), len(reader)) == (10, True, 7)
+
+
+def test_a_newer_format_is_no_damage(index):
+    """Mending it would throw away what a newer version wrote."""
+    with Manifest(index.path).writing() as connection:
+        connection.execute("PRAGMA user_version = 7")
+    before = (index.path / manifest.FILE).read_bytes()
+    for action in (index.verify, lambda: update(ImageIndex.open(index.path), repair=True)):
+        with pytest.raises(ClipAlignError, match=r"has format 7, .* reads 1: update hf_clipalign"):
+            action()
+    assert (index.path / manifest.FILE).read_bytes() == before

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.search import Query
+from hf_clipalign.search import Files, Query
 
 
 def parsed(line):
@@ -127,3 +127,11 @@ def test_arguments_that_say_nothing(arguments):
 def test_a_query_says_how_it_was_understood():
     assert str(Query.parse('-"toy" + 0.5*photo.jpg')) == '−"toy" + 0.5 × photo.jpg'
     assert str(Query.of(image=Image.new("RGB", (2, 2)), unlike="a\nb")) == '(an image) − "a\\nb"'
+
+
+def test_a_whole_line_that_names_a_file_of_the_collection_is_that_file():
+    name = "a - b.jpg"
+    files = Files(["/photos"], np.zeros(1, int), [name], np.ones(1), np.zeros(1), np.zeros(1, int))
+    assert [(part.kind, part.value) for part in Query.parse(f" {name} ", files).parts] == [("image", name)]
+    assert [part.value for part in Query.parse("a - c.jpg", files).parts] == ["a", "c.jpg"]
+    assert [part.value for part in Query.parse(name).parts] == ["a", "b.jpg"]

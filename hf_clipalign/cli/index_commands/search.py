@@ -62,11 +62,11 @@ def search(
     from hf_clipalign.search.engine import search as answer_all
     from hf_clipalign.search.query import Query
 
-    parts = [*(Query.parse(" ".join(query)).parts if query else ())]
+    opened = open_index(index)
+    parts = [*(Query.parse(" ".join(query), opened.files).parts if query else ())]
     if image or unlike:
         parts += Query.of(image=image, unlike=unlike).parts
     conditions = parse_conditions(where or ())
-    opened = open_index(index)
     wishes: dict[str, Any] = {"where": conditions, "top_k": top, "offset": offset, "include_self": with_itself}
     (answer,) = answer_all(opened, [Query(tuple(parts))], min_confidence=min_confidence, **wishes)
     is_read = show(

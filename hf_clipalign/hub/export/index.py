@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_folder
 from hf_clipalign._io.replacing import files_below
 from hf_clipalign.hub.export.faiss import FACTS_FILE, IDS_FILE, INDEX_FILE
+from hf_clipalign.hub.outputs import refuse_protected
 from hf_clipalign.search import ImageIndex
 from hf_clipalign.search.answers.filters import class_of
 from hf_clipalign.search.rows import block_ranges
+
+logger = logging.getLogger(__name__)
 
 VECTORS_FILE, GRAPH_FILE = "vectors.parquet", "index.usearch"
 INDEX_FORMATS = ("faiss", "usearch", "arrow")
@@ -44,14 +48,15 @@ def export_index(
         to (`"arrow"`, `"faiss"` or `"usearch"`, *optional*, defaults to `"arrow"`): the format.
         head (`str`, *optional*): in whose space. Default: `"aligned"` if the index has it, else `"raw"`. Words can
             only be compared with `"raw"`.
-        overwrite (`bool`, *optional*, defaults to `False`): replace whatever the folder holds.
+        overwrite (`bool`, *optional*, defaults to `False`): replace whatever the folder holds, after a warning that
+            says what is lost; never the index itself or its images.
 
     Returns:
         `Path`: the folder.
 
     Raises:
         `ClipAlignError`: no such head or format, an empty index, a package is missing, or the folder holds something
-            else.
+            else, the index or its images.
 
     Example:
         ```python
@@ -69,6 +74,7 @@ def export_index(
     embeddings = index.embeddings(name)
     if not len(embeddings):
         raise ClipAlignError(f"the index {printable(str(index.path))!r} holds no images: there is nothing to export.")
+    refuse_protected(Path(path), [index.path, *index.roots])
     _check_target(Path(path), to, overwrite)
     facts = {
         "format": to,
@@ -89,7 +95,10 @@ def export_index(
 
 def _check_target(path: Path, to: str, overwrite: bool) -> None:
     held = set(files_below(path)) if path.is_dir() else set()
-    if overwrite or not held or (FACTS_FILE in held and held <= _FILES[to]):
+    if not held or (FACTS_FILE in held and held <= _FILES[to]):
+        return
+    if overwrite:
+        logger.warning("%s is replaced; what it held is lost: %s", path, quoted(sorted(held), most=5))
         return
     raise ClipAlignError(
         f"{str(path)!r} holds other files ({quoted(sorted(held), most=5)}): give another folder, or overwrite=True to "

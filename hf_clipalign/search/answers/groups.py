@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -139,13 +140,23 @@ def find_duplicates(
     likes = duplicate_groups(n, linked) if len(pairs.first) else []
     many = np.flatnonzero(np.bincount(collection.files.images, minlength=n) > 1)
     in_sets = {row for rows in sets for row in rows}
-    copies = [[row] for row in many.tolist() if row not in in_sets]
+    copies = [row for row in many.tolist() if row not in in_sets and len(shown.distinct(row)) > 1]
     kind = SIMILAR if check_pixels else UNCHECKED
+    of_same, of_likes = _best_scores(n, same), _best_scores(n, linked)
     return [
-        *(shown.group(COPIES, rows) for rows in copies),
-        *(shown.group(SAME, rows) for rows in sets),
-        *(shown.group(kind, rows) for rows in likes),
+        *(shown.group(COPIES, [row], np.ones(n)) for row in copies),
+        *(shown.group(SAME, rows, of_same) for rows in sets),
+        *(shown.group(kind, rows, of_likes) for rows in likes),
     ]
+
+
+def _best_scores(n: int, pairs: DuplicatePairs) -> NDArray[np.float64]:
+    """The highest cosine of each image with another one it is paired with."""
+    best = np.zeros(n)
+    is_pair = pairs.first != pairs.second
+    for part in (pairs.first, pairs.second):
+        np.maximum.at(best, part[is_pair], pairs.scores[is_pair])
+    return best
 
 
 class _Shown:
@@ -161,10 +172,6 @@ class _Shown:
     def __init__(self, collection: Collection, pairs: DuplicatePairs, check_pixels: bool, progress: bool) -> None:
         self.files = collection.files
         paired = np.unique(np.concatenate([pairs.first, pairs.second]))
-        self.scores = np.ones(1 + int(self.files.images.max(initial=-1)), np.float32)
-        self.scores[paired] = 0
-        for part in (pairs.first, pairs.second):
-            np.maximum.at(self.scores, part, pairs.scores)
         path = {row: self.files.path(self.files.of_image(row)[0]) for row in paired.tolist()}
         self.known = pixels.fingerprints(path.values(), progress) if check_pixels else {}
         self.is_same: NDArray[np.bool_] = np.array(
@@ -180,21 +187,34 @@ class _Shown:
         """The image among some that is worth keeping."""
         return min(rows, key=lambda row: min(self._rank(row, i) for i in self.files.of_image(row).tolist()))
 
-    def group(self, kind: str, rows: Iterable[int]) -> DuplicateGroup:
+    def distinct(self, row: int) -> list[int]:
+        """The files of an image without links to one another: deleting what a link leads to would lose the image."""
+        numbers = self.files.of_image(row).tolist()
+        if len(numbers) == 1:
+            return numbers
+        found: dict[str, int] = {}
+        for i in numbers:
+            path = self.files.path(i)
+            real = os.path.realpath(path)
+            if real not in found or path == real:
+                found[real] = i
+        return list(found.values())
+
+    def group(self, kind: str, rows: Iterable[int], scores: NDArray[np.float64]) -> DuplicateGroup:
         """A group of images with all their files."""
-        ranked = sorted((self._rank(row, i), row, i) for row in rows for i in self.files.of_image(row).tolist())
-        files = tuple(self._file(row, i) for _, row, i in ranked)
+        ranked = sorted((self._rank(row, i), row, i) for row in rows for i in self.distinct(row))
+        files = tuple(self._file(row, i, scores[row]) for _, row, i in ranked)
         return DuplicateGroup(kind, files[0].path, files)
 
     def _rank(self, row: int, i: int) -> tuple[float, ...]:
         width, height = self.size.get(row, (0, 0))
         return -width * height, -int(self.files.sizes[i]), float(self.files.modified[i])
 
-    def _file(self, row: int, i: int) -> DuplicateFile:
+    def _file(self, row: int, i: int, score: float) -> DuplicateFile:
         width, height = self.size.get(row, (None, None))
         modified = datetime.fromtimestamp(float(self.files.modified[i])).isoformat(timespec="seconds")
         path, size = self.files.path(i), int(self.files.sizes[i])
-        return DuplicateFile(path, round(float(self.scores[row]), 6), size, width, height, modified)
+        return DuplicateFile(path, round(float(score), 6), size, width, height, modified)
 
 
 def groups_as_json(groups: Sequence[DuplicateGroup]) -> str:

@@ -162,7 +162,7 @@ def _store(work: Work, group: _Group, copies: dict[bytes, list[Candidate]], book
     skipped = [row for candidate, reason in group.failures for row in _skipped(work, candidate, reason)]
     for candidate, reason in group.failures:
         for copy in copies.pop(candidate.digest, []) if candidate.digest else []:
-            skipped += _skipped(work, copy, reason)
+            skipped += _skipped(work, copy, _without_path(reason, work.path_of(candidate.root, candidate.name)))
     with work.manifest.reading() as connection:
         known = known_images(connection, [digest for digest in digests if digest is not None])
         number = next_number(connection)
@@ -206,6 +206,11 @@ def _skipped(work: Work, candidate: Candidate, reason: str) -> Iterator[SkippedR
     settled = candidate.settled and _is_readable(path)
     root, name, size, mtime = candidate.root, candidate.name, candidate.size, candidate.mtime
     yield SkippedRow(root, name, size, mtime, int(settled), work.reader, reason)
+
+
+def _without_path(reason: str, path: str) -> str:
+    """A reason that is true of all files with the same bytes."""
+    return reason.removeprefix(f"{printable(path)}: ").removeprefix(f"{path}: ")
 
 
 def _is_readable(path: str) -> bool:

@@ -92,6 +92,7 @@ class Update:
         with self.manifest.writing() as connection:
             apply_known(connection, book, to_embed)
             self._note_roots(connection, scans, report)
+            self._note_shards(connection, report)
         if to_embed:
             loaded = self.load()
             embed(self._work(numbers), loaded.encoder, loaded.processor, to_embed, book)
@@ -126,6 +127,17 @@ class Update:
             put_setting(connection, HELD_BACK, counted)
             if others:
                 report.notes.append(f"not read are {describe_other_kinds(others)}")
+
+    def _note_shards(self, connection: sqlite3.Connection, report: UpdateReport) -> None:
+        """Names what is missing or cut off, as far as a look at the sizes shows it."""
+        for file, size in connection.execute("SELECT file, bytes FROM shards ORDER BY id").fetchall():
+            path = self.manifest.folder / file
+            found = os.path.getsize(path) if path.is_file() else None
+            if found != size:
+                problem = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
+                report.notes.append(
+                    f"{file} {problem}: mend it with `clipalign index --repair` or update(repair=True)"
+                )
 
     def _path_of(self, numbers: dict[str, int]) -> Callable[[int, bytes], str]:
         roots = {number: root for root, number in numbers.items()}

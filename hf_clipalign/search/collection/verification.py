@@ -82,6 +82,8 @@ def inspect(manifest: Manifest, description: Mapping[str, Any], key: str) -> Fin
                 _inspect_shards(connection, manifest.folder, key, description["width"], found)
     except DamagedManifest as damage:
         found.database, found.problems = True, [str(damage)]
+    except ClipAlignError:
+        raise
     except (TypeError, ValueError, OverflowError) as error:
         found.database, found.problems = True, [f"{FILE}: its rows make no sense ({short_reason(error)})"]
     return found

@@ -83,6 +83,22 @@ def test_an_export_is_replaced_and_nothing_else(index, tmp_path):
     assert not (tmp_path / "out" / "notes.txt").exists()
 
 
+def test_neither_the_index_nor_its_images_are_replaced(tmp_path, caplog):
+    (tmp_path / "all" / "photos").mkdir(parents=True)
+    Image.new("RGB", (50, 50), "red").save(tmp_path / "all" / "photos" / "red.png")
+    made = ImageIndex.create(tmp_path / "all" / "photos", load_mini().student_path, tmp_path / "photos.index")
+    made.update(progress=False)
+    for target in (made.path, tmp_path / "all" / "photos", tmp_path / "all"):
+        with pytest.raises(ClipAlignError, match=r"holds what is read .*: give another folder for the result"):
+            export_index(made, target, overwrite=True)
+    assert made.verify() == []
+    assert (tmp_path / "all" / "photos" / "red.png").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    export_index(made, tmp_path / "out", overwrite=True)
+    assert "what it held is lost: 'notes.txt'" in caplog.text
+
+
 def test_mistakes(index, tmp_path):
     with pytest.raises(ClipAlignError, match="unknown format 'arow' of an index: did you mean 'arrow'"):
         export_index(index, tmp_path / "out", "arow")
