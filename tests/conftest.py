@@ -1,5 +1,6 @@
 """Settings of every test process: set before torch and huggingface_hub are imported."""
 
+import contextlib
 import gc
 import os
 
@@ -9,6 +10,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+with contextlib.suppress(ImportError):  # one lane has no hypothesis
+    from hypothesis import settings
+
+    settings.register_profile("any machine", deadline=None)  # no test may fail because a machine is slow
+    settings.load_profile("any machine")
 
 
 def pytest_collection_finish() -> None:

@@ -153,7 +153,7 @@ COMMANDS = {
     **{"discover": ("photos", *MODEL, "--teacher", "mini:teacher"), "trim": MODEL, "export": MODEL, "spectrum": MODEL},
     "findings": ("train.csv", "--images", "photos", *MODEL),
     "push": ("model", "me/name"),
-    "demo": (),
+    **dict.fromkeys(("demo", "app"), ()),
     "index": ("photos", *MODEL),
     "search": ("photos.index", "a red fox"),
     **dict.fromkeys(("duplicates", "select", "status", "verify"), ("photos.index",)),

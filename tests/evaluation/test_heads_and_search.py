@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from hf_clipalign import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.evaluation import HEAD_NAMES, Head, LabelledRetrieval, comparison_heads, search_band
-from hf_clipalign.evaluation.band_search import _bands
+from hf_clipalign.evaluation.band_search import band_grid
 from hf_clipalign.isoclip import text_pca_projector, trim_projectors
 from hf_clipalign.metrics import retrieval_metrics
 from tests.tiny_models import tiny_clip
@@ -136,6 +136,6 @@ def test_the_default_grid_by_hand():
     """0, 1, 2, 4 and shares of the rank, as long as no more than 85 % is removed."""
     tops, bottoms = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64), (0, 8, 16, 32, 48, 64)
     expected = [(top, bottom) for top in tops for bottom in bottoms if top + bottom <= 108]
-    assert _bands(128, None, None) == expected
+    assert band_grid(128, None, None) == expected
     assert (64, 48) not in expected
-    assert _bands(128, [64], [48, 63, 64]) == [(64, 48), (64, 63)]
+    assert band_grid(128, [64], [48, 63, 64]) == [(64, 48), (64, 63)]

@@ -205,6 +205,7 @@ class Interrupt(MetaPathFinder):
             sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without it
 sys.meta_path.insert(0, Interrupt())
 module = sys.argv[1]
 from hf_clipalign.cli import main

@@ -13,6 +13,7 @@ from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.commands.push import OverwriteOption
 from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.names import misplaced_model
 from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, next_step, parse_band
 
 
@@ -66,6 +67,8 @@ def export(
     from hf_clipalign.hub import written_folder
 
     if index is not None:
+        if model is None and (name := misplaced_model([str(index)])):
+            raise ClipAlignError(f"{name!r} is a model: write --model {name}.")
         _export_index(index, to or "arrow", head, out, overwrite)
         return
     to = to or "stock"
