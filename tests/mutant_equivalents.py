@@ -120,6 +120,16 @@ _BY_REASON = {
             "1 -> 2",
         ),
     ],
+    "the matrix of positives is symmetric": [
+        ("losses/supervised_contrastive", "n_positives = positives.sum(dim=-1)", "1 -> 0"),
+    ],
+    "a piece is copied where it need not be: the same values": [
+        (
+            "features/storage/shards",
+            "aligned = piece if (start + first) % dtype.itemsize == 0 else piece.clone()",
+            "0 -> -1",
+        ),
+    ],
     "0 is the default seed of compare_heads": [
         (
             "evaluation/mini_study",

@@ -227,3 +227,11 @@ def test_the_shares_of_info_nce_add_up_to_loss_and_gradient(cut: int) -> None:
     (shares[0] + shares[1]).backward()
     torch.testing.assert_close(split.grad, whole.grad)
     torch.testing.assert_close(info_nce_loss(rows, 0.3, own=slice(0, 5)), expected)
+
+
+def test_an_image_without_a_positive_is_a_rival_and_no_anchor() -> None:
+    rows = torch.nn.functional.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+    loss = supervised_contrastive_loss(rows[:, None], torch.tensor([0, 0, 1]), temperature=0.5, base_temperature=0.5)
+    cosines = (rows @ rows.T / 0.5).fill_diagonal_(float("-inf"))
+    log_probabilities = cosines.log_softmax(dim=-1)
+    torch.testing.assert_close(loss, -(log_probabilities[0, 1] + log_probabilities[1, 0]) / 2)

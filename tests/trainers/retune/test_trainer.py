@@ -28,6 +28,7 @@ from hf_clipalign.hub import check_card, push_folder
 from hf_clipalign.hub.retune_folder import NOT_FOR_DIAGNOSIS, PUSHED
 from hf_clipalign.losses import masked_bce_loss, retune_logits
 from hf_clipalign.trainers import RETuneState, RETuneTrainer, RETuneTrainingArguments
+from hf_clipalign.trainers.retune import updates
 from hf_clipalign.trainers.retune.data import (
     Shuffled,
     check_same_task,
@@ -471,6 +472,23 @@ def test_the_output_folder(tmp_path: Path) -> None:
 def test_settings_that_contradict(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ClipAlignError, match=message):
         RETuneTrainingArguments(str(tmp_path), **changes)
+
+
+def test_the_threshold_of_the_reset_rule_grows_with_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    thresholds: list[float] = []
+
+    def undo(before: Any, after: Any, threshold: float) -> Any:
+        thresholds.append(threshold)
+        return after
+
+    monkeypatch.setattr(updates, "undo_small_updates", undo)
+    rule, model = updates.SmallUpdates(0.25, 0.5), torch.nn.Linear(1, 1)
+    for _ in range(2):
+        rule.on_train_begin(None, None, None)
+        for _ in range(3):
+            rule.on_epoch_begin(None, None, None, model=model)
+            rule.on_epoch_end(None, None, None, model=model)
+    assert thresholds == [0.25, 0.75, 1.25] * 2
 
 
 def test_bad_input(tmp_path: Path) -> None:
