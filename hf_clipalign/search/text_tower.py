@@ -17,6 +17,7 @@ from hf_clipalign._io.limited_json import BadJson, checked_json, natural
 FOLDER = "text"
 """Of the tower in an index."""
 MODEL_FILE, TOKENIZER_FILE = "tower.onnx", "tokenizer.json"
+"""The weights lie beside the first, in `tower.onnx.data`, where they can be mapped."""
 METADATA = "hf_clipalign_text"
 """Name of the entry of the ONNX file's metadata that describes the tower."""
 
@@ -71,6 +72,9 @@ class TextTower:
             return None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        # weights stay mapped, and only those of a few words are read: four times as fast for one query of a process
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.add_session_config_entry("session.disable_prepacking", "1")
         try:
             session = onnxruntime.InferenceSession(
                 str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]

@@ -51,7 +51,7 @@ def export_text_tower(model: Any, processor: Any, folder: str | Path) -> Path:
         ```python
         >>> from hf_clipalign.hub import export_text_tower
         >>> sorted(file.name for file in export_text_tower(model, processor, "text").iterdir())
-        ['tokenizer.json', 'tower.onnx']
+        ['tokenizer.json', 'tower.onnx', 'tower.onnx.data']
         ```
     """
     encoder = as_dual_encoder(model)
@@ -72,7 +72,7 @@ def export_text_tower(model: Any, processor: Any, folder: str | Path) -> Path:
     program.model.metadata_props[METADATA] = described(facts)
     target = Path(folder)
     with atomic_folder(target, keep=False) as staging:
-        program.save(str(staging / MODEL_FILE), external_data=False)
+        program.save(str(staging / MODEL_FILE), external_data=True)
         backend.save(str(staging / TOKENIZER_FILE))
         _compare(encoder, tokenizer, staging)
     return target
