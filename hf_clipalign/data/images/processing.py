@@ -78,9 +78,15 @@ def reduce_image(image: Image.Image, image_processor: Any) -> Image.Image:
         return _centre(image, size, image_processor)
     is_large = image.width * image.height > max(_LARGE_PIXELS, size[0] * size[1])
     resample = getattr(image_processor, "resample", None)
-    if is_large and getattr(image_processor, "backend", None) == "pil" and isinstance(resample, int):
+    if is_large and _resizes_with_pil(image_processor) and isinstance(resample, int):
         return image.resize(size, Image.Resampling(resample))
     return image
+
+
+def _resizes_with_pil(image_processor: Any) -> bool:
+    """The first 5.x releases of transformers say `is_fast` where later ones name the backend."""
+    backend = getattr(image_processor, "backend", None)
+    return backend == "pil" if backend else getattr(image_processor, "is_fast", None) is False
 
 
 def _resized_size(image_processor: Any, size: tuple[int, int]) -> tuple[int, int] | None:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import read_image
 from hf_clipalign.data.images import processing, reader
 from hf_clipalign.data.images.processing import process_images, reduce_image
+
+
+def with_pil(family, name):
+    """A family's image processor that works with PIL; the first 5.x releases have it under the plain name."""
+    models = f"transformers.models.{family}"
+    try:
+        return getattr(import_module(f"{models}.image_processing_pil_{family}"), f"{name}ImageProcessorPil")
+    except ModuleNotFoundError:
+        return getattr(import_module(f"{models}.image_processing_{family}"), f"{name}ImageProcessor")
+
+
+CLIPImageProcessorPil, SiglipImageProcessorPil = with_pil("clip", "CLIP"), with_pil("siglip", "Siglip")
 
 PROCESSORS = {
     "clip": CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
@@ -146,7 +157,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 from PIL import Image
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from tests.data.images.test_processing import CLIPImageProcessorPil
 from hf_clipalign.data import image_folder
 from hf_clipalign.features.reading import ImageJob, _ImageReader
 
