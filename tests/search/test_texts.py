@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
+from packaging import version
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -21,6 +23,7 @@ from tests.tiny_models import save_tiny
 
 WORDS = ["an emoji of a cat", "a RED car!"]
 ROOT = Path(__file__).parents[2]
+OLD = version.parse(transformers.__version__) < version.parse("5.23")
 HEAVY = {"torch", "transformers", "datasets", "peft", "scipy", "sklearn", "pandas", "accelerate", "matplotlib", "PIL"}
 
 
@@ -101,6 +104,7 @@ def test_a_tower_that_reads_otherwise_is_never_used(index, monkeypatch):
     assert not prepare_texts(index), "that is not tried again"
 
 
+@pytest.mark.skipif(OLD, reason="5.0 has no tokenizer class for SigLIP without sentencepiece")
 def test_other_families_go_through_the_model(tmp_path):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / "red.png")
@@ -157,6 +161,7 @@ def test_a_cold_query_imports_only_what_it_needs(made, arguments, allowed):
     assert printed
 
 
+@pytest.mark.skipif(OLD, reason="the first 5.x releases of transformers import more for an image")
 def test_an_image_from_outside_imports_no_trainer_and_no_data_sets(made):
     Image.new("RGB", (20, 20), "green").save(made / "outside.png")
     modules, printed = modules_of("search", "index", "--image", "outside.png", "--json", cwd=made)
