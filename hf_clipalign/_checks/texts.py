@@ -8,6 +8,34 @@ from hf_clipalign._checks.quoting import short
 from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
 
+_SHOWN_CHARACTERS = 60
+
+
+class TextTooLong(ClipAlignError):
+    """A text beyond a model's context.
+
+    Attributes:
+        problem (`str`): the text, cut to its beginning, and its tokens, for messages without its place.
+    """
+
+    problem = ""
+
+    @classmethod
+    def of(cls, place: int, text: str, length: int, limit: int, way_out: str) -> TextTooLong:
+        """The error for a text.
+
+        Args:
+            place (`int`): of the text among those given.
+            text (`str`): the text.
+            length, limit (`int`): its tokens, and how many the model reads.
+            way_out (`str`): end of the message.
+        """
+        shown = repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…")
+        count = f"has {length} tokens, but the model reads {limit}"
+        error = cls(f"text {place} ({shown}) {count}{way_out}")
+        error.problem = f"{shown} {count}"
+        return error
+
 
 def as_texts(values: Any, name: str) -> list[str]:
     """The texts of a sequence in order of position.

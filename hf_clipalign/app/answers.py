@@ -16,6 +16,7 @@ from hf_clipalign.app.rankings import Ranked, best_rows, compared, ranked, summa
 from hf_clipalign.app.workspace import View
 from hf_clipalign.search.answers.filters import Filter, parse_conditions
 from hf_clipalign.search.answers.hits import NO_MATCH, as_csv
+from hf_clipalign.search.engine import confidences_of
 from hf_clipalign.search.heads import ALIGNED, RAW
 
 GOOD = 0.5
@@ -126,7 +127,7 @@ def _confidences(
     if calibration is None or not count:
         return None
     best = scores[best_rows(scores, max(count, calibration.reference_rank), allowed)]
-    return [float(value) for value in calibration.confidence(best, n_searched)][:count]
+    return confidences_of(calibration, best, n_searched)[:count]
 
 
 def _column(head: str, hits: list[Ranked], confidences: list[float] | None) -> Column:

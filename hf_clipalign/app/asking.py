@@ -12,13 +12,12 @@ from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.app.serving.uploads import Uploads
 from hf_clipalign.app.workspace import View, Workspace
+from hf_clipalign.search.answers.vectors import unit_vector
 from hf_clipalign.search.heads import RAW
 from hf_clipalign.search.query import Part, Query
 
 FILE = "file:"
 """Beginning of the token of an image of the collection; its number follows."""
-
-_NOTHING_LEFT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def ask(workspace: Workspace, uploads: Uploads, line: str, token: str) -> Asked:
     summands: list[tuple[float, NDArray[np.float32]]] = []
     matrix = view.index.projector(RAW, "image")
     for image in images:
-        summands.append((image.part.weight, _unit(matrix @ image.features, query)))
+        summands.append((image.part.weight, unit_vector(matrix @ image.features, query)))
     if words:
         vectors = workspace.encode_texts([part.value for part in words])
         summands += [(part.weight, vector) for part, vector in zip(words, vectors, strict=True)]
@@ -78,7 +77,7 @@ def ask(workspace: Workspace, uploads: Uploads, line: str, token: str) -> Asked:
     return Asked(
         text=str(query),
         images=[] if words else [(image.part.weight, image.features) for image in images],
-        vector=_unit(total, query),
+        vector=unit_vector(total, query),
         rows=[image.row for image in images if image.row is not None],
         is_single=query.is_single and not words,
     )
@@ -117,13 +116,6 @@ def _of_collection(view: View, number: int, weight: float) -> _Image:
     row = int(view.files.images[number])
     features = view.plain.features.take(np.array([row], np.int64))[0]
     return _Image(Part("image", view.files.names[number], weight), features, row)
-
-
-def _unit(vector: NDArray[np.floating], query: Query) -> NDArray[np.float32]:
-    length = float(np.linalg.norm(vector))
-    if not length > _NOTHING_LEFT:
-        raise ClipAlignError(f"the parts of the query {query} cancel one another: nothing is left to look for.")
-    return (vector / length).astype(np.float32)
 
 
 def joined(names: Sequence[str], most: int = 3) -> str:

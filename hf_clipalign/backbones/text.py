@@ -8,11 +8,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_clipalign._checks.texts import as_texts
+from hf_clipalign._checks.texts import TextTooLong, as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.dual_encoder import DualEncoder
-
-_SHOWN_CHARACTERS = 60
 
 
 def tokenize(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str], truncate: bool = False) -> dict[str, Tensor]:
@@ -132,11 +130,7 @@ def _check_lengths(encoder: DualEncoder, tokenizer: Any, texts: Sequence[str]) -
 
 def _check_length(index: int, text: str, length: int, limit: int) -> None:
     if length > limit:
-        shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
-        raise ClipAlignError(
-            f"text {index} ({shown!r}) has {length} tokens, but the model reads {limit}. "
-            "Shorten it, or pass truncate=True to cut it."
-        )
+        raise TextTooLong.of(index, text, length, limit, ". Shorten it, or pass truncate=True to cut it.")
 
 
 def project_texts(encoder: DualEncoder, features: Tensor, normalize: bool = True) -> Tensor:

@@ -116,16 +116,31 @@ def _hits(
     confidences: list[float] | None,
 ) -> list[Hit]:
     files = collection.files
-    if wish.min_confidence is not None:
-        if confidences is None:
-            raise ClipAlignError(_no_confidence(collection, asked))
-        ranked = [hit for hit, chance in zip(ranked, confidences, strict=False) if chance >= wish.min_confidence]
+    if wish.min_confidence is not None and confidences is None:
+        raise ClipAlignError(_no_confidence(collection, asked))
+    chances: Sequence[float | None] = [None] * len(ranked) if confidences is None else confidences[: len(ranked)]
+    least = wish.min_confidence
+    shown = [
+        (row, score, chance)
+        for (row, score), chance in zip(ranked, chances, strict=True)
+        if least is None or (chance is not None and chance >= least)
+    ]
     hits = []
-    for number, (row, score) in list(enumerate(ranked))[wish.start :]:
+    for row, score, confidence in shown[wish.start :]:
         paths = [files.path(i) for i in files.of_image(row) if wish.kept is None or wish.kept[i]]
-        confidence = None if confidences is None else confidences[number]
         hits.append(Hit(paths[0], score, confidence, asked.head, tuple(paths[1:])))
     return hits
+
+
+def confidences_of(calibration: Calibration, scores: NDArray[np.float32], n_searched: int | None) -> list[float]:
+    """What a calibration says of the best scores of one query; 1 for an embedding that equals the query's.
+
+    Args:
+        calibration (`Calibration`): of the collection and head.
+        scores (`np.ndarray [K]`): descending.
+        n_searched (`int`, *optional*): how many images were searched, if other than the calibration's.
+    """
+    return np.where(scores >= _SAME, 1.0, calibration.confidence(scores, n_searched)).tolist()
 
 
 def _confidences(
@@ -134,8 +149,7 @@ def _confidences(
     """Probability of a true match for each score; None for combined queries, whose scores have another scale."""
     if calibration is None or not (asked.query.is_single and asked.query.is_visual):
         return None
-    values = np.asarray(scores, np.float32)
-    return np.where(values >= _SAME, 1.0, calibration.confidence(values, n_searched)).tolist()
+    return confidences_of(calibration, np.asarray(scores, np.float32), n_searched)
 
 
 def _no_confidence(collection: Collection, asked: AskedQuery) -> str:

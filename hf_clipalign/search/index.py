@@ -236,9 +236,8 @@ class ImageIndex(StoredImages, Searching, Calibrating):
         with locked(self.path):
             heads = opened_heads(self.path).with_band(image_band)
             with self._manifest.writing() as connection:
-                next_generation(
-                    connection
-                )  # before, too: what is derived from the old head is stale if this is killed
+                # before, too: what is derived from the old head is stale if this is killed
+                next_generation(connection)
             heads.save(self.path, INDEXED.key(self.description))
             with self._manifest.writing() as connection:
                 put_setting(connection, "description", heads.description)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import BadJson, checked_json, natural
+from hf_clipalign.backbones.lean.token_ids import checked_ids, read_tokenizer
 
 FOLDER = "text"
 """Of the tower in an index."""
@@ -22,7 +22,6 @@ METADATA = "hf_clipalign_text"
 """Name of the entry of the ONNX file's metadata that describes the tower."""
 
 _FACTS = {"weights": str, "max_length": natural, "pad_id": natural, "full_length": bool, "width": natural}
-_SHOWN_CHARACTERS = 60
 
 
 class TextTower:
@@ -67,7 +66,7 @@ class TextTower:
             return None
         try:
             import onnxruntime
-            from tokenizers import Tokenizer
+            import tokenizers  # noqa: F401
         except ImportError:
             return None
         options = onnxruntime.SessionOptions()
@@ -79,7 +78,7 @@ class TextTower:
             session = onnxruntime.InferenceSession(
                 str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
             )
-            tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+            tokenizer = read_tokenizer(str(folder / TOKENIZER_FILE))
             facts = checked_json(session.get_modelmeta().custom_metadata_map.get(METADATA, "").encode(), _FACTS)
         except BadJson:
             raise ClipAlignError(f"{str(folder / MODEL_FILE)!r} is no text tower of an index: delete it.") from None
@@ -88,8 +87,6 @@ class TextTower:
             raise ClipAlignError(f"the text tower in {str(folder)!r} is damaged, delete it: {reason[:120]}") from None
         if weights is not None and facts["weights"] != weights:
             return None
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
         return cls(session, tokenizer, facts)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -101,16 +98,7 @@ class TextTower:
         Raises:
             `ClipAlignError`: a text is longer than the model's context, or a single string was given.
         """
-        texts = as_texts(texts, "texts")
-        found = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
-        limit = self.facts["max_length"]
-        for number, (text, ids) in enumerate(zip(texts, found, strict=True)):
-            if len(ids) > limit:
-                shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
-                raise ClipAlignError(
-                    f"text {number} ({shown!r}) has {len(ids)} tokens, but the model reads {limit}: shorten it."
-                )
-        return found
+        return checked_ids(self._tokenizer, texts, self.facts["max_length"])
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Features of texts before the projector, `[N, t]`.

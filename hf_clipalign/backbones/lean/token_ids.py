@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hf_clipalign._checks.texts import as_texts
-from hf_clipalign._errors import ClipAlignError
-
-_SHOWN_CHARACTERS = 60
+from hf_clipalign._checks.texts import TextTooLong, as_texts
 
 
 def checked_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
@@ -26,10 +23,7 @@ def checked_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[i
     found = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     for number, (text, ids) in enumerate(zip(texts, found, strict=True)):
         if len(ids) > limit:
-            shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
-            raise ClipAlignError(
-                f"text {number} ({shown!r}) has {len(ids)} tokens, but the model reads {limit}: shorten it."
-            )
+            raise TextTooLong.of(number, text, len(ids), limit, ": shorten it.")
     return found
 
 

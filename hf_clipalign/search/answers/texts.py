@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.texts import TextTooLong
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.lean.text_tower import LeanTextTower
 from hf_clipalign.search.answers.collection import Collection
@@ -19,7 +19,6 @@ from hf_clipalign.search.text_tower import FOLDER, TextTower
 SETTING = "lean_text"
 """Of an index: where the checkpoint is that the lean tower reads, and one text with its vector as a proof."""
 
-_TOO_LONG = re.compile(r"^text \d+ \((.*)\) has (\d+) tokens, but the model reads (\d+)")
 _PROOF = "a photo of a cat."
 _PROBES = (_PROOF, "A RED Car, at night!", "café 3.14", "don't  stop", "日本", "x", "two\nlines")
 _LEAST_COSINE = 0.999
@@ -48,12 +47,8 @@ def embedded_texts(collection: Collection, texts: Sequence[str]) -> NDArray[np.f
     try:
         tower = _onnx_tower(collection) or _lean_tower(collection)
         return collection.encode_texts(texts) if tower is None else _embedded(collection, tower, texts)
-    except ClipAlignError as error:
-        if (found := _TOO_LONG.match(str(error))) is None:
-            raise
-        raise ClipAlignError(
-            f"the text {found[1]} has {found[2]} tokens, but the model reads {found[3]}: shorten it."
-        ) from error
+    except TextTooLong as error:
+        raise ClipAlignError(f"the text {error.problem}: shorten it.") from error
 
 
 def prepare_texts(collection: Any) -> bool:

@@ -14,9 +14,9 @@ from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.search.answers.collection import Collection
 from hf_clipalign.search.answers.texts import embedded_texts
+from hf_clipalign.search.heads import ALIGNED, RAW
 from hf_clipalign.search.query import Part, Query
 
-RAW, ALIGNED = "raw", "aligned"
 _NOTHING_LEFT = 1e-4
 """A sum of unit vectors that is shorter than this is rounding."""
 
@@ -73,14 +73,19 @@ def ask(collection: Collection, queries: Sequence[Query]) -> list[AskedQuery]:
             elif (row := rows[id(part)]) is not None:
                 vector = collection.embeddings(head).take(np.array([row], np.int64))[0]
             else:
-                vector = _unit(image_features[id(part)] @ collection.projector(head, "image").T, query)
+                vector = unit_vector(image_features[id(part)] @ collection.projector(head, "image").T, query)
             total = total + part.weight * np.asarray(vector, np.float64)
         own = [row for part in query.parts if part.kind == "image" and (row := rows[id(part)]) is not None]
-        asked.append(AskedQuery(query, head, _unit(total / sum(abs(p.weight) for p in query.parts), query), own))
+        asked.append(AskedQuery(query, head, unit_vector(total / sum(abs(p.weight) for p in query.parts), query), own))
     return asked
 
 
-def _unit(vector: NDArray[Any], query: Query) -> NDArray[np.float32]:
+def unit_vector(vector: NDArray[Any], query: Query) -> NDArray[np.float32]:
+    """A sum of the parts of a query, scaled to unit length.
+
+    Raises:
+        `ClipAlignError`: nothing is left of it.
+    """
     length = float(np.linalg.norm(vector))
     if not length > _NOTHING_LEFT:
         raise ClipAlignError(f"the parts of the query {query} cancel one another: nothing is left to look for.")

@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -284,21 +284,23 @@ def next_generation(connection: sqlite3.Connection) -> int:
 def put_files(connection: sqlite3.Connection, rows: Iterable[FileRow]) -> None:
     """Stores files; one of the same name is replaced, and is no longer among the skipped."""
     rows = list(rows)
-    values = ", ".join("?" * (len(FileRow._fields) + 1))
-    columns = ", ".join((*FileRow._fields, "proof"))
-    proven = [(*row, proof_of(row)) for row in rows]
-    connection.executemany(f"INSERT OR REPLACE INTO files ({columns}) VALUES ({values})", proven)
+    _put_proven(connection, "files", FileRow._fields, rows)
     remove_skipped(connection, [(row.root, row.name) for row in rows])
 
 
 def put_skipped(connection: sqlite3.Connection, rows: Iterable[SkippedRow]) -> None:
     """Records files that cannot be read; they are no longer among those that can be found."""
     rows = list(rows)
-    values = ", ".join("?" * (len(SkippedRow._fields) + 1))
-    columns = ", ".join((*SkippedRow._fields, "proof"))
-    proven = [(*row, proof_of(row)) for row in rows]
-    connection.executemany(f"INSERT OR REPLACE INTO skipped ({columns}) VALUES ({values})", proven)
+    _put_proven(connection, "skipped", SkippedRow._fields, rows)
     remove_files(connection, [(row.root, row.name) for row in rows])
+
+
+def _put_proven(
+    connection: sqlite3.Connection, table: str, fields: tuple[str, ...], rows: Sequence[FileRow | SkippedRow]
+) -> None:
+    columns, values = ", ".join((*fields, "proof")), ", ".join("?" * (len(fields) + 1))
+    proven = [(*row, proof_of(row)) for row in rows]
+    connection.executemany(f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({values})", proven)
 
 
 def remove_files(connection: sqlite3.Connection, names: Iterable[tuple[int, bytes]]) -> None:
