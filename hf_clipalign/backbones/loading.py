@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.checkpoint import check_files, check_model_size, is_finite, load_checked
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _LONGEST_REASON = 240
 _TRIED_SIZE = (40, 30)
@@ -225,3 +229,23 @@ def _comes_from(error: BaseException | None, *kinds: type[BaseException]) -> boo
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def backbone_configuration(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig:
+    """The configuration of a backbone, to be kept within another one.
+
+    It is a copy: the first 5.x releases of transformers reset the attention of a configuration's parts, which may be
+    those of a model in use.
+
+    Args:
+        config (`PreTrainedConfig` or `dict`, *optional*): as an object or as read from JSON. Default: CLIP's.
+
+    Returns:
+        `PreTrainedConfig`: the copy.
+    """
+    from transformers import AutoConfig, PreTrainedConfig
+
+    if isinstance(config, PreTrainedConfig):
+        return copy.deepcopy(config)
+    values = dict(config or {})
+    return AutoConfig.for_model(values.pop("model_type", "clip"), **values)

@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.backbones.loading import backbone_configuration
 
 
 class SpectralGCDConfig(PreTrainedConfig):
@@ -59,9 +60,6 @@ class SpectralGCDConfig(PreTrainedConfig):
         base_model_name_or_path: str | None = None,
         **kwargs: Any,
     ):
-        if not isinstance(backbone_config, PreTrainedConfig):
-            values = dict(backbone_config or {})
-            backbone_config = AutoConfig.for_model(values.pop("model_type", "clip"), **values)
         sizes = {"hidden_size": hidden_size, "mlp_hidden_size": mlp_hidden_size, "bottleneck_size": bottleneck_size}
         for name, size in sizes.items():
             check_integer(name, size)
@@ -70,7 +68,7 @@ class SpectralGCDConfig(PreTrainedConfig):
             if isinstance(names, str):
                 raise ClipAlignError(f"{name} is the single string {names!r}: give a list of names")
         check_number("concept_temperature", concept_temperature, "a number above 0", above=0)
-        self.backbone_config = backbone_config
+        self.backbone_config = backbone_configuration(backbone_config)
         self.concepts = list(concepts)
         self.class_names = list(class_names)
         self.n_novel = n_novel

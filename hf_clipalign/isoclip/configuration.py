@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from hf_clipalign.backbones.loading import backbone_configuration
+
 
 class IsoCLIPConfig(PreTrainedConfig):
     """Configuration of `IsoCLIPModel`: the base model's configuration and the bands that its projectors keep.
@@ -42,10 +44,7 @@ class IsoCLIPConfig(PreTrainedConfig):
         projector_layout: str = "consistent",
         **kwargs: Any,
     ):
-        if not isinstance(clip_config, PreTrainedConfig):
-            values = dict(clip_config or {})
-            clip_config = AutoConfig.for_model(values.pop("model_type", "clip"), **values)
-        self.clip_config = clip_config
+        self.clip_config = backbone_configuration(clip_config)
         self.image_band = _as_band(image_band)
         self.text_band = _as_band(text_band)
         self.base_model_name_or_path = base_model_name_or_path

@@ -85,6 +85,13 @@ def test_what_cannot_be_read_here_is_left_to_the_model(tmp_path, kind):
     assert LeanTextTower.open(folder) is None
 
 
+def test_bfloat16_is_left_to_the_model_whatever_else_is_loaded(tmp_path):
+    pytest.importorskip("ml_dtypes", reason="gives NumPy bfloat16, as soon as anything imports it")
+    folder = changed(tmp_path)
+    spoilt(folder, "bfloat16")
+    assert LeanTextTower.open(folder) is None
+
+
 @pytest.mark.parametrize("family", ["siglip", "siglip2"])
 def test_other_families_are_left_to_the_model(tmp_path, family):
     assert LeanTextTower.open(save_tiny(family, tmp_path)) is None

@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-import transformers
-from packaging import version
 from peft import get_peft_model
 from typer.testing import CliRunner
 
@@ -16,12 +14,10 @@ from hf_clipalign.data import image_folder, load_mini, read_image
 from hf_clipalign.evaluation import zero_shot_logits
 from hf_clipalign.metrics import top_k_accuracy
 from hf_clipalign.tuners import CoOpConfig
+from tests.versions import loads_by_transformers
 
 
-@pytest.mark.skipif(
-    version.parse(transformers.__version__) < version.parse("5.23"),
-    reason="5.0 loads no adapter of a model without the prefix `model.`; 5.23 is known to",
-)
+@loads_by_transformers
 def test_the_template_of_an_adapter_is_used_and_another_one_is_named(tmp_path, caplog):
     mini, folder = load_mini(), tmp_path / "adapter"
     torch.manual_seed(0)

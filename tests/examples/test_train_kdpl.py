@@ -20,6 +20,7 @@ from hf_clipalign._io.masking import mask
 from hf_clipalign.data import base_and_novel, from_dataset, load_mini, take
 from hf_clipalign.evaluation import zero_shot_logits
 from hf_clipalign.hub import check_card
+from tests.versions import loads_by_transformers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PARTS = ["seen classes", "unseen classes", "unseen domain"]
@@ -163,6 +164,7 @@ def test_a_flat_folder_without_names_says_what_to_type(example: Any, tmp_path: P
     assert example.own_task(*example.parse([*own, "--class_agnostic"])).class_names is None
 
 
+@loads_by_transformers
 def test_flat_folder_and_names_become_an_adapter_for_the_stock_pipeline(example: Any, tmp_path: Path) -> None:
     save_images(tmp_path / "images", 4)
     names = flatten(tmp_path / "images", tmp_path / "flat")

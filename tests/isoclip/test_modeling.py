@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from hf_clipalign import ClipAlignError, IsoCLIPConfig, IsoCLIPModel
 from hf_clipalign.backbones import as_dual_encoder
+from hf_clipalign.gcd import SpectralGCDConfig
 from hf_clipalign.isoclip import trim_projectors
 from tests.tiny_models import tiny_clip, tiny_metaclip2, tiny_pixel_values, tiny_tokenizer
 
@@ -143,6 +144,17 @@ def test_the_base_model_is_shared_and_not_copied():
     assert aligned.clip is base
     assert not any(parameter.is_meta for parameter in aligned.parameters())
     assert as_dual_encoder(aligned).model is base
+
+
+@pytest.mark.parametrize("configuration", [IsoCLIPConfig, SpectralGCDConfig])
+def test_a_configuration_leaves_the_model_that_it_was_made_from_as_it_is(configuration):
+    base = tiny_clip()
+    before = base.config.text_config._attn_implementation
+    config = configuration(base.config)
+    assert base.config.text_config._attn_implementation == before is not None
+    part = config.clip_config if configuration is IsoCLIPConfig else config.backbone_config
+    part.text_config.hidden_size = -1
+    assert base.config.text_config.hidden_size > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import transformers
-from packaging import version
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -20,10 +18,10 @@ from hf_clipalign.search import ImageIndex
 from hf_clipalign.search.answers import texts
 from hf_clipalign.search.answers.texts import SETTING, embedded_texts, prepare_texts
 from tests.tiny_models import save_tiny
+from tests.versions import OLD
 
 WORDS = ["an emoji of a cat", "a RED car!"]
 ROOT = Path(__file__).parents[2]
-OLD = version.parse(transformers.__version__) < version.parse("5.23")
 HEAVY = {"torch", "transformers", "datasets", "peft", "scipy", "sklearn", "pandas", "accelerate", "matplotlib", "PIL"}
 
 

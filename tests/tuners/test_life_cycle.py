@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from packaging import version
 from peft import PeftConfig, PeftModel, PeftType
 from PIL import Image
 from torch import Tensor
@@ -18,13 +16,10 @@ from transformers import AutoModel, pipeline
 from hf_clipalign.tuners import plan_prompts, prompted_logits, prompted_outputs
 from tests.tiny_models import save_tiny, tiny_model, tiny_pixel_values
 from tests.tuners.methods import CONFIGS, MATRIX, MODULE_TO_SAVE, logits, prompted, prompts, stirred
+from tests.versions import loads_by_transformers
 
 every_pair = pytest.mark.parametrize(("method", "family"), MATRIX)
 every_method = pytest.mark.parametrize("method", CONFIGS)
-loads_by_transformers = pytest.mark.skipif(
-    version.parse(transformers.__version__) < version.parse("5.23"),
-    reason="5.0 loads no adapter of a model without the prefix `model.`; 5.23 is known to",
-)
 
 
 def close(found: Tensor, expected: Tensor) -> bool:

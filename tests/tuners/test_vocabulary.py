@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from packaging import version
 from peft import get_peft_model
 from PIL import Image
 
@@ -31,8 +29,9 @@ from tests.tiny_models import (
     tiny_siglip,
     tiny_tokenizer,
 )
+from tests.versions import OLD
 
-PIPELINE_FOR_SIGLIP = version.parse(transformers.__version__) >= version.parse("5.23")
+PIPELINE_FOR_SIGLIP = not OLD
 needs_pipeline_for_siglip = pytest.mark.skipif(
     not PIPELINE_FOR_SIGLIP, reason="5.0 has no tokenizer class for SigLIP without sentencepiece"
 )

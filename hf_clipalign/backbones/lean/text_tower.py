@@ -24,6 +24,8 @@ Array = NDArray[np.float32]
 
 _EARLIER_END = 2
 """As the end token of the first configurations: the text is then read at its highest id."""
+_TYPES = ("F16", "F32", "F64")
+"""What NumPy reads by itself; bfloat16 only if another package has brought it, which must not decide."""
 _DEFAULTS = {
     **{"hidden_size": 512, "num_attention_heads": 8, "num_hidden_layers": 12, "max_position_embeddings": 77},
     **{"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "eos_token_id": 49407},
@@ -118,13 +120,21 @@ class Weights:
     def get(self, name: str) -> Array:
         """A tensor."""
         if name not in self._known:
-            self._known[name] = np.asarray(self._file(name).get_tensor(name), np.float32)
+            self._known[name] = np.asarray(self._tensor(name)[:], np.float32)
         return self._known[name]
 
     def rows(self, name: str, index: NDArray[np.int64]) -> Array:
         """Some rows of a table."""
-        table = self._file(name).get_slice(name)
+        table = self._tensor(name)
         return np.concatenate([np.asarray(table[int(row) : int(row) + 1], np.float32) for row in index])
+
+    def _tensor(self, name: str) -> Any:
+        tensor = self._file(name).get_slice(name)
+        if tensor.get_dtype() not in _TYPES:
+            raise ClipAlignError(
+                f"{str(self._folder)!r} holds {name} as {tensor.get_dtype()}, which NumPy does not have."
+            )
+        return tensor
 
     def _file(self, name: str) -> Any:
         from safetensors import safe_open
