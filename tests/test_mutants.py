@@ -172,6 +172,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_tests_have_their_lines_and_those_that_they_share(project):
     """In a process of its own, as the lane forks from one that has not imported the package."""
     script = """

@@ -49,6 +49,7 @@ def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_student_then_grown_teacher(
     example: Any, icons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def test_table_gallery_model_and_card(example: Any, tmp_path: Path, capsys: pyte
     assert (tmp_path / "t.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_all_concepts_and_no_teacher(example: Any, tmp_path: Path) -> None:
     table = example.main(flags(tmp_path, "--no_filter", "--distillation_weight", "0", "--seed", "1"))
     loaded = AutoModel.from_pretrained(tmp_path / "run")

@@ -39,6 +39,7 @@ def flags(folder: Path, *more: str) -> list[str]:
     return [word for name, value in {**settings, **quiet}.items() for word in (f"--{name}", str(value))] + list(more)
 
 
+@pytest.mark.slow
 def test_matrices_bounds_adapters_and_report(
     example: Any, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

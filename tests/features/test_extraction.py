@@ -69,6 +69,7 @@ def test_the_store_holds_the_features_of_the_source_in_its_order(model, images, 
     assert all("not an image" in reason for _, reason in store.skipped)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 @pytest.mark.parametrize("n_workers", [0, 1])
 def test_killed_at_any_moment_the_next_run_gives_the_same_bytes(model, images, tmp_path, n_workers):
@@ -253,6 +254,7 @@ def test_a_lock_also_excludes_its_own_process(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_bytes_of_one(model, images, tmp_path):
     expected = content(extract(model, image_folder(images), tmp_path / "one").folder)
     launch(SCRIPT, images, tmp_path / "two", processes=2)

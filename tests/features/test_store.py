@@ -136,6 +136,7 @@ print(total, marks[58_000] - marks[12_000], resident_mb() - start)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
 def test_memory_does_not_grow_with_the_number_of_items(tmp_path):
     done = subprocess.run(

@@ -135,6 +135,7 @@ def test_the_old_commit_of_the_same_files_is_not_the_new_one(folder, hub):
         push_folder(folder, "tester/model", commit_message="again")
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_asked_leaves_it_open(folder, hub):
     hub.faults = [Fault("POST", COMMIT, 0, done=True), Fault("GET", "/tester/model/tree/", 500, times=99)]
     with pytest.raises(ClipAlignError, match=r"cannot be asked whether the commit arrived: look at http"):

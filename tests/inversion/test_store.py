@@ -87,6 +87,7 @@ def test_processes_share_the_shards(tmp_path):
     assert contents(tmp_path / "two") == alone
 
 
+@pytest.mark.slow
 def test_torchrun_fills_the_store_of_one_process(tmp_path):
     launch(Path(__file__).with_name("store_run.py"), tmp_path / "two", processes=2)
     threads = torch.get_num_threads()

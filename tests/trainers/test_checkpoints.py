@@ -48,6 +48,7 @@ def dies_at_the_second(trainer: Any, name: str) -> None:
     setattr(trainer, name, dying)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_killed_while_a_checkpoint_is_written(kind: str, tmp_path: Path) -> None:
     build = TRAINERS[kind]

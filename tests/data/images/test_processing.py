@@ -176,6 +176,7 @@ print(most_megabytes() - start)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc of Linux")
 def test_a_batch_of_small_files_of_many_pixels_needs_the_memory_of_one(tmp_path) -> None:
     for number in range(8):

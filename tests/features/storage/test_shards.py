@@ -107,6 +107,7 @@ print(len(blocks), len(dataset), store.labels.sum(), int(store.values().sum()), 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on open files")
 def test_a_thousand_shards_need_few_descriptors(tmp_path):
     done = subprocess.run(

@@ -24,6 +24,7 @@ PLAIN: dict[str, Any] = {}
 PROJECTORS = {"positives": "label", "trainable": "projectors"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "runs",
     [

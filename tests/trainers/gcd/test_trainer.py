@@ -388,6 +388,7 @@ def test_presets() -> None:
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
     _, one = run(16, tmp_path / "one")
     two = run_script(SCRIPT, 8, tmp_path / "two", processes=2)

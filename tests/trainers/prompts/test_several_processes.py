@@ -14,6 +14,7 @@ from tests.trainers.prompts.runs import run
 SCRIPT = Path(__file__).parent / "runs.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode",
     [

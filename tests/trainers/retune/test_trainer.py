@@ -574,6 +574,7 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
     assert two["means"][-1]["macro_auroc"] == pytest.approx(one["means"][-1]["macro_auroc"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_push_uploads_adapter_prompts_scores_and_card_alone(tmp_path: Path) -> None:
     repo_id = f"{OWNER}/chest"
     with serve() as (hub, address):
