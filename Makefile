@@ -12,7 +12,7 @@ MUTANTS ?= 400
 help:
 	@echo "make demo       run the main job on the built-in data; look at demo-report/index.html"
 	@echo "make test       lint, types and the default tests"
-	@echo "make test-slow  the tests that take minutes, among them the drills that kill runs and resume them"
+	@echo "make test-slow  what takes long: several processes, and the drills that kill runs and resume them"
 	@echo "make fuzz       damaged inputs for every reader, for five minutes (FUZZ_SECONDS=300)"
 	@echo "make mutants    one-line mistakes that the tests should notice (MUTANTS=400); resumes from mutants.json"
 	@echo "make test-min   the tests with the oldest transformers, peft, datasets and huggingface_hub that we promise"

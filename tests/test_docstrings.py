@@ -21,8 +21,15 @@ from tests.hub.conftest import pushes_to
 
 PACKAGE = Path(hf_clipalign.__file__).parent
 STUBS = sorted(PACKAGE.rglob("__init__.pyi"), key=lambda stub: (stub.parent.name == "evaluation", stub))
-NEEDS = ("faiss", "onnxruntime", "sentence_transformers", "open_clip")
-"""Packages of extras: examples that import one are skipped where it is missing."""
+NEEDS = {
+    **{
+        f"{word} {package}": package
+        for package in ("faiss", "onnxruntime", "sentence_transformers", "open_clip")
+        for word in ("import", "from")
+    },
+    "import export_text_tower": "onnxscript",
+}
+"""What examples say that need a package of an extra: they are skipped where it is missing."""
 
 # their parameters are those of a base class of another library, which documents them
 INHERITED = {"PeftConfig", "TrainingArguments", "BaseTuner", "Metric"}
@@ -69,11 +76,9 @@ def failures(tests, room, names):
     """The number of examples that print something else than they say."""
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for test in tests:
-        for package in NEEDS:
-            if f"import {package}" in test.docstring or f"from {package}" in test.docstring:
+        for words, package in NEEDS.items():
+            if words in test.docstring:
                 pytest.importorskip(package)
-        if "export_text_tower" in test.docstring:
-            pytest.importorskip("onnxscript", reason="needs the extra onnx")
         torch.manual_seed(0)
         test.globs = {**{one: getattr(room, one) for one in dir(room)}, **names}
         runner.run(test)

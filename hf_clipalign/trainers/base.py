@@ -220,8 +220,7 @@ class AlignmentTrainer(Trainer):
                 f"{str(checkpoint)!r} has no {_ADAPTER_FILE}: give a checkpoint of this kind of adapter, or another "
                 "output_dir"
             )
-        weights = load_file(file, device=str(self.args.device))
-        set_peft_model_state_dict(learner.model, weights, adapter_name=learner.adapter_name)
+        set_peft_model_state_dict(learner.model, load_file(file), adapter_name=learner.adapter_name)
 
     # Card and Hub
 

@@ -332,6 +332,7 @@ class RETuneTrainer(AlignmentTrainer):
         else:
             self._moments = {}
         self._note_learned(*state.learned)
+        self.accelerator.wait_for_everyone()  # all have read the folder before it changes
         if self.is_world_process_zero():
             state.begin(**self.identity, prompts=self.prompts, save=self._save_adapter)
         self._everyone_reads()

@@ -29,7 +29,7 @@ PROJECTORS = {"positives": "label", "trainable": "projectors"}
     "runs",
     [
         pytest.param([SIGMOID_AND_UNEVEN_NUMBERS_OF_CAPTIONS, IMAGE_TERM_AND_CHUNKS], id="sigmoid, image term"),
-        pytest.param([PLAIN, PROJECTORS], marks=pytest.mark.slow, id="plain, projectors"),
+        pytest.param([PLAIN, PROJECTORS], id="plain, projectors"),
     ],
 )
 def test_two_processes_are_one_with_the_doubled_batch(runs: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -100,10 +100,10 @@ def prompts(trainer: Any) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in trainer.peft_model.named_parameters() if p.requires_grad}
 
 
-def run(mode: str, batch: int, folder: Any) -> tuple[Any, dict[str, Any]]:
+def run(mode: str, batch: int, folder: Any, resume: bool = False) -> tuple[Any, dict[str, Any]]:
     """A trained trainer, and what came of it."""
     trainer = build(mode, folder, per_device_train_batch_size=batch, save_strategy="epoch")
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trainer, {
         "losses": losses(trainer),
         "prompts": {name: value.flatten().tolist() for name, value in prompts(trainer).items()},
@@ -117,7 +117,7 @@ def main() -> Any:
     torch.set_num_threads(1)
     report_what_is_left()
     mode, batch, folder = sys.argv[1:4]
-    trainer, result = run(mode, int(batch), folder)
+    trainer, result = run(mode, int(batch), folder, resume="resume" in sys.argv[4:])
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         print("RESULT " + json.dumps(result))

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +80,31 @@ def weights(trainer: RETuneTrainer) -> dict[str, torch.Tensor]:
 
 
 def run_processes(batch: str, folder: str) -> None:
-    """Trains data-incrementally and prints what came out: by each process its share of the batch."""
+    """Trains data-incrementally and prints what came out: by each process its share of the batch.
+
+    One process is late, and must not take its own run for one of before.
+    """
     torch.set_num_threads(1)
     report_what_is_left()
     data = embeddings()
     data.labels.values[::3, 1] = np.nan  # unknown labels fall unevenly on the processes
-    trainer = build(
-        folder,
-        train_dataset=data,
-        tasks=data_incremental(data.labels, 3),
-        per_device_train_batch_size=int(batch),
-        learning_rate=1e-3,
-        ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None,
-    )
+    settings = {
+        "train_dataset": data,
+        "tasks": data_incremental(data.labels, 3),
+        "per_device_train_batch_size": int(batch),
+        "learning_rate": 1e-3,
+        "ddp_backend": "gloo" if "WORLD_SIZE" in os.environ else None,
+    }
+    trainer = build(folder, **settings)
+    load = trainer._load_adapter
+    trainer._load_adapter = lambda folder: sys.exit(f"{folder} was loaded in a run that begins")
+    time.sleep(3 * int(os.environ.get("RANK", 0)))
     trainer.train()
+    trainer._load_adapter = load
+    resumed = build(folder, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    for name, value in weights(resumed).items():
+        assert torch.equal(value, weights(trainer)[name]), name
     if trainer.is_world_process_zero():
         found = {name: value.flatten()[:50].tolist() for name, value in weights(trainer).items()}
         result = {"processes": trainer.args.world_size, "weights": found, "means": trainer.result.means}
