@@ -200,6 +200,7 @@ class SpectralGCDModel(PreTrainedModel):
             )
         encoder.drop_text_tower()
         model.backbone = base
+        model.config.backbone_config = encoder.config
         model.head.to_empty(device=encoder.device).to(encoder.dtype)
         model.head.reset_parameters()
         model.concept_features = F.normalize(concept_features.detach().to(encoder.device).float(), dim=-1)

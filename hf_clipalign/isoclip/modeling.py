@@ -152,6 +152,7 @@ class IsoCLIPModel(PreTrainedModel):
             model = cls(config)
         model.clip = base
         encoder = as_dual_encoder(base)
+        model.config.clip_config = encoder.config
         for head in filter(None, (model.image_projection, model.text_projection)):
             head.to_empty(device=encoder.device).to(encoder.dtype)
         return model

@@ -63,6 +63,7 @@ def test_every_family_goes_through_a_folder(family: str, tmp_path: Path) -> None
     )
     pixel_values = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     features = as_dual_encoder(student).encode_image(pixel_values, normalize=True)
+    assert model.config.backbone_config is as_dual_encoder(model.backbone).config
     outputs = model(pixel_values)
     torch.testing.assert_close(outputs.cross_modal, features @ model.concept_features.T / 0.01, atol=1e-4, rtol=1e-4)
     model.save_pretrained(tmp_path)

@@ -144,6 +144,7 @@ def test_the_base_model_is_shared_and_not_copied():
     assert aligned.clip is base
     assert not any(parameter.is_meta for parameter in aligned.parameters())
     assert as_dual_encoder(aligned).model is base
+    assert aligned.config.clip_config is base.config
 
 
 @pytest.mark.parametrize("configuration", [IsoCLIPConfig, SpectralGCDConfig])
