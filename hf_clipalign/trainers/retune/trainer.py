@@ -325,12 +325,11 @@ class RETuneTrainer(AlignmentTrainer):
     def _begin(self) -> None:
         """Takes over what the folder has learned, or notes where this run starts."""
         state = self.state_folder
+        self._moments = {}
         if state.begun:
             self._load_adapter(state.adapter_folder)
-            file = state.adapter_folder / OPTIMIZER_FILE
-            self._moments = load_file(file) if file.is_file() else {}
-        else:
-            self._moments = {}
+            if (file := state.adapter_folder / OPTIMIZER_FILE).is_file():
+                self._moments = load_file(file)
         self._note_learned(*state.learned)
         self.accelerator.wait_for_everyone()  # all have read the folder before it changes
         if self.is_world_process_zero():
