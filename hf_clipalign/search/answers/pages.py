@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.data_address import data_address
 from hf_clipalign._io.files import atomic_file
 from hf_clipalign.search.answers.hits import NO_MATCH, Answer, shown_path
 
 _SIDE = 320
-_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -38,16 +36,12 @@ class Tile:
 
     def source(self) -> str:
         """The thumbnail as a data address; empty where the file cannot be read."""
-        from hf_clipalign.data.images.reader import read_image
+        from hf_clipalign.data.images.thumbnails import jpeg_thumbnail
 
         try:
-            image = read_image(self.path)
+            return data_address(jpeg_thumbnail(self.path, _SIDE), "image/jpeg")
         except ClipAlignError:
             return ""
-        image.thumbnail((_SIDE, _SIDE))
-        buffer = io.BytesIO()
-        image.save(buffer, format="JPEG", quality=_QUALITY)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 @dataclass(frozen=True)
