@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ class ImageIndex(StoredImages, Searching, Calibrating):
         repair: bool = False,
         batch_size: int = 64,
         num_workers: int | None = None,
-        progress: bool = True,
+        progress: bool | Callable[[int, int], None] = True,
     ) -> UpdateReport:
         """Brings the index up to date with its folders: only images whose content is new are embedded.
 
@@ -187,7 +187,8 @@ class ImageIndex(StoredImages, Searching, Calibrating):
             repair (`bool`, *optional*, defaults to `False`): mend what `verify` finds, and try skipped files again.
             batch_size (`int`, *optional*, defaults to `64`): images per pass.
             num_workers (`int`, *optional*): processes that read images. Default: as in `extract_to_store`.
-            progress (`bool`, *optional*, defaults to `True`): show a progress bar on a terminal.
+            progress (`bool` or `Callable`, *optional*, defaults to `True`): show a progress bar on a terminal; or a
+                function that is called after each pass with how many new images are done, and of how many.
 
         Returns:
             `UpdateReport`.
@@ -244,7 +245,7 @@ class ImageIndex(StoredImages, Searching, Calibrating):
                 next_generation(connection)
         self.refresh()
 
-    def _updating(self, repair: bool, batch_size: int, num_workers: int | None, progress: bool) -> Update:
+    def _updating(self, repair: bool, batch_size: int, num_workers: int | None, progress: Any) -> Update:
         about = self.description
         return Update(
             manifest=self._manifest,

@@ -56,7 +56,7 @@ class Update:
         load (`Callable`): gives the checked model, when something is to be embedded.
         reader (`str`): versions of the libraries that read images.
         retry (`bool`): try skipped files again.
-        batch_size (`int`), num_workers (`int`, *optional*), progress (`bool`): as in `ImageIndex.update`.
+        batch_size (`int`), num_workers (`int`, *optional*), progress (`bool` or `Callable`): as `ImageIndex.update`.
     """
 
     manifest: Manifest
@@ -70,7 +70,7 @@ class Update:
     retry: bool
     batch_size: int
     num_workers: int | None
-    progress: bool
+    progress: bool | Callable[[int, int], None]
 
     def run(self) -> UpdateReport:
         """Brings the index up to date.
