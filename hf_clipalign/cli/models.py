@@ -73,12 +73,20 @@ def load(model: str, device: str = "cpu", with_processor: bool = True) -> tuple[
     path = _path(model)
     loaded = load_model(path)
     as_dual_encoder(loaded)
+    return on_device(loaded, device), load_processor(path) if with_processor else None
+
+
+def on_device(model: Any, device: str) -> Any:
+    """A model on the device that is meant by `--device`.
+
+    Raises:
+        `ClipAlignError`: there is no such device, or it has no room.
+    """
     device = chosen_device(device)
     try:
-        loaded = loaded.to(device)
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ClipAlignError(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
-    return loaded, load_processor(path) if with_processor else None
 
 
 def chosen_device(device: str) -> str:
