@@ -69,6 +69,7 @@ class Workspace:
     _files: OrderedDict[int, Files] = field(default_factory=OrderedDict)
     _embedded: tuple[int, int] = (0, 0)
     _is_updating: bool = False
+    _is_prepared: bool = False
     _failure: str = ""
     _notes_of_update: list[str] = field(default_factory=list)
     _model_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -100,6 +101,8 @@ class Workspace:
             self._failure = str(error)
         except Exception as error:
             self._failure = f"{type(error).__name__}: {error}"
+        finally:
+            self._is_prepared = True
 
     def _update(self, index: ImageIndex) -> None:
         self._is_updating = True
@@ -182,7 +185,7 @@ class Workspace:
     @property
     def is_waiting(self) -> bool:
         """Whether what the page says of the collection still changes by itself."""
-        return not self._failure and (self._view is None or self._is_updating or self.is_measuring)
+        return not self._is_prepared
 
     def progress(self) -> Progress:
         """How far the collection is."""
