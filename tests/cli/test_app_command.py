@@ -155,7 +155,9 @@ def test_a_model_of_discover_is_found_in_its_folder(served, folder, discovered):
     assert served.pop()[0].discovery is None
 
 
-@pytest.mark.parametrize(("name", "says"), [("fuond", "did you mean"), ("shop", "model"), ("none/at/all", "model")])
+@pytest.mark.parametrize(
+    ("name", "says"), [("fuond", "did you mean"), ("shop", "model"), ("none/at/all", "no folder")]
+)
 def test_what_is_no_model_of_discover(served, folder, discovered, monkeypatch, name, says):
     monkeypatch.chdir(folder.parent)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -77,11 +77,11 @@ def results(view: View, answered: Answered, top_k: int) -> str:
 
 def hit_tile(view: View, hit: Ranked, head: str, top_k: int) -> Tile:
     """A hit with its rank, its score, its confidence, and how it moved."""
-    score = f"#{hit.rank} · {hit.score:.3f}"
+    lines = [f"#{hit.rank} · {hit.score:.3f}"]
     if hit.confidence is not None:
-        score += f" · {100 * hit.confidence:.0f} % sure"
+        lines.append(f"{100 * hit.confidence:.0f} % sure")
     change = hit.change(top_k, head != RAW)
-    return Tile(shown_file(view, view.files_of(hit.row)), [score], change, _mark(hit, change))
+    return Tile(shown_file(view, view.files_of(hit.row)), lines, change, _mark(hit, change))
 
 
 def groups(

@@ -27,7 +27,7 @@ _MOST_NAMES, _MOST_GROUPS = 20_000, 40
 _NOTHING_ASKED = "Write what to look for, or give an image."
 _CONCURRENT = 4
 _LEAST = "Leave out images with a confidence below (%)"
-_SLIDERS = {"ca-k-top": "k_top: strongest directions to trim", "ca-k-bottom": "k_bottom: weakest directions to trim"}
+_SLIDERS = {"ca-k-top": "k_top: trim the strongest", "ca-k-bottom": "k_bottom: trim the weakest"}
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def build(page: Page) -> Any:
                 sliders, spectrum = _search_tab(gr, page)
             with gr.Tab("Duplicates"):
                 _duplicates_tab(gr, page)
-            with gr.Tab("What is in this folder"):
+            with gr.Tab("Contents"):
                 _folder_tab(gr, page)
         timer = gr.Timer(1.0)
 
@@ -189,24 +189,30 @@ def build(page: Page) -> Any:
 def _search_tab(gr: Any, page: Page) -> tuple[list[Any], Any]:
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
-            line = gr.Textbox(
-                label="Words",
-                placeholder='a red car     or     "red car" - "toy" + cars/photo.jpg',
-                info="Words; or parts joined with + and -: words in quotation marks, names of images of the folder.",
-                max_lines=1,
-                max_length=20_000,
-                elem_id="ca-line",
-            )
-            button = gr.Button("Search", variant="primary", elem_id="ca-search")
+            with gr.Row(equal_height=True):
+                line = gr.Textbox(
+                    label="Words",
+                    placeholder='a red car     or     "red car" - "toy" + cars/photo.jpg',
+                    info="Words; or parts joined with + and -: words in quotation marks, names of images.",
+                    max_lines=1,
+                    max_length=20_000,
+                    elem_id="ca-line",
+                    scale=4,
+                    min_width=240,
+                )
+                button = gr.Button("Search", variant="primary", elem_id="ca-search", scale=1, min_width=100)
         with gr.Column(scale=2, min_width=280):
             gr.HTML(markup.drop_zone(MAX_BYTES))
     token = gr.Textbox(visible="hidden", elem_id="ca-token", max_length=200)
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
-            k_top, k_bottom = (
-                gr.Slider(0, _NO_LIMIT, 0, step=1, label=label, elem_id=elem_id, visible=False, buttons=[])
-                for elem_id, label in _SLIDERS.items()
-            )
+            with gr.Row():
+                k_top, k_bottom = (
+                    gr.Slider(
+                        0, _NO_LIMIT, 0, step=1, label=label, elem_id=name, visible=False, buttons=[], min_width=220
+                    )
+                    for name, label in _SLIDERS.items()
+                )
             least = gr.Slider(0, 100, 0, step=1, label=_LEAST, elem_id="ca-least", buttons=[])
         with gr.Column(scale=2, min_width=280):
             spectrum = gr.HTML()
@@ -250,6 +256,7 @@ def _duplicates_tab(gr: Any, page: Page) -> None:
 
 
 def _folder_tab(gr: Any, page: Page) -> None:
+    gr.HTML('<h2 class="ca-title">What is in this folder</h2>')
     words = gr.Textbox(
         label="Words to look for, separated by commas",
         placeholder="empty: the most frequent names of physical things from WordNet",
