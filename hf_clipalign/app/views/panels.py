@@ -188,19 +188,18 @@ def build(page: Page) -> Any:
 
 def _search_tab(gr: Any, page: Page) -> tuple[list[Any], Any]:
     with gr.Row():
-        with gr.Column(scale=3, min_width=280):
-            with gr.Row(equal_height=True):
-                line = gr.Textbox(
-                    label="Words",
-                    placeholder='a red car     or     "red car" - "toy" + cars/photo.jpg',
-                    info="Words; or parts joined with + and -: words in quotation marks, names of images.",
-                    max_lines=1,
-                    max_length=20_000,
-                    elem_id="ca-line",
-                    scale=4,
-                    min_width=240,
-                )
-                button = gr.Button("Search", variant="primary", elem_id="ca-search", scale=1, min_width=100)
+        with gr.Column(scale=3, min_width=280), gr.Row():
+            line = gr.Textbox(
+                label="Words",
+                placeholder='a red car     or     "red car" - "toy" + cars/photo.jpg',
+                info="Words; or parts joined with + and -: words in quotation marks, names of images.",
+                max_lines=1,
+                max_length=20_000,
+                elem_id="ca-line",
+                scale=4,
+                min_width=240,
+            )
+            button = gr.Button("Search", variant="primary", elem_id="ca-search", scale=1, min_width=100)
         with gr.Column(scale=2, min_width=280):
             gr.HTML(markup.drop_zone(MAX_BYTES))
     token = gr.Textbox(visible="hidden", elem_id="ca-token", max_length=200)
@@ -265,8 +264,12 @@ def _folder_tab(gr: Any, page: Page) -> None:
     )
     discovery = page.concepts.discovery
     with gr.Row():
-        size = gr.Slider(200, _MOST_NAMES, 2_000, step=100, label="Names from WordNet, if you give no words")
-        n_clusters = gr.Slider(0, _MOST_GROUPS, 8, step=1, label="Groups of images", visible=discovery is None)
+        size = gr.Slider(
+            200, _MOST_NAMES, 2_000, step=100, label="Names from WordNet, if you give no words", min_width=240
+        )
+        n_clusters = gr.Slider(
+            0, _MOST_GROUPS, 8, step=1, label="Groups of images", visible=discovery is None, min_width=240
+        )
     button = gr.Button("Look", variant="primary")
     about = "The concepts that tell the images apart, and groups that they name."
     if discovery is not None:
