@@ -15,7 +15,7 @@ from hf_clipalign.app.serving import server as module
 from hf_clipalign.app.serving.server import MOST_UPLOADS
 from hf_clipalign.app.serving.uploads import Uploads
 from tests.app.conftest import SECRET
-from tests.app.servers import served
+from tests.app.servers import PATIENCE, served
 from tests.app.test_queries import png_bomb
 
 pytestmark = pytest.mark.app
@@ -24,9 +24,10 @@ pytestmark = pytest.mark.app
 @pytest.fixture(scope="module")
 def server(index_path, tmp_path_factory):
     with served([index_path], tmp_path_factory.mktemp("record") / "connections") as running:
-        for _ in range(300):
+        for _ in range(10 * PATIENCE):
             if ask(running, "GET", "/thumbnails/0")[0] == 200:
                 break
+            time.sleep(0.1)
         yield running
         assert running.outgoing == []
 
@@ -46,8 +47,9 @@ def join(server, data, **more):
     return ask(server, "POST", "/gradio_api/queue/join", body, {"Content-Type": "application/json"})
 
 
-def test_thumbnails_are_small_images_of_the_collection(server, number_of):
-    status, data, headers = ask(server, "GET", f"/thumbnails/{number_of('noto/cat.png')}?v=1")
+def test_thumbnails_are_small_images_of_the_collection(server, workspace, number_of):
+    number, generation = number_of("noto/cat.png"), workspace.view.generation
+    status, data, headers = ask(server, "GET", f"/thumbnails/{number}?v={generation}")
     assert status == 200
     assert headers["content-type"] == "image/jpeg"
     with Image.open(io.BytesIO(data)) as image:
