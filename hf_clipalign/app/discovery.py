@@ -1,4 +1,4 @@
-"""The classes of a SpectralGCD model in a collection: those it was told, and those it found."""
+"""The classes of a SpectralGCD model in a collection: known ones, and those that it found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Facts = tuple[str, int, float]
 class _Class(NamedTuple):
     """The class of an image and its probability; -1 for an image that cannot be read."""
 
-    index: int
+    number: int
     probability: float
 
 
@@ -55,7 +55,7 @@ class Discovery:
         """
         with self._lock:  # a second user gets what the first one waited for
             classes = self._classes(view, say)
-        indices = np.array([one.index for one in classes])
+        indices = np.array([one.number for one in classes])
         values = np.array([one.probability for one in classes])
         if not np.any(indices >= 0):
             raise ClipAlignError("none of the images can be read again: are their folders there?")
@@ -64,7 +64,7 @@ class Discovery:
         for index in np.unique(indices[indices >= 0]).tolist():
             rows = np.flatnonzero(indices == index)
             rows = rows[np.argsort(-values[rows], kind="stable")]
-            kind = "a class that the model was told" if index < n_known else "a class that the model found"
+            kind = "a known class of the model" if index < n_known else "a class that the model found"
             found.append(Cluster([self._labels[index]], rows, values[rows], kind))
         return sorted(found, key=lambda one: -one.size)
 
@@ -77,7 +77,7 @@ class Discovery:
             say(start / len(unknown), f"sorting images: {start:,} of {len(unknown):,}")
             self._known.update(self._predicted(unknown[start : start + _BATCH]))
         classes = [self._known[one] for one in facts]
-        self._known = {one: found for one, found in zip(facts, classes, strict=True) if found.index >= 0}
+        self._known = {one: found for one, found in zip(facts, classes, strict=True) if found.number >= 0}
         return classes
 
     def _predicted(self, files: list[_Facts]) -> Iterator[tuple[_Facts, _Class]]:

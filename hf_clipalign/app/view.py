@@ -78,7 +78,7 @@ def newest_state(path: Path) -> State:
         inode = manifest.path.stat().st_ino
     except OSError:
         raise ClipAlignError(
-            f"the index {printable(str(path))!r} has gone (moved, deleted, or on a disk that is not there): put it "
+            f"the index {printable(path.name)!r} has gone (moved, deleted, or on a disk that is not there): put it "
             "back, or start the app again."
         ) from None
     with manifest.reading() as connection:

@@ -338,7 +338,7 @@ def test_the_groups_of_a_folder_are_the_classes_of_a_discovered_model(browser, i
         page.wait_for_selector(CLUSTERS)
         titles = page.locator(f"{CLUSTERS} h3").all_inner_texts()
         assert set(titles) <= set(classes)
-        assert "a class that the model was told" in page.inner_text(CLUSTERS)
+        assert "a known class of the model" in page.inner_text(CLUSTERS)
         user.picture("classes")
         with page.expect_download() as download:
             page.click("a[download='groups.csv']")

@@ -33,7 +33,7 @@ class Work:
         reader (`str`): versions of the libraries that read images.
         shard_size (`int`), batch_size (`int`): images in a file, and in a pass.
         num_workers (`int`, *optional*): processes that read.
-        progress (`bool` or `Callable`): show a bar; or what is told how many images are done, of how many.
+        progress (`bool` or `Callable`): show a bar; or a function of how many are done, and of how many.
     """
 
     manifest: Manifest
