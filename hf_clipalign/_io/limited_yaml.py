@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_clipalign._checks.quoting import short
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _LONGEST_NUMBER = 40
 _DEEPEST = 50
 
@@ -34,8 +35,7 @@ def limited_yaml(text: str) -> Any:
                 raise RecursionError
             node = super().compose_node(parent, index)
             self.depth -= 1
-            is_number = node is not None and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-            if is_number and len(node.value) > _LONGEST_NUMBER:
+            if node is not None and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
                 raise ValueError(f"{short(node.value)} is too long for a number: put it in quotes if it is a text")
             return node
 

@@ -148,7 +148,7 @@ def test_bad_embeddings(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match=r"\[N, d\]"):
         LabelledEmbeddings(torch.ones(4, 8, dtype=torch.long), labels())
     for ragged in ([[1.0], [1.0, 2.0]], "abc"):
-        with pytest.raises(ClipAlignError, match="rows of one length|is a single string"):
+        with pytest.raises(ClipAlignError, match=r"rows of one length|is a single string"):
             LabelledEmbeddings(ragged, labels())
     save_file({"other": torch.ones(4, 8)}, tmp_path / "other.safetensors")
     save_file({"image_embeds": torch.ones(4, 8)}, tmp_path / "short.safetensors", metadata={"ids": '["a"]'})
