@@ -99,7 +99,12 @@ def concepts(
     progress = len(names) * len(store) > 10**8
     result = spectral_filter(_projected(loaded, store), texts, names, **settings, progress=progress)
     contrast = concept_contrast(_projected(loaded, store), texts, names, temperature)
-    made = {"model": model, "images": readable_name(data), "dictionary": dictionary, "template": template}
+    made: dict[str, Any] = {
+        "model": model,
+        "images": readable_name(data),
+        "dictionary": dictionary,
+        "template": template,
+    }
     made |= {"skipped": store.skipped}
     made |= {"contrast": contrast.ratio, "confidence": contrast.confidence, "flat": contrast.is_flat}
     _report(result, made, 0 if contrast.is_flat else top, out)
