@@ -11,10 +11,10 @@ import typer
 
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.index_commands.shared import holds_index
 from hf_clipalign.cli.models import chosen_model, load, on_device, template_for
 from hf_clipalign.cli.names import (
     BUILT_IN_DATA,
+    holds_index,
     is_built_in_data,
     is_built_in_model,
     is_model_folder,
