@@ -1,0 +1,15 @@
+from .checking import Checked as Checked
+from .checking import check_benchmarks as check_benchmarks
+from .entries import Benchmark as Benchmark
+from .entries import Layout as Layout
+from .formats.captions import first_caption as first_caption
+from .formats.known_classes import read_known_classes as read_known_classes
+from .formats.revisited import Judgements as Judgements
+from .opening import FORMATS as FORMATS
+from .opening import Located as Located
+from .opening import OpenedBenchmark as OpenedBenchmark
+from .opening import locate as locate
+from .opening import open_benchmark as open_benchmark
+from .opening import open_located as open_located
+from .registry import BENCHMARKS as BENCHMARKS
+from .registry import benchmark as benchmark
