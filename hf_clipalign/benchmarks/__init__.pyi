@@ -1,5 +1,6 @@
 from .checking import Checked as Checked
 from .checking import check_benchmarks as check_benchmarks
+from .discovery import discovery_split as discovery_split
 from .entries import Benchmark as Benchmark
 from .entries import Layout as Layout
 from .formats.captions import first_caption as first_caption
@@ -13,3 +14,6 @@ from .opening import open_benchmark as open_benchmark
 from .opening import open_located as open_located
 from .registry import BENCHMARKS as BENCHMARKS
 from .registry import benchmark as benchmark
+from .running import TASKS as TASKS
+from .running import BenchmarkScore as BenchmarkScore
+from .running import run_benchmark as run_benchmark

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hf_clipalign._checks.quoting import quoted, short
+from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.benchmarks.class_names import cleaned
 from hf_clipalign.benchmarks.entries import Benchmark, Layout
@@ -129,18 +130,19 @@ class Located:
     missing: tuple[str, ...]
 
 
-def locate(name: str, data_root: str | os.PathLike[str]) -> Located | None:
+def locate(name: str, data_root: str | os.PathLike[str], form: str | None = None) -> Located | None:
     """Finds a data set below a folder, or in it.
 
     Args:
         name (`str`): a name that `benchmark` knows.
         data_root (`str` or `os.PathLike`): the folder of all data sets, or that of this one.
+        form (`str`, *optional*): format of the layout. Default: the one of which most is there, the papers' first.
 
     Returns:
-        `Located`: the form of which most is there, the papers' one first; None if nothing of it is there.
+        `Located`: where it lies, in part or in full; None if nothing of it is there.
 
     Raises:
-        `ClipAlignError`: an unknown name, or no such folder.
+        `ClipAlignError`: an unknown name, a form that the data set does not have, or no such folder.
 
     Example:
         ```python
@@ -151,16 +153,21 @@ def locate(name: str, data_root: str | os.PathLike[str]) -> Located | None:
     root = Path(data_root).expanduser()
     if not root.is_dir():
         raise ClipAlignError(f"{root}: no such folder; give the folder that holds the data sets")
-    found = list(_candidates(benchmark(name), root))
+    entry = benchmark(name)
+    forms = [layout.format for layout in entry.layouts]
+    if form is not None and form not in forms:
+        raise unknown_name("form", form, dict.fromkeys(forms), f" of {entry.name}")
+    found = [one for one in _candidates(entry, root) if form in (None, one.layout.format)]
     return min(found, key=lambda one: len(one.missing) / len(one.layout.needed), default=None)
 
 
-def open_benchmark(name: str, data_root: str | os.PathLike[str]) -> OpenedBenchmark:
+def open_benchmark(name: str, data_root: str | os.PathLike[str], form: str | None = None) -> OpenedBenchmark:
     """Opens a data set in a published form; every image that its annotations list has to be there.
 
     Args:
         name (`str`): a name that `benchmark` knows.
         data_root (`str` or `os.PathLike`): the folder of all data sets, or that of this one.
+        form (`str`, *optional*): format of the layout, as in `locate`.
 
     Raises:
         `ClipAlignError`: an unknown name, nothing there, missing or damaged files, a path that leaves its folder.
@@ -171,7 +178,7 @@ def open_benchmark(name: str, data_root: str | os.PathLike[str]) -> OpenedBenchm
         ['Abyssinian', 'maine coon']
         ```
     """
-    entry, located = benchmark(name), locate(name, data_root)
+    entry, located = benchmark(name), locate(name, data_root, form)
     if located is None:
         folders = quoted(dict.fromkeys(folder for layout in entry.layouts for folder in layout.folders))
         raise ClipAlignError(
