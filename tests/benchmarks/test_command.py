@@ -95,7 +95,7 @@ def test_run_prints_and_writes_the_scores(published, tmp_path):
 def test_run_refuses_before_the_model_is_loaded(published, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_clipalign.cli.commands.benchmarks.load", None)
     options = ("--data-root", tmp_path, "--model", "mini:student")
-    with pytest.raises(ClipAlignError, match="no CUB in it; it is looked for in 'CUB_200_2011'"):
+    with pytest.raises(ClipAlignError, match="CUB is not there: it is looked for in 'CUB_200_2011'"):
         invoke("run", "CUB", *options)
     with pytest.raises(ClipAlignError, match="unknown benchmark 'CUBB'"):
         invoke("run", "CUBB", *options)
