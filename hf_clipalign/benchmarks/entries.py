@@ -157,8 +157,8 @@ def read_family(path: Path) -> list[Benchmark]:
 
 def _benchmark(fields: dict[str, Any], family: str) -> Benchmark:
     listed = ON_THE_HUB.get(fields["name"])
-    given = {name: tuple(fields[name]) for name in ("aliases", "class_names") if name in fields}
-    texts = {name: fields[name] for name in ("note", "verified") if name in fields}
+    given: dict[str, Any] = {name: tuple(fields[name]) for name in ("aliases", "class_names") if name in fields}
+    texts: dict[str, Any] = {name: fields[name] for name in ("note", "verified") if name in fields}
     return Benchmark(
         **{name: fields[name] for name in ("name", "title", "papers", "page", "licence", "tasks")},
         family=family,

@@ -123,7 +123,7 @@ def whole_number(text: str, path: Path, number: int, first: int = 0) -> int:
 
 def numbered_names(path: Path) -> list[str]:
     """The names of a file of lines `1 001.Black_footed_Albatross`, numbered from 1 without gaps."""
-    names = []
+    names: list[str] = []
     for number, line in text_lines(path):
         place, name = fields(path, number, line, 2, "1 001.Black_footed_Albatross")
         if whole_number(place, path, number, first=1) != len(names):
