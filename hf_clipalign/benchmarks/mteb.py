@@ -161,6 +161,8 @@ class LocalRetrievalTask(AbsTaskRetrieval):
         ```
     """
 
+    data_loaded: bool = False
+
     def __init__(self, source: Any, gallery: Any = None, *, name: str = "LocalRetrieval", depth: int = 1000) -> None:
         self.query = _labelled(source)
         self.gallery = self.query if gallery is None else _labelled(gallery)
