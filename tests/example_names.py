@@ -24,6 +24,9 @@ FILES = {
     "train/patient00001/study1/view1_frontal.jpg,Frontal,,\n"
     "train/patient00002/study2/view1_frontal.jpg,Frontal,-1.0,1.0\n"
     "train/patient00002/study2/view2_lateral.jpg,Lateral,0.0,1.0\n",
+    "benchmarks/oxford_pets/split_zhou_OxfordPets.json": json.dumps(
+        {part: [[f"{part}_{n}.png", n, ("Abyssinian", "maine_coon")[n]] for n in (0, 1)] for part in ("train", "test")}
+    ),
     "mimic-chexpert.csv": "subject_id,study_id,Edema\n10000032,50414267,1.0\n10000032,53189527,-1.0\n",
     "mimic-split.csv": "dicom_id,study_id,subject_id,split\n"
     "02aa804e,50414267,10000032,train\n2a2277a9,53189527,10000032,test\n",
@@ -34,9 +37,10 @@ FILES = {
 
 
 def write_files(root: Path) -> None:
-    """Twelve images of three classes, two captioned ones, and tables."""
+    """Twelve images of three classes, two captioned ones, a benchmark of four, and tables."""
     photos = [f"photos/{kind}/{number}.png" for kind in ("cat", "dog", "owl") for number in range(1, 5)]
-    for number, name in enumerate((*photos, "pairs/cat.png", "pairs/dog.png")):
+    pets = [f"benchmarks/oxford_pets/images/{part}_{number}.png" for part in ("train", "test") for number in (0, 1)]
+    for number, name in enumerate((*photos, "pairs/cat.png", "pairs/dog.png", *pets)):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (64, 48), (0, 0, 10 * number)).save(root / name)
     for name, text in FILES.items():

@@ -10,6 +10,7 @@ import hf_clipalign
 from hf_clipalign.cli.command import Command, Commands, ResumingCommand
 from hf_clipalign.cli.commands import (
     app_server,
+    benchmarks,
     compare,
     concepts,
     demo,
@@ -60,6 +61,8 @@ for _command in (
     push.push,
 ):
     app.command(cls=ResumingCommand if _command in _RESUMING else Command)(_command)
+
+app.add_typer(benchmarks.group)
 
 
 def _show_version(wanted: bool) -> None:
