@@ -161,7 +161,7 @@ def _length(vector: NDArray[np.float64], gram: NDArray[np.float64]) -> float:
 def _root(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     """A matrix L with `L L^T` the given one; of one without full rank by its eigenvectors."""
     try:
-        return np.linalg.cholesky(gram)
+        return np.asarray(np.linalg.cholesky(gram), np.float64)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(gram)
         return vectors * np.sqrt(np.maximum(values, 0.0))
