@@ -57,6 +57,26 @@ def quoted(names: Iterable[Any], most: int = _MOST_NAMES) -> str:
     return ", ".join(shown) + (" and more" if len(shown) < len(given) else "") or "none"
 
 
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, as in `1 image` and `2,000 images`.
+
+    Args:
+        n (`int`): how many.
+        noun (`str`): in the singular; of the plural an s is added, or -ies where it ends in a y behind a consonant.
+
+    Returns:
+        `str`: both.
+
+    Example:
+        ```python
+        >>> counted(1, "image"), counted(2000, "image"), counted(2, "query")
+        ('1 image', '2,000 images', '2 queries')
+        ```
+    """
+    plural = f"{noun[:-1]}ies" if noun[-1:] == "y" and noun[-2:-1] not in "aeiou" else f"{noun}s"
+    return f"{n:,} {noun if n == 1 else plural}"
+
+
 def short_reason(error: BaseException, limit: int = 2 * _MOST_CHARACTERS) -> str:
     """First line of an error's message, else its type, to quote in an error of our own."""
     return _cut(printable((str(error).strip() or type(error).__name__).splitlines()[0]), limit)

@@ -69,6 +69,7 @@ def export(
     if index is not None:
         if model is None and (name := misplaced_model([str(index)])):
             raise ClipAlignError(f"{name!r} is a model: write --model {name}.")
+        _refuse_options_of_towers(model, modality, compact, dtype, image_band, text_band, features)
         _export_index(index, to or "arrow", head, out, overwrite)
         return
     to = to or "stock"
@@ -83,6 +84,9 @@ def export(
         raise unknown_name("modality", modality, allowed, f" for {to}")
     if (features is None) == (to == "faiss"):
         raise ClipAlignError("--to faiss and --features FOLDER belong together: an index is made of embedded images.")
+    for name, band in (("image", image_band), ("text", text_band)):
+        if band is not None and modality not in (name, "both"):
+            raise ClipAlignError(f"--{name}-band changes nothing with --modality {modality}: leave it out.")
     bands = parse_band(image_band), parse_band(text_band)
     source = chosen_model(model)
     loaded, processor = load(source)
@@ -107,6 +111,39 @@ class _Export:
     compact: bool
     dtype: str
     features: Path | None
+
+
+def _refuse_options_of_towers(
+    model: str | None,
+    modality: str,
+    compact: bool,
+    dtype: str,
+    image_band: str | None,
+    text_band: str | None,
+    features: Path | None,
+) -> None:
+    """Refuses what would change nothing about the embeddings of an index: its model and band were chosen before.
+
+    Raises:
+        `ClipAlignError`: the first such option, with what to type instead.
+    """
+    given = {
+        "--model": model is not None,
+        "--modality": modality != "image",
+        "--compact": compact,
+        "--dtype": dtype != "float32",
+        "--image-band": image_band is not None,
+        "--text-band": text_band is not None,
+        "--features": features is not None,
+    }
+    ways_out = {
+        "--model": "the embeddings are those of its own model, leave --model out",
+        "--image-band": "set the band with `clipalign index IDX --head K_TOP,K_BOTTOM`, and choose with --head",
+    }
+    for option, is_given in given.items():
+        if is_given:
+            way_out = ways_out.get(option, f"leave {option} out")
+            raise ClipAlignError(f"{option} is for the export of a tower, not of an index: {way_out}.")
 
 
 def _export_index(index: Path, to: str, head: str | None, out: Path | None, overwrite: bool) -> None:

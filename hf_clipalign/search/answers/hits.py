@@ -15,6 +15,7 @@ from hf_clipalign._tables import NumberTable
 
 NO_MATCH = "no good match"
 _COLUMNS = ("path", "score", "confidence", "head")
+CSV_COLUMNS = (*_COLUMNS, "also")
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,8 @@ class Answer(list[Hit]):
         return json.dumps([hit.to_dict() for hit in self], indent=1)
 
     def to_csv(self) -> str:
-        """One line a hit; further files with the same bytes stand in the last column, separated by `|`."""
-        rows = [(hit.path, f"{hit.score:.6g}", _plain(hit.confidence), hit.head, "|".join(hit.also)) for hit in self]
-        return as_csv((*_COLUMNS, "also"), rows)
+        """One line a hit; further files with the same bytes stand in the last column, as a JSON list. See `as_csv`."""
+        return as_csv(CSV_COLUMNS, map(csv_cells, self))
 
     def table(self) -> NumberTable:
         """The hits for a terminal; a file with the same bytes has a line of its own below."""
@@ -99,13 +99,47 @@ class Answer(list[Hit]):
         return f"{self.query}; head: {self.head}; {self.method}" if self.query else f"head: {self.head}"
 
 
+def csv_cells(hit: Hit) -> tuple[object, ...]:
+    """The cells of a hit below `CSV_COLUMNS`."""
+    return hit.path, f"{hit.score:.6g}", _plain(hit.confidence), hit.head, hit.also
+
+
 def as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as CSV, without a line end behind the last row."""
+    """A table as CSV, one line a row, without a line end behind the last one.
+
+    Whatever a text holds can be read back: one with control characters or broken bytes of a file name is written as a
+    JSON string, in quotation marks; so is one that begins and ends like one. A list is written as a JSON list, an empty
+    one and None as nothing.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([[printable(str(cell)) for cell in row] for row in rows])
+    writer.writerows([[_cell(value) for value in row] for row in rows])
     return text.getvalue().rstrip("\n")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return _json(list(value)) if value else ""
+    text = "" if value is None else str(value)
+    return text if text.isprintable() and not _is_json_string(text) else _json(text)
+
+
+def _is_json_string(text: str) -> bool:
+    """Whether a text would be taken for a JSON string."""
+    if not text.startswith('"'):
+        return False
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _json(value: object) -> str:
+    """JSON on one line, with escapes only where something cannot be printed."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def shown_path(path: str) -> str:
