@@ -69,7 +69,8 @@ class QueryCommand(Command):
             return super().parse_args(ctx, [_LEADING_MINUS.sub("−", argument) for argument in args])
         except Exception as error:
             # the class of errors has moved from click into Typer
-            if type(error).__name__ == "NoSuchOption" and not str(getattr(error, "option_name", "--")).startswith("--"):
+            is_unknown = type(error).__name__ == "NoSuchOption"
+            if is_unknown and not str(getattr(error, "option_name", "--")).startswith("--"):
                 error.message += _MINUS_HINT  # type: ignore[attr-defined]
             raise
 

@@ -158,7 +158,7 @@ def confidences_of(calibration: Calibration, scores: NDArray[np.float32], n_sear
 
 
 class _Confidence:
-    """What is known of the scores of a head: of single images by its calibration, of single words by unrelated ones."""
+    """What is known of the scores of a head: of one image by its calibration, of words by unrelated texts."""
 
     def __init__(self, collection: Collection, head: str) -> None:
         self.calibration: Calibration | None = getattr(collection, "calibration", lambda head: None)(head)
@@ -182,7 +182,7 @@ class _Confidence:
         )
 
     def of_words(self, asked: Sequence[AskedQuery], scores: NDArray[np.float32]) -> dict[int, list[float]]:
-        """By place of the queries that are words alone: for each hit the share of unrelated texts that stand out less."""
+        """For each hit of queries by words the share of unrelated texts that stand out less, by place of the query."""
         places = [place for place, one in enumerate(asked) if one.query.is_single and not one.query.is_visual]
         if self.null is None or not places:
             return {}

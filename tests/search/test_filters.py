@@ -115,7 +115,10 @@ def test_class_and_class_name_are_one_condition(files):
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("clas=x", "unknown condition 'clas': did you mean 'class'? choose from path, class, min-size, max-size, since"),
+        (
+            "clas=x",
+            "unknown condition 'clas': did you mean 'class'? choose from path, class, min-size",
+        ),
         ("min-size=soon", "min-size is 'soon': give bytes, or a size such as 200kB or 1.5MB."),
         ("max_size=soon", "max-size is 'soon': give bytes"),
         ("until=soon", "until is 'soon', which is no date"),

@@ -87,7 +87,7 @@ MISTAKES = {
             '2*3*"red"': "3",
             '"red"*2': "2",
             '"red" × 0.5 + "blue"': "0.5",
-            'a.jpg*2': "2",
+            "a.jpg*2": "2",
             '2 "red"': "2",
             '"red" "blue"': "blue",
             '"red", "blue"': "blue",
@@ -161,7 +161,7 @@ def test_arguments_that_say_nothing(arguments):
 
 @pytest.mark.parametrize("weight", [0, float("nan"), float("inf"), -1e7, 1e-7, True, "2", None])
 def test_a_weight_is_a_number_within_bounds(weight):
-    with pytest.raises(ClipAlignError, match='the weight of "red" is .*: give a number above 0.000001, at most 1,000,'):
+    with pytest.raises(ClipAlignError, match=r'the weight of "red" is .*: give a number above 0\.000001'):
         Query((Part("words", "red", weight),))
 
 

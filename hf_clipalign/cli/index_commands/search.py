@@ -126,7 +126,7 @@ def _listed(queries: str, is_also_one: bool, files: Any) -> Any:
     from hf_clipalign.search.answers.query_lists import read_queries
 
     if is_also_one:
-        raise ClipAlignError("a query and --queries are two ways to ask: write the query into the list, or leave one out.")
+        raise ClipAlignError("a query and --queries are two ways to ask: give one of them.")
     return read_queries(queries, files)
 
 

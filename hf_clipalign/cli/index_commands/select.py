@@ -31,7 +31,8 @@ def select(
         int | None, typer.Option(metavar="N", help="The N images that lie farthest from their neighbours.", min=1)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the first image of a diverse selection. Default: 0.", min=0, show_default=False)
+        int | None,
+        typer.Option(help="--diverse: seed of the first image. Default: 0.", min=0, show_default=False),
     ] = None,
     head: HeadOption = None,
     as_json: JsonOption = False,

@@ -13,7 +13,6 @@ from hf_clipalign._tables import NumberTable
 from hf_clipalign.cli.index_commands.shared import IndexArgument, JsonOption, open_index, skipped_line
 from hf_clipalign.cli.options import console, next_step, warn
 
-
 _SHOWN_SKIPPED = 20
 
 
@@ -87,8 +86,8 @@ def _confidence(found: Any) -> NumberTable:
     of = f"{words['texts']:,} texts on {words['of']:,}" if words["texts"] else ""
     rows.append(["words, raw", words["state"], of, "", ""])
     caption = (
-        "at 5 %: the score alone from which on at most 5 % of hits are expected to be false, and how many changed copies "
-        "of the sampled images are then found; see --min-confidence"
+        "at 5 %: the score alone from which on at most 5 % of hits are expected to be false, and how many changed "
+        "copies of the sampled images are found then; see `clipalign search --min-confidence`"
     )
     columns = ["confidence", "state", "measured on", "score at 5 %", "found"]
     return NumberTable(columns, rows, caption=caption, texts=(0, 1))

@@ -97,8 +97,8 @@ class Calibrating:
         Args:
             choose_band (`bool`, *optional*, defaults to `False`): where no band is set, choose one on the same views,
                 and set it if it helps; see `hf_clipalign.evaluation.band_from_views`.
-            replace_band (`bool`, *optional*, defaults to `False`): choose one also where a band is set; it is replaced,
-                or removed if trimming does not help.
+            replace_band (`bool`, *optional*, defaults to `False`): choose one also where a band is set, which is
+                replaced, or removed if trimming does not help.
             n_images (`int`, *optional*, defaults to `500`): images in the sample; each is embedded 7 times, 9 to
                 choose a band.
             seed (`int`, *optional*, defaults to `0`): of the sample and the views.

@@ -108,8 +108,8 @@ def as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table as CSV, one line a row, without a line end behind the last one.
 
     Whatever a text holds can be read back: one with control characters or broken bytes of a file name is written as a
-    JSON string, in quotation marks; so is one that begins and ends like one. A list is written as a JSON list, an empty
-    one and None as nothing.
+    JSON string, in quotation marks; so is one that could be taken for such a string. A list is written as a JSON list,
+    an empty one and None as nothing.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

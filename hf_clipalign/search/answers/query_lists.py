@@ -44,7 +44,7 @@ def read_queries(path: str, files: Files | None = None) -> list[ListedQuery]:
 
     Args:
         path (`str`): a text file with one query a line, each as `Query.parse` reads it; a CSV or TSV with a column
-            `query` (the same), `image` (a file) or `not` (what hits should be unlike), of which a row may fill several;
+            `query` (the same), `image` (a file) or `not` (what hits should be unlike), which a row may combine;
             a folder, each of whose images is a query; or `-`, which reads lines from the standard input. Blank lines
             are left out.
         files (`Files`, *optional*): of the collection, see `Query.parse`.
@@ -127,8 +127,7 @@ def _in_line(number: int) -> Iterator[None]:
 
 
 def answers_as_json(listed: Sequence[ListedQuery], answers: Sequence[Answer]) -> str:
-    """A list of `{query, head, hits}` in the order of the queries, `hits` as for one query; with a `note` where there is
-    something to say, such as why there are none."""
+    """A list of `{query, head, hits}` in the order of the queries, and a `note` where there is something to say."""
     return json.dumps(
         [
             {"query": one.text, "head": answer.head, "hits": [hit.to_dict() for hit in answer]}
@@ -140,8 +139,7 @@ def answers_as_json(listed: Sequence[ListedQuery], answers: Sequence[Answer]) ->
 
 
 def answers_as_csv(listed: Sequence[ListedQuery], answers: Sequence[Answer]) -> str:
-    """One line a hit, with the number of its query from 1, the query and the rank; a query without hits has one line
-    with a note."""
+    """One line a hit, with number (from 1) and text of its query; a query without hits has one line with a note."""
     rows: list[Sequence[object]] = []
     for number, (one, answer) in enumerate(zip(listed, answers, strict=True), start=1):
         found = [(rank, *csv_cells(hit), answer.note) for rank, hit in enumerate(answer, start=1)]
@@ -164,6 +162,4 @@ def answers_as_tables(answers: Sequence[Answer]) -> Any:
 
 def answers_as_groups(listed: Sequence[ListedQuery], answers: Sequence[Answer]) -> list[TileGroup]:
     """The answers for a page."""
-    return [
-        replace(answer_group(answer), title=one.text) for one, answer in zip(listed, answers, strict=True)
-    ]
+    return [replace(answer_group(answer), title=one.text) for one, answer in zip(listed, answers, strict=True)]

@@ -97,9 +97,7 @@ def _fits(tower: _Tower, text: str) -> bool:
     return True
 
 
-def _embedded_or_none(
-    collection: Collection, tower: _Tower, probes: Sequence[str]
-) -> NDArray[np.float32] | None:
+def _embedded_or_none(collection: Collection, tower: _Tower, probes: Sequence[str]) -> NDArray[np.float32] | None:
     """The embeddings of the probes; None where the tower cannot make them, or reads none of them."""
     try:
         return _embedded(collection, tower, probes) if probes else None

@@ -47,8 +47,8 @@ class AskedQuery:
 def ask(collection: Collection, queries: Sequence[Query]) -> list[AskedQuery]:
     """Finds or embeds the parts of all queries and adds them up.
 
-    The texts of all queries go through the model together, and images in batches of 64; an image of the collection needs
-    no model. Queries of images alone are answered by the head for images, if the collection has one, all others by the
+    The texts of all queries go through the model together, images in batches; an image of the collection needs no
+    model. Queries of images alone are answered by the head for images, if the collection has one, all others by the
     base model's heads, which are the only ones that compare an image with a text.
 
     Args:
@@ -140,7 +140,7 @@ def nearest_file(path: str, names: Sequence[str]) -> str | None:
     if (close := nearest(name, beside[:_MOST_COMPARED])) is not None:
         return os.path.join(folder, close)
     known = ((one.rpartition("/")[2], one) for one in names)
-    alike = ((base, one) for base, one in known if base[:1] == name[:1] and abs(len(base) - len(name)) <= _MOST_LETTERS)
+    alike = (pair for pair in known if pair[0][:1] == name[:1] and abs(len(pair[0]) - len(name)) <= _MOST_LETTERS)
     compared = dict(itertools.islice(alike, _MOST_COMPARED))
     return None if (close := nearest(name, compared)) is None else compared[close]
 

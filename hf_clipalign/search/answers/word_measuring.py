@@ -50,8 +50,8 @@ class WordMeasuring:
     def measure_words(self: Any) -> list[str]:
         """Measures how far the best images of unrelated texts stand out; see `WordNull`.
 
-        The texts are words of the shipped dictionary, from all over its first 10,000, half of them as they are and half
-        in "a photo of a {}".
+        The texts are words of the shipped dictionary, evenly spread over its first 10,000, half of them as they are,
+        half in "a photo of a {}".
 
         Returns:
             `list[str]`: what was found, one line each.
