@@ -62,7 +62,7 @@ def counted(n: int, noun: str) -> str:
 
     Args:
         n (`int`): how many.
-        noun (`str`): in the singular; of the plural an s is added, or -ies where it ends in a y behind a consonant.
+        noun (`str`): in the singular; in the plural it gets an s, or as in queries and classes.
 
     Returns:
         `str`: both.
@@ -73,7 +73,8 @@ def counted(n: int, noun: str) -> str:
         ('1 image', '2,000 images', '2 queries')
         ```
     """
-    plural = f"{noun[:-1]}ies" if noun[-1:] == "y" and noun[-2:-1] not in "aeiou" else f"{noun}s"
+    ends_in_y = noun.endswith("y") and noun[-2:-1] not in "aeiou"
+    plural = f"{noun[:-1]}ies" if ends_in_y else f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{n:,} {noun if n == 1 else plural}"
 
 

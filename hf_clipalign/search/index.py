@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._checks.numbers import check_integer
-from hf_clipalign._checks.quoting import printable
+from hf_clipalign._checks.quoting import counted, printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_write
 from hf_clipalign.search.answers.calibrating import STALE, Calibrating
@@ -130,7 +130,7 @@ class ImageIndex(StoredImages, Searching, Calibrating, WordMeasuring):
         return cls(Path(path), opened_heads(Path(path)))
 
     def __repr__(self) -> str:
-        return f"ImageIndex({printable(str(self.path))!r}, {len(self):,} images)"
+        return f"ImageIndex({printable(str(self.path))!r}, {counted(len(self), 'image')})"
 
     def status(self) -> Status:
         """What the index holds, how it is searched, and what is known of its scores."""

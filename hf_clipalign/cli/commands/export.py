@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.commands.push import OverwriteOption
@@ -152,8 +153,8 @@ def _export_index(index: Path, to: str, head: str | None, out: Path | None, over
     folder = export_index(index, out or Path(f"{to}-vectors"), to, head, overwrite=overwrite)
     facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))["hf_clipalign"]
     console.print(
-        f"{facts['vectors']:,} embeddings of dimension {facts['dimension']} (head {facts['head']}) in {folder}: "
-        f"{', '.join(sorted(file.name for file in folder.iterdir()))}",
+        f"{counted(facts['vectors'], 'embedding')} of dimension {facts['dimension']} (head {facts['head']}) in "
+        f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}",
         soft_wrap=True,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.search.exact import exact_neighbours
 from hf_clipalign.search.rows import Rows, as_rows
@@ -65,8 +66,8 @@ class WordNull:
         rows, queries = as_rows(embeddings), np.asarray(texts, np.float32)
         if len(rows) < FEWEST_IMAGES or len(queries) < _FEWEST_TEXTS:
             raise ClipAlignError(
-                f"{len(queries)} texts on {len(rows)} images are too few to measure unrelated texts: it takes "
-                f"{_FEWEST_TEXTS} on {FEWEST_IMAGES}."
+                f"{counted(len(queries), 'text')} on {counted(len(rows), 'image')} are too few to measure unrelated "
+                f"texts: it takes {_FEWEST_TEXTS} on {FEWEST_IMAGES}."
             )
         return cls(np.sort(_standing_out(rows, queries, exact_neighbours(rows, queries, 1).scores)[:, 0]))
 
