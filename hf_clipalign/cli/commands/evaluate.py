@@ -254,7 +254,8 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
         halved = "queries" if judged else "classes"
         section.text = [
             f"Band {band[0]},{band[1]} was chosen on one half of the {halved} "
-            f"({counted(len(chosen_on.query), 'query')}, mAP {100 * search.score:.1f} there, {100 * search.untrimmed_score:.1f} untrimmed). The scores below are "
+            f"({counted(len(chosen_on.query), 'query')}, mAP {100 * search.score:.1f} there, "
+            f"{100 * search.untrimmed_score:.1f} untrimmed). The scores below are "
             "those of the other half."
         ]
         section.figures = [("mAP of every band, on the half it was chosen on", plot_band_grid(search.grid))]
