@@ -116,7 +116,7 @@ def _answers(collection: Collection, head: str, asked: Sequence[AskedQuery], wis
         if confidences is None:
             confidences = confidence.of_image(one, [score for _, score in ranked], n_searched)
         hits = _hits(collection, one, ranked[: wish.stop], wish, confidences)
-        stale = "" if confidences is None else confidence.staleness
+        stale = "" if confidences is None else confidence.staleness(place in rarities)
         note = " ".join(filter(None, [found.note, stale, "" if hits else _why_none(wish, one)]))
         answers.append(Answer(hits, str(one.query), head, found.method, note))
     return answers
@@ -170,15 +170,15 @@ class _Confidence:
         """How many hits of a query it reads."""
         return 0 if self.calibration is None else self.calibration.reference_rank
 
-    @property
-    def staleness(self) -> str:
+    def staleness(self, is_of_words: bool) -> str:
         """What to say where it was measured on far fewer images."""
-        measured = getattr(self.calibration, "n_gallery", None)
+        measured = getattr(self.null if is_of_words else self.calibration, "n_gallery", None)
         if measured is None or len(self.embeddings) <= GROWN * measured:
             return ""
+        python = "index.measure_words()" if is_of_words else "index.calibrate()"
         return (
-            f"The confidence was measured when the index held {measured:,} images: run `clipalign index` on it, or "
-            "index.calibrate()."
+            f"The confidence was measured when the index held {counted(measured, 'image')}: run `clipalign index` on "
+            f"it, or {python}."
         )
 
     def of_words(self, asked: Sequence[AskedQuery], scores: NDArray[np.float32]) -> dict[int, list[float]]:

@@ -32,7 +32,8 @@ class WordMeasuring:
             found = checked_json(json.dumps(stored).encode(), _SCHEMA, size=2**20)
         except BadJson:
             return None
-        return WordNull(np.sort(np.array(found["values"], np.float64))) if found["values"] else None
+        values = np.sort(np.array(found["values"], np.float64))
+        return WordNull(values, found["n_images"]) if len(values) else None
 
     @property
     def is_word_null_due(self: Any) -> bool:
@@ -44,8 +45,8 @@ class WordMeasuring:
         null = self.word_null()
         if null is None:
             return {"texts": 0, "of": None, "state": NOT_MEASURED}
-        of = self.setting(SETTING)["n_images"]
-        return {"texts": len(null.values), "of": of, "state": STALE if len(self) > GROWN * of else UP_TO_DATE}
+        state = STALE if len(self) > GROWN * null.n_gallery else UP_TO_DATE
+        return {"texts": len(null.values), "of": null.n_gallery, "state": state}
 
     def measure_words(self: Any) -> list[str]:
         """Measures how far the best images of unrelated texts stand out; see `WordNull`.

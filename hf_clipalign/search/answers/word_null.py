@@ -27,6 +27,7 @@ class WordNull:
 
     Attributes:
         values (`np.ndarray [M]`): of the unrelated texts, ascending.
+        n_gallery (`int`): images in the collection at the time.
 
     Example:
         ```python
@@ -40,6 +41,7 @@ class WordNull:
     """
 
     values: NDArray[np.float64]
+    n_gallery: int
 
     @classmethod
     def fit(cls, embeddings: Any, texts: Any) -> WordNull:
@@ -69,7 +71,8 @@ class WordNull:
                 f"{counted(len(queries), 'text')} on {counted(len(rows), 'image')} are too few to measure unrelated "
                 f"texts: it takes {_FEWEST_TEXTS} on {FEWEST_IMAGES}."
             )
-        return cls(np.sort(_standing_out(rows, queries, exact_neighbours(rows, queries, 1).scores)[:, 0]))
+        found = _standing_out(rows, queries, exact_neighbours(rows, queries, 1).scores)[:, 0]
+        return cls(np.sort(found), len(rows))
 
     def rarity(self, embeddings: Any, texts: Any) -> NDArray[np.float64]:
         """The share of unrelated texts whose best hit stands out less.
