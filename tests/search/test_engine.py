@@ -150,9 +150,8 @@ def test_a_batch_is_one_product_for_each_block_of_images(collection, monkeypatch
     assert sorted(calls) == [("aligned", 5), ("raw", 7)]
     assert collection.encoded == ["red"]
     monkeypatch.setattr(engine, "_QUERIES_PER_PASS", 4)
-    assert [names(answer) for answer in search(collection, queries)] == [
-        names(one(collection, query)) for query in queries
-    ]
+    expected = [names(one(collection, query, top_k=2)) for query in queries]
+    assert [names(answer) for answer in search(collection, queries, top_k=2)] == expected
 
 
 def test_images_of_a_batch_are_read_a_few_at_a_time(collection, monkeypatch):

@@ -141,7 +141,10 @@ def nearest_file(path: str, names: Sequence[str]) -> str | None:
         return os.path.join(folder, close)
     known = ((one.rpartition("/")[2], one) for one in names)
     alike = (pair for pair in known if pair[0][:1] == name[:1] and abs(len(pair[0]) - len(name)) <= _MOST_LETTERS)
-    compared = dict(itertools.islice(alike, _MOST_COMPARED))
+    found = list(itertools.islice(alike, _MOST_COMPARED))
+    compared = dict(
+        sorted(found, key=lambda pair: os.path.dirname(pair[1]) == folder)
+    )  # the last one of a name counts
     return None if (close := nearest(name, compared)) is None else compared[close]
 
 

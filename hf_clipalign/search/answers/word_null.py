@@ -126,4 +126,6 @@ def _standing_out(rows: Rows, queries: NDArray[np.float32], scores: NDArray[np.f
     """Scores `[Q, K]` in standard deviations from the mean of the same query, over at most 2,000 images."""
     sample = queries @ rows.take(np.unique(np.linspace(0, len(rows) - 1, _SAMPLE).astype(np.int64))).T
     mean, spread = (getattr(sample, name)(axis=1, dtype=np.float64, keepdims=True) for name in ("mean", "std"))
-    return np.where(spread > 1e-6, (scores - mean) / np.maximum(spread, 1e-6), np.minimum(scores, 0.0))
+    return np.where(
+        spread > 1e-6, (scores - mean) / np.maximum(spread, 1e-6), np.where(scores > -np.inf, 0.0, -np.inf)
+    )
