@@ -17,7 +17,7 @@ from hf_clipalign.cli.names import misplaced_model
 _EARLIER_NAMES_OF_DATA = ("--data", "--dataset", "--images")
 _OTHER_NAMES = {"num_workers": "workers"}
 _LEADING_MINUS = re.compile(r"^-(?=\s*[\"“„”]|\s+\S|(?:\d+\.?\d*|\.\d+)\s*[*×])")
-_MINUS_HINT = " To subtract words, write --not toy, or all of the query behind --, as in -- -toy +car."
+_MINUS_HINT = ". To subtract words, write --not toy, or all of the query behind --, as in -- -toy +car."
 _ONLY_IN_PYTHON = re.compile(r",? or give \w+=(?=[.;,]|$)")
 
 

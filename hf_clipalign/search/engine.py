@@ -14,7 +14,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.search.answers.calibrating import GROWN
 from hf_clipalign.search.answers.collection import Collection
 from hf_clipalign.search.answers.filters import Filter
-from hf_clipalign.search.answers.hits import NO_MATCH, Answer, Hit
+from hf_clipalign.search.answers.hits import NO_MATCH, STANDS_OUT, Answer, Hit
 from hf_clipalign.search.answers.vectors import AskedQuery, ask
 from hf_clipalign.search.answers.word_null import WordNull
 from hf_clipalign.search.calibration import FEWEST_IMAGES, Calibration
@@ -118,7 +118,8 @@ def _answers(collection: Collection, head: str, asked: Sequence[AskedQuery], wis
         hits = _hits(collection, one, ranked[: wish.stop], wish, confidences)
         stale = "" if confidences is None else confidence.staleness(place in rarities)
         note = " ".join(filter(None, [found.note, stale, "" if hits else _why_none(wish, one)]))
-        answers.append(Answer(hits, str(one.query), head, found.method, note))
+        measure = STANDS_OUT if place in rarities else "confidence"
+        answers.append(Answer(hits, str(one.query), head, found.method, note, measure))
     return answers
 
 

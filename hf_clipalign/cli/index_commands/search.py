@@ -54,8 +54,6 @@ def search(
             metavar="P",
             help="Leave out hits below, from 0 to 1. One image: chance that a hit shows it again. Words: share of "
             "unrelated texts whose best image stands out less.",
-            min=0,
-            max=1,
         ),
     ] = None,
     with_itself: Annotated[

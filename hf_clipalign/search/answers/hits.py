@@ -15,6 +15,8 @@ from hf_clipalign._tables import NumberTable
 
 NO_MATCH = "no good match"
 _COLUMNS = ("path", "score", "confidence", "head")
+STANDS_OUT = "stands out"
+_MEANINGS = {STANDS_OUT: "stands out: share of unrelated words whose best image stands out less"}
 CSV_COLUMNS = (*_COLUMNS, "also")
 
 
@@ -25,8 +27,9 @@ class Hit:
     Args:
         path (`str`): the file, absolute.
         score (`float`): cosine of query and image in the space of the head.
-        confidence (`float` or None): probability that the match is a true one, where the collection is calibrated for
-            this kind of query.
+        confidence (`float` or None): for one image as the query the probability that the match is a true one; for
+            words the share of unrelated texts whose best image stands out less. None for sums, and where the
+            collection was not measured.
         head (`str`): which head answered: `"raw"` is the base model's, `"aligned"` the trimmed one for images.
         also (`tuple[str, ...]`, *optional*): further files with the same bytes.
 
@@ -59,6 +62,8 @@ class Answer(list[Hit]):
         head (`str`, *optional*, defaults to `"raw"`): which head answered.
         method (`str`, *optional*, defaults to `"exact"`): how the images were compared.
         note (`str`, *optional*, defaults to `""`): what a reader should know, such as why there is no hit.
+        measure (`str`, *optional*, defaults to `"confidence"`): what confidences are called where people read them;
+            those of words are called `"stands out"`.
 
     Example:
         ```python
@@ -70,10 +75,16 @@ class Answer(list[Hit]):
     """
 
     def __init__(
-        self, hits: Iterable[Hit], query: str = "", head: str = "raw", method: str = "exact", note: str = ""
+        self,
+        hits: Iterable[Hit],
+        query: str = "",
+        head: str = "raw",
+        method: str = "exact",
+        note: str = "",
+        measure: str = "confidence",
     ) -> None:
         super().__init__(hits)
-        self.query, self.head, self.method, self.note = query, head, method, note
+        self.query, self.head, self.method, self.note, self.measure = query, head, method, note, measure
 
     def to_json(self) -> str:
         """A list of `{path, score, confidence, head}`; `also` where there are further files with the same bytes."""
@@ -91,8 +102,9 @@ class Answer(list[Hit]):
             score = [f"{hit.score:.3f}", *([_percent(hit.confidence)] if calibrated else [])]
             rows.append([shown_path(hit.path), *score])
             rows += [[f"= {shown_path(path)}", *[""] * len(score)] for path in hit.also]
-        columns = ["image", "score", *(["confidence"] if calibrated else [])]
-        return NumberTable(columns, rows, caption="\n".join(filter(None, [self.summary(), self.note])))
+        columns = ["image", "score", *([self.measure] if calibrated else [])]
+        lines = [self.summary(), _MEANINGS.get(self.measure, "") if calibrated else "", self.note]
+        return NumberTable(columns, rows, caption="\n".join(filter(None, lines)))
 
     def summary(self) -> str:
         """One line: the query as it was understood, the head, the way of comparison."""

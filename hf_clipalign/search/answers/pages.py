@@ -68,7 +68,9 @@ def answer_group(answer: Answer) -> TileGroup:
     """The hits of one query as a group of images."""
     tiles = []
     for hit in answer:
-        score = f"{hit.score:.3f}" + ("" if hit.confidence is None else f" · confidence {100 * hit.confidence:.0f} %")
+        score = f"{hit.score:.3f}" + (
+            "" if hit.confidence is None else f" · {answer.measure} {100 * hit.confidence:.0f} %"
+        )
         tiles.append(Tile(hit.path, [score], also=hit.also))
     details = f"head: {answer.head}; {answer.method}"
     return TileGroup(answer.query or "Hits", "; ".join(filter(None, [details, answer.note or ""])), tiles)

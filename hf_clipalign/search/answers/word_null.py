@@ -71,7 +71,8 @@ class WordNull:
                 f"{counted(len(queries), 'text')} on {counted(len(rows), 'image')} are too few to measure unrelated "
                 f"texts: it takes {_FEWEST_TEXTS} on {FEWEST_IMAGES}."
             )
-        found = _standing_out(rows, queries, exact_neighbours(rows, queries, 1).scores)[:, 0]
+        best = exact_neighbours(rows, queries, 1).scores.astype(np.float64)
+        found = _standing_out(rows, queries, best)[:, 0]
         return cls(np.sort(found), len(rows))
 
     def rarity(self, embeddings: Any, texts: Any) -> NDArray[np.float64]:

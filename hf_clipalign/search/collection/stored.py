@@ -106,6 +106,7 @@ class StoredImages:
     def status(self) -> Status:
         """What the index holds."""
         with self._manifest.reading() as connection:
+            found: dict[str, Any] = dict(counts(connection))
             return Status(
                 path=str(self.path),
                 model=self.description["model"]["name"],
@@ -115,7 +116,7 @@ class StoredImages:
                 band=self.band,
                 generation=int(get_setting(connection, "generation", 0)),
                 skipped=skipped_files(connection),
-                **counts(connection),
+                **found,
             )
 
     def verify(self) -> list[str]:
