@@ -50,7 +50,7 @@ def test_the_confidence_of_words_is_the_share_of_unrelated_texts_that_stand_out_
     assert [answer[0].confidence for answer in answers] == pytest.approx(expected.tolist(), abs=0.01)
     assert "stands out: share of unrelated words" in answers[0].table().caption
     assert answers[0].table().columns == ["image", "score", "stands out"]
-    assert "confidence" in index.search(like="cat.png").measure
+    assert "confidence" in index.search(like=index.files.names[0]).measure
     for answer in answers:
         shares = [hit.confidence for hit in answer]
         assert shares == sorted(shares, reverse=True)

@@ -97,7 +97,7 @@ class Filter:
         if not isinstance(where, Mapping):
             raise ClipAlignError(f'where is {short(where)}: give a dictionary, such as {{"path": "holidays/*"}}.')
         known = [field.name for field in fields(cls)]
-        named: dict[str, Any] = {_OTHER_NAMES.get(name, name): values for name, values in where.items()}
+        named: dict[str, Any] = {str(_OTHER_NAMES.get(name, name)): values for name, values in where.items()}
         for name in named:
             if name not in known:
                 raise unknown_name("condition", str(name), known)
