@@ -178,6 +178,12 @@ def test_duplicates_are_told_apart_and_nothing_is_deleted(here, tmp_path):
     assert sorted(here.rglob("*.png")) == before
 
 
+def test_the_same_image_cannot_be_told_without_the_library(here, monkeypatch):
+    monkeypatch.setattr("hf_clipalign.search.answers.pixels.is_installed", lambda: False)
+    with pytest.raises(ClipAlignError, match=r"--only same compares pixels, .*: pip install 'hf_clipalign\[search\]'"):
+        call("duplicates", "photos.index", "--only", "same")
+
+
 def test_selections(here):
     chosen = json.loads(call("select", "photos.index", "--diverse", "4", "--json"))
     assert len({one["path"] for one in chosen}) == 4
