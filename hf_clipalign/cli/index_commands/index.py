@@ -12,8 +12,9 @@ import typer
 from hf_clipalign._checks.quoting import counted, printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.cli.index_commands.shared import holds_index, skipped_line
+from hf_clipalign.cli.index_commands.shared import skipped_line
 from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.names import holds_index
 from hf_clipalign.cli.options import ModelOption, console, folder_option, next_step, parse_band, warn
 
 _SHOWN_SKIPPED = 5
@@ -36,7 +37,9 @@ def index(
     model: ModelOption = None,
     out: Annotated[
         Path | None,
-        folder_option("Folder of the index. Default: the name of the first folder with `.index` at its end."),
+        folder_option(
+            "Folder of the index. Default: the name of the first folder with `.index` at its end.", writes="an index"
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None,

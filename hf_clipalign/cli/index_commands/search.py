@@ -129,7 +129,7 @@ def _listed(queries: str, is_also_one: bool, files: Any) -> Any:
 
 
 def _show_one(answer: Any, index: Any, as_json: bool, as_csv: bool, html: Any) -> None:
-    from hf_clipalign.search.answers.hits import shown_path
+    from hf_clipalign.search.answers.hits import near_path
     from hf_clipalign.search.answers.pages import answer_group
 
     is_read = show(
@@ -143,7 +143,7 @@ def _show_one(answer: Any, index: Any, as_json: bool, as_csv: bool, html: Any) -
         groups=lambda: [answer_group(answer)],
     )
     if is_read and answer:
-        next_step("clipalign", "search", index, "--image", shown_path(answer[0].path))
+        next_step("clipalign", "search", index, "--image", near_path(answer[0].path))
     elif is_read:
         console.print(answer.note, soft_wrap=True)
 
