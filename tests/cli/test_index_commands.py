@@ -143,7 +143,10 @@ MISTAKES = [
     ),
     (("export", "photos.index", "--text-band", "1,2"), "--text-band is for the export of a tower"),
     (("export", "photos.index", "--features", "photos"), "--features is for the export of a tower"),
-    (("export", "--model", "mini:student", "--text-band", "1,2"), "--text-band changes nothing with --modality image"),
+    (
+        ("export", "--model", "mini:student", "--image-band", "1,2", "--text-band", "1,2"),
+        "--text-band changes nothing with",
+    ),
     (("index", "photos.index", "--head", "1-2"), "'1-2' is no band"),
     (("index", "photos.index", "--model", "mini:teacher"), "made with another model"),
 ]

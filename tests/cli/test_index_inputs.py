@@ -35,10 +35,10 @@ def no_model(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("photso",), "/photso: no such folder; did you mean '.*/photos'?"),
+        (("photso",), "no file or folder 'photso': did you mean 'photos'?"),
         (("nothing-alike",), "/nothing-alike: no such folder; pass one that holds the images"),
         (("missing/photos",), "/missing/photos: no such folder; pass one that holds the images"),
-        (("photos.idnex",), r"/photos.idnex: no such folder; did you mean '.*/photos.index'?"),
+        (("photos.idnex",), r"no file or folder 'photos.idnex': did you mean 'photos.index'?"),
         (
             ("photos/a.jpg",),
             "/photos/a.jpg: is a file, not a folder; pass the folder that holds .*such as '.*/photos'",

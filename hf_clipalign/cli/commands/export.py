@@ -79,7 +79,7 @@ def export(
     if index is not None:
         if model is None and (name := misplaced_model([str(index)])):
             raise ClipAlignError(f"{name!r} is a model: write --model {name}.")
-        _refuse_options_of_towers(model, modality, compact, dtype, image_band, text_band, features)
+        _refuse_options_of_towers(model, base_model, modality, compact, dtype, image_band, text_band, features)
         _export_index(index, to or "arrow", head, out, overwrite)
         return
     to = to or "stock"
@@ -94,15 +94,15 @@ def export(
         raise unknown_name("modality", modality, allowed, f" for {to}")
     if (features is None) == (to == "faiss"):
         raise ClipAlignError("--to faiss and --features FOLDER belong together: an index is made of embedded images.")
-    for name, band in (("image", image_band), ("text", text_band)):
-        if band is not None and modality not in (name, "both"):
-            raise ClipAlignError(f"--{name}-band changes nothing with --modality {modality}: leave it out.")
     bands = parse_band(image_band), parse_band(text_band)
     source = chosen_model(model)
     loaded, processor = load(source)
     check_band(loaded, source, base_model, bands)
     aligned = _aligned(loaded, *bands, base_model)
     check_modality(aligned, *(("image", "text") if modality == "both" else (modality,)))
+    for name, band in (("image", image_band), ("text", text_band)):
+        if band is not None and modality not in (name, "both"):
+            raise ClipAlignError(f"--{name}-band changes nothing with --modality {modality}: leave it out.")
     path = out or Path(f"{modality}.onnx" if to == "onnx" else f"{to}-{modality}")
     job = _Export(aligned, processor, modality, compact, dtype, features)
     if to == "onnx":
@@ -127,6 +127,7 @@ class _Export:
 
 def _refuse_options_of_towers(
     model: str | None,
+    base_model: str | None,
     modality: str,
     compact: bool,
     dtype: str,
@@ -141,6 +142,7 @@ def _refuse_options_of_towers(
     """
     given = {
         "--model": model is not None,
+        "--base-model": base_model is not None,
         "--modality": modality != "image",
         "--compact": compact,
         "--dtype": dtype != "float32",

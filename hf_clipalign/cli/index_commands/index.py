@@ -12,6 +12,7 @@ import typer
 from hf_clipalign._checks.quoting import counted, printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
+from hf_clipalign.cli.data import check_path
 from hf_clipalign.cli.index_commands.shared import skipped_line
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.names import holds_index
@@ -140,6 +141,8 @@ def _made(
 
     if not given:
         raise ClipAlignError(f"{str(path)!r} holds no index yet: give the folders of images before --out.")
+    for folder in given:
+        check_path(str(folder))
     checked_roots(given)
     ignore_rule(ignore or ())
     name = chosen_model(model, str(given[0]))
