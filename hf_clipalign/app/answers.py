@@ -123,8 +123,7 @@ def answer_csv(view: View, answered: Answered) -> str:
             paths = [view.files.path(number) for number in view.files_of(hit.row)]
             confidence = "" if hit.confidence is None else f"{hit.confidence:.4g}"
             other = "" if hit.other_rank is None else str(hit.other_rank)
-            line = [hit.rank, paths[0], f"{hit.score:.6g}", confidence, column.head, other, "|".join(paths[1:])]
-            rows.append(list(map(str, line)))
+            rows.append([hit.rank, paths[0], f"{hit.score:.6g}", confidence, column.head, other, paths[1:]])
     return as_csv(("rank", "path", "score", "confidence", "head", "rank_by_the_other_head", "also"), rows)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import hf_clipalign
-from hf_clipalign.cli.command import Command, Commands, ResumingCommand
+from hf_clipalign.cli.command import Command, Commands, QueryCommand, ResumingCommand
 from hf_clipalign.cli.commands import (
     app_server,
     benchmarks,
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 
 _RESUMING = (concepts.concepts, discover.discover, embed.embed, findings.findings, index.index)
+_CLASSES = {search.search: QueryCommand, **dict.fromkeys(_RESUMING, ResumingCommand)}
 
 for _command in (
     demo.demo,
@@ -60,7 +61,7 @@ for _command in (
     export.export,
     push.push,
 ):
-    app.command(cls=ResumingCommand if _command in _RESUMING else Command)(_command)
+    app.command(cls=_CLASSES.get(_command, Command))(_command)
 
 app.add_typer(benchmarks.group)
 

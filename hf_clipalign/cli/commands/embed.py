@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.data import check_data, check_out, open_data
 from hf_clipalign.cli.models import chosen_model, load
@@ -93,7 +94,7 @@ def embed(
     )
     leave_processes()
     if os.environ.get("RANK", "0") == "0":
-        console.print(f"{len(store)} images, features of dimension {store.width}: {out}", soft_wrap=True)
+        console.print(f"{counted(len(store), 'image')}, features of dimension {store.width}: {out}", soft_wrap=True)
         for name, reason in store.skipped:
             warn("skipped", f"{name}: {reason}")
         if store.class_names is not None and len(store.class_names) > 1:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.commands.push import OverwriteOption
@@ -78,6 +79,7 @@ def export(
     if index is not None:
         if model is None and (name := misplaced_model([str(index)])):
             raise ClipAlignError(f"{name!r} is a model: write --model {name}.")
+        _refuse_options_of_towers(model, base_model, modality, compact, dtype, image_band, text_band, features)
         _export_index(index, to or "arrow", head, out, overwrite)
         return
     to = to or "stock"
@@ -98,6 +100,9 @@ def export(
     check_band(loaded, source, base_model, bands)
     aligned = _aligned(loaded, *bands, base_model)
     check_modality(aligned, *(("image", "text") if modality == "both" else (modality,)))
+    for name, band in (("image", image_band), ("text", text_band)):
+        if band is not None and modality not in (name, "both"):
+            raise ClipAlignError(f"--{name}-band changes nothing with --modality {modality}: leave it out.")
     path = out or Path(f"{modality}.onnx" if to == "onnx" else f"{to}-{modality}")
     job = _Export(aligned, processor, modality, compact, dtype, features)
     if to == "onnx":
@@ -120,14 +125,49 @@ class _Export:
     features: Path | None
 
 
+def _refuse_options_of_towers(
+    model: str | None,
+    base_model: str | None,
+    modality: str,
+    compact: bool,
+    dtype: str,
+    image_band: str | None,
+    text_band: str | None,
+    features: Path | None,
+) -> None:
+    """Refuses what would change nothing about the embeddings of an index: its model and band were chosen before.
+
+    Raises:
+        `ClipAlignError`: the first such option, with what to type instead.
+    """
+    given = {
+        "--model": model is not None,
+        "--base-model": base_model is not None,
+        "--modality": modality != "image",
+        "--compact": compact,
+        "--dtype": dtype != "float32",
+        "--image-band": image_band is not None,
+        "--text-band": text_band is not None,
+        "--features": features is not None,
+    }
+    ways_out = {
+        "--model": "the embeddings are those of its own model, leave --model out",
+        "--image-band": "set the band with `clipalign index IDX --head K_TOP,K_BOTTOM`, and choose with --head",
+    }
+    for option, is_given in given.items():
+        if is_given:
+            way_out = ways_out.get(option, f"leave {option} out")
+            raise ClipAlignError(f"{option} is for the export of a tower, not of an index: {way_out}.")
+
+
 def _export_index(index: Path, to: str, head: str | None, out: Path | None, overwrite: bool) -> None:
     from hf_clipalign.hub import export_index
 
     folder = export_index(index, out or Path(f"{to}-vectors"), to, head, overwrite=overwrite)
     facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))["hf_clipalign"]
     console.print(
-        f"{facts['vectors']:,} embeddings of dimension {facts['dimension']} (head {facts['head']}) in {folder}: "
-        f"{', '.join(sorted(file.name for file in folder.iterdir()))}",
+        f"{counted(facts['vectors'], 'embedding')} of dimension {facts['dimension']} (head {facts['head']}) in "
+        f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}",
         soft_wrap=True,
     )
 

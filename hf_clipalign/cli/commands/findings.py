@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.data import check_data, check_out
 from hf_clipalign.cli.models import chosen_device, chosen_model, load
@@ -193,7 +194,7 @@ def _embedded(
 
     found = {}
     for part, labels in parts.items():
-        console.print(f"{part}: {len(labels):,} images of {Path(labels.name).name}", soft_wrap=True)
+        console.print(f"{part}: {counted(len(labels), 'image')} of {Path(labels.name).name}", soft_wrap=True)
         folder = out / "embeddings" / part
         named = replace(labels, name=f"{part} labels")
         found[part] = LabelledEmbeddings.from_images(
@@ -257,7 +258,7 @@ def _report(trainer: Any, data: dict[str, Any], out: Path, resamples: int) -> No
     table = measure_findings(trainer, data["test"], data.get("validation"), resamples)
     command = describe_run(["clipalign", *sys.argv[1:]])
     trainer.create_model_card(command=command)
-    sizes = ", ".join(f"{len(part):,} images for {name}" for name, part in data.items())
+    sizes = ", ".join(f"{counted(len(part), 'image')} for {name}" for name, part in data.items())
     page = write_findings(trainer, out, f"{sizes}. Research software, not for diagnosis.")
     console.print(table.ranking_table().to_rich())
     console.print(table.threshold_table().to_rich())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable, short
+from hf_clipalign._checks.suggestions import nearest
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import exclusive_lock, explained_read
 from hf_clipalign._io.staging import remove_stale
@@ -64,8 +66,7 @@ def checked_roots(folder: Any) -> list[str]:
     for path in given:
         root = os.path.abspath(os.path.expanduser(os.fspath(path)))
         if not os.path.isdir(root):
-            problem = "is a file, not a folder" if os.path.exists(root) else "no such folder"
-            raise ClipAlignError(f"{printable(root)}: {problem}; pass the folder that holds the images")
+            raise ClipAlignError(f"{printable(root)}: {_why_no_folder(root)}")
         roots.append(root)
     real = [os.path.join(os.path.realpath(root), "") for root in roots]
     for i, one in enumerate(real):
@@ -73,6 +74,19 @@ def checked_roots(folder: Any) -> list[str]:
             if i != j and one.startswith(other):
                 raise ClipAlignError(f"{printable(roots[i])} lies in {printable(roots[j])}: give one of them.")
     return roots
+
+
+def _why_no_folder(path: str) -> str:
+    """What is wrong with a path that is no folder, and what was probably meant."""
+    parent, name = os.path.split(path)
+    if os.path.exists(path):
+        return f"is a file, not a folder; pass the folder that holds the images, such as {printable(parent)!r}"
+    beside = []
+    with contextlib.suppress(OSError):
+        beside = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
+    close = nearest(name, beside)
+    hint = f"did you mean {printable(os.path.join(parent, close))!r}?" if close else "pass one that holds the images"
+    return f"no such folder; {hint}"
 
 
 def chosen_head(loaded: LoadedModel, head: Any) -> tuple[Any, tuple[int, int] | None]:

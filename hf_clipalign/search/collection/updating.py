@@ -126,7 +126,7 @@ class Update:
         if counted != get_setting(connection, HELD_BACK, {}):
             put_setting(connection, HELD_BACK, counted)
             if others:
-                report.notes.append(f"not read are {describe_other_kinds(others)}")
+                report.notes.append(f"not read: {describe_other_kinds(others)}")
 
     def _note_shards(self, connection: sqlite3.Connection, report: UpdateReport) -> None:
         """Names what is missing or cut off, as far as a look at the sizes shows it."""
