@@ -23,6 +23,7 @@ from hf_clipalign.cli.commands import (
     trim,
 )
 from hf_clipalign.cli.index_commands import duplicates, index, search, select, status, verify
+from hf_clipalign.cli.store_commands import import_folder
 
 app = typer.Typer(
     name="clipalign",
@@ -37,7 +38,11 @@ app = typer.Typer(
     add_completion=False,
 )
 
-_RESUMING = (concepts.concepts, discover.discover, embed.embed, findings.findings, index.index)
+_RESUMING = (
+    *(concepts.concepts, discover.discover, embed.embed, findings.findings, index.index),
+    import_folder.import_folder,
+)
+_NAMES = {import_folder.import_folder: "import"}
 
 for _command in (
     demo.demo,
@@ -50,6 +55,7 @@ for _command in (
     app_server.app,
     spectrum.spectrum,
     embed.embed,
+    import_folder.import_folder,
     evaluate.evaluate,
     compare.compare,
     concepts.concepts,
@@ -59,7 +65,7 @@ for _command in (
     export.export,
     push.push,
 ):
-    app.command(cls=ResumingCommand if _command in _RESUMING else Command)(_command)
+    app.command(_NAMES.get(_command), cls=ResumingCommand if _command in _RESUMING else Command)(_command)
 
 
 def _show_version(wanted: bool) -> None:

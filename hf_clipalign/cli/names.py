@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hf_clipalign._checks.suggestions import nearest
 from hf_clipalign._io.masking import is_hub_id
+from hf_clipalign._io.urls import local_path
 
 BUILT_IN_DATA = "mini:emoji"
 BUILT_IN_MODELS = {f"mini{mark}{name}": name for name in ("student", "teacher") for mark in (":", "-")}
@@ -26,6 +27,12 @@ def is_built_in_model(name: str) -> bool:
 def is_model_folder(path: str | Path) -> bool:
     """Whether a folder holds a model."""
     return any((Path(path) / name).is_file() for name in _MODEL_FILES)
+
+
+def is_stored(name: str) -> bool:
+    """Whether a name is that of features or embeddings: of a folder with their manifest, or a URL."""
+    path = local_path(name)
+    return path is None or any((path / file).is_file() for file in ("features.json", "embeddings.json"))
 
 
 def misplaced_model(names: Sequence[str]) -> str | None:

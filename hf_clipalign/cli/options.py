@@ -18,8 +18,9 @@ console = Console(highlight=False, markup=False)
 """Where results go; square brackets stay what they are, as names and paths may hold them."""
 
 DATA_HELP = (
-    "Folder of images (class = sub-folder), CSV/TSV/parquet table, Hub id, features folder of `clipalign embed`, or "
-    "mini:emoji, the built-in images."
+    "Folder of images (class = sub-folder), of tars (WebDataset, img2dataset) or of parquet files, CSV/TSV/parquet "
+    "table, Hub id, folder or URL of features (`clipalign embed`) or embeddings (`clipalign import`), or mini:emoji, "
+    "the built-in images."
 )
 ModelOption = Annotated[
     str | None,

@@ -16,7 +16,13 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_write
 from hf_clipalign.search.answers.calibrating import Calibrating
 from hf_clipalign.search.collection.changes import UpdateReport
-from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked, opened_heads
+from hf_clipalign.search.collection.creation import (
+    checked_roots,
+    chosen_head,
+    index_folder,
+    locked,
+    opened_heads,
+)
 from hf_clipalign.search.collection.maintenance import compacted, repaired
 from hf_clipalign.search.collection.manifest import Manifest, next_generation, put_setting
 from hf_clipalign.search.collection.models import INDEXED, LoadedModel, reader_version
@@ -77,7 +83,7 @@ class ImageIndex(StoredImages, Searching, Calibrating):
         Args:
             folder (path or sequence of paths): the folders to index, with all that lies below them.
             model (`str`, `Path`, `nn.Module` or `DualEncoder`): a checkpoint folder, a Hub id, or a model.
-            path (`str` or `os.PathLike`): where the index is to be: a new folder.
+            path (`str` or `os.PathLike`): where the index is to be: a new folder on a disk of this machine.
             processor (`ProcessorMixin` or image processor, *optional*): loaded from the model's name by default.
             model_name (`str`, *optional*): what to load the model by later. Default: where it was loaded from.
             head (`"auto"`, `"raw"` or `(k_top, k_bottom)`, *optional*, defaults to `"auto"`): the band of the aligned
@@ -92,7 +98,7 @@ class ImageIndex(StoredImages, Searching, Calibrating):
             `ClipAlignError`: the folder is missing, two folders overlap, there is an index already, or the model
                 cannot be loaded.
         """
-        target, roots = Path(path), checked_roots(folder)
+        target, roots = index_folder(path), checked_roots(folder)
         patterns = [ignore] if isinstance(ignore, str) else list(ignore)
         ignore_rule(patterns)
         sizes = {"shard_size": check_integer("shard_size", shard_size)}
@@ -121,7 +127,8 @@ class ImageIndex(StoredImages, Searching, Calibrating):
         Raises:
             `ClipAlignError`: the folder holds no index, one of a newer format, or one that cannot be read.
         """
-        return cls(Path(path), opened_heads(Path(path)))
+        target = index_folder(path)
+        return cls(target, opened_heads(target))
 
     def __repr__(self) -> str:
         return f"ImageIndex({printable(str(self.path))!r}, {len(self):,} images)"

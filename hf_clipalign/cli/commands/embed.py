@@ -29,8 +29,8 @@ def embed(
         str,
         typer.Argument(
             metavar="DATA",
-            help="Folder of images (class = sub-folder), CSV/TSV/parquet table, Hub id, or mini:emoji, the built-in "
-            "images.",
+            help="Folder of images (class = sub-folder), of tars (WebDataset, img2dataset) or of parquet files, "
+            "CSV/TSV/parquet table, Hub id, or mini:emoji, the built-in images.",
         ),
     ],
     model: ModelOption = None,
@@ -64,7 +64,7 @@ def embed(
 
     Example: [bold]clipalign embed photos/ --model openai/clip-vit-base-patch32 --out photos-b32[/]
     """
-    from hf_clipalign.features import extract_to_store
+    from hf_clipalign.features import FeatureStore, extract_to_store
     from hf_clipalign.features.ranks import leave_processes
 
     check_data(data)
@@ -76,7 +76,8 @@ def embed(
     else:
         source = open_data(data, image_column, label_column, split)
     if hasattr(source, "manifest"):
-        raise ClipAlignError(f"{data!r} holds features already: give images, or run clipalign evaluate {data}.")
+        held = "features" if isinstance(source, FeatureStore) else "embeddings"
+        raise ClipAlignError(f"{data!r} holds {held} already: give images, or run clipalign evaluate {data}.")
     loaded, processor = load(model, device)
     store = extract_to_store(
         loaded,
