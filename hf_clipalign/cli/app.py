@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,7 +42,7 @@ _RESUMING = (
     *(concepts.concepts, discover.discover, embed.embed, findings.findings, index.index),
     import_folder.import_folder,
 )
-_NAMES = {import_folder.import_folder: "import"}
+_NAMES: dict[Any, str] = {import_folder.import_folder: "import"}
 
 for _command in (
     demo.demo,

@@ -64,7 +64,7 @@ def open_source(
         ImageSource('table.csv', 3 images, 2 classes)
         ```
     """
-    columns = {"image_column": image_column, "label_column": label_column, "text_column": text_column}
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "text_column": text_column}
     if isinstance(source, ImageSource):
         return source
     if isinstance(source, (str, os.PathLike)):
@@ -88,7 +88,7 @@ def open_source(
 
 
 def _open_folder(
-    path: Path, recursive: bool, root: str | os.PathLike[str] | None, columns: dict[str, str | None]
+    path: Path, recursive: bool, root: str | os.PathLike[str] | None, columns: dict[str, Any]
 ) -> ImageSource:
     """A folder of tars or of Parquet files, where it holds no images of its own; else a folder of images."""
     if os.access(path, os.R_OK | os.X_OK):  # else it is for image_folder to say what is wrong

@@ -60,7 +60,7 @@ class ParquetImages(Sequence):
         if isinstance(cell, dict):
             if cell.get("bytes") is not None:
                 return cell["bytes"]
-            return self._path(group, cell.get("path")) if cell.get("path") else self._missing(group, table, place, row)
+            return self._path(group, cell["path"]) if cell.get("path") else self._missing(group, table, place, row)
         return self._missing(group, table, place, row) if cell is None else cell
 
     def _group(self, group: int) -> Any:

@@ -194,7 +194,7 @@ def _part(array: Path, table: Path | None) -> _Part:
             n_rows = pq.read_metadata(table).num_rows
         if n_rows != len(values):
             raise ClipAlignError(f"{str(array)!r} has {len(values):,} rows, its table {table.name} {n_rows:,}.")
-    return _Part(array, table, *values.shape, dtype)
+    return _Part(array, table, values.shape[0], values.shape[1], dtype)
 
 
 def _mapped(array: Path) -> np.ndarray:
