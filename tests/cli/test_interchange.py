@@ -149,5 +149,7 @@ def test_stores_behind_a_url(features, tmp_path):
     assert local == remote
     with pytest.raises(ClipAlignError, match="holds no features"):
         call("evaluate", "memory://cli/nothing", "--out", tmp_path / "report")
+    with pytest.raises(ClipAlignError, match="images are read from a disk or the Hub"):
+        call("embed", "s3://user:secret@bucket/images", "--model", "mini:student", "--out", tmp_path / "new")
     with pytest.raises(ClipAlignError, match="an index lies on a disk"):
         call("status", "s3://bucket/my.index")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.urls import is_url, shown
 from hf_clipalign.cli.data import check_data, check_out, open_data
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import (
@@ -68,6 +69,8 @@ def embed(
     from hf_clipalign.features.ranks import leave_processes
 
     check_data(data)
+    if is_url(data):
+        raise ClipAlignError(f"{shown(data)!r}: images are read from a disk or the Hub; copy or mount them.")
     check_out(out, data)
     model = chosen_model(model, data)
     source: Any

@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_clipalign._checks.quoting import short, short_reason
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.files import explained_content
 from hf_clipalign._io.limited_json import natural, read_json
 from hf_clipalign.data.images.file_kinds import is_skipped
 
@@ -59,7 +60,9 @@ class TarContent:
             return None
         values = self._columns.get(column)
         if values is None:
-            values = self._columns[column] = _column(self.path.with_suffix(".parquet"), column)
+            table = self.path.with_suffix(".parquet")
+            with explained_content(table):
+                values = self._columns[column] = _column(table, column)
         return values[row] if values else None
 
     @cached_property

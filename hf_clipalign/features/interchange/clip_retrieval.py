@@ -202,7 +202,9 @@ def _mapped(array: Path) -> np.ndarray:
     with explained_read(array):
         try:
             values = np.load(array, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # NumPy parses the header as Python, and raises what its parser does
             raise ClipAlignError(f"{str(array)!r} is cut off or no npy file ({short_reason(error)}).") from None
         size = os.stat(array).st_size
     if not isinstance(values, np.memmap) or size != values.offset + values.nbytes:

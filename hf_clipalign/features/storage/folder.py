@@ -105,11 +105,11 @@ class ShardFolder:
         Raises:
             `ClipAlignError`: the disk refuses to read one of them.
         """
-        return frozenset(index for index in self._present() if self._problem_told(index) is None)
+        return frozenset(index for index in self.present() if self._problem_told(index) is None)
 
     def sound(self) -> frozenset[int]:
         """As `done`, without a warning."""
-        return frozenset(index for index in self._present() if self.problem(index) is None)
+        return frozenset(index for index in self.present() if self.problem(index) is None)
 
     def write(self, index: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
         """Writes a shard atomically.
@@ -230,7 +230,8 @@ class ShardFolder:
             f"the {self.kind.noun} in {str(self.place)!r} are damaged: {file}: {problem}. {self.kind.remedy}."
         )
 
-    def _present(self) -> list[int]:
+    def present(self) -> list[int]:
+        """The shards that are there by their names, unread."""
         if self.complete:
             return list(range(len(self.shards)))
         return self.numbers_of(file.name for file in shard_files(self.path, self.kind))

@@ -94,7 +94,8 @@ class RemoteShards(ShardFolder):
         """Refused: nothing behind a URL is removed by a reader."""
         raise self._read_only()
 
-    def _present(self) -> list[int]:
+    def present(self) -> list[int]:
+        """The shards that are there by their names, unread."""
         if self.complete:
             return list(range(len(self.shards)))
         return self.numbers_of(self.remote.names())
