@@ -166,8 +166,8 @@ class FeatureStore(StoredRows):
 
     Opening reads the manifest only. A shard is compared with its checksum when it is first used, and is mapped into
     memory, not copied; no file stays open. Behind a URL (`s3://…`, `memory://…`, what fsspec knows) a shard is read as
-    a whole each time that it is used, compared with its checksum, and not kept: memory holds one shard. Get a store
-    with `FeatureStore.open`.
+    a whole each time that it is used, compared with its checksum, and not kept: memory holds the one in use, and the
+    next one while it is fetched. Get a store with `FeatureStore.open`.
 
     Args:
         shards (`ShardFolder`): the folder; `FeatureStore.open` reads it.

@@ -1,5 +1,7 @@
 """Stores behind a URL: in fsspec's memory, and how they are copied there."""
 
+import tempfile
+
 import fsspec
 import numpy as np
 import pytest
@@ -136,6 +138,17 @@ def test_one_shard_is_in_memory(store, monkeypatch):
     assert total == pytest.approx(float(store.values().sum()), abs=1e-4)
     assert len(alive) == len(SIZES) - 1
     assert most <= 2
+
+
+def test_files_can_be_kept_on_the_disk(store, memory, tmp_path, monkeypatch):
+    """A chain of file systems, as fsspec spells it: what was read once is not fetched again."""
+    copy_store(store.folder, URL)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cached = FeatureStore.open(f"simplecache::{URL}")
+    assert torch.equal(cached.values(), store.values())
+    monkeypatch.setattr(type(memory), "cat_file", lambda *args, **more: pytest.fail("fetched again"))
+    monkeypatch.setattr(type(memory), "_open", lambda *args, **more: pytest.fail("fetched again"))
+    assert torch.equal(cached.values(), store.values())
 
 
 def files_of(memory):
