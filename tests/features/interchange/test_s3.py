@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import urllib.request
 
 import pytest
 import torch
@@ -110,4 +111,22 @@ def test_a_server_that_does_not_answer_is_one_line(credentials, caplog):
         pytest.raises(ClipAlignError, match="'s3://shop/features' does not answer") as failure,
     ):
         FeatureStore.open(URL)
+    one_line(failure, caplog)
+
+
+def test_refused_credentials_are_one_line(credentials, address, caplog):
+    def known_keys_only(after):
+        header = {"Content-Type": "text/plain"}
+        request = urllib.request.Request(f"{address}/moto-api/reset-auth", data=after, headers=header, method="POST")
+        urllib.request.urlopen(request).close()
+
+    known_keys_only(b"0")
+    try:
+        with (
+            caplog.at_level(logging.INFO),
+            pytest.raises(ClipAlignError, match=r"no access to 's3://shop/features' .*AWS_ACCESS_KEY_ID") as failure,
+        ):
+            FeatureStore.open(URL)
+    finally:
+        known_keys_only(b"inf")
     one_line(failure, caplog)
