@@ -17,7 +17,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.urls import shown_place
 from hf_clipalign._rows import map_rows, similarities, top_k, unit_rows
 from hf_clipalign.backbones import Projector
-from hf_clipalign.features.rows import EMBEDDINGS, Rows, finish_rows, opened_rows, write_rows
+from hf_clipalign.features.rows import EMBEDDINGS, FEATURES, Rows, finish_rows, opened_rows, write_rows
 from hf_clipalign.features.storage.folder import ShardFolder, folder_lock, remove_store
 from hf_clipalign.features.storage.manifest import differences
 from hf_clipalign.features.storage.remote import open_folder
@@ -126,8 +126,11 @@ def open_store(folder: str | Path) -> FeatureStore | EmbeddingStore:
         FeatureStore('emoji-features', 24 image features, width 128)
         ```
     """
-    shards = open_folder(folder, EMBEDDINGS)
-    return FeatureStore.open(folder) if shards is None else EmbeddingStore.open(folder)
+    if open_folder(folder, EMBEDDINGS) is None:
+        return FeatureStore.open(folder)
+    if open_folder(folder, FEATURES) is not None:
+        raise ClipAlignError(f"{shown_place(folder)!r} holds features and embeddings: move one of them elsewhere.")
+    return EmbeddingStore.open(folder)
 
 
 def nearest_rows(store: EmbeddingStore, queries: Any, k: int) -> tuple[Tensor, Tensor]:
@@ -227,6 +230,8 @@ def fill_embeddings(
     with folder_lock(path, EMBEDDINGS):
         if overwrite:
             remove_store(path, EMBEDDINGS)
+        if ShardFolder.open(path, FEATURES) is not None:
+            raise ClipAlignError(f"{str(folder)!r} holds features: give another folder for the embeddings.")
         stored = ShardFolder.open(path, EMBEDDINGS)
         wanted = ShardFolder.describe(path, EMBEDDINGS, about)
         if stored is not None and (found := differences(EMBEDDINGS, stored.manifest, wanted.manifest)):

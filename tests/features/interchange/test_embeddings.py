@@ -1,5 +1,7 @@
 """Embeddings behind a projector: what can be done with them, and what refuses them."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,6 +81,15 @@ def test_features_are_no_embeddings(features):
     assert isinstance(open_store(features.folder), FeatureStore)
 
 
+def test_a_folder_holds_one_of_the_two(features, embeddings, tmp_path):
+    with pytest.raises(ClipAlignError, match="holds features: give another folder"):
+        project_store(features, lambda block: block, features.folder)
+    folder = shutil.copytree(embeddings.folder, tmp_path / "both")
+    features.to_features().save(folder)
+    with pytest.raises(ClipAlignError, match="holds features and embeddings"):
+        open_store(folder)
+
+
 def test_search_is_that_of_the_full_product(embeddings):
     assert isinstance(open_store(embeddings.folder), EmbeddingStore)
     queries = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(1)) * 30
@@ -151,8 +162,6 @@ def test_a_table_of_embeddings_is_read_as_labelled_embeddings(embeddings, tmp_pa
 
 
 def test_damage_of_a_shard_is_named(embeddings, tmp_path):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(embeddings.folder, folder)
     file = sorted(folder.glob("*.safetensors"))[1]
