@@ -140,11 +140,11 @@ def test_stores_behind_a_url(features, tmp_path):
     url = "memory://cli/features"
     fsspec.filesystem("memory").store.clear()
     assert url in call("export", features, "--to", "store", "--out", url)
-    for data in (features, url):
-        call("evaluate", data, "--image-band", "4,4", "--out", tmp_path / str(data)[:6])
+    for data, name in ((features, "local"), (url, "remote")):
+        call("evaluate", data, "--image-band", "4,4", "--out", tmp_path / name)
     local, remote = (
-        json.loads((tmp_path / str(data)[:6] / "results.json").read_text())["comparison"]["scores"]
-        for data in (features, url)
+        json.loads((tmp_path / name / "results.json").read_text())["comparison"]["scores"]
+        for name in ("local", "remote")
     )
     assert local == remote
     with pytest.raises(ClipAlignError, match="holds no features"):

@@ -29,6 +29,7 @@ class StoreExport:
         model (`str`, *optional*): for features that are to be projected.
         head (`str`, *optional*): `"raw"` or `"aligned"`.
         bands (pair): image and text band, None where there is none.
+        base_model (`str`, *optional*): the published model whose bands are taken.
         overwrite (`bool`): replace what is there.
     """
 
@@ -38,6 +39,7 @@ class StoreExport:
     model: str | None
     head: str | None
     bands: tuple[tuple[int, int] | None, tuple[int, int] | None]
+    base_model: str | None
     overwrite: bool
 
 
@@ -98,7 +100,7 @@ def _head(job: StoreExport, loaded: Any, modality: Any) -> tuple[Callable[[Any],
     from hf_clipalign.isoclip import IsoCLIPModel
 
     base = getattr(loaded, "aligned_backbone", None)
-    head = job.head or ("aligned" if any(job.bands) or base is not None else "raw")
+    head = job.head or ("aligned" if any(job.bands) or job.base_model or base is not None else "raw")
     if head not in _HEADS:
         raise unknown_name("head", head, _HEADS)
     if head == "raw":
@@ -106,7 +108,7 @@ def _head(job: StoreExport, loaded: Any, modality: Any) -> tuple[Callable[[Any],
         image = functools.partial(project_image_features, encoder)
         return (image if modality == "image" else encoder.text_projector), "raw"
     aligned = loaded
-    if base is None or any(job.bands):
-        aligned = IsoCLIPModel.from_clip_pretrained(loaded if base is None else base, *job.bands)
+    if base is None or any(job.bands) or job.base_model:
+        aligned = IsoCLIPModel.from_clip_pretrained(loaded if base is None else base, *job.bands, job.base_model)
     band = getattr(aligned.config, f"{modality}_band")
     return aligned.aligned_projector(modality), f"aligned {','.join(map(str, band or ()))}".strip()

@@ -11,12 +11,16 @@ from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign.cli.data import check_out, check_path
 from hf_clipalign.cli.options import LabelColumnOption, console, folder_option, next_step, warn
 
+_OUT = Path("embeddings")
+
 
 def import_folder(
     folder: Annotated[
         str, typer.Argument(metavar="FOLDER", help="Output folder of `clip-retrieval inference`: img_emb/, metadata/.")
     ],
-    out: Annotated[Path, folder_option("Folder for the shards and embeddings.json.")] = Path("embeddings"),
+    out: Annotated[Path, folder_option("Folder for the shards and embeddings.json.", writes="embeddings")] = Path(
+        "embeddings"
+    ),
     modality: Annotated[str, typer.Option(help="image or text.")] = "image",
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model that made them; the files do not say it.")

@@ -26,6 +26,7 @@ from hf_clipalign.data.labels.columns import (
     read_texts,
     require_column,
 )
+from hf_clipalign.data.texts.delimited import read_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,6 +175,8 @@ def _open_table(source: Any) -> _Table:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
+    except ClipAlignError:
+        raise
     except Exception as error:
         raise ClipAlignError(f"{path}: the table cannot be read ({short_reason(error)})") from error
 
@@ -200,10 +203,8 @@ def _open_parquet(name: str, files: Sequence[Path]) -> _Table:
 
 def _read_csv(path: Path, suffix: str) -> tuple[list[str], Callable[[str], list[Any]]]:
     """Text stays text, and only empty cells are missing: "007", "True", "None" can be names of classes and files."""
-    import pandas as pd
-
     separator = "\t" if suffix == ".tsv" else ","
-    frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig", keep_default_na=False, na_values=[""], dtype=str)
+    frame = read_frame(path, sep=separator, keep_default_na=False, na_values=[""], dtype=str)
     return list(frame.columns), partial(_frame_column, frame)
 
 
