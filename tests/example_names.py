@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
@@ -46,6 +50,25 @@ def write_files(root: Path) -> None:
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    write_interchange(root)
+
+
+def write_interchange(root: Path) -> None:
+    """A tar as img2dataset writes it, and embeddings as clip-retrieval does."""
+    (root / "tars").mkdir()
+    with tarfile.open(root / "tars" / "00000.tar", "w") as tar:
+        for number, kind in enumerate(("cat", "dog", "owl")):
+            image = (root / "photos" / kind / "1.png").read_bytes()
+            for ending, content in (("png", image), ("txt", f"a {kind}".encode())):
+                info = tarfile.TarInfo(f"{number:09d}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    names = [f"{kind}/{number}.png" for kind in ("cat", "dog", "owl") for number in range(1, 5)]
+    folder = root / "clip-retrieval"
+    for name in ("img_emb", "metadata"):
+        (folder / name).mkdir(parents=True)
+    np.save(folder / "img_emb" / "img_emb_0.npy", np.eye(12, 128, dtype=np.float16))
+    pq.write_table(pa.table({"image_path": names}), folder / "metadata" / "metadata_0.parquet")
 
 
 def write_index(root: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ from hf_clipalign.cli.commands import (
     trim,
 )
 from hf_clipalign.cli.index_commands import duplicates, index, search, select, status, verify
+from hf_clipalign.cli.store_commands import import_folder
 
 app = typer.Typer(
     name="clipalign",
@@ -38,8 +39,12 @@ app = typer.Typer(
     add_completion=False,
 )
 
-_RESUMING = (concepts.concepts, discover.discover, embed.embed, findings.findings, index.index)
-_CLASSES = {search.search: QueryCommand, **dict.fromkeys(_RESUMING, ResumingCommand)}
+_RESUMING = (
+    *(concepts.concepts, discover.discover, embed.embed, findings.findings, index.index),
+    import_folder.import_folder,
+)
+_CLASSES: dict[Any, Any] = {search.search: QueryCommand, **dict.fromkeys(_RESUMING, ResumingCommand)}
+_NAMES: dict[Any, str] = {import_folder.import_folder: "import"}
 
 for _command in (
     demo.demo,
@@ -52,6 +57,7 @@ for _command in (
     app_server.app,
     spectrum.spectrum,
     embed.embed,
+    import_folder.import_folder,
     evaluate.evaluate,
     compare.compare,
     concepts.concepts,
@@ -61,7 +67,7 @@ for _command in (
     export.export,
     push.push,
 ):
-    app.command(cls=_CLASSES.get(_command, Command))(_command)
+    app.command(_NAMES.get(_command), cls=_CLASSES.get(_command, Command))(_command)
 
 app.add_typer(benchmarks.group)
 

@@ -19,7 +19,13 @@ from hf_clipalign.search.answers.calibrating import STALE, Calibrating
 from hf_clipalign.search.answers.texts import prepare_texts
 from hf_clipalign.search.answers.word_measuring import WordMeasuring
 from hf_clipalign.search.collection.changes import UpdateReport
-from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked, opened_heads
+from hf_clipalign.search.collection.creation import (
+    checked_roots,
+    chosen_head,
+    index_folder,
+    locked,
+    opened_heads,
+)
 from hf_clipalign.search.collection.maintenance import compacted, repaired
 from hf_clipalign.search.collection.manifest import Manifest, next_generation, put_setting
 from hf_clipalign.search.collection.models import INDEXED, LoadedModel, reader_version
@@ -83,7 +89,7 @@ class ImageIndex(StoredImages, Searching, Calibrating, WordMeasuring):
         Args:
             folder (path or sequence of paths): the folders to index, with all that lies below them.
             model (`str`, `Path`, `nn.Module` or `DualEncoder`): a checkpoint folder, a Hub id, or a model.
-            path (`str` or `os.PathLike`): where the index is to be: a new folder.
+            path (`str` or `os.PathLike`): where the index is to be: a new folder on a disk of this machine.
             processor (`ProcessorMixin` or image processor, *optional*): loaded from the model's name by default.
             model_name (`str`, *optional*): what to load the model by later. Default: where it was loaded from.
             head (`"auto"`, `"raw"` or `(k_top, k_bottom)`, *optional*, defaults to `"auto"`): the band of the aligned
@@ -98,7 +104,7 @@ class ImageIndex(StoredImages, Searching, Calibrating, WordMeasuring):
             `ClipAlignError`: the folder is missing, two folders overlap, there is an index already, or the model
                 cannot be loaded.
         """
-        target, roots = Path(path), checked_roots(folder)
+        target, roots = index_folder(path), checked_roots(folder)
         patterns = [ignore] if isinstance(ignore, str) else list(ignore)
         ignore_rule(patterns)
         sizes = {"shard_size": check_integer("shard_size", shard_size)}
@@ -131,7 +137,8 @@ class ImageIndex(StoredImages, Searching, Calibrating, WordMeasuring):
         Raises:
             `ClipAlignError`: the folder holds no index, one of a newer format, or one that cannot be read.
         """
-        return cls(Path(path), opened_heads(Path(path)))
+        target = index_folder(path)
+        return cls(target, opened_heads(target))
 
     def __repr__(self) -> str:
         return f"ImageIndex({printable(str(self.path))!r}, {counted(len(self), 'image')})"

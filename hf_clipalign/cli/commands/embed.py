@@ -10,6 +10,7 @@ import typer
 
 from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.urls import is_url, shown
 from hf_clipalign.cli.data import check_data, check_out, open_data
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import (
@@ -30,8 +31,8 @@ def embed(
         str,
         typer.Argument(
             metavar="DATA",
-            help="Folder of images (class = sub-folder), CSV/TSV/parquet table, Hub id, or mini:emoji, the built-in "
-            "images.",
+            help="Folder of images (class = sub-folder), of tars (WebDataset, img2dataset) or of parquet files, "
+            "CSV/TSV/parquet table, Hub id, or mini:emoji, the built-in images.",
         ),
     ],
     model: ModelOption = None,
@@ -65,10 +66,12 @@ def embed(
 
     Example: [bold]clipalign embed photos/ --model openai/clip-vit-base-patch32 --out photos-b32[/]
     """
-    from hf_clipalign.features import extract_to_store
+    from hf_clipalign.features import FeatureStore, extract_to_store
     from hf_clipalign.features.ranks import leave_processes
 
     check_data(data)
+    if is_url(data):
+        raise ClipAlignError(f"{shown(data)!r}: images are read from a disk or the Hub; copy or mount them.")
     check_out(out, data)
     model = chosen_model(model, data)
     source: Any
@@ -77,7 +80,8 @@ def embed(
     else:
         source = open_data(data, image_column, label_column, split)
     if hasattr(source, "manifest"):
-        raise ClipAlignError(f"{data!r} holds features already: give images, or run clipalign evaluate {data}.")
+        held = "features" if isinstance(source, FeatureStore) else "embeddings"
+        raise ClipAlignError(f"{data!r} holds {held} already: give images, or run clipalign evaluate {data}.")
     loaded, processor = load(model, device)
     store = extract_to_store(
         loaded,

@@ -33,6 +33,7 @@ from hf_clipalign.cli.options import (
     folder_option,
     next_step,
 )
+from hf_clipalign.cli.store_commands.embeddings_evaluation import evaluate_embeddings, holds_embeddings
 
 _BAND_HELP = (
     "{}: auto (chosen on half of the classes, reported on the other half), known (the published one), none (no "
@@ -97,9 +98,14 @@ def evaluate(
     chosen_band = own_band(task, modality, image_band, text_band, band)
     check_data(data)
     check_out(out, data, second)
-    name = chosen_model(model, data)
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
     names = None if heads is None else [name.strip() for name in heads.split(",")]
+    if holds_embeddings(data):
+        stored = EvaluationRun(data, second, model or "not known", chosen_band, names, "", seed, columns, device)
+        stored.results = {"model": model, "data": data, "task": task, "second": second, "seed": seed}
+        evaluate_embeddings(stored, task, out)
+        return
+    name = chosen_model(model, data)
     prompt = template_for(template, name)
     run = EvaluationRun(data, second, name, chosen_band, names, prompt, seed, columns, device, base_model)
     _check(run, task)

@@ -15,6 +15,7 @@ from hf_clipalign._checks.suggestions import nearest
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import exclusive_lock, explained_read
 from hf_clipalign._io.staging import remove_stale
+from hf_clipalign._io.urls import looks_like_url, shown
 from hf_clipalign.features.storage.headers import DamagedShard
 from hf_clipalign.search.collection.manifest import Manifest, get_setting
 from hf_clipalign.search.collection.models import LoadedModel
@@ -32,6 +33,20 @@ def locked(path: Path) -> Iterator[None]:
     with exclusive_lock(path / ".index.lock", busy):
         remove_stale(path)
         yield
+
+
+def index_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of an index.
+
+    Raises:
+        `ClipAlignError`: it is behind a URL: SQLite needs locks, and a search maps the features into memory.
+    """
+    if looks_like_url(path):
+        raise ClipAlignError(
+            f"{shown(str(path))!r}: an index lies on a disk of this machine; copy it to one, or read a feature store "
+            "there with FeatureStore.open."
+        )
+    return Path(path)
 
 
 def opened_heads(folder: Path) -> Heads:
