@@ -222,7 +222,7 @@ class _Walk:
             ray.get_runtime_context().get_node_id(), soft=True
         )
         attempts = ray.remote(num_cpus=0, scheduling_strategy=here)(Attempts).remote()
-        reading = (attempts, ray.put(shell), run.processor, run.batch_size, ray.put(self.known.hashes))
+        reading = (attempts, ray.put((shell, run.processor, self.known.hashes)), run.batch_size)
         computing = (attempts, ray.put(self._travelling()), "cuda" if self.on_gpu else "cpu", torch.get_num_threads())
         pool = ray.data.ActorPoolStrategy
         return (

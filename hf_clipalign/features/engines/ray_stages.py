@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from hf_clipalign._checks.quoting import short_reason
-from hf_clipalign.backbones import as_dual_encoder
+from hf_clipalign.backbones import DualEncoder
 from hf_clipalign.data import ImageSource
 from hf_clipalign.features.engines.plan import Plan
 from hf_clipalign.features.in_memory import image_block
@@ -43,12 +44,26 @@ class Attempts:
 
 
 class Stage:
-    """What both stages share: errors become rows, and work that ends the process is given up."""
+    """What both stages share: errors become rows, and work that ends the process is given up.
+
+    What a stage holds travels once to each node, and is fetched with the first row: an error of it is a row, too.
+
+    Args:
+        attempts: the actor `Attempts`.
+        held: reference to what the stage holds.
+    """
 
     work = ""
 
-    def __init__(self, attempts: Any) -> None:
-        self.attempts = attempts
+    def __init__(self, attempts: Any, held: Any) -> None:
+        self.attempts, self._held = attempts, held
+
+    @cached_property
+    def held(self) -> Any:
+        """What the stage holds, here."""
+        import ray
+
+        return ray.get(self._held)
 
     def _check_attempts(self, row: Row) -> None:
         import ray
@@ -65,28 +80,26 @@ class Reader(Stage):
 
     Args:
         attempts: the actor `Attempts`.
-        shell (`ImageSource`): the source, without images if the rows bring them.
-        processor: the image processor.
+        held: reference to the source (without images if the rows bring them), the image processor, and the hashes of
+            images that need not be decoded.
         batch_size (`int`): images of a batch.
-        known (`frozenset[bytes]`): hashes of images that need not be decoded.
     """
 
     work = "reading"
 
-    def __init__(
-        self, attempts: Any, shell: ImageSource, processor: Any, batch_size: int, known: frozenset[bytes]
-    ) -> None:
-        super().__init__(attempts)
+    def __init__(self, attempts: Any, held: Any, batch_size: int) -> None:
+        super().__init__(attempts, held)
         torch.set_num_threads(1)
-        self.shell, self.processor, self.batch_size, self.known = shell, processor, batch_size, known
+        self.batch_size = batch_size
 
     def __call__(self, row: Row) -> Iterator[Row]:
         """One row, with the rows of a shard, becomes one for each of its batches."""
         shard = int(row["shard"])
         try:
             self._check_attempts({"shard": shard, "place": 0})
-            source, first, rows = _part(self.shell, row)
-            reader = ImageReader(source, self.processor, self.known)
+            shell, processor, known = self.held
+            source, first, rows = _part(shell, row)
+            reader = ImageReader(source, processor, known)
             starts = range(0, len(rows), self.batch_size)
             for place, start in enumerate(starts):
                 here = rows[start : start + self.batch_size]
@@ -102,18 +115,24 @@ class Tower(Stage):
 
     Args:
         attempts: the actor `Attempts`.
-        model (`nn.Module` or `DualEncoder`): on the CPU.
+        held: reference to the `DualEncoder`, on the CPU.
         device (`str`): where to compute.
         threads (`int`): threads of torch, on which the last bits depend.
     """
 
     work = "computing"
 
-    def __init__(self, attempts: Any, model: Any, device: str, threads: int) -> None:
-        super().__init__(attempts)
+    def __init__(self, attempts: Any, held: Any, device: str, threads: int) -> None:
+        super().__init__(attempts, held)
         torch.set_num_threads(threads)
-        self.encoder = as_dual_encoder(model)
-        self.encoder.model.to(device)
+        self.device = device
+
+    @cached_property
+    def encoder(self) -> DualEncoder:
+        """The encoder on its device."""
+        encoder = self.held
+        encoder.model.to(self.device)
+        return encoder
 
     def __call__(self, row: Row) -> Row:
         """A row with inputs of the tower becomes one with features."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.data import ImageSource, image_folder
 from hf_clipalign.features import extract_with_ray
 from hf_clipalign.features.engines.plan import Plan
@@ -101,8 +102,8 @@ def test_the_stages_make_the_batches_of_the_plan(tmp_path, no_cluster):
     for one in (source, held):
         shell, rows = source_rows(one, plan, [0, 2, 4])
         assert [len(shell), bool(rows[0]["part"])] == ([0, True] if one is source else [18, False])
-        reader = Reader(Once, shell, tiny_image_processor(), SIZES["batch_size"], frozenset())
-        tower = Tower(Once, model, "cpu", 1)
+        reader = Reader(Once, (shell, tiny_image_processor(), frozenset()), SIZES["batch_size"])
+        tower = Tower(Once, as_dual_encoder(model), "cpu", 1)
         answers.append([tower(batch) for row in rows for batch in reader(row)])
     assert [(row["shard"], row["place"], row["n_places"]) for row in answers[0]] == [
         *((0, 0, 2), (0, 1, 2)),
@@ -133,6 +134,6 @@ def test_an_error_is_a_row_and_passes_the_tower(no_cluster):
 
     broken = ImageSource(Broken(), ids=list("abcd"), fingerprint=str)
     shell, rows = source_rows(broken, Plan.of(broken, "key", 4), [0])
-    (row,) = Reader(Once, shell, tiny_image_processor(), 2, frozenset())(rows[0])
+    (row,) = Reader(Once, (shell, tiny_image_processor(), frozenset()), 2)(rows[0])
     assert row["error"] == "MemoryError: too large"
-    assert Tower(Once, tiny_clip(), "cpu", 1)(row) is row
+    assert Tower(Once, as_dual_encoder(tiny_clip()), "cpu", 1)(row) is row
