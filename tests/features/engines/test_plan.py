@@ -111,3 +111,17 @@ def test_the_same_fingerprint_with_other_names_is_refused(tmp_path):
     with pytest.raises(ClipAlignError, match=r"of other images, though their fingerprint is the same \(shard 0 is"):
         extract(names[::-1], 2)
     assert shard_names(out) == ["features-00000", "features-00002", "features-00004"]
+
+
+def test_a_plan_that_is_no_longer_needed_is_removed(tmp_path):
+    """A run was killed between the manifest that makes the store complete and the end."""
+    images, out = make_images(tmp_path / "images"), tmp_path / "out"
+    share(images, out, 1, 2)
+    left = (out / "plan.json").read_bytes()
+    plain(images, out)
+    expected = store_files(out)
+    (out / "plan.json").write_bytes(left)
+    (out / ".features-worker-a-1-2.jsonl").write_text("")
+    plain(images, out)
+    assert store_files(out) == expected
+    assert not list(out.glob(".features-worker-*"))
