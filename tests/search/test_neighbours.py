@@ -114,6 +114,17 @@ def test_bits_score_a_query_in_floats_against_signs():
     assert sorted(level.candidates(query, 8)[0].tolist()) == sorted(expected.tolist())
 
 
+def test_many_queries_find_the_candidates_that_each_finds_alone(monkeypatch):
+    monkeypatch.setattr("hf_clipalign.search.levels._SCORES_BLOCK", 4 * 40 * 700)
+    values, queries = unit(3000, 37), unit(40, 37, seed=3)
+    allowed = np.arange(3000) % 3 > 0
+    for level in (ByteLevel.build(values), BitLevel.build(values)):
+        for kept in (None, allowed):
+            together = level.candidates(queries, 25, kept)
+            alone = np.concatenate([level.candidates(query[None], 25, kept) for query in queries])
+            assert np.sort(together, 1).tolist() == np.sort(alone, 1).tolist()
+
+
 @pytest.mark.usefixtures("any_block")
 def test_a_diverse_selection_takes_the_farthest_each_time():
     values = unit(60, 8)
