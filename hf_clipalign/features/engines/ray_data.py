@@ -224,19 +224,14 @@ class _Walk:
         attempts = ray.remote(num_cpus=0, scheduling_strategy=here)(Attempts).remote()
         reading = (attempts, ray.put((shell, run.processor, self.known.hashes)), run.batch_size)
         computing = (attempts, ray.put(self._travelling()), "cuda" if self.on_gpu else "cpu", torch.get_num_threads())
-        pool = ray.data.ActorPoolStrategy
-        return (
-            ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
-            .flat_map(
-                Reader, fn_constructor_args=reading, compute=pool(size=self.num_readers), num_cpus=self.cpu_share
-            )
-            .map(
-                Tower,
-                fn_constructor_args=computing,
-                compute=pool(size=self.num_workers),
-                num_cpus=self.cpu_share,
-                num_gpus=1 if self.on_gpu else None,
-            )
+        readers, towers = (
+            ray.data.ActorPoolStrategy(size=min(number, len(rows))) for number in (self.num_readers, self.num_workers)
+        )
+        shards = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
+        batches = shards.flat_map(Reader, fn_constructor_args=reading, compute=readers, num_cpus=self.cpu_share)
+        n_gpus = 1 if self.on_gpu else None
+        return batches.map(
+            Tower, fn_constructor_args=computing, compute=towers, num_cpus=self.cpu_share, num_gpus=n_gpus
         )
 
     def _travelling(self) -> Any:

@@ -77,8 +77,8 @@ def extraction_status(folder: str | Path) -> ExtractionStatus:
     if stored is None:
         raise ClipAlignError(f"{str(path)!r} holds no features: make them with `clipalign embed IMAGES --out {path}`.")
     if stored.complete and plan is None:
-        n_shards, items = len(stored.shards), stored.manifest["n_rows"] + stored.manifest["n_skipped"]
-        return _status(stored, range(n_shards), n_shards, items, ())
+        total = stored.manifest["n_rows"] + stored.manifest["n_skipped"]
+        return _status(stored, range(len(stored.shards)), len(stored.shards), total, ())
     shards = stored if plan is None else stored.with_key(plan.key)
     n_shards = None if plan is None or plan.n_items is None else len(plan.shards)
     items = None if plan is None else plan.n_items
