@@ -11,17 +11,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hf_clipalign.data import image_folder
 from hf_clipalign.features import FeatureStore, extract_with_ray
-from tests.features.cheap_encoder import cheap_processor
-from tests.ray.towers import NotingEncoder
+from tests.ray.towers import NotingEncoder, SlowProcessor
 
 SIZES = {"shard_size": 6, "batch_size": 4}
-SECONDS = 0.02
+SECONDS = 0.02  # of two towers, so that the one reader takes half of it
 
 
 def embed(images: Path, out: Path, notes: Path, address: str | None) -> FeatureStore:
-    encoder = NotingEncoder(str(notes), SECONDS)
+    encoder, processor = NotingEncoder(str(notes), SECONDS), SlowProcessor(SECONDS / 2)
     return extract_with_ray(
-        encoder, image_folder(images), cheap_processor, out, num_workers=2, address=address, progress=False, **SIZES
+        encoder, image_folder(images), processor, out, num_workers=2, address=address, progress=False, **SIZES
     )
 
 

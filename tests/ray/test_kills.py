@@ -21,10 +21,9 @@ import pytest
 
 from hf_clipalign.data import image_folder
 from hf_clipalign.features import extract_to_store
-from tests.features.cheap_encoder import cheap_processor
 from tests.features.engines.ways import store_files
 from tests.ray.drive import SIZES, embed
-from tests.ray.towers import NotingEncoder, n_computed, write_images
+from tests.ray.towers import NotingEncoder, SlowProcessor, n_computed, write_images
 
 pytestmark = pytest.mark.ray
 DRIVE = Path(__file__).with_name("drive.py")
@@ -44,7 +43,7 @@ def images(tmp_path_factory):
 def expected(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
     model, source = NotingEncoder(str(folder / "notes")), image_folder(images)
-    store = extract_to_store(model, source, cheap_processor, folder / "plain", num_workers=0, progress=False, **SIZES)
+    store = extract_to_store(model, source, SlowProcessor(), folder / "plain", num_workers=0, progress=False, **SIZES)
     return store_files(store.folder)
 
 
@@ -79,7 +78,9 @@ class Killer(threading.Thread):
         for point in self.points:
             if not wait_until(lambda point=point: n_computed(self.notes) >= point, self.over.is_set):
                 return
-            self.killed += self.kill()
+            while not self.kill() and not self.over.is_set():
+                time.sleep(0.01)  # one may just be started again
+            self.killed += not self.over.is_set()
 
     def __enter__(self) -> Killer:
         self.start()
@@ -108,10 +109,11 @@ def killer_of(cluster: Any, name: str, seed: int) -> Callable[[], bool]:
     generator = random.Random(seed)
 
     def kill() -> bool:
-        found = processes_of_ray(cluster, name)
-        if found:
-            os.kill(generator.choice(sorted(found)), signal.SIGKILL)
-        return bool(found)
+        found = sorted(processes_of_ray(cluster, name))
+        with suppress(ProcessLookupError, IndexError):
+            os.kill(generator.choice(found), signal.SIGKILL)
+            return True
+        return False
 
     return kill
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from hf_clipalign.data import ImageSource
-from tests.features.cheap_encoder import CheapEncoder
+from tests.features.cheap_encoder import CheapEncoder, cheap_processor
 
 WIDTH = 8
 
@@ -40,6 +40,21 @@ class NotingEncoder(CheapEncoder):
         if self.bad is not None and bool((values[:, 0] == self.bad).any()):
             raise RuntimeError(f"no feature of {self.bad}")
         return values
+
+
+class SlowProcessor:
+    """Pixels as they are, after a while: readers are at work as long as towers are."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self, images: list[np.ndarray], **kwargs: Any) -> dict[str, Tensor]:
+        time.sleep(self.seconds * len(images))
+        return cheap_processor(images)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the features depend on."""
+        return {"pixels": "as they are"}
 
 
 def n_computed(notes: Path) -> int:

@@ -53,7 +53,6 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
-    check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(address=address, logging_level="warning", log_to_driver=False)
@@ -70,7 +69,12 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def check_address(address: str | None) -> None:
-    """Refuses an address at which nothing listens; Ray itself would try for minutes."""
+    """Refuses an address at which nothing listens; Ray itself would try for minutes.
+
+    Raises:
+        `ClipAlignError`: there is no answer, or it is no address.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
     host, _, port = (address or "").rpartition("/")[2].rpartition(":")
     if not address or address in ("auto", "local"):
         return
@@ -95,16 +99,22 @@ def check_nodes() -> None:
     """
     ray, ask = imported_ray(), _versions_of(_PACKAGES)
     answers = []
-    for node in ray.nodes():
-        if node["Alive"]:
-            where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            answer = ray.remote(num_cpus=0, scheduling_strategy=where)(ask).remote()
-            answers.append((node["NodeManagerAddress"], answer))
-    for name, answer in answers:
+    for node in _living_nodes(ray):
+        where = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        answers.append((node, ray.remote(num_cpus=0, scheduling_strategy=where)(ask).remote()))
+    for node, answer in answers:
         try:
-            compare_versions(name, ray.get(answer, timeout=_PROBE_TIME), ask())
+            found = ray.get(answer, timeout=_PROBE_TIME)
         except ray.exceptions.RayError as error:
+            if node["NodeID"] not in {one["NodeID"] for one in _living_nodes(ray)}:
+                continue  # it has gone meanwhile, and takes no part
+            name = node["NodeManagerAddress"]
             raise ClipAlignError(f"node {name} of the Ray cluster does not answer ({short_reason(error)}).") from error
+        compare_versions(node["NodeManagerAddress"], found, ask())
+
+
+def _living_nodes(ray: Any) -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def compare_versions(node: str, there: dict[str, str | None], here: dict[str, str | None]) -> None:

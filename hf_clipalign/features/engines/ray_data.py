@@ -18,7 +18,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import ImageSource
 from hf_clipalign.features.engines.computing import joined, merged
 from hf_clipalign.features.engines.extraction_run import Begun, Extraction, everything
-from hf_clipalign.features.engines.ray_cluster import check_nodes, connected, cpu_share, imported_ray
+from hf_clipalign.features.engines.ray_cluster import check_address, check_nodes, connected, cpu_share, imported_ray
 from hf_clipalign.features.engines.ray_stages import Attempts, Reader, Row, Tower, source_rows, unpack
 from hf_clipalign.features.engines.workers import Note, refuse_shares, whole_lock
 from hf_clipalign.features.ranks import launched
@@ -123,6 +123,7 @@ def extract_with_ray(
         raise ClipAlignError(
             f"{run.source.name}: Ray embeds images whose number is known: give streams and texts to extract_to_store."
         )
+    check_address(address)
     with whole_lock(run.folder):
         refuse_shares(run.folder)
         begun = run.begin(overwrite)

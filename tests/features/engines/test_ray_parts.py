@@ -59,7 +59,8 @@ def test_a_cluster_without_cpus_is_refused():
         cpu_share([0, 0], 2)
 
 
-def test_an_address_at_which_nothing_listens():
+def test_an_address_at_which_nothing_listens(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -72,6 +73,9 @@ def test_an_address_at_which_nothing_listens():
             check_address(address)
     for address in (None, "auto", "local"):
         check_address(address)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(ClipAlignError, match="nothing answers at"):
+        check_address(None)
 
 
 def test_a_node_with_other_versions_is_named():
