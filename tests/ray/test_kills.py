@@ -10,10 +10,11 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,30 +66,20 @@ def kill_points(seed: int) -> list[int]:
     return [number * step + generator.randrange(step) for number in range(KILLS)]
 
 
-class Killer(threading.Thread):
-    """Kills whenever as many images are computed as the next point says."""
+def kills_during(run: Callable[[], Any], notes: Path, points: list[int], kill: Callable[[], bool]) -> int:
+    """How often something was killed while a run went its way in a thread; nodes start in the main thread only.
 
-    def __init__(self, notes: Path, points: list[int], kill: Callable[[], bool]) -> None:
-        super().__init__(daemon=True)
-        self.notes, self.points, self.kill = notes, points, kill
-        self.killed = 0
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        for point in self.points:
-            if not wait_until(lambda point=point: n_computed(self.notes) >= point, self.over.is_set):
-                return
-            while not self.kill() and not self.over.is_set():
-                time.sleep(0.01)  # one may just be started again
-            self.killed += not self.over.is_set()
-
-    def __enter__(self) -> Killer:
-        self.start()
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self.over.set()
-        self.join()
+    The kills come when as many images are computed as the points say; what is not there yet is waited for.
+    """
+    with ThreadPoolExecutor(1) as executor:
+        running = executor.submit(run)
+        done = 0
+        for point in points:
+            wait_until(lambda at=point: n_computed(notes) >= at, running.done)
+            wait_until(kill, running.done)
+            done += not running.done()
+        running.result(timeout=PATIENCE)
+    return done
 
 
 def processes_of_ray(cluster: Any, name: str) -> list[int]:
@@ -122,9 +113,8 @@ def killer_of(cluster: Any, name: str, seed: int) -> Callable[[], bool]:
 def test_killed_processes(cluster, images, expected, tmp_path, name):
     """Actors of either stage, and any process that Ray has started for us, its own helpers among them."""
     notes, out = tmp_path / "notes", tmp_path / "out"
-    with Killer(notes, kill_points(len(name)), killer_of(cluster, name, len(name))) as killer:
-        embed(images, out, notes, None)
-    assert killer.killed == KILLS
+    run, kill = partial(embed, images, out, notes, None), killer_of(cluster, name, len(name))
+    assert kills_during(run, notes, kill_points(len(name)), kill) == KILLS
     assert store_files(out) == expected
     assert n_computed(notes) <= N_IMAGES + KILLS * IN_FLIGHT
 
@@ -138,9 +128,7 @@ def test_killed_nodes(cluster, images, expected, tmp_path):
         cluster.second = cluster.add_node(num_cpus=2, object_store_memory=200 * 2**20)
         return True
 
-    with Killer(notes, kill_points(11), kill) as killer:
-        embed(images, out, notes, None)
-    assert killer.killed == KILLS
+    assert kills_during(partial(embed, images, out, notes, None), notes, kill_points(11), kill) == KILLS
     assert store_files(out) == expected
     assert n_computed(notes) <= N_IMAGES + KILLS * IN_FLIGHT
 

@@ -150,11 +150,11 @@ def _versions_of(packages: Sequence[str]) -> Callable[[], dict[str, str | None]]
 
 
 def cpu_share(cpus: Sequence[float], n_actors: int) -> float:
-    """How much of a CPU each of n actors may reserve, so that all of them find a place and none waits for ever.
+    """How much of a CPU each of n actors may reserve, so that all of them find a place.
 
     Args:
         cpus (`Sequence[float]`): CPUs of each node.
-        n_actors (`int`): actors of all stages together.
+        n_actors (`int`): actors of the stage.
 
     Raises:
         `ClipAlignError`: there are no CPUs, or far too few.

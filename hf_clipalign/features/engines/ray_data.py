@@ -152,7 +152,9 @@ class _Walk:
         self.num_workers = num_workers or (n_gpus if self.on_gpu else len(cpus))
         default = int(sum(cpus)) - self.num_workers if self.on_gpu else self.num_workers // 2
         self.num_readers = max(1, default) if num_readers is None else check_integer("num_readers", num_readers)
-        self.cpu_share = cpu_share(cpus, self.num_workers + self.num_readers)
+        # one stage alone reserves CPUs: where nodes are lost, actors of one never wait for those of the other
+        self.tower_cpus = 0.0 if self.on_gpu else cpu_share(cpus, self.num_workers)
+        self.reader_cpus = cpu_share(cpus, self.num_readers) if self.on_gpu else 0.0
         self.note = Note(run.folder, f"Ray, {self.num_workers} workers")
         self.reasons: dict[int, str] = {}
         self.broken: str | None = None
@@ -229,10 +231,10 @@ class _Walk:
             ray.data.ActorPoolStrategy(size=min(number, len(rows))) for number in (self.num_readers, self.num_workers)
         )
         shards = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
-        batches = shards.flat_map(Reader, fn_constructor_args=reading, compute=readers, num_cpus=self.cpu_share)
+        batches = shards.flat_map(Reader, fn_constructor_args=reading, compute=readers, num_cpus=self.reader_cpus)
         n_gpus = 1 if self.on_gpu else None
         return batches.map(
-            Tower, fn_constructor_args=computing, compute=towers, num_cpus=self.cpu_share, num_gpus=n_gpus
+            Tower, fn_constructor_args=computing, compute=towers, num_cpus=self.tower_cpus, num_gpus=n_gpus
         )
 
     def _travelling(self) -> Any:
