@@ -230,8 +230,8 @@ class _Walk:
         readers, towers = (
             ray.data.ActorPoolStrategy(size=min(number, len(rows))) for number in (self.num_readers, self.num_workers)
         )
-        shards = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
-        batches = shards.flat_map(Reader, fn_constructor_args=reading, compute=readers, num_cpus=self.reader_cpus)
+        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
+        batches = dataset.flat_map(Reader, fn_constructor_args=reading, compute=readers, num_cpus=self.reader_cpus)
         n_gpus = 1 if self.on_gpu else None
         return batches.map(
             Tower, fn_constructor_args=computing, compute=towers, num_cpus=self.tower_cpus, num_gpus=n_gpus
