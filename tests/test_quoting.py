@@ -14,6 +14,11 @@ def test_whatever_is_quoted_is_short_and_on_one_line(value) -> None:
         assert text.isprintable()
 
 
+def test_what_python_does_not_write_is_named_by_its_type() -> None:
+    assert short(16**9000) == "a int too large to be written"
+    assert short([16**9000]) == "a list too large to be written"
+
+
 def test_short_values_are_as_python_writes_them() -> None:
     assert short("it's") == '"it\'s"'
     assert short(7) == "7"

@@ -30,7 +30,15 @@ def short(value: Any, limit: int = _MOST_CHARACTERS) -> str:
     """
     if type(value) in (str, bytes) and len(value) > 2 * limit:
         value = value[:limit] + value[-limit:]
-    return _cut(printable(repr(value)), limit)
+    return _cut(printable(_written(value)), limit)
+
+
+def _written(value: Any) -> str:
+    """As Python writes it, unless it refuses to: integers of thousands of digits, lists within themselves."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to be written"
 
 
 def quoted(names: Iterable[Any], most: int = _MOST_NAMES) -> str:

@@ -215,9 +215,11 @@ def explained_write(target: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+        if not isinstance(error, (OSError, UnicodeEncodeError)) and type(error).__name__ != "SafetensorError":
             raise
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, UnicodeEncodeError):
+            reason = "the name is not UTF-8, which weights and tokenizers need"
         full = getattr(error, "errno", None) in _NO_ROOM or any(os.strerror(code) in reason for code in _NO_ROOM)
         advice = "Make room, or choose another disk." if full else "Choose a folder that you may write to."
         raise ClipAlignError(f"cannot write to {str(target)!r}: {reason}. {advice}") from error

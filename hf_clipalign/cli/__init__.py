@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import signal
 import sys
@@ -16,6 +18,7 @@ def main() -> None:
     """
     try:
         signal.signal(signal.SIGTERM, _end)
+        _print_any_name()
         if not sys.stderr.isatty():  # of transformers and huggingface_hub; our own look for themselves
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         _run()
@@ -29,15 +32,31 @@ def _run() -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from hf_clipalign._checks.quoting import printable
     from hf_clipalign._errors import ClipAlignError
     from hf_clipalign.cli.app import app
 
     try:
         app()
     except ClipAlignError as error:
-        message = Text.assemble(("error:", "bold red"), f" {error}")
+        message = Text.assemble(("error:", "bold red"), f" {printable(str(error))}")
         Console(stderr=True, highlight=False).print(message, soft_wrap=True)
         sys.exit(1)
+
+
+def _print_any_name() -> None:
+    """Lets output take names that are not UTF-8, and characters that the terminal's encoding lacks, as `\\xe9`."""
+
+    def escaped(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        codes = [ord(character) for character in error.object[error.start : error.end]]
+        escapes = (f"\\x{code & 0xFF:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(chr(code))[1:-1] for code in codes)
+        return "".join(escapes), error.end
+
+    codecs.register_error("escaped", escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="escaped")
 
 
 def _end(number: int, _: Any) -> None:

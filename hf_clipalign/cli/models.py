@@ -63,6 +63,42 @@ def chosen_model(model: str | None, data: str | None = None) -> str:
     return model
 
 
+def check_band(loaded: Any, name: str, base_model: str | None, bands: tuple[Any, Any]) -> None:
+    """Refuses a model for which no band is given or published, unless it is aligned already.
+
+    Args:
+        loaded (`nn.Module`): The model.
+        name (`str`): What it is called.
+        base_model (`str`, *optional*): Value of `--base-model`.
+        bands (`tuple`): Values of `--image-band` and `--text-band`.
+
+    Raises:
+        `ClipAlignError`: with the published models and their bands.
+    """
+    from hf_clipalign.isoclip import known_bands, unknown_band_message
+
+    if bands == (None, None) and not hasattr(loaded, "aligned_backbone") and known_bands(loaded, base_model) is None:
+        raise ClipAlignError(unknown_band_message(name, spelling="cli"))
+
+
+def check_modality(aligned: Any, *modalities: str) -> None:
+    """Refuses to export what was not aligned; a modality that there is not is left to the export.
+
+    Args:
+        aligned (`IsoCLIPModel`): The model.
+        *modalities (`str`): What is wanted of it.
+
+    Raises:
+        `ClipAlignError`: no band of that modality.
+    """
+    for modality in modalities:
+        if getattr(aligned.config, f"{modality}_band", ()) is None:
+            raise ClipAlignError(
+                f"there is no {modality} band: give --{modality}-band K_TOP,K_BOTTOM. `clipalign evaluate` finds one "
+                "on labelled data, `clipalign spectrum` shows where to look."
+            )
+
+
 def load(model: str, device: str = "cpu", with_processor: bool = True) -> tuple[Any, Any]:
     """The model on its device, and its processor (None if it is not wanted)."""
     from transformers.utils import logging

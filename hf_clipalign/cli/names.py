@@ -10,6 +10,7 @@ from hf_clipalign._io.masking import is_hub_id
 
 BUILT_IN_DATA = "mini:emoji"
 BUILT_IN_MODELS = {f"mini{mark}{name}": name for name in ("student", "teacher") for mark in (":", "-")}
+_GENERATOR, _BEGINNING = b'<meta name="generator" content="hf_clipalign">', 1000
 _MODEL_FILES = ("config.json", "adapter_config.json", "open_clip_config.json", "modules.json")
 
 
@@ -26,6 +27,24 @@ def is_built_in_model(name: str) -> bool:
 def is_model_folder(path: str | Path) -> bool:
     """Whether a folder holds a model."""
     return any((Path(path) / name).is_file() for name in _MODEL_FILES)
+
+
+def holds_index(path: str | Path) -> bool:
+    """Whether a folder is one of an index."""
+    return (Path(path) / "index.sqlite").is_file() or (Path(path) / "heads.safetensors").is_file()
+
+
+def holds_features(path: str | Path) -> bool:
+    """Whether a folder is one of features."""
+    return (Path(path) / "features.json").is_file()
+
+
+def is_foreign_page(path: Path) -> bool:
+    """Whether there is a file of that name that is no page which a command wrote."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return _GENERATOR not in stream.read(_BEGINNING)
 
 
 def misplaced_model(names: Sequence[str]) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import string
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +12,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hf_clipalign._checks.quoting import short
+from hf_clipalign._checks.quoting import readable_name, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.names import is_model_folder
+from hf_clipalign.cli.names import holds_features, holds_index, is_foreign_page, is_model_folder
+
+_PLAIN = frozenset(string.ascii_letters + string.digits + "_@%+=:,./- ")
 
 console = Console(highlight=False, markup=False)
 """Where results go; square brackets stay what they are, as names and paths may hold them."""
@@ -62,24 +66,37 @@ LabelColumnOption = Annotated[str | None, typer.Option(help="Tables and data set
 SplitOption = Annotated[str | None, typer.Option(help="Data sets: which split.")]
 
 
-def folder_option(help_text: str, writes_model: bool = False) -> Any:
-    """The option `--out` of a command that writes a folder, which may hold a model only if the command writes one.
+def folder_option(help_text: str, page: str | None = None, writes: str = "results") -> Any:
+    """The option `--out` of a command that writes a folder. What must not be written to is refused before any work.
 
-    A file of that name, or a model's folder, is refused before any work.
+    That is a file, a name that is not UTF-8, which writers of weights cannot take, and a folder that holds something
+    else: a model, an index, features, or a page that no command wrote.
+
+    Args:
+        help_text (`str`): The help.
+        page (`str`, *optional*): Name of the page that it writes there.
+        writes (`str`, *optional*, defaults to "results"): What the command writes, as in `_KINDS`.
     """
-    return typer.Option("--out", help=help_text, callback=_refuse_file if writes_model else _refuse_file_or_model)
+
+    def check(out: Path | None) -> Path | None:
+        if out is None:
+            return None
+        name = readable_name(str(out))
+        if out.is_file():
+            raise ClipAlignError(f"--out {name!r} is a file: name a folder.")
+        if name != str(out):
+            raise ClipAlignError(f"--out {name!r} is not UTF-8: give the folder another name.")
+        kind = next((kind for kind, is_there in _KINDS.items() if is_there(out)), writes)
+        if writes != "a model" and kind != writes:
+            raise ClipAlignError(f"--out {name!r} holds {kind}: give another folder for the result.")
+        if page is not None and is_foreign_page(out / page):
+            raise ClipAlignError(f"--out {name!r} holds a page {page} that no command wrote: give another folder.")
+        return out
+
+    return typer.Option("--out", help=help_text, callback=check)
 
 
-def _refuse_file(out: Path | None) -> Path | None:
-    if out is not None and out.is_file():
-        raise ClipAlignError(f"--out {str(out)!r} is a file: name a folder.")
-    return out
-
-
-def _refuse_file_or_model(out: Path | None) -> Path | None:
-    if out is not None and is_model_folder(out):
-        raise ClipAlignError(f"--out {str(out)!r} holds a model: give another folder for the result.")
-    return _refuse_file(out)
+_KINDS = {"a model": is_model_folder, "an index": holds_index, "features": holds_features}
 
 
 def repo_option(repo_id: str | None) -> str | None:
@@ -97,9 +114,18 @@ def warn(word: str, text: str) -> None:
 
 def next_step(*command: object) -> None:
     """Prints the command that follows, on one line that can be copied."""
-    words = [str(word) for word in command]
-    line = " ".join(word if word.isupper() else shlex.quote(word) for word in words)
+    line = " ".join(quoted_word(str(word)) for word in command)
     console.print(Text.assemble(("next:", "cyan"), f" {line}"), soft_wrap=True)
+
+
+def quoted_word(word: str) -> str:
+    """A word for a shell, on one line of valid UTF-8: names that are not printable as Bash writes them, `$'a\\nb'`."""
+    if word.startswith("-") and not word.startswith("--"):
+        word = f"./{word}"
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = (chr(byte) if chr(byte) in _PLAIN else f"\\x{byte:02x}" for byte in os.fsencode(word))
+    return f"$'{''.join(escaped)}'"
 
 
 def parse_band(text: str | None) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._checks.suggestions import unknown_name
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import map_rows, unit_rows
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
@@ -110,6 +111,7 @@ def comparison_heads(
     available = _available_heads(encoder, modality, band, text_embeds)
     if names is None:
         return list(available.values())
+    names = as_texts(names, "names")
     for name in names:
         if name not in HEAD_NAMES:
             raise unknown_name("head", name, HEAD_NAMES)

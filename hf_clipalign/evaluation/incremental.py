@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_clipalign._checks.quoting import short_reason
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import BadJson, checked_json, entries, number
 from hf_clipalign._io.masking import without_secrets
@@ -366,7 +367,7 @@ def run_incremental(
         ['cough', 'fever']
         ```
     """
-    result = IncrementalResult(scenario, list(findings))
+    result = IncrementalResult(scenario, as_texts(findings, "findings"))
     if zero_shot is not None:
         result.add_zero_shot(_measured(zero_shot, targets, findings))
     for task in tasks:

@@ -210,7 +210,7 @@ def zero_shot_controls(
 
 def current_names(methods: Sequence[str]) -> list[str]:
     """Methods under the names that tables use; `baseline`, the earlier name of `raw`, is still accepted."""
-    return [_OLD_NAMES.get(method, method) for method in methods]
+    return [_OLD_NAMES.get(method, method) for method in as_texts(methods, "methods")]
 
 
 def tower_milliseconds(model: Any) -> float:
@@ -253,7 +253,7 @@ def check_comparison(
     Raises:
         `ClipAlignError`: an unknown method, one that the task cannot have, or an option that it refuses.
     """
-    own, methods = _INVERSION_OF[modality], current_names(as_texts(methods, "methods"))
+    own, methods = _INVERSION_OF[modality], current_names(methods)
     for method in methods:
         if method not in METHODS:
             raise unknown_name("method", method, METHODS)

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file
+from hf_clipalign._io.limited_json import check_schema, entries
 from hf_clipalign._io.masking import mask_secrets, without_secrets
 from hf_clipalign._rows import similarities
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.backbones import as_dual_encoder
+from hf_clipalign.backbones import DualEncoder, as_dual_encoder
 from hf_clipalign.backbones.packing import encode_texts
 from hf_clipalign.data import ImageSource, fill
 from hf_clipalign.data.splits.subsets import base_and_novel
@@ -32,6 +34,8 @@ from hf_clipalign.tuners import (
     has_text_prompts,
     plan_prompts,
 )
+
+_STORED = {"title": str, "note": str, "scores": entries(entries(entries((int, float))))}
 
 Accuracy = Callable[[ImageSource], float]
 """Gives the share of a source's images that are classified right among its `class_names`, in [0, 1]."""
@@ -170,9 +174,15 @@ def zero_shot_logits(
     if has_text_prompts(model):
         return _prompted_logits(model, processor, images, class_names, template, batch_size)
     templates = [template or adapter_template(model)] if template is None or isinstance(template, str) else template
-    listed = [encode_texts(encoder, fill(one, class_names), processor).float().cpu() for one in templates]
+    listed = [_text_features(encoder, processor, fill(one, class_names)) for one in templates]
     texts = listed[0] if len(listed) == 1 else F.normalize(torch.stack(listed).sum(dim=0), dim=-1)
     return similarities(images, texts)
+
+
+def _text_features(encoder: DualEncoder, processor: Any, prompts: Sequence[str]) -> Tensor:
+    """Unit features `[N, d]` of prompts; equal ones have equal features."""
+    place = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    return encode_texts(encoder, list(place), processor).float().cpu()[[place[prompt] for prompt in prompts]]
 
 
 def _prompted_logits(
@@ -292,13 +302,21 @@ class ResultTable:
 
     @classmethod
     def from_json(cls, text: str) -> ResultTable:
-        """Reads what `to_json` wrote."""
-        content = json.loads(text)
-        table = cls(content["title"], content["note"])
-        for method, row in content["scores"].items():
-            for test, values in row.items():
-                for seed, value in values.items():
-                    table.add(method, {test: value}, seed=int(seed))
+        """Reads what `to_json` wrote.
+
+        Raises:
+            `ClipAlignError`: it is something else.
+        """
+        try:
+            content = json.loads(text)
+            check_schema(content, _STORED)
+            table = cls(content["title"], content["note"])
+            for method, row in content["scores"].items():
+                for test, values in row.items():
+                    for seed, value in values.items():
+                        table.add(method, {test: value}, seed=int(seed))
+        except (ValueError, RecursionError) as error:
+            raise ClipAlignError(f"this is no table of results: it {short_reason(error)}.") from error
         return table
 
     def save(self, path: str | Path) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data import JudgedRetrieval
 from hf_clipalign.evaluation.classification import nearest_class_mean_logits
@@ -186,11 +187,12 @@ def split_by_query(task: JudgedPairs, seed: int = 0) -> tuple[JudgedPairs, Judge
         raise ClipAlignError(f"a band cannot be chosen and reported on {len(task.query)} queries: give a band.")
     order = np.random.default_rng(seed).permutation(len(task.query))
     halves = (np.sort(half) for half in np.array_split(order, 2))
+    relevant, grades = as_list(task.relevant, "relevant"), as_list(task.grades, "grades")
     first, second = (
         task._replace(
             query=task.query[torch.from_numpy(rows)],
-            relevant=[task.relevant[row] for row in rows],
-            grades=[task.grades[row] for row in rows],
+            relevant=[relevant[row] for row in rows],
+            grades=[grades[row] for row in rows],
             excluded=np.asarray(task.excluded)[rows],
         )
         for rows in halves

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._checks.quoting import quoted
-from hf_clipalign._checks.tensors import not_finite_rows
+from hf_clipalign._checks.tensors import as_numbers, not_finite_rows
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_content, explained_read
 from hf_clipalign._io.limited_json import checked_json
@@ -70,10 +70,7 @@ class LabelledEmbeddings:
     model: str | None = None
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "embeds", torch.as_tensor(self.embeds))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ClipAlignError("embeddings must be numbers [N, d], all rows of one length.") from error
+        object.__setattr__(self, "embeds", as_numbers(self.embeds, "embeddings", "numbers [N, d]"))
         if self.embeds.dim() != 2 or not self.embeds.is_floating_point() or not self.embeds.numel():
             raise ClipAlignError(
                 f"embeddings must be numbers [N, d], got {tuple(self.embeds.shape)} {self.embeds.dtype}."

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 from hf_clipalign._checks.numbers import check_integer, check_number
-from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign.backbones.loading import backbone_configuration
 
 
@@ -64,13 +64,10 @@ class SpectralGCDConfig(PreTrainedConfig):
         for name, size in sizes.items():
             check_integer(name, size)
         check_integer("n_novel", n_novel, 0)
-        for name, names in (("concepts", concepts), ("class_names", class_names)):
-            if isinstance(names, str):
-                raise ClipAlignError(f"{name} is the single string {names!r}: give a list of names")
         check_number("concept_temperature", concept_temperature, "a number above 0", above=0)
         self.backbone_config = backbone_configuration(backbone_config)
-        self.concepts = list(concepts)
-        self.class_names = list(class_names)
+        self.concepts = as_list(concepts, "concepts")
+        self.class_names = as_list(class_names, "class_names")
         self.n_novel = n_novel
         self.template = template
         self.hidden_size = hidden_size

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.gcd.similarities import image_blocks, unit_texts
 
@@ -99,6 +100,7 @@ def top_concepts(contributions: Tensor, concepts: Sequence[str], k: int = 3) -> 
         [[('whiskers', 0.5), ('fur', 0.25)]]
         ```
     """
+    concepts = as_texts(concepts, "concepts")
     values, order = contributions.cpu().sort(dim=-1, descending=True, stable=True)
     return [
         [(concepts[index], value) for index, value in zip(indices, row, strict=True) if value > 0]

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils.generic import ModelOutput
 
 from hf_clipalign._checks.numbers import check_integer
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._hooks import push
 from hf_clipalign._publishing import save_whole
@@ -149,7 +150,7 @@ class SpectralGCDModel(PreTrainedModel):
         """
         check_integer("n_novel", n_novel, 0)
         concepts = check_names(concepts, "concepts")
-        class_names = check_names(class_names, "class names") if class_names else []
+        class_names = check_names(names, "class names") if (names := as_list(class_names, "class names")) else []
         if len(class_names) + n_novel < 2:
             raise ClipAlignError(f"{len(class_names)} known and {n_novel} novel classes: there must be 2 or more")
         base = copy.deepcopy(load_model(model_or_id))

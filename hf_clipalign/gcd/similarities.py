@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_clipalign._checks.tensors import as_numbers, check_finite, not_finite_rows
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import unit_rows
 
@@ -62,7 +63,7 @@ class ConceptSimilarities:
 
 def unit_texts(text_features: Any, concept_names: Sequence[str]) -> Tensor:
     """Concept features `[C, d]` as float64 unit rows; errors name the concept."""
-    texts = _as_rows(text_features, "text_features")
+    texts, concept_names = _as_rows(text_features, "text_features"), as_texts(concept_names, "concept_names")
     if len(texts) != len(concept_names):
         raise ClipAlignError(
             f"{len(concept_names)} concept names but {len(texts)} text features: give one feature for each name."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_folder
+from hf_clipalign._io.limited_json import read_json
 from hf_clipalign._io.replacing import files_below
 from hf_clipalign.hub.export.faiss import FACTS_FILE, FAISS_FILES, INDEX_FILE
 from hf_clipalign.hub.export.onnx import onnx_facts, onnx_path
@@ -188,13 +188,14 @@ def _from_one_model(new: Path, old: Path) -> bool:
 
 def _facts(folder: Path) -> list[Any]:
     name = FACTS_FILE if (folder / FACTS_FILE).is_file() else "config.json"
-    config = json.loads((folder / name).read_text(encoding="utf-8"))
-    facts = config.get("hf_clipalign") or config
+    config = read_json(folder / name)
+    own = config.get("hf_clipalign")
+    facts = own if isinstance(own, dict) else config
     return [facts.get(key) for key in ("base_model_name_or_path", "modality", "format", "source")]
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return read_json(folder / "config.json")
 
 
 def _same_weights(new: Path, old: Path) -> bool:

@@ -67,10 +67,12 @@ def is_record(name: str) -> bool:
 
 
 def _published_json(name: str, file: Path) -> Path | bytes:
+    text = file.read_bytes().decode("utf-8", "surrogateescape")
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return file
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # no JSON, but it may hold paths all the same
+        masked = mask(text)
+        return file if masked == text else masked.encode("utf-8", "surrogateescape")
     cleaned = without_local_names({_ALL: value})[_ALL] if name == PROMPTS_FILE else without_local_names(value)
     return file if cleaned == value else (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
 

@@ -53,5 +53,5 @@ def retune_files(folder: Path) -> dict[str, Path] | None:
 def _is_adapter(file: Path) -> bool:
     try:
         return json.loads(file.read_text(encoding="utf-8")).get("peft_type") == RETUNE_TYPE
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False

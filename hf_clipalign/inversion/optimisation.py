@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from hf_clipalign._checks.numbers import check_integer, check_number
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._checks.tensors import as_numbers, check_finite
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import unit_rows
@@ -102,9 +103,12 @@ class InversionSettings:
         check_number("eps", self.eps, f"a number above 0; the published batch has {PUBLISHED_EPS:g}", above=0)
         if self.tolerance is not None:
             check_number("tolerance", self.tolerance, "a number of 0 or more, or None", least=0)
-        if isinstance(self.evaluate_at, str) or not isinstance(self.evaluate_at, Collection):
-            raise ClipAlignError(f"evaluate_at is {self.evaluate_at!r}: give a list of steps, such as [10, 50].")
-        late = [step for step in self.evaluate_at if check_integer("a step of evaluate_at", step, 0) > self.steps]
+        asked = self.evaluate_at
+        if isinstance(asked, str) or not isinstance(asked, Collection):
+            raise ClipAlignError(f"evaluate_at is {asked!r}: give a list of steps, such as [10, 50].")
+        asked = sorted(asked) if isinstance(asked, Set) else as_list(asked, "evaluate_at")
+        object.__setattr__(self, "evaluate_at", tuple(asked))
+        late = [step for step in asked if check_integer("a step of evaluate_at", step, 0) > self.steps]
         if late:
             raise ClipAlignError(
                 f"evaluate_at asks for step {late[0]}, but there are {self.steps} steps (0 is before)."
@@ -212,9 +216,7 @@ def check_targets(targets: Any, embed_dim: int, what: str, ids: Iterable[Any] | 
         )
     if not len(targets):
         raise ClipAlignError(f"there are no {what} to invert.")
-    if ids is not None and not isinstance(ids, Iterable):
-        raise ClipAlignError(f"ids is {ids!r}: give one name for each item.")
-    names = range(len(targets)) if ids is None else list(ids)
+    names = range(len(targets)) if ids is None else as_list(ids, "ids")
     if len(names) != len(targets):
         raise ClipAlignError(f"{len(targets)} {what} but {len(names)} ids: give one id for each.")
     check_finite(targets, what, lambda row: str(names[row]))

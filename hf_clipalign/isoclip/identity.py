@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from hf_clipalign._checks.quoting import short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import read_json
+from hf_clipalign._io.limited_yaml import limited_yaml
 from hf_clipalign.backbones import as_dual_encoder
 
 _CACHE_FOLDER = re.compile(r"^models--(?P<owner>[^/]+?)--(?P<name>[^/]+)$")
@@ -111,11 +111,11 @@ def _names_in_card(folder: Path) -> Iterator[str]:
         return
     with open(card, encoding="utf-8", errors="replace") as file:
         match = _FRONT_MATTER.match(file.read(_LONGEST_CARD))
-    if match is None or "&" in match[1]:  # aliases of YAML can make a small card large
+    if match is None:
         return
     try:
-        facts = yaml.safe_load(match[1])
-    except (yaml.YAMLError, ValueError, RecursionError):
+        facts = limited_yaml(match[1])
+    except Exception:  # PyYAML also raises AttributeError and IndexError on odd scalars
         return
     if isinstance(facts, dict) and facts.get("base_model_relation") not in _OTHER_WEIGHTS:
         for key in ("model_id", "base_model"):
@@ -146,8 +146,9 @@ def _sizes_of_config(config: dict[str, Any]) -> Any:
         try:
             config = AutoConfig.for_model(config["model_type"], **values).to_dict()
         except Exception as error:  # odd values raise errors of any kind
-            raise ClipAlignError(f"the config.json cannot be read: {type(error).__name__} {error}") from error
-    vision, text = (config.get(f"{tower}_config") or {} for tower in ("vision", "text"))
+            raise ClipAlignError(f"the config.json cannot be read: {short_reason(error)}") from error
+    parts = [config.get(f"{tower}_config") for tower in ("vision", "text")]
+    vision, text = (part if isinstance(part, dict) else {} for part in parts)
     shared: Any = config.get("projection_dim") or text.get("projection_size")
     widths = vision.get("hidden_size"), text.get("hidden_size")
     layers = vision.get("num_hidden_layers"), text.get("num_hidden_layers")

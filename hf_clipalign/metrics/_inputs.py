@@ -66,5 +66,7 @@ def encode_labels(first: NDArray, second: NDArray) -> tuple[NDArray[np.int64], N
         raise ClipAlignError(
             f"labels are {first.dtype} on one side and {second.dtype} on the other: use the same kind"
         )
+    if np.result_type(first, second).kind == "f":  # NumPy's common kind of int64 and uint64, in which integers meet
+        first, second = first.astype(object), second.astype(object)
     codes = np.unique(np.concatenate([first, second]), return_inverse=True)[1].reshape(-1)
     return codes[: len(first)], codes[len(first) :]

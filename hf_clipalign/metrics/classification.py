@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hf_clipalign._checks.tensors import as_numbers
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._rows import in_float32_range
 from hf_clipalign.metrics._inputs import as_matrix, check_ks
 
 
@@ -87,7 +88,8 @@ def nearest_class_mean(features: Any, labels: Any, n_classes: int | None = None)
         n_classes (`int`, *optional*): C; by default the highest label plus one.
 
     Returns:
-        Means [C, w] in float32 on the device of the features.
+        Means [C, w] in float32 on the device of the features; where these are beyond the range of float32, all
+        multiplied by one power of two.
 
     Raises:
         `ClipAlignError`: A class has no sample, a label is outside [0, C), or features are not finite.
@@ -98,7 +100,7 @@ def nearest_class_mean(features: Any, labels: Any, n_classes: int | None = None)
         tensor([[2., 4.]])
         ```
     """
-    table = as_matrix(features, "features").float()
+    table = in_float32_range(as_matrix(features, "features"))
     target = _class_numbers(labels, "labels", len(table), n_classes, table.device)
     n_classes = int(target.max()) + 1 if n_classes is None else n_classes
     counts = torch.bincount(target, minlength=n_classes)

@@ -13,6 +13,7 @@ from torch import Tensor
 from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._checks.sequences import as_array, as_list
 from hf_clipalign._checks.tensors import check_finite
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.metrics._inputs import as_floats
 from hf_clipalign.metrics.bootstrap import BLOCK_BYTES
@@ -128,7 +129,7 @@ def multilabel_intervals(
         (1.0, 1.0)
         ```
     """
-    if unknown := [kind for kind in kinds if kind not in _WEIGHTED]:
+    if unknown := [kind for kind in as_texts(kinds, "kinds") if kind not in _WEIGHTED]:
         raise ClipAlignError(f"there are no intervals of {quoted(unknown)}, only of {quoted(_WEIGHTED)}")
     target, score, names = _checked(labels, scores, finding_names)
     hard = _hard_labels(score, scores, threshold, predictions)

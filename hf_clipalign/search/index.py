@@ -98,6 +98,10 @@ class ImageIndex(StoredImages, Searching, Calibrating):
         sizes = {"shard_size": check_integer("shard_size", shard_size)}
         if target.exists() and not target.is_dir():
             raise ClipAlignError(f"{printable(str(target))!r} is a file: give a new folder for the index.")
+        from hf_clipalign.features.rows import FEATURES
+
+        if (target / FEATURES.manifest_file).exists():
+            raise ClipAlignError(f"{printable(str(target))!r} holds features: give a new folder for the index.")
         loaded = LoadedModel(model, processor, model_name)
         encoder, band = chosen_head(loaded, head)
         description = {**loaded.describe(), **sizes, "roots": roots, "ignore": patterns}

@@ -98,7 +98,7 @@ class _PromptWriter:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def plain(self, name: str) -> list[int]:
-        return [*self.start, *self.ids(self.template.format(name)), *self.end]
+        return [*self.start, *self.ids(self.template.replace("{}", name)), *self.end]
 
     def after_context(self, name: str, n_ctx: int) -> list[int]:
         if self.is_replaced_in_place(n_ctx):

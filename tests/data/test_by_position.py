@@ -14,17 +14,29 @@ from hf_clipalign.data import (
     Captions,
     FindingLabels,
     FindingPrompts,
+    GCDSplit,
     ImageSource,
     TextSource,
     check_names,
+    class_incremental,
     extend_dictionary,
     few_shot_rows,
     fill,
     take,
     with_captions,
 )
-from hf_clipalign.evaluation import zero_shot_weights
+from hf_clipalign.evaluation import (
+    JudgedPairs,
+    ModelScores,
+    compare_methods,
+    comparison_heads,
+    split_by_query,
+    zero_shot_weights,
+)
 from hf_clipalign.features import extract_text_features, extract_to_store
+from hf_clipalign.gcd import SpectralGCDConfig, concept_contrast, top_concepts
+from hf_clipalign.inversion.optimisation import InversionSettings, check_targets
+from hf_clipalign.metrics import multilabel_intervals
 from hf_clipalign.tuners import build_prompts
 from tests.tiny_models import tiny_clip, tiny_image_processor, tiny_tokenizer
 
@@ -138,6 +150,40 @@ def test_captions_and_findings_by_position() -> None:
     assert (part.ids, part.patients, part.values.tolist()) == (["c"], ["p"], [[1.0, 0.0]])
 
 
+def test_subgroups_of_findings_by_position() -> None:
+    """Female patients are not taken for male ones by the index of a sorted column."""
+    kinds = {"sex": series(["F", "M", None]), "site": np.array([1, 2, 3])}
+    labels = FindingLabels(NAMES, ["E"], [[1], [0], [1]], subgroups=kinds)
+    assert labels.subgroups == {"sex": ["F", "M", ""], "site": ["1", "2", "3"]}
+    assert labels.select([0, 2]).subgroups == {"sex": ["F", ""], "site": ["1", "3"]}
+    with pytest.raises(ClipAlignError, match="sex is a single string, 'FMF'"):
+        FindingLabels(NAMES, ["E"], [[1], [0], [1]], subgroups={"sex": "FMF"})
+
+
+def test_splits_and_judgements_by_position() -> None:
+    source = ImageSource([b""] * 3, ids=NAMES, labels=[0, 0, 1], class_names=["x", "y"])
+    split = GCDSplit(source, series([0, 0, 1]), series([True, True, False]), np.array(["x"], dtype=object), ["y"])
+    assert (split.training_labels[0], split.training_labels[2], split.class_names) == (0, -1, ["x"])
+    with pytest.raises(ClipAlignError, match="class_names is a single string"):
+        GCDSplit(source, [0, 0, 1], [True, True, False], "x", ["y"])
+    shuffled = [3, 2, 1, 0]
+    relevant = pd.Series([[0], [1], [2], [3]], index=shuffled)
+    grades = pd.Series([[1], [2], [3], [4]], index=shuffled)
+    task = JudgedPairs(torch.eye(4), torch.eye(4), relevant, grades, np.full(4, -1))
+    for half in split_by_query(task):
+        rows = half.query.argmax(dim=1).tolist()
+        assert (half.relevant, half.grades) == ([[row] for row in rows], [[row + 1] for row in rows])
+
+
+def test_names_of_concepts_and_steps_by_position(tiny) -> None:
+    contributions = torch.tensor([[0.25, -0.5, 0.5]])
+    assert top_concepts(contributions, series(NAMES)) == [[("b", 0.5), ("c", 0.25)]]
+    config = SpectralGCDConfig(concepts=series(NAMES), class_names=series(NAMES))
+    assert (config.concepts, config.class_names) == (NAMES, NAMES)
+    settings = InversionSettings(1, 3, evaluate_at=pd.Series([3, 1], index=[0, 2]))
+    assert settings.evaluate_at == (3, 1)
+
+
 def test_values_of_findings_come_by_their_names_from_a_frame() -> None:
     frame = pd.DataFrame({"F": [0, 1, 0], "E": [1, 0, 0]}, index=INDEX)
     assert FindingLabels(NAMES, ["E", "F"], frame).values.tolist() == [[1, 0], [0, 1], [0, 0]]
@@ -211,6 +257,15 @@ def _around(tiny, texts):
         lambda *_: FindingPrompts.published(["d", "o", "g"]).select("dog"),
         lambda *_: FindingLabels("dog", ["a"], [[1]] * 3),
         lambda *_: FindingLabels(["0"], ["d", "o", "g"], [[1, 1, 1]]).select(findings="dog"),
+        lambda *_: class_incremental(FindingLabels(["0", "1", "2"], ["d", "o", "g"], np.eye(3)), order="dog"),
+        lambda model, _: comparison_heads(as_dual_encoder(model), names="raw"),
+        lambda model, processor: compare_methods(model, None, processor=processor, methods="raw"),
+        lambda *_: multilabel_intervals([[1], [0]], [[0.1], [0.2]], kinds="auroc"),
+        lambda *_: ModelScores("model", "dog", np.zeros((2, 3))),
+        lambda *_: concept_contrast(torch.eye(3), torch.eye(3), "dog"),
+        lambda *_: top_concepts(torch.eye(3), "dog"),
+        lambda *_: SpectralGCDConfig(class_names="dog"),
+        lambda *_: check_targets(torch.eye(3), 3, "features", "dog"),
     ],
 )
 def test_a_string_is_not_taken_for_its_letters(tiny, call) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._rows import similarities
 from hf_clipalign.backbones import as_dual_encoder
+from hf_clipalign.data import ImageSource
 from hf_clipalign.evaluation import (
     Head,
     LabelledRetrieval,
@@ -20,11 +21,12 @@ from hf_clipalign.evaluation import (
     nearest_class_mean_scores,
     search_band,
     top_matches,
+    zero_shot_logits,
     zero_shot_weights,
 )
 from hf_clipalign.features import Features
 from hf_clipalign.metrics import mean_per_class_accuracy, top_k_accuracy
-from tests.tiny_models import tiny_clip, tiny_tokenizer
+from tests.tiny_models import tiny_clip, tiny_processor, tiny_tokenizer
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -88,6 +90,14 @@ def test_equal_prompts_have_equal_weights_and_are_named(batch_size: int, caplog:
     assert torch.equal(weights[1], weights[6])
     alone = zero_shot_weights(tiny_clip(), tiny_tokenizer(), NAMES[:3], templates)
     torch.testing.assert_close(weights[:3], alone)
+
+
+def test_equal_names_have_equal_logits() -> None:
+    names = ["crane", "a much longer name of a thing", "owl", "crane"]
+    images = ImageSource([np.full((9, 9, 3), 9 * row, np.uint8) for row in range(5)], ids=list("abcde"))
+    for template in ("a {}", ["a {}", "an image of a {}"]):
+        logits = zero_shot_logits(tiny_clip(), tiny_processor("clip"), images, names, template)
+        assert torch.equal(logits[:, 0], logits[:, 3])
 
 
 def test_balanced_data_have_one_accuracy_where_prompts_are_equal() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -130,6 +131,13 @@ def test_another_model_and_other_names_are_refused(images: Path, tmp_path: Path)
         LabelledEmbeddings.from_store(tmp_path / "narrow", labels(), tiny_clip())
 
 
+def test_embeddings_of_any_kind() -> None:
+    values = np.random.default_rng(0).standard_normal((4, 8))
+    kinds = (values.astype(">f8"), np.ascontiguousarray(values[::-1])[::-1], pd.DataFrame(values, index=[3, 2, 1, 0]))
+    for given in (*kinds, values.tolist(), values.astype(object)):
+        assert np.array_equal(LabelledEmbeddings(given, labels()).embeds, values)
+
+
 def test_bad_embeddings(tmp_path: Path) -> None:
     bad = torch.randn(4, 8)
     bad[2, 3] = torch.nan
@@ -140,7 +148,7 @@ def test_bad_embeddings(tmp_path: Path) -> None:
     with pytest.raises(ClipAlignError, match=r"\[N, d\]"):
         LabelledEmbeddings(torch.ones(4, 8, dtype=torch.long), labels())
     for ragged in ([[1.0], [1.0, 2.0]], "abc"):
-        with pytest.raises(ClipAlignError, match="rows of one length"):
+        with pytest.raises(ClipAlignError, match=r"rows of one length|is a single string"):
             LabelledEmbeddings(ragged, labels())
     save_file({"other": torch.ones(4, 8)}, tmp_path / "other.safetensors")
     save_file({"image_embeds": torch.ones(4, 8)}, tmp_path / "short.safetensors", metadata={"ids": '["a"]'})

@@ -38,4 +38,4 @@ def test_contributions_are_the_terms_of_the_distance() -> None:
 def test_only_concepts_that_speak_for_a_class_are_named(k: int) -> None:
     contributions = torch.tensor([[0.5, 0.0, 0.5], [-1.0, 0.25, 1.0]])
     named = [[("a", 0.5), ("c", 0.5)], [("c", 1.0), ("b", 0.25)]]
-    assert top_concepts(contributions, "abc", k) == [row[:k] for row in named]
+    assert top_concepts(contributions, list("abc"), k) == [row[:k] for row in named]

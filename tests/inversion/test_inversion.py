@@ -232,7 +232,7 @@ def spoilt(value):
         ({"embeds": "embeds.pt"}, "is a single string, 'embeds.pt'"),
         ({"eps": 0.0}, "eps is 0.0: give a number above 0; the published batch has 6.4e-07"),
         ({"embeds": torch.ones(2, 24, dtype=torch.complex64)}, "got complex numbers"),
-        ({"ids": 3}, "ids is 3: give one name for each"),
+        ({"ids": 3}, "ids is 3: give a list"),
         ({"init": torch.full((2, 32), float("nan"))}, "init "),
         ({"evaluate_at": (3, 7)}, "step 7, but there are 6 steps"),
         ({"ids": ["a"]}, "1 ids"),

@@ -39,6 +39,13 @@ def test_nearest_class_mean_averages_unnormalised_features(sample, dtype):
     torch.testing.assert_close(nearest_class_mean(features, labels), expected)
 
 
+@pytest.mark.parametrize("scale", [1e25, 1e60, 1e300, 1e-14, 1e-60, 1e-310])
+def test_class_means_of_any_scale(sample, scale):
+    features, labels = sample[0].double(), sample[1]
+    plain, scaled = nearest_class_mean(features, labels), nearest_class_mean(features * scale, labels)
+    torch.testing.assert_close(scaled / scaled.abs().max(), plain / plain.abs().max(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -162,6 +162,13 @@ def test_numbers_of_one_kind_are_not_made_strings() -> None:
         retrieval_metrics(TABLE, TABLE, [*NAMES[:-1], 2], NAMES)
 
 
+def test_integers_of_both_kinds_of_64_bits_are_not_made_floats() -> None:
+    """Hashes as labels: the common kind of int64 and uint64 is float64, in which 2^53 and 2^53 + 1 are equal."""
+    labels = 2**53 + np.arange(12) % 3
+    expected = retrieval_metrics(TABLE, TABLE, NUMBERS, NUMBERS)
+    assert retrieval_metrics(TABLE, TABLE, labels.astype(np.uint64), labels.astype(np.int64)) == expected
+
+
 @pytest.mark.parametrize("ks", ["15", (1.5,), (True,), 5, (0,), [None]])
 def test_ks_that_are_no_integers_are_refused(ks: Any) -> None:
     with pytest.raises(ClipAlignError, match=r"^(every k in )?ks "):

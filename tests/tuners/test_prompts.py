@@ -50,6 +50,11 @@ def test_prompts_without_an_adapter_are_the_template() -> None:
     assert one_prompt(get_peft_model(tiny_clip(), VPTConfig())) == [START, *ids("a photo of a red fox."), END]
 
 
+def test_other_braces_of_a_template_are_left_alone() -> None:
+    for template in ("a {photo} of {}", "{0} a {} { b }"):
+        assert one_prompt(tiny_clip(), template=template) == [START, *ids(template.replace("{}", "red fox")), END]
+
+
 def test_prompts_keep_the_words_that_the_context_replaces() -> None:
     model = get_peft_model(tiny_clip(), MaPLeConfig(n_ctx=2))
     assert one_prompt(model, template="a photo of a {}.") == [START, *ids("a photo of a red fox."), END]

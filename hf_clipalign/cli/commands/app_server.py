@@ -11,9 +11,8 @@ import typer
 
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.index_commands.shared import holds_index
 from hf_clipalign.cli.models import chosen_model, load, template_for
-from hf_clipalign.cli.names import BUILT_IN_DATA, is_built_in_data, is_built_in_model, nearest_path
+from hf_clipalign.cli.names import BUILT_IN_DATA, holds_index, is_built_in_data, is_built_in_model, nearest_path
 from hf_clipalign.cli.options import DeviceOption, ModelOption, TemplateOption, console, parse_band, warn
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

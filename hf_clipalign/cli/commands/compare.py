@@ -21,6 +21,7 @@ from hf_clipalign.cli.data import check_data, check_out, check_path
 from hf_clipalign.cli.models import chosen_model, load, template_for
 from hf_clipalign.cli.options import (
     DATA_HELP,
+    BaseModelOption,
     DeviceOption,
     ImageColumnOption,
     LabelColumnOption,
@@ -67,6 +68,7 @@ def compare(
     gallery: Annotated[str | None, typer.Option(help="image-image: search here instead of in the data.")] = None,
     image_band: Annotated[str | None, typer.Option(metavar="BAND", help=_BAND_HELP)] = None,
     text_band: Annotated[str | None, typer.Option(metavar="BAND", help="The same for --task text-text.")] = None,
+    base_model: BaseModelOption = None,
     band: Annotated[str | None, typer.Option("--band", hidden=True)] = None,
     steps: Annotated[int | None, typer.Option(help="Of the inversion. Default: 150 for oti, 1000 for ovi.")] = None,
     n_tokens: Annotated[int, typer.Option(help="Pseudo-tokens (oti) or pseudo-patches (ovi) per item.")] = 1,
@@ -80,7 +82,7 @@ def compare(
     split: SplitOption = None,
     seed: Annotated[int, typer.Option(help="Of the split into halves, the inversion and the bootstrap.", min=0)] = 0,
     device: DeviceOption = "auto",
-    out: Annotated[Path, folder_option("Folder for index.html and results.json.")] = Path("comparison"),
+    out: Annotated[Path, folder_option("Folder for index.html and results.json.", "index.html")] = Path("comparison"),
 ) -> None:
     """Compare plain and trimmed heads and inversions on one task: scores and milliseconds per query in one table.
 
@@ -111,13 +113,13 @@ def compare(
     fill(prompt, [])
     names = _methods(methods, task)
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
-    run = EvaluationRun(data, gallery, name, chosen_band, names, prompt, seed, columns, device)
+    run = EvaluationRun(data, gallery, name, chosen_band, names, prompt, seed, columns, device, base_model)
     inversion: dict[str, Any] = {"n_tokens": n_tokens, "tolerance": tolerance, "batch_size": batch_size}
     inversion |= _by_task(task, steps, oti_template, evaluate_at)
     _open(run, task)
     run.model, run.processor = load(name, device)
     run.template = template_for(template, name, loaded=run.model)
-    run.results = {"model": name, "data": data, "task": task, "gallery": gallery, "seed": seed}
+    run.results = run.describe(task=task, gallery=gallery)
     run.results["inversion"] = inversion
     (_zero_shot if task == "zero-shot" else _retrieval)(run, task, inversion)
     write_results(run, out, "clipalign compare")
@@ -154,7 +156,7 @@ def _retrieval(run: EvaluationRun, task_name: str, inversion: dict[str, Any]) ->
     result = compare_methods(
         run.model, task, processor=run.processor, modality=modality, methods=methods, band=band,
         text_embeds=_texts(run, class_names) if "text-pca" in methods else None, query_ids=ids,
-        name=Path(run.data).name or run.data, tower_ms=tower_ms, seed=run.seed, **inversion,
+        name=run.task_name, tower_ms=tower_ms, seed=run.seed, **inversion,
     )  # fmt: skip
     run.results["band"] = band
     _report(run, task_name, result, text)

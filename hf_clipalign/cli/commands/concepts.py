@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import readable_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.data import check_data, check_out, open_data
 from hf_clipalign.cli.models import chosen_device, chosen_model, load, template_for
@@ -98,7 +99,13 @@ def concepts(
     progress = len(names) * len(store) > 10**8
     result = spectral_filter(_projected(loaded, store), texts, names, **settings, progress=progress)
     contrast = concept_contrast(_projected(loaded, store), texts, names, temperature)
-    made = {"model": model, "images": data, "dictionary": dictionary, "template": template, "skipped": store.skipped}
+    made: dict[str, Any] = {
+        "model": model,
+        "images": readable_name(data),
+        "dictionary": dictionary,
+        "template": template,
+    }
+    made |= {"skipped": store.skipped}
     made |= {"contrast": contrast.ratio, "confidence": contrast.confidence, "flat": contrast.is_flat}
     _report(result, made, 0 if contrast.is_flat else top, out)
     if contrast.is_flat:

@@ -14,7 +14,7 @@ from hf_clipalign.cli.options import console, folder_option, next_step
 
 
 def demo(
-    out: Annotated[Path, folder_option("Folder for index.html and results.json.")] = Path("demo-report"),
+    out: Annotated[Path, folder_option("Folder for index.html and results.json.", "index.html")] = Path("demo-report"),
     model: Annotated[str, typer.Option(help="student, teacher or both.")] = "both",
 ) -> None:
     """Search emoji of one drawing style with emoji of another, before and after trimming. No network, no data needed.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import readable_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import exclusive_lock
 from hf_clipalign.cli.data import check_data
@@ -71,7 +73,8 @@ def discover(
     seed: Annotated[int, typer.Option(help="Of all draws.", min=0)] = 0,
     device: DeviceOption = "auto",
     out: Annotated[
-        Path, folder_option("Folder for assignments.csv, summary.json, gallery.html and the model.")
+        Path,
+        folder_option("Folder for assignments.csv, summary.json, gallery.html and the model.", "gallery.html"),
     ] = Path("discovery"),
 ) -> None:
     """Sort images into the classes you know and into new ones that get names (SpectralGCD).
@@ -113,8 +116,8 @@ def discover(
             check_folds=check_folds, epochs=epochs, seed=seed, device=device, out=out,
         )  # fmt: skip
         chosen = {"spectralgcd": result.trained, "kmeans": _plain(), "semi-kmeans": _semi()}[method]
-        made = {"n_classes_range": estimated, "model": model, "images": data}
-        _write(result, str(chosen), taught, concepts, out, made)
+        made = {"n_classes_range": estimated, "model": model, "images": readable_name(data)}
+        _write(result, str(chosen), taught, concepts, data, out, made)
     _verdict(result, str(chosen), data, ["--model", model, "--teacher", teacher, "--n-novel", wanted, "--out", out])
 
 
@@ -211,7 +214,9 @@ def _run(
     )
 
 
-def _write(result: Any, method: str, taught: Any, concepts: list[str], out: Path, made: dict[str, Any]) -> None:
+def _write(
+    result: Any, method: str, taught: Any, concepts: list[str], data: str, out: Path, made: dict[str, Any]
+) -> None:
     """Writes the answer, that of the better k-means beside it, and the gallery."""
     from hf_clipalign.trainers.gcd.outcome import (
         assignments,
@@ -228,7 +233,7 @@ def _write(result: Any, method: str, taught: Any, concepts: list[str], out: Path
     write_assignments(out / "assignments-kmeans.csv", kmeans)
     write_summary(out / "summary.json", result, method, rows, made)
     gallery = write_gallery(out, result, method, taught, concepts)
-    write_card(result, f"clipalign discover {made['images']}", "Unlabelled images")
+    write_card(result, shlex.join(["clipalign", "discover", data]), "Unlabelled images")
     if result.model is not None:
         result.model.save_pretrained(out / "model")
     console.print(comparison(result).to_rich())

@@ -54,7 +54,7 @@ def embed(
         ),
     ] = None,
     model: ModelOption = None,
-    out: Annotated[Path, folder_option("Folder for the shards and features.json.")] = Path("features"),
+    out: Annotated[Path, folder_option("Folder for shards and features.json.", writes="features")] = Path("features"),
     batch_size: Annotated[int, typer.Option(help="Images per pass.", min=1)] = 64,
     shard_size: Annotated[int, typer.Option(help="Images per file.", min=1)] = 4096,
     workers: Annotated[

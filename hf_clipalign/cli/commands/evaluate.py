@@ -73,7 +73,7 @@ def evaluate(
     split: SplitOption = None,
     seed: Annotated[int, typer.Option(help="Of the split into halves and of the bootstrap.", min=0)] = 0,
     device: DeviceOption = "auto",
-    out: Annotated[Path, folder_option("Folder for index.html and results.json.")] = Path("evaluation"),
+    out: Annotated[Path, folder_option("Folder for index.html and results.json.", "index.html")] = Path("evaluation"),
 ) -> None:
     """Score heads side by side: a table here, results.json and index.html in a folder.
 
@@ -99,12 +99,12 @@ def evaluate(
     name = chosen_model(model, data)
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
     names = None if heads is None else [name.strip() for name in heads.split(",")]
-    run = EvaluationRun(data, second, name, chosen_band, names, template_for(template, name), seed, columns, device)
-    run.base_model = base_model
+    prompt = template_for(template, name)
+    run = EvaluationRun(data, second, name, chosen_band, names, prompt, seed, columns, device, base_model)
     _check(run, task)
     run.model, run.processor = load(name, device)
     run.template = template_for(template, name, loaded=run.model)
-    run.results = {"model": name, "data": data, "task": task, "second": second, "seed": seed}
+    run.results = run.describe(task=task, second=second)
     _TASKS[task](run)
     write_results(run, out, "clipalign evaluate")
     _next(run, task, modality)
@@ -241,7 +241,7 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
     from hf_clipalign.isoclip import decompose
     from hf_clipalign.metrics import pair_similarities
 
-    encoder, name = as_dual_encoder(run.model), Path(run.data).name or run.data
+    encoder, name = as_dual_encoder(run.model), run.task_name
     section = Section(f"{modality}-{modality} retrieval", text=[], tables=[], figures=[])
     if run.band == "auto":
         judged = isinstance(task, JudgedPairs)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.quoting import readable_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.data import check_labelled, open_data
 from hf_clipalign.cli.options import console, parse_band, warn
@@ -35,6 +36,16 @@ class EvaluationRun:
     results: dict[str, Any] = field(default_factory=dict)
     sections: list[Any] = field(default_factory=list)
     opened: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def task_name(self) -> str:
+        """What tables call the data."""
+        return readable_name(Path(self.data).name or self.data)
+
+    def describe(self, **settings: Any) -> dict[str, Any]:
+        """What the results begin with; names of files as valid Unicode."""
+        given = {"model": self.model_name, "data": self.data, **settings, "seed": self.seed}
+        return {name: readable_name(value) if isinstance(value, str) else value for name, value in given.items()}
 
     def open_images(self, with_names: bool = False, halved: bool = False) -> None:
         """Opens the data and the second data; what cannot be scored is refused before a model is loaded.
@@ -122,7 +133,7 @@ def write_results(run: EvaluationRun, out: Path, title: str) -> None:
     with atomic_file(out / "results.json") as staging:
         results = without_secrets(json.loads(json.dumps(run.results, default=_plain)))
         staging.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    lead = f"Model {run.model_name}, data {run.data}."
+    lead = f"Model {run.model_name}, data {readable_name(run.data)}."
     page = write_report(out / "index.html", title, run.sections, lead)
     console.print(f"page: {page}   numbers: {out / 'results.json'}", soft_wrap=True)
 

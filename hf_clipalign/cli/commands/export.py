@@ -12,9 +12,17 @@ import typer
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.commands.push import OverwriteOption
-from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.models import check_band, check_modality, chosen_model, load
 from hf_clipalign.cli.names import misplaced_model
-from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, next_step, parse_band
+from hf_clipalign.cli.options import (
+    BaseModelOption,
+    ImageBandOption,
+    ModelOption,
+    TextBandOption,
+    console,
+    next_step,
+    parse_band,
+)
 
 
 def export(
@@ -41,6 +49,7 @@ def export(
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     image_band: ImageBandOption = None,
     text_band: TextBandOption = None,
+    base_model: BaseModelOption = None,
     features: Annotated[
         Path | None, typer.Option(help="faiss: the folder that `clipalign embed` wrote with this model.")
     ] = None,
@@ -86,7 +95,9 @@ def export(
     bands = parse_band(image_band), parse_band(text_band)
     source = chosen_model(model)
     loaded, processor = load(source)
-    aligned = _aligned(loaded, *bands)
+    check_band(loaded, source, base_model, bands)
+    aligned = _aligned(loaded, *bands, base_model)
+    check_modality(aligned, *(("image", "text") if modality == "both" else (modality,)))
     path = out or Path(f"{modality}.onnx" if to == "onnx" else f"{to}-{modality}")
     job = _Export(aligned, processor, modality, compact, dtype, features)
     if to == "onnx":
@@ -121,13 +132,15 @@ def _export_index(index: Path, to: str, head: str | None, out: Path | None, over
     )
 
 
-def _aligned(loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[int, int] | None) -> Any:
+def _aligned(
+    loaded: Any, image_band: tuple[int, int] | None, text_band: tuple[int, int] | None, base_model: str | None
+) -> Any:
     from hf_clipalign.isoclip import IsoCLIPModel
 
     base = getattr(loaded, "aligned_backbone", None)
     if base is not None and image_band is None and text_band is None:
         return loaded
-    return IsoCLIPModel.from_clip_pretrained(loaded if base is None else base, image_band, text_band)
+    return IsoCLIPModel.from_clip_pretrained(loaded if base is None else base, image_band, text_band, base_model)
 
 
 def _stock(job: _Export, folder: Path) -> str:

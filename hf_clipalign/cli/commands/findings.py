@@ -71,9 +71,10 @@ def findings(
     ] = False,
     resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.", min=1)] = 1000,
     model: ModelOption = None,
-    out: Annotated[Path, folder_option("Folder for index.html, findings.csv, the adapter and the embeddings.")] = Path(
-        "findings"
-    ),
+    out: Annotated[
+        Path,
+        folder_option("Folder for index.html, findings.csv, the adapter and the embeddings.", "index.html"),
+    ] = Path("findings"),
     device: DeviceOption = "auto",
 ) -> None:
     """Learn findings of chest X-rays (or any images) from label files, and say what the result is worth.

@@ -10,7 +10,15 @@ import typer
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.cli.models import chosen_model, load
-from hf_clipalign.cli.options import ImageBandOption, ModelOption, TextBandOption, console, next_step, parse_band
+from hf_clipalign.cli.options import (
+    BaseModelOption,
+    ImageBandOption,
+    ModelOption,
+    TextBandOption,
+    console,
+    next_step,
+    parse_band,
+)
 
 _ENDINGS = (".png", ".svg", ".pdf")
 
@@ -19,6 +27,7 @@ def spectrum(
     model: ModelOption = None,
     image_band: ImageBandOption = None,
     text_band: TextBandOption = None,
+    base_model: BaseModelOption = None,
     out: Annotated[Path, typer.Option(help="Where to write the plot (.png, .svg, .pdf).")] = Path("spectrum.png"),
 ) -> None:
     """Plot a model's spectrum with the three bands, and print it as a table.
@@ -40,7 +49,7 @@ def spectrum(
     given = {"image": parse_band(image_band), "text": parse_band(text_band)}
     loaded, _ = load(model, with_processor=False)
     encoder = as_dual_encoder(loaded)
-    published = None if all(given.values()) else known_bands(encoder)
+    published = None if all(given.values()) else known_bands(encoder, base_model)
     if published is not None and not any(given.values()):
         encoder = encoder.with_layout(published.layout)
     parts = decompose(encoder.image_projector.matrix, encoder.text_projector.matrix)

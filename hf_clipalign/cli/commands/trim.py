@@ -9,7 +9,7 @@ import typer
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.commands.push import OverwriteOption, PrivateOption, RevisionOption
-from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.models import check_band, check_modality, chosen_model, load
 from hf_clipalign.cli.options import (
     BaseModelOption,
     ImageBandOption,
@@ -25,7 +25,7 @@ from hf_clipalign.cli.options import (
 
 def trim(
     model: ModelOption = None,
-    out: Annotated[Path, folder_option("Folder for the aligned model (IsoCLIPModel).", writes_model=True)] = Path(
+    out: Annotated[Path, folder_option("Folder for the aligned model (IsoCLIPModel).", writes="a model")] = Path(
         "isoclip"
     ),
     image_band: ImageBandOption = None,
@@ -63,7 +63,7 @@ def trim(
     """
     from hf_clipalign.hub import written_folder
     from hf_clipalign.hub.push import SPECTRUM_FILE, push_isoclip, push_stock, save_spectrum
-    from hf_clipalign.isoclip import IsoCLIPModel, known_bands, unknown_band_message
+    from hf_clipalign.isoclip import IsoCLIPModel
 
     if push_to_hub is None and (private or revision is not None):
         raise ClipAlignError("--private and --revision need --push-to-hub OWNER/NAME.")
@@ -72,9 +72,9 @@ def trim(
     bands = parse_band(image_band), parse_band(text_band)
     source = chosen_model(model)
     loaded, processor = load(source)
-    if bands == (None, None) and not hasattr(loaded, "aligned_backbone") and known_bands(loaded, base_model) is None:
-        raise ClipAlignError(unknown_band_message(source, spelling="cli"))
+    check_band(loaded, source, base_model, bands)
     aligned = IsoCLIPModel.from_clip_pretrained(loaded, *bands, base_model=base_model)
+    check_modality(aligned, *([] if stock is None else [stock]))
     form = "isoclip" if stock is None else "stock"
     with written_folder(out, form, source, overwrite=overwrite, option="--overwrite") as folder:
         if stock is None:

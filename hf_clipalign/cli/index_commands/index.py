@@ -12,8 +12,10 @@ import typer
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.cli.index_commands.shared import counted, holds_index, skipped_line
+from hf_clipalign.cli.data import check_path
+from hf_clipalign.cli.index_commands.shared import counted, skipped_line
 from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.names import holds_index
 from hf_clipalign.cli.options import ModelOption, console, folder_option, next_step, parse_band, warn
 
 _SHOWN_SKIPPED = 5
@@ -36,7 +38,9 @@ def index(
     model: ModelOption = None,
     out: Annotated[
         Path | None,
-        folder_option("Folder of the index. Default: the name of the first folder with `.index` at its end."),
+        folder_option(
+            "Folder of the index. Default: the name of the first folder with `.index` at its end.", writes="an index"
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
@@ -133,6 +137,8 @@ def _made(
 
     if not given:
         raise ClipAlignError(f"{str(path)!r} holds no index yet: give the folders of images before --out.")
+    for folder in given:
+        check_path(str(folder))
     wanted = head or "auto"
     band = wanted if wanted == "auto" else "raw" if wanted == "none" else parse_band(wanted)
     name = chosen_model(model, str(given[0]))

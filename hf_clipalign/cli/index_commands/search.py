@@ -58,7 +58,7 @@ def search(
     [bold]clipalign search photos.index '"red car" - "toy" + photo.jpg' --where since=2024[/]
     """
     from hf_clipalign.search.answers.filters import parse_conditions
-    from hf_clipalign.search.answers.hits import shown_path
+    from hf_clipalign.search.answers.hits import near_path
     from hf_clipalign.search.engine import search as answer_all
     from hf_clipalign.search.query import Query
 
@@ -80,7 +80,7 @@ def search(
         groups=lambda: _groups(answer),
     )
     if is_read and answer:
-        next_step("clipalign", "search", index, "--image", shown_path(answer[0].path))
+        next_step("clipalign", "search", index, "--image", near_path(answer[0].path))
     elif is_read:
         console.print(answer.note, soft_wrap=True)
 

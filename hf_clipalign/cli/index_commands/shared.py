@@ -50,11 +50,6 @@ def skipped_line(path: str, reason: str) -> str:
     return printable(f"{path}: {reason.removeprefix(f'{path}: ')}")
 
 
-def holds_index(path: Path) -> bool:
-    """Whether a folder is one of an index."""
-    return (path / "index.sqlite").is_file() or (path / "heads.safetensors").is_file()
-
-
 def show(
     as_json: bool,
     as_csv: bool,

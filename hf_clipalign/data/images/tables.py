@@ -24,6 +24,7 @@ from hf_clipalign.data.labels.columns import (
     read_texts,
     require_column,
 )
+from hf_clipalign.data.texts.delimited import read_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,6 +121,8 @@ def _open_table(source: Any) -> _Table:
         raise ClipAlignError(f"{path}: not a table; known endings are {', '.join(TABLE_EXTENSIONS)}{hint}")
     try:
         columns, read = _read_parquet(path) if suffix == ".parquet" else _read_csv(path, suffix)
+    except ClipAlignError:
+        raise
     except Exception as error:
         raise ClipAlignError(f"{path}: the table cannot be read ({short_reason(error)})") from error
     is_text = suffix != ".parquet"
@@ -138,10 +141,8 @@ def _read_parquet(path: Path) -> tuple[list[str], Callable[[str], list[Any]]]:
 
 def _read_csv(path: Path, suffix: str) -> tuple[list[str], Callable[[str], list[Any]]]:
     """Text stays text, and only empty cells are missing: "007", "True", "None" can be names of classes and files."""
-    import pandas as pd
-
     separator = "\t" if suffix == ".tsv" else ","
-    frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig", keep_default_na=False, na_values=[""], dtype=str)
+    frame = read_frame(path, sep=separator, keep_default_na=False, na_values=[""], dtype=str)
     return list(frame.columns), partial(_frame_column, frame)
 
 

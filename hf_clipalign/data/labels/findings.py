@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from hf_clipalign._checks.quoting import quoted, short, short_reason
+from hf_clipalign._checks.sequences import as_list
 from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.source import ImageSource, as_names, check_lengths, digest
+from hf_clipalign.data.labels.columns import is_missing
 from hf_clipalign.data.labels.finding_names import checked_findings
 
 POLICIES = ("ignore", "zeros", "ones")
@@ -65,6 +67,7 @@ class FindingLabels:
         object.__setattr__(self, "ids", as_names(self.ids, f"{self.name}: ids"))
         if self.patients is not None:
             object.__setattr__(self, "patients", as_names(self.patients, f"{self.name}: patients"))
+        object.__setattr__(self, "subgroups", {kind: self._known(kind) for kind in self.subgroups})
         object.__setattr__(self, "values", self._numbers())
         if not len(self.ids):
             raise ClipAlignError(f"{self.name}: there are no rows")
@@ -84,6 +87,11 @@ class FindingLabels:
                 f"{self.name}: labels must be 1, 0, -1 (uncertain) or empty, found {self.values[row, column]:g} in "
                 f"row {row} (from 0, {short(self.ids[row])}), column {short(self.findings[column])}"
             )
+
+    def _known(self, kind: str) -> list[str]:
+        """What is known of each row, by position; empty where nothing is."""
+        values = as_list(self.subgroups[kind], f"{self.name}: {kind}")
+        return ["" if is_missing(value) else str(value) for value in values]
 
     def _numbers(self) -> np.ndarray:
         """The values as float64; the columns of a data frame by their names, whatever their order."""

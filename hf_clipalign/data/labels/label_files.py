@@ -12,6 +12,7 @@ import numpy as np
 from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.labels.findings import is_label
+from hf_clipalign.data.texts.delimited import read_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,11 +24,11 @@ _AGE_GROUPS = ("0–39", "40–59", "60–79", "80+")
 
 
 def read_label_file(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, str]:
-    import pandas as pd
-
     file = Path(path).expanduser()
     try:
-        return pd.read_csv(file, encoding="utf-8-sig", low_memory=False, dtype=_TEXT_COLUMNS), str(file)
+        return read_frame(file, low_memory=False, dtype=_TEXT_COLUMNS), str(file)
+    except ClipAlignError:
+        raise
     except (OSError, ValueError) as error:
         raise ClipAlignError(f"{file}: the label file cannot be read ({short_reason(error)})") from error
 

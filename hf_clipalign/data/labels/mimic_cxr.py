@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_clipalign._checks.quoting import short
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.labels.finding_names import CHEXPERT_COMPETITION, checked_findings
 from hf_clipalign.data.labels.findings import FindingLabels
@@ -73,7 +74,7 @@ def read_mimic_cxr(
     if split is not None:
         listing = listing[listing["split"] == split]
     if views is not None:
-        listing = listing[listing["ViewPosition"].isin(list(views))]
+        listing = listing[listing["ViewPosition"].isin(as_texts(views, "views"))]
     studies = table[["study_id", "subject_id", *findings]].drop_duplicates()
     if len(twice := studies["study_id"][studies["study_id"].duplicated()]):
         raise ClipAlignError(f"{name}: the study {short(twice.iloc[0])} has two rows that differ: keep the right one")

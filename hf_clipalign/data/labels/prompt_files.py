@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hf_clipalign._checks.quoting import printable, short, short_reason
+from hf_clipalign._checks.quoting import printable, short_reason
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.limited_yaml import limited_yaml, require_once
 
 _MOST_BYTES = 2**20
 
@@ -32,7 +32,7 @@ def read_prompt_file(path: Path) -> Any:
     if len(content) > _MOST_BYTES:
         raise ClipAlignError(f"{name}: has more than {_MOST_BYTES:,} bytes; give a file of prompts, or split it")
     try:
-        return _read_json(text) if path.suffix.lower() == ".json" else _read_yaml(text)
+        return _read_json(text) if path.suffix.lower() == ".json" else limited_yaml(text)
     except RecursionError as error:
         raise ClipAlignError(f"{name}: is nested too deeply; give lists of prompts by finding") from error
     except Exception as error:  # PyYAML also raises AttributeError and IndexError on odd scalars
@@ -43,28 +43,6 @@ def _read_json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_dict_of_pairs)
 
 
-def _read_yaml(text: str) -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            if self.check_event(yaml.AliasEvent):
-                alias = short(f"*{self.peek_event().anchor}")
-                raise ValueError(f"aliases such as {alias} are not read: write the prompts out")
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            _require_once([key.value for key, _ in node.value])
-            return super().construct_mapping(node, deep)
-
-    return yaml.load(text, Loader)
-
-
 def _dict_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    _require_once([key for key, _ in pairs])
+    require_once([key for key, _ in pairs])
     return dict(pairs)
-
-
-def _require_once(keys: list[Any]) -> None:
-    if twice := next((key for key, count in Counter(map(str, keys)).items() if count > 1), None):
-        raise ValueError(f"{short(twice)} occurs twice")

@@ -14,6 +14,8 @@ import numpy as np
 
 from hf_clipalign._checks.numbers import check_integer, check_number
 from hf_clipalign._checks.quoting import quoted, readable_name, short
+from hf_clipalign._checks.sequences import as_array
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.images.file_kinds import is_skipped
 from hf_clipalign.data.images.folders import file_or_folder
@@ -101,6 +103,10 @@ class GCDSplit:
     novel_names: list[str]
 
     def __post_init__(self) -> None:
+        for name in ("labels", "labelled"):
+            object.__setattr__(self, name, as_array(getattr(self, name), name))
+        for name in ("class_names", "novel_names"):
+            object.__setattr__(self, name, as_texts(getattr(self, name), name))
         counts = np.bincount(self.labels[self.labelled], minlength=len(self.class_names))
         few = [f"{short(self.class_names[i])} ({counts[i]})" for i in np.flatnonzero(counts < _FEWEST_LABELLED)]
         if few:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_clipalign._checks.quoting import quoted, short
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.data.labels.finding_names import checked_findings
 from hf_clipalign.data.labels.findings import FindingLabels
@@ -205,7 +206,7 @@ def disjoint_parts(labels: FindingLabels, n_parts: int, seed: int | None = None)
 
 
 def _ordered(labels: FindingLabels, order: Sequence[str] | None) -> list[str]:
-    findings = list(labels.findings if order is None else order)
+    findings = labels.findings if order is None else as_texts(order, "order")
     if sorted(findings) != sorted(labels.findings):
         raise ClipAlignError(f"order {quoted(findings)} must be an order of the findings {quoted(labels.findings)}.")
     return findings

@@ -197,6 +197,12 @@ def _read_delimited(file: Path, image_column: str | None, text_column: str | Non
         text = columns.index(_pick(file, columns, text_column, _TEXT_COLUMNS, "text_column"))
         for line, row in rows:
             if row:
+                if any(cell.strip() for cell in row[len(columns) :]):
+                    advice = "put it into quotation marks" if delimiter == "," else "use another separator"
+                    raise ClipAlignError(
+                        f"{file}: line {line} has {len(row)} cells under {len(columns)} headings; if a caption holds "
+                        f"{delimiter!r}, {advice}"
+                    )
                 cells = [*row, *[""] * len(columns)]
                 yield f"line {line}", cells[image].strip(), cells[text]
 
@@ -271,6 +277,8 @@ def _image_id(value: Any) -> str:
 
 def _pick(file: Path, columns: list[str], column: str | None, usual: tuple[str, ...], argument: str) -> str:
     chosen = column or first_column(columns, usual)
+    if columns.count(str(chosen)) > 1:
+        raise ClipAlignError(f"{file}: several columns are called {short(chosen)}; rename them")
     if chosen in columns:
         return str(chosen)
     problem = f"no column {short(column)}" if column else f"pass {argument}"

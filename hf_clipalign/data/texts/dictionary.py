@@ -162,4 +162,10 @@ def _read_table(file: Path, lines: list[str], column: str | None) -> list[tuple[
     if chosen is None:
         return [(line, row[0] if row else "") for line, row in rows]
     index = header.index(chosen.lower())
+    for line, row in rows[1:]:
+        if any(cell.strip() for cell in row[len(header) :]):
+            raise ClipAlignError(
+                f"dictionary {short(str(file))}: line {line} has {len(row)} cells under {len(header)} headings; put a "
+                "name with a separator in it into quotation marks"
+            )
     return [(line, row[index] if index < len(row) else "") for line, row in rows[1:]]

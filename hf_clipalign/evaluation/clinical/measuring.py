@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign.data import FindingLabels
+from hf_clipalign.data.labels.finding_names import checked_findings
 from hf_clipalign.metrics import (
     calibration,
     multilabel_intervals,
@@ -45,6 +46,9 @@ class ModelScores:
     test: NDArray
     validation: NDArray | None = None
     hard: NDArray | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "findings", checked_findings(self.findings))
 
     def column(self, finding: str, kind: str) -> Any:
         """One finding's column of `test`, `validation` or `hard`; None where there is none."""

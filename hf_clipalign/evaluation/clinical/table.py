@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_clipalign._checks.texts import as_texts
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file
 from hf_clipalign.data import FindingLabels
@@ -158,6 +159,7 @@ def clinical_table(
     """
     if not models:
         raise ClipAlignError("there are no scores: give those of one model at least.")
+    learned = None if learned is None else as_texts(learned, "learned")
     rows: list[dict[str, Any]] = []
     curves: dict[str, dict[str, dict[str, Any]]] = {}
     for finding in test.findings:

@@ -28,6 +28,7 @@ from hf_clipalign.features.storage.shards import (
 logger = logging.getLogger(__name__)
 
 _KEY = 8  # characters of the key in a file name
+_INDEX = "index.sqlite"
 
 
 class ShardFolder:
@@ -320,8 +321,11 @@ def folder_lock(path: Path, kind: Kind, suffix: str = "", patience: float = 0.0)
         patience (`float`, *optional*, defaults to `0`): seconds to wait for it.
 
     Raises:
-        `ClipAlignError`: another process is writing there, or the folder cannot be written to.
+        `ClipAlignError`: another process is writing there, the folder cannot be written to, or it is that of an index,
+            whose shards have such names.
     """
+    if (path / _INDEX).exists():
+        raise ClipAlignError(f"{str(path)!r} holds an index: use another folder for {kind.noun}.")
     message = f"another run is writing {kind.noun} to {str(path)!r}: wait for it, or use another folder."
     with exclusive_lock(path / f".{kind.name}{suffix}.lock", message, patience):
         remove_stale(path)

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hf_clipalign._checks.tensors import check_finite, parse_dtype
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_folder
+from hf_clipalign._rows import map_rows, unit_rows
 from hf_clipalign.backbones import Projector
 from hf_clipalign.backbones.dual_encoder import Modality
 from hf_clipalign.features import Features, FeatureStore
@@ -123,13 +123,14 @@ def build_faiss_index(
 
 
 def _unit_vectors(features: Tensor, projector: Projector | None) -> np.ndarray:
-    features = features.detach().float().cpu()
+    features = features.detach().cpu()
+    features = features if features.dtype == torch.float64 else features.float()
     if features.ndim != 2 or not len(features):
         raise ClipAlignError(f"an index needs features [N, width] with N of at least 1, got {tuple(features.shape)}.")
     if projector is not None:
         features = _project(features, projector)
     check_finite(features, "features")
-    return np.ascontiguousarray(F.normalize(features, dim=-1).numpy())
+    return np.ascontiguousarray(unit_rows(features).numpy())
 
 
 def _project(features: Tensor, projector: Projector) -> Tensor:
@@ -137,13 +138,13 @@ def _project(features: Tensor, projector: Projector) -> Tensor:
     width = projector.weight.shape[1]
     if features.shape[1] == width:
         features = projector.lift(features)
-    matrix = projector.matrix.detach().float().cpu()
+    matrix = projector.matrix.detach().cpu().to(features)
     if features.shape[1] != matrix.shape[1]:
         raise ClipAlignError(
             f"the features have dimension {features.shape[1]}, but the projector takes {width}: give features before "
             "the projector, of the same model."
         )
-    return features @ matrix.T
+    return map_rows(lambda rows: rows @ matrix.T, features)
 
 
 def _faiss() -> Any:

@@ -109,9 +109,14 @@ def as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def shown_path(path: str) -> str:
-    """A path for people: relative where it lies below the current folder."""
+    """A path for people: relative where it lies below the current folder, and printable."""
+    return printable(near_path(path))
+
+
+def near_path(path: str) -> str:
+    """A path, relative where it lies below the current folder."""
     inside = os.path.relpath(path) if os.path.isabs(path) else path
-    return printable(path if inside.startswith("..") else inside)
+    return path if inside.startswith("..") else inside
 
 
 def _plain(value: float | None) -> str:

@@ -32,6 +32,9 @@ GOOD = "Edema:\n  positive: [wet]\n  negative: [dry]\n"
         ("Edema:\n  positive: [wet]\n  negative: [dry]\n  " + "z" * 900 + ": 1\n", "'zzz.*…z"),
         ("- " * 200 + "x", "lists of prompts"),
         ("", "lists of prompts"),
+        ("Edema: {positive: [1" + ":1" * 400_000 + "], negative: [dry]}", "too long for a number: put it in quotes"),
+        ("Edema: {positive: [0x" + "f" * 10_000 + "], negative: [dry]}", "too long for a number"),
+        ("Edema: {positive: [1" + ":1" * 9000 + ".5], negative: [dry]}", "too long for a number"),
         ("\0", "valid YAML"),
     ],
 )

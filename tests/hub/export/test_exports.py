@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from hf_clipalign import ClipAlignError, IsoCLIPModel
-from hf_clipalign.backbones import tokenize
+from hf_clipalign.backbones import Projector, tokenize
 from hf_clipalign.features import Features
 from hf_clipalign.hub import build_faiss_index, export_onnx, export_sentence_transformers
 from tests.tiny_models import ALL_MAKERS, tiny_pixel_values, tiny_processor, tokenizer_of
@@ -259,6 +259,22 @@ def test_faiss_takes_features_without_the_ones_of_a_bias(tmp_path):
         for name, given in (("bare", values), ("lifted", projector.lift(values)))
     )
     np.testing.assert_array_equal(bare, lifted)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e60, 1e-14, 1e-60])
+def test_faiss_takes_features_of_any_scale_and_equal_ones_stay_equal(scale, tmp_path):
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed")
+    values = torch.randn(40, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = torch.cat([values, values])
+    projector = Projector(torch.randn(16, 24, generator=torch.Generator().manual_seed(1)))
+    for given in (None, projector):
+        plain, scaled = (
+            faiss.read_index(str(build_faiss_index(values * factor, tmp_path / f"{factor}", given))).reconstruct_n()
+            for factor in (1.0, scale)
+        )
+        assert np.abs(np.linalg.norm(scaled, axis=1) - 1).max() < 1e-5
+        assert np.abs(plain - scaled).max() < 1e-5
+        assert np.array_equal(scaled[:40], scaled[40:])
 
 
 def test_faiss_refuses_bad_features(tmp_path):
