@@ -101,9 +101,9 @@ _BY_REASON = {
     ],
     "it is read where records are left after the loop, which has set it": [
         (
-            "features/extraction",
-            "row, size = first * self.shard_size - 1, self.shard_size",
-            "first * self.shard_size -> first / self.shard_size",
+            "features/engines/computing",
+            "row = first * size - 1",
+            "first * size -> first / size",
         ),
     ],
     "the schema of the tables holds the same features": [

@@ -28,6 +28,7 @@ NEEDS = {
         for word in ("import", "from")
     },
     "import export_text_tower": "onnxscript",
+    "import extract_with_ray": "ray",
 }
 """What examples say that need a package of an extra: they are skipped where it is missing."""
 

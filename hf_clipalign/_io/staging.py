@@ -9,7 +9,6 @@ import re
 import secrets
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def staging_path(target: Path, suffix: str = "") -> Path:
     """A new hidden name beside `target` that says which process writes there."""
     began = started(os.getpid())
     unique = secrets.token_hex(4) + (f"-{began}" if began else "")
-    return target.parent / f".{target.name}~{_host()}~{os.getpid()}~{unique}{suffix}"
+    return target.parent / f".{target.name}~{host_name()}~{os.getpid()}~{unique}{suffix}"
 
 
 def aside_path(target: Path) -> Path:
@@ -76,11 +75,27 @@ def _remove(left: Path, target: Path, aside: bool) -> None:
 
 
 def _is_stale(entry: os.DirEntry[str], match: re.Match[str]) -> bool:
-    if match["host"] == _host():
+    if match["host"] == host_name():
         return not _lives(int(match["pid"]), match["began"])
     with contextlib.suppress(OSError):
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > _OLDEST
+        now = file_system_time(Path(entry.path).parent)
+        return now is not None and now - entry.stat(follow_symlinks=False).st_mtime > _OLDEST
     return False
+
+
+def file_system_time(folder: Path) -> float | None:
+    """What a new file in a folder gets for its time: several machines may share a disk, and none of their clocks.
+
+    None if no file can be made there.
+    """
+    probe = staging_path(folder / "time")
+    with contextlib.suppress(OSError):
+        try:
+            probe.touch(exist_ok=False)
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+    return None
 
 
 def _lives(pid: int, began: str | None) -> bool:
@@ -109,7 +124,7 @@ def started(pid: int) -> str | None:
 
 
 @functools.cache
-def _host() -> str:
+def host_name() -> str:
     """The host and, on Linux, the name space of its process numbers: containers may share the rest."""
     space = ""
     with contextlib.suppress(OSError):

@@ -1,3 +1,5 @@
+from .engines.ray_data import extract_with_ray as extract_with_ray
+from .extraction import extract_share as extract_share
 from .extraction import extract_to_store as extract_to_store
 from .in_memory import Features as Features
 from .in_memory import extract_image_features as extract_image_features

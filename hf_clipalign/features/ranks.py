@@ -39,7 +39,7 @@ class Ranks:
 
         They talk through gloo with a long timeout, whatever backend the default group has.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        if not launched():
             return cls()
         from accelerate import PartialState
         from torch import distributed
@@ -77,6 +77,11 @@ class Ranks:
         values: list[Any] = [None] * self.count
         distributed.all_gather_object(values, value, group=self.group)
         return values
+
+
+def launched() -> bool:
+    """Whether a launcher has started several processes, of which this is one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def local_world_size() -> int:

@@ -85,7 +85,7 @@ def image_batches(
         `ClipAlignError`: if a worker process was ended from outside.
     """
     loader = DataLoader(
-        _ImageReader(source, processor, known),
+        ImageReader(source, processor, known),
         batch_size=None,
         sampler=jobs,
         num_workers=check_integer("num_workers", num_workers, least=0),
@@ -169,7 +169,7 @@ def default_workers(n_images: int | None) -> int:
     return max(1, min(_MOST_WORKERS, (os.cpu_count() or 2) // local_world_size() - 1))
 
 
-class _ImageReader(Dataset):
+class ImageReader(Dataset):
     """What a worker does. Failures travel back as text."""
 
     def __init__(self, source: ImageSource | ImageStream, processor: Any, known: Collection[bytes]) -> None:

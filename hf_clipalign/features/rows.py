@@ -145,12 +145,16 @@ def read_rows(folder: ShardFolder, index: int) -> Rows:
 def rows_of(shard: Shard) -> Rows:
     """The rows of an open shard; raises `DamagedShard` if they make no sense."""
     tensors, names = shard.tensors, names_from_tensors(shard.tensors)
+    optional = {name: tensors.get(name) for name in _OPTIONAL}
+    return Rows(tensors["values"], tensors["rows"], names, skipped=skipped_in(shard), **optional)
+
+
+def skipped_in(shard: Shard) -> list[tuple[str, str]]:
+    """Name and reason of what could not be read; raises `DamagedShard` if they make no sense."""
     try:
-        skipped = [(str(name), str(reason)) for name, reason in shard.meta["skipped"]]
+        return [(str(name), str(reason)) for name, reason in shard.meta["skipped"]]
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedShard(f"its list of skipped images is unreadable: {error}") from None
-    optional = {name: tensors.get(name) for name in _OPTIONAL}
-    return Rows(tensors["values"], tensors["rows"], names, skipped=skipped, **optional)
 
 
 def finish_rows(folder: ShardFolder, n_shards: int, **more: Any) -> ShardFolder:

@@ -47,7 +47,7 @@ def test_the_kept_concepts_are_what_is_in_the_folder(animals, tmp_path, monkeypa
     def refuse(*unused):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("hf_clipalign.features.extraction.image_block", refuse)
+    monkeypatch.setattr("hf_clipalign.features.engines.computing.image_block", refuse)
     monkeypatch.setattr("hf_clipalign.features.text_cache.encode_texts", refuse)
     call(*arguments, "--model", "mini:teacher", "--beta-c", 0.5)
     assert len(load_dictionary(out / "concepts.csv")) < len(content["concepts"])

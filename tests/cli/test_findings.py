@@ -100,7 +100,7 @@ def test_two_label_files_become_a_page_and_a_second_run_embeds_nothing(chest, mo
     stores = sorted(path.name for path in (chest / "out" / "embeddings").iterdir())
     assert stores == ["test", "train", "validation"]
 
-    monkeypatch.setattr("hf_clipalign.features.extraction.image_block", None)
+    monkeypatch.setattr("hf_clipalign.features.engines.computing.image_block", None)
     first = (chest / "out" / "findings.csv").read_text()
     assert "verdict" in call(*command)
     assert (chest / "out" / "findings.csv").read_text() == first

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import TextSource, image_folder
-from hf_clipalign.features import FeatureStore, extract_to_store, extraction
+from hf_clipalign.features import FeatureStore, extract_to_store
 from hf_clipalign.features.description import describe_model
+from hf_clipalign.features.engines import computing
 from hf_clipalign.features.storage.shards import file_hash
 from tests.features.cheap_encoder import CheapEncoder, cheap_processor
 from tests.features.storage.kinds import content
@@ -209,9 +210,9 @@ def test_other_sources_models_and_processors_are_refused_with_what_differs(encod
 
 def test_texts_that_are_unchanged_are_reused(tmp_path, monkeypatch, caplog):
     asked = []
-    encode = extraction.text_block
+    encode = computing.text_block
     monkeypatch.setattr(
-        extraction, "text_block", lambda e, texts, *rest: asked.append(texts) or encode(e, texts, *rest)
+        computing, "text_block", lambda e, texts, *rest: asked.append(texts) or encode(e, texts, *rest)
     )
 
     def run(*texts, name="my texts", **options):

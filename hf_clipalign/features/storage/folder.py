@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,12 @@ class ShardFolder:
         folder.begin()
         return folder
 
+    def with_key(self, key: str) -> ShardFolder:
+        """The shards of an unfinished run in the folder that is known by its key alone."""
+        other = ShardFolder(self.path, self.kind, {**self.manifest, "complete": False, "shards": []})
+        other.key = key
+        return other
+
     def begin(self) -> None:
         """Writes the manifest of a run that is not complete."""
         write_manifest(self.path, self.kind, self.manifest)
@@ -100,13 +106,16 @@ class ShardFolder:
             return self.path / self.shards[index]["file"]
         return self.path / f"{self.kind.name}-{index:05d}-{self.key[:_KEY]}.safetensors"
 
-    def done(self) -> frozenset[int]:
+    def done(self, mine: Callable[[int], bool] = lambda _: True) -> frozenset[int]:
         """The shards of this run that are there and proven; damaged ones are named in a warning.
+
+        Args:
+            mine (`Callable[[int], bool]`): which ones to look at. Default: all.
 
         Raises:
             `ClipAlignError`: the disk refuses to read one of them.
         """
-        return frozenset(index for index in self.present() if self._problem_told(index) is None)
+        return frozenset(index for index in self.present() if mine(index) and self._problem_told(index) is None)
 
     def sound(self) -> frozenset[int]:
         """As `done`, without a warning."""
@@ -153,13 +162,17 @@ class ShardFolder:
             self._sound.discard(index)
             self.read(index)
 
-    def damaged(self) -> list[str]:
+    def damaged(self, mine: Callable[[int], bool] = lambda _: True) -> list[str]:
         """File names of the shards of a complete store that are missing, or not as they were written.
+
+        Args:
+            mine (`Callable[[int], bool]`): which ones to look at. Default: all.
 
         Raises:
             `ClipAlignError`: the disk refuses to read.
         """
-        return [self.shards[i]["file"] for i in range(len(self.shards)) if self.problem(i) is not None]
+        looked_at = filter(mine, range(len(self.shards)))
+        return [self.shards[index]["file"] for index in looked_at if self.problem(index) is not None]
 
     def check_sizes(self) -> None:
         """Compares the files' sizes with the manifest, without reading them.
@@ -303,8 +316,13 @@ def remove_store(path: Path, kind: Kind) -> None:
 
 
 @contextmanager
-def folder_lock(path: Path, kind: Kind, suffix: str = "") -> Iterator[None]:
+def folder_lock(path: Path, kind: Kind, suffix: str = "", patience: float = 0.0) -> Iterator[None]:
     """Holds a folder for writing, until the block or the process ends; what killed runs left half-written is removed.
+
+    Args:
+        path, kind: the folder.
+        suffix (`str`, *optional*, defaults to `""`): names one of several locks.
+        patience (`float`, *optional*, defaults to `0`): seconds to wait for it.
 
     Raises:
         `ClipAlignError`: another process is writing there, the folder cannot be written to, or it is that of an index,
@@ -313,6 +331,6 @@ def folder_lock(path: Path, kind: Kind, suffix: str = "") -> Iterator[None]:
     if (path / _INDEX).exists():
         raise ClipAlignError(f"{str(path)!r} holds an index: use another folder for {kind.noun}.")
     message = f"another run is writing {kind.noun} to {str(path)!r}: wait for it, or use another folder."
-    with exclusive_lock(path / f".{kind.name}{suffix}.lock", message):
+    with exclusive_lock(path / f".{kind.name}{suffix}.lock", message, patience):
         remove_stale(path)
         yield

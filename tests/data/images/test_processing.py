@@ -159,9 +159,9 @@ from pathlib import Path
 from PIL import Image
 from tests.data.images.test_processing import CLIPImageProcessorPil
 from hf_clipalign.data import image_folder
-from hf_clipalign.features.reading import ImageJob, _ImageReader
+from hf_clipalign.features.reading import ImageJob, ImageReader
 
-reader = _ImageReader(image_folder(sys.argv[1]), CLIPImageProcessorPil(), frozenset())
+reader = ImageReader(image_folder(sys.argv[1]), CLIPImageProcessorPil(), frozenset())
 
 
 def most_megabytes():  # ru_maxrss would also count what the parent of this process held
