@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data.images.containers.parquet_images import is_parquet_folder
+from hf_clipalign.data.images.containers.tars import image_tars, is_tar_folder
 from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
 from hf_clipalign.data.images.folders import image_folder
 from hf_clipalign.data.images.hf_datasets import from_dataset
-from hf_clipalign.data.images.parquet_images import is_parquet_folder
 from hf_clipalign.data.images.source import ImageSource
 from hf_clipalign.data.images.tables import TABLE_EXTENSIONS, from_table
-from hf_clipalign.data.images.tars import image_tars, is_tar_folder
 
 if TYPE_CHECKING:
     import datasets

@@ -15,8 +15,8 @@ import numpy as np
 from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_content
+from hf_clipalign.data.images.containers.parquet_images import ParquetImages, holds_images, parquet_files
 from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
-from hf_clipalign.data.images.parquet_images import ParquetImages, holds_images, parquet_files
 from hf_clipalign.data.images.source import ImageSource, digest, file_state
 from hf_clipalign.data.labels.columns import (
     first_column,

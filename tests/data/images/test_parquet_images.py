@@ -9,7 +9,7 @@ import pytest
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.data import from_table, open_source
-from hf_clipalign.data.images.parquet_images import ParquetImages
+from hf_clipalign.data.images.containers.parquet_images import ParquetImages
 from hf_clipalign.features import extract_to_store
 from tests.data.images.webdatasets import jpeg, row
 from tests.features.cheap_encoder import CheapEncoder, cheap_processor

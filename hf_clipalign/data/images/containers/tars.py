@@ -16,9 +16,9 @@ import numpy as np
 from hf_clipalign._checks.quoting import printable, quoted, readable_name, short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import BadJson, limited_json
+from hf_clipalign.data.images.containers.tar_contents import TarContent, read_tar
 from hf_clipalign.data.images.file_kinds import by_numbers, image_extensions, is_skipped
 from hf_clipalign.data.images.source import ImageSource, digest, file_state
-from hf_clipalign.data.images.tar_contents import TarContent, read_tar
 from hf_clipalign.data.labels.columns import is_missing, numbers_of_texts, read_labels, read_texts
 
 logger = logging.getLogger(__name__)
