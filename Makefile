@@ -18,6 +18,7 @@ help:
 	@echo "make test-min   the tests with the oldest transformers, peft, datasets and huggingface_hub that we promise"
 	@echo "make test-open-clip  the tests of the open_clip backbones (a virtual environment of several GB)"
 	@echo "make test-databases  the recipes for vector databases, on a real PostgreSQL with pgvector and on LanceDB"
+	@echo "make test-s3    stores in a bucket of a real S3 server on this machine (a virtual environment of its own)"
 	@echo "make test-ray   extraction on Ray: several nodes on this machine, killed and resumed (a virtual environment)"
 	@echo "make test-app   the app in a real browser (Chromium must be there; a virtual environment of its own)"
 	@echo "make bench      the benchmarks that say how fast retrieval metrics and the decomposition are"

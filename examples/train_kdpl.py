@@ -127,7 +127,7 @@ class Task:
         train (`ImageSource`): images to learn from.
         tests (`dict[str, ImageSource]`): labelled images by what they test.
         held_out (`ImageSource`, *optional*): images that the verdict is about; they need no labels.
-        class_names (`list[str]`, *optional*): names for images without labels.
+        class_names (`list[str]`, *optional*): names for images without labels; those of labelled ones to learn from.
     """
 
     train: ImageSource
@@ -233,10 +233,12 @@ def own_task(example: ExampleArguments, training: KDPLTrainingArguments) -> Task
         (train, _), halves = base_and_novel(train), [] if test is None else base_and_novel(test)
         tests = dict(zip(("seen classes", "unseen classes"), halves, strict=False))
         return Task(train, tests, tests.get("unseen classes"))
-    tests = {} if test is None else {HELD_OUT: test}
+    if example.labels and test is not None and test.labels is None:
+        raise ClipAlignError(f"{test.name}: no labels, and --labels has no teacher to agree with; drop one of the two")
+    tests = {HELD_OUT: test} if test is not None and test.labels is not None else {}
     for name in _listed(example.targets):
         tests[name] = readable(open_source(name, split=_split_of(name, example.test_split)), training)
-    return Task(train, tests, test)
+    return Task(train, tests, test, train.class_names)
 
 
 def own_images(example: ExampleArguments, training: KDPLTrainingArguments) -> tuple[ImageSource, ImageSource | None]:

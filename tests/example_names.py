@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
@@ -24,6 +28,9 @@ FILES = {
     "train/patient00001/study1/view1_frontal.jpg,Frontal,,\n"
     "train/patient00002/study2/view1_frontal.jpg,Frontal,-1.0,1.0\n"
     "train/patient00002/study2/view2_lateral.jpg,Lateral,0.0,1.0\n",
+    "benchmarks/oxford_pets/split_zhou_OxfordPets.json": json.dumps(
+        {part: [[f"{part}_{n}.png", n, ("Abyssinian", "maine_coon")[n]] for n in (0, 1)] for part in ("train", "test")}
+    ),
     "mimic-chexpert.csv": "subject_id,study_id,Edema\n10000032,50414267,1.0\n10000032,53189527,-1.0\n",
     "mimic-split.csv": "dicom_id,study_id,subject_id,split\n"
     "02aa804e,50414267,10000032,train\n2a2277a9,53189527,10000032,test\n",
@@ -34,14 +41,34 @@ FILES = {
 
 
 def write_files(root: Path) -> None:
-    """Twelve images of three classes, two captioned ones, and tables."""
+    """Twelve images of three classes, two captioned ones, a benchmark of four, and tables."""
     photos = [f"photos/{kind}/{number}.png" for kind in ("cat", "dog", "owl") for number in range(1, 5)]
-    for number, name in enumerate((*photos, "pairs/cat.png", "pairs/dog.png")):
+    pets = [f"benchmarks/oxford_pets/images/{part}_{number}.png" for part in ("train", "test") for number in (0, 1)]
+    for number, name in enumerate((*photos, "pairs/cat.png", "pairs/dog.png", *pets)):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (64, 48), (0, 0, 10 * number)).save(root / name)
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    write_interchange(root)
+
+
+def write_interchange(root: Path) -> None:
+    """A tar as img2dataset writes it, and embeddings as clip-retrieval does."""
+    (root / "tars").mkdir()
+    with tarfile.open(root / "tars" / "00000.tar", "w") as tar:
+        for number, kind in enumerate(("cat", "dog", "owl")):
+            image = (root / "photos" / kind / "1.png").read_bytes()
+            for ending, content in (("png", image), ("txt", f"a {kind}".encode())):
+                info = tarfile.TarInfo(f"{number:09d}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    names = [f"{kind}/{number}.png" for kind in ("cat", "dog", "owl") for number in range(1, 5)]
+    folder = root / "clip-retrieval"
+    for name in ("img_emb", "metadata"):
+        (folder / name).mkdir(parents=True)
+    np.save(folder / "img_emb" / "img_emb_0.npy", np.eye(12, 128, dtype=np.float16))
+    pq.write_table(pa.table({"image_path": names}), folder / "metadata" / "metadata_0.parquet")
 
 
 def write_index(root: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_clipalign._checks.quoting import printable, quoted, readable_name, short, short_reason
+from hf_clipalign._checks.quoting import counted, printable, quoted, readable_name, short, short_reason
 
 
 @pytest.mark.parametrize("value", ["a" * 10**6, ["x" * 500] * 500, b"\xff" * 10**6, {"k": "v" * 10**5}, "a\nb" * 999])
@@ -53,3 +53,16 @@ def test_errors_without_a_message_are_called_by_their_type() -> None:
 def test_reasons_are_kept_up_to_240_characters() -> None:
     assert short_reason(ValueError("x" * 240)) == "x" * 240
     assert len(short_reason(ValueError("x" * 241))) <= 240
+
+
+def test_a_number_with_its_noun():
+    cases = [(1, "image"), (0, "image"), (2000, "image"), (1, "query"), (3, "query"), (2, "key"), (2, "class")]
+    assert [counted(*case) for case in cases] == [
+        "1 image",
+        "0 images",
+        "2,000 images",
+        "1 query",
+        "3 queries",
+        "2 keys",
+        "2 classes",
+    ]

@@ -65,6 +65,27 @@ def quoted(names: Iterable[Any], most: int = _MOST_NAMES) -> str:
     return ", ".join(shown) + (" and more" if len(shown) < len(given) else "") or "none"
 
 
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, as in `1 image` and `2,000 images`.
+
+    Args:
+        n (`int`): how many.
+        noun (`str`): in the singular; in the plural it gets an s, or as in queries and classes.
+
+    Returns:
+        `str`: both.
+
+    Example:
+        ```python
+        >>> counted(1, "image"), counted(2000, "image"), counted(2, "query")
+        ('1 image', '2,000 images', '2 queries')
+        ```
+    """
+    ends_in_y = noun.endswith("y") and noun[-2:-1] not in "aeiou"
+    plural = f"{noun[:-1]}ies" if ends_in_y else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{n:,} {noun if n == 1 else plural}"
+
+
 def short_reason(error: BaseException, limit: int = 2 * _MOST_CHARACTERS) -> str:
     """First line of an error's message, else its type, to quote in an error of our own."""
     return _cut(printable((str(error).strip() or type(error).__name__).splitlines()[0]), limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.app.serving.uploads import Uploads
-from hf_clipalign.app.workspace import View, Workspace
+from hf_clipalign.app.view import View
+from hf_clipalign.app.workspace import Workspace
 from hf_clipalign.search.answers.vectors import unit_vector
 from hf_clipalign.search.heads import RAW
 from hf_clipalign.search.query import Part, Query
 
-FILE = "file:"
-"""Beginning of the token of an image of the collection; its number follows."""
+FILE = re.compile(r"file:([0-9]{1,18})\.([0-9]{1,18})")
+"""The token of an image of the collection: the generation of the page that shows it, and its number there."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Asked:
         return bool(self.images)
 
 
-def ask(workspace: Workspace, uploads: Uploads, line: str, token: str) -> Asked:
+def ask(workspace: Workspace, uploads: Uploads, line: str, token: str, view: View | None = None) -> Asked:
     """Reads a query; files outside the collection are never opened.
 
     Args:
@@ -52,13 +53,14 @@ def ask(workspace: Workspace, uploads: Uploads, line: str, token: str) -> Asked:
         uploads (`Uploads`): images that were given.
         line (`str`): one line, as `Query.parse` reads it; may be empty beside an image.
         token (`str`): of an upload, or of a file of the collection; empty for none.
+        view (`View`, *optional*): the state of the collection. Default: the newest.
 
     Raises:
         `ClipAlignError`: nothing is asked, a name is not in the collection, a text is longer than the model reads, or
             the parts cancel one another.
     """
-    view = workspace.view
-    images = [_given(view, uploads, token)] if token else []
+    view = workspace.view if view is None else view
+    images = [_given(workspace, view, uploads, token)] if token else []
     written = [image.part for image in images]
     for part in Query.parse(line, view.files).parts if line.strip() or not images else ():
         if part.kind == "image":
@@ -92,14 +94,20 @@ class _Image:
     row: int | None
 
 
-def _given(view: View, uploads: Uploads, token: str) -> _Image:
-    if not token.startswith(FILE):
+def _given(workspace: Workspace, view: View, uploads: Uploads, token: str) -> _Image:
+    if not token.startswith("file:"):
         upload = uploads.get(token)
         return _Image(Part("image", upload.name), upload.features, None)
-    number = token.removeprefix(FILE)
-    if not number.isascii() or not number.isdigit() or int(number) >= len(view.files):
-        raise ClipAlignError(f"no file {short(number)}: the collection has {len(view.files):,}.")
-    return _of_collection(view, int(number), 1.0)
+    found = FILE.fullmatch(token)
+    if found is None:
+        raise ClipAlignError(f"no file {short(token)}: choose one that is shown.")
+    files, number = workspace.shown_files(int(found[1])), int(found[2])
+    if number >= len(files):
+        raise ClipAlignError(f"no file {number}: the collection has {len(files):,}.")
+    now = number if files is view.files else view.files.find(files.path(number))
+    if now is None:
+        raise ClipAlignError(f"{short(files.names[number])} is no longer in the collection: choose another image.")
+    return _of_collection(view, now, 1.0)
 
 
 def _named(view: View, part: Part) -> _Image:
@@ -116,9 +124,3 @@ def _of_collection(view: View, number: int, weight: float) -> _Image:
     row = int(view.files.images[number])
     features = view.plain.features.take(np.array([row], np.int64))[0]
     return _Image(Part("image", view.files.names[number], weight), features, row)
-
-
-def joined(names: Sequence[str], most: int = 3) -> str:
-    """The first names of several, and how many more there are."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

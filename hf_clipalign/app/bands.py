@@ -127,7 +127,16 @@ class Bands:
                 squares = known.squares - self._share(np.setdiff1d(before, kept), common)
                 squares += self._share(np.setdiff1d(kept, before), common)
                 return _Lengths(np.maximum(squares, 0.0), known.steps + 1)
-        return _Lengths(np.maximum(self._share(kept, kept[:0]), 0.0), 0)
+        return _Lengths(self._from_nothing(kept), 0)
+
+    def _from_nothing(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Squared lengths `[N]`: `z^T G z` is the square of `L^T z` with `G = L L^T`, one product instead of two."""
+        factors = (self._basis[:, kept] @ _root(self._gram[np.ix_(kept, kept)])).astype(np.float32)
+        squares = np.zeros(len(self._rows))
+        for start, stop in block_ranges(self._rows, self._rows.width + len(kept)):
+            products = self._rows.read(start, stop) @ factors
+            squares[start:stop] = np.einsum("nm,nm->n", products, products)
+        return squares
 
     def _share(self, moved: NDArray[np.int64], common: NDArray[np.int64]) -> NDArray[np.float64]:
         """What directions add to the squared lengths `[N]` of those that they have in common with another band."""
@@ -147,6 +156,15 @@ class Bands:
 def _length(vector: NDArray[np.float64], gram: NDArray[np.float64]) -> float:
     """The length of a vector under a Gram matrix, above 0."""
     return math.sqrt(max(float(vector @ gram @ vector), _TINY))
+
+
+def _root(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A matrix L with `L L^T` the given one; of one without full rank by its eigenvectors."""
+    try:
+        return np.asarray(np.linalg.cholesky(gram), np.float64)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(gram)
+        return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 def _indices(rank: int, band: Band) -> NDArray[np.int64]:

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign.search.exact import Neighbours, merge
+
 Change = Literal["new", "up", "down", "same", "gone"]
 
 
@@ -57,11 +59,9 @@ def best_rows(scores: NDArray[np.float32], count: int, allowed: NDArray[np.bool_
         count (`int`): at most so many.
         allowed (`np.ndarray [N]`): of bool.
     """
-    rows = np.flatnonzero(allowed)
-    if 0 < count < len(rows):
-        lowest = np.partition(scores[rows], len(rows) - count)[len(rows) - count]
-        rows = rows[scores[rows] >= lowest]
-    return rows[np.lexsort((rows, -scores[rows]))][:count]
+    nothing = Neighbours(np.empty((1, 0), np.int64), np.empty((1, 0), np.float32))
+    found = merge(nothing, np.arange(len(scores)), np.where(allowed, scores, -np.inf)[None], count).rows[0]
+    return found[found >= 0]
 
 
 def ranks_of(rows: Sequence[int], scores: NDArray[np.float32], allowed: NDArray[np.bool_]) -> list[int]:

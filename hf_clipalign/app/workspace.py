@@ -4,66 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.app.bands import Bands
+from hf_clipalign.app.view import State, View, newest_state
+from hf_clipalign.search.collection.models import INDEXED
 from hf_clipalign.search.files import Files
-from hf_clipalign.search.folded import FoldedRows
-from hf_clipalign.search.heads import ALIGNED, RAW, Heads
 from hf_clipalign.search.index import ImageIndex
 
-
-class View:
-    """One state of an index, ready to be searched; it can be shared by threads.
-
-    Args:
-        index (`ImageIndex`): of at least one image.
-    """
-
-    def __init__(self, index: ImageIndex) -> None:
-        self.index, self.files, self.generation = index, index.files, index.generation
-        self.plain = FoldedRows(index.features(), index.projector(RAW, "image"))
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self.plain)
-
-    @cached_property
-    def _bands(self) -> Bands:
-        return Bands(self.index.features(), Heads.load(self.index.path))
-
-    @property
-    def bands(self) -> Bands:
-        """The collection behind any band."""
-        with self._lock:
-            return self._bands
-
-    def plain_scores(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Cosines `[N]` of all images with a unit vector in the space of the raw head."""
-        scores = np.empty(len(self), np.float32)
-        step = max(1, 2**23 // max(1, self.plain.features.width))
-        for start in range(0, len(self), step):
-            stop = min(start + step, len(self))
-            scores[start:stop] = self.plain.scores(vector[None], start, stop)[0]
-        return scores
-
-    def calibration(self, head: str, band: tuple[int, int] | None = None) -> Any:
-        """What turns scores of a head into confidences, where the index has it for that head and band."""
-        if head == ALIGNED and band != self.index.band:
-            return None
-        return self.index.calibration(head)
-
-    def files_of(self, row: int) -> list[int]:
-        """The files that show the image of a row."""
-        return [int(number) for number in self.files.of_image(row)]
+_KEPT_STATES = 8
+"""So many states of an index are known by their files: a page may still show images of one before the last."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +29,8 @@ class Progress:
 
     Attributes:
         state (`str`): `"embedding"`, `"ready"` or `"failed"`.
-        done (`int`), total (`int`): images; a total of 0 is not known yet.
-        message (`str`): what went wrong.
+        done (`int`), total (`int`): new images; a total of 0 is not known yet.
+        message (`str`): what went wrong; beside `"ready"`, while new images were embedded.
     """
 
     state: str
@@ -86,12 +43,14 @@ class Progress:
 class Workspace:
     """A collection and what is known about it.
 
+    What an index holds already can be searched while new images are embedded, and changes of other processes are
+    shown with the next query.
+
     Args:
         open_index (`Callable`): opens or makes the index; called once, in the background.
         is_to_update (`bool`): whether new images of the folders are then embedded.
         template (`str`): the prompt for concepts, with one `{}`.
         notes (`Sequence[str]`): what the user should know, shown on top of the page.
-        count_files (`Callable`, *optional*): how many images there will be, for the progress.
         model (*optional*): the model of the index, if it cannot be loaded by its name.
         may_choose_band (`bool`, *optional*, defaults to `False`): choose a band where none is set, on views of some
             images.
@@ -101,16 +60,20 @@ class Workspace:
     is_to_update: bool
     template: str
     notes: Sequence[str] = ()
-    count_files: Callable[[], int] | None = None
     model: Any = None
     may_choose_band: bool = False
     is_measuring: bool = False
-    _view: View | None = None
     _index: ImageIndex | None = None
-    _total: int = 0
+    _view: View | None = None
+    _state: State = (0, 0)
+    _files: OrderedDict[int, Files] = field(default_factory=OrderedDict)
+    _embedded: tuple[int, int] = (0, 0)
+    _is_updating: bool = False
+    _is_prepared: bool = False
     _failure: str = ""
     _notes_of_update: list[str] = field(default_factory=list)
     _model_lock: threading.Lock = field(default_factory=threading.Lock)
+    _view_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> threading.Thread:
         """Opens the index in the background."""
@@ -121,18 +84,16 @@ class Workspace:
     def prepare(self) -> None:
         """Opens the index, embeds what is new, and makes it ready to be searched; a failure is shown on the page."""
         try:
-            index = self.open_index()
+            self._index = index = self.open_index()
+            if len(index):
+                self._show()
+                if self.model is None:
+                    self._load_model()
             if self.is_to_update:
-                self._total = self.count_files() if self.count_files is not None else 0
-                self._index = index
-                with self._model_lock:
-                    report = index.update(model=self.model, progress=False)
-                for root in report.missing_roots:
-                    self._notes_of_update.append(f"{root} is not there; nothing of it was forgotten.")
+                self._update(index)
             if not len(index):
                 raise ClipAlignError(f"there are no images in {', '.join(index.roots)}: give another folder.")
-            self._view = View(index)
-            self._view.bands.lengths((0, 0))
+            self._show()
             self._load_model()
             if self.is_to_update:
                 self._measure(index)
@@ -140,6 +101,20 @@ class Workspace:
             self._failure = str(error)
         except Exception as error:
             self._failure = f"{type(error).__name__}: {error}"
+        finally:
+            self._is_prepared = True
+
+    def _update(self, index: ImageIndex) -> None:
+        self._is_updating = True
+        try:
+            report = index.update(model=self.model, progress=self._note_progress)
+        finally:
+            self._is_updating = False
+        for root in report.missing_roots:
+            self._notes_of_update.append(f"{printable(root)} is not there; nothing of it was forgotten.")
+
+    def _note_progress(self, done: int, total: int) -> None:
+        self._embedded = done, total
 
     def _measure(self, index: ImageIndex) -> None:
         """Measures what scores mean; the collection can be searched meanwhile."""
@@ -148,7 +123,7 @@ class Workspace:
         self.is_measuring = True
         try:
             self._notes_of_update += index.calibrate(choose_band=self.may_choose_band, progress=False)
-            self._view = View(index)
+            self._show()
         except ClipAlignError as error:
             self._notes_of_update.append(f"no confidence: {error}")
         finally:
@@ -161,48 +136,93 @@ class Workspace:
 
     @property
     def view(self) -> View:
-        """The collection.
+        """The newest state of the collection.
 
         Raises:
-            `ClipAlignError`: it is not ready, or could not be opened.
+            `ClipAlignError`: it is not ready, could not be opened, or has gone.
         """
         if self._view is None:
             raise ClipAlignError(describe(self.progress()))
+        if newest_state(self._view.index.path) != self._state and self._view_lock.acquire(blocking=False):
+            try:
+                self._renew()
+            finally:
+                self._view_lock.release()
         return self._view
+
+    def shown_files(self, generation: int) -> Files:
+        """The files of the collection as a page of that generation numbers them.
+
+        Raises:
+            `ClipAlignError`: it is too long ago.
+        """
+        files = self._files.get(generation)
+        if files is None:
+            raise ClipAlignError("the collection has changed since this page was made: search again.")
+        return files
+
+    def _show(self) -> None:
+        with self._view_lock:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Reads the newest state of the index into an object that no update moves on."""
+        made_with: Any = self._index
+        state = newest_state(made_with.path)
+        index = ImageIndex.open(made_with.path)
+        if INDEXED.key(index.description) != INDEXED.key(made_with.description):
+            raise ClipAlignError("the index was made anew with another model: start the app again.")
+        if not len(index):
+            raise ClipAlignError("the index holds no images any more: add some, and run `clipalign index` on it.")
+        view = View(index)
+        view.bands.lengths((0, 0))
+        self._files[view.generation] = view.files
+        self._files.move_to_end(view.generation)
+        while len(self._files) > _KEPT_STATES:
+            self._files.popitem(last=False)
+        self._view, self._state = view, state
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether what the page says of the collection still changes by itself."""
+        return not self._is_prepared
 
     def progress(self) -> Progress:
         """How far the collection is."""
         if self._view is not None:
-            return Progress("ready", len(self._view), len(self._view))
+            return Progress("ready", len(self._view), len(self._view), self._failure)
         if self._failure:
             return Progress("failed", message=self._failure)
-        done = 0
-        if self._index is not None:
-            try:
-                done = self._index.status().images
-            except ClipAlignError:
-                done = 0
-        return Progress("embedding", min(done, self._total or done), self._total)
+        return Progress("embedding", *self._embedded)
 
     def all_notes(self) -> list[str]:
         """What the user should know."""
         notes = [*self.notes, *self._notes_of_update]
+        if self._view is not None and self._is_updating:
+            done, total = self._embedded
+            of = f": {done:,} of {total:,}" if total else " are looked for"
+            notes.append(f"New images of the folder{of}. What is indexed already can be searched meanwhile.")
         if self.is_measuring:
             notes.append("Measuring what scores mean in this collection: confidences are shown when it is done.")
-        skipped = [] if self._view is None else self._view.index.status().skipped
-        if skipped:
-            notes.append(f"{len(skipped)} files could not be read and are left out.")
+        if skipped := self._count_skipped():
+            what = "1 file is" if skipped == 1 else f"{skipped:,} files are"
+            notes.append(f"{what} left out, as they cannot be read: `clipalign status` says why.")
         return notes
+
+    def _count_skipped(self) -> int:
+        with contextlib.suppress(ClipAlignError):
+            return 0 if self._view is None else len(self._view.index.status().skipped)
+        return 0
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit embeddings `[Q, d]` of texts under the raw head."""
-        index = self.view.index
+        index: Any = self._index
         with self._model_lock:
             return index.encode_texts(texts)
 
     def encode_images(self, images: Sequence[Any]) -> NDArray[np.float32]:
         """Features `[Q, w]` of images before the projector."""
-        index = self.view.index
+        index: Any = self._index
         with self._model_lock:
             return index.encode_images(images)
 
@@ -216,13 +236,3 @@ def describe(progress: Progress) -> str:
     if not progress.total:
         return "Looking for images and loading the model …"
     return f"Embedding images: {progress.done:,} of {progress.total:,}. The page becomes searchable when it is done."
-
-
-def file_name(files: Files, number: int) -> str:
-    """The name of a file for people, below its folder."""
-    return files.names[number]
-
-
-def cache_folder(index_path: Path) -> Path:
-    """Where the thumbnails of an index lie."""
-    return index_path / "thumbnails"

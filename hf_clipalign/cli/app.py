@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import hf_clipalign
-from hf_clipalign.cli.command import Command, Commands, ResumingCommand
+from hf_clipalign.cli.command import Command, Commands, QueryCommand, ResumingCommand
 from hf_clipalign.cli.commands import (
     app_server,
+    benchmarks,
     compare,
     concepts,
     demo,
@@ -23,6 +24,7 @@ from hf_clipalign.cli.commands import (
     trim,
 )
 from hf_clipalign.cli.index_commands import duplicates, index, search, select, status, verify
+from hf_clipalign.cli.store_commands import import_folder
 
 app = typer.Typer(
     name="clipalign",
@@ -37,7 +39,12 @@ app = typer.Typer(
     add_completion=False,
 )
 
-_RESUMING = (concepts.concepts, discover.discover, embed.embed, findings.findings, index.index)
+_RESUMING = (
+    *(concepts.concepts, discover.discover, embed.embed, findings.findings, index.index),
+    import_folder.import_folder,
+)
+_CLASSES: dict[Any, Any] = {search.search: QueryCommand, **dict.fromkeys(_RESUMING, ResumingCommand)}
+_NAMES: dict[Any, str] = {import_folder.import_folder: "import"}
 
 for _command in (
     demo.demo,
@@ -50,6 +57,7 @@ for _command in (
     app_server.app,
     spectrum.spectrum,
     embed.embed,
+    import_folder.import_folder,
     evaluate.evaluate,
     compare.compare,
     concepts.concepts,
@@ -59,7 +67,9 @@ for _command in (
     export.export,
     push.push,
 ):
-    app.command(cls=ResumingCommand if _command in _RESUMING else Command)(_command)
+    app.command(_NAMES.get(_command), cls=_CLASSES.get(_command, Command))(_command)
+
+app.add_typer(benchmarks.group)
 
 
 def _show_version(wanted: bool) -> None:

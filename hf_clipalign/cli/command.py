@@ -16,6 +16,8 @@ from hf_clipalign.cli.names import misplaced_model
 
 _EARLIER_NAMES_OF_DATA = ("--data", "--dataset", "--images")
 _OTHER_NAMES = {"num_workers": "workers"}
+_LEADING_MINUS = re.compile(r"^-(?=\s*[\"“„”]|\s+\S|(?:\d+\.?\d*|\.\d+)\s*[*×])")
+_MINUS_HINT = ". To subtract words, write --not toy, or all of the query behind --, as in -- -toy +car."
 _ONLY_IN_PYTHON = re.compile(r",? or give \w+=(?=[.;,]|$)")
 
 
@@ -57,6 +59,20 @@ class Command(TyperCommand):
 def _listed(value: Any) -> list[str]:
     """The words of an argument, of which some take several."""
     return [str(part) for part in value or ()] if isinstance(value, (list, tuple, type(None))) else [str(value)]
+
+
+class QueryCommand(Command):
+    """Takes a line that begins with a minus for a query, `-"toy" + "red car"`, and not for options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, [_LEADING_MINUS.sub("−", argument) for argument in args])
+        except Exception as error:
+            # the class of errors has moved from click into Typer
+            is_unknown = type(error).__name__ == "NoSuchOption"
+            if is_unknown and not str(getattr(error, "option_name", "--")).startswith("--"):
+                error.message += _MINUS_HINT  # type: ignore[attr-defined]
+            raise
 
 
 class ResumingCommand(Command):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.names import is_built_in_data, is_built_in_model, is_model_folder, nearest_path
+from hf_clipalign.cli.names import is_built_in_data, is_built_in_model, is_model_folder, is_stored, nearest_path
 
 _STYLES = ("noto", "twemoji", "fluent")
 
@@ -48,25 +48,25 @@ def open_data(
     """The images or the features of that name.
 
     Args:
-        name (`str`): Folder, table, Hub id, features folder, or `mini:emoji`.
+        name (`str`): Folder, table, Hub id, folder or URL of features or embeddings, or `mini:emoji`.
         image_column (`str`, *optional*): Column with images.
         label_column (`str`, *optional*): Column with classes.
         split (`str`, *optional*): Split of a data set.
 
     Returns:
-        `FeatureStore` or `ImageSource`.
+        `FeatureStore`, `EmbeddingStore` or `ImageSource`.
 
     Raises:
         `ClipAlignError`: nothing can be opened by that name; the nearest one is suggested.
     """
     from hf_clipalign.data import from_dataset, load_mini, open_source
-    from hf_clipalign.features import FeatureStore
+    from hf_clipalign.features import open_store
 
     check_data(name)
     if is_built_in_data(name):
         return from_dataset(load_mini().emoji_subset(styles=_STYLES, novel=True), label_column=label_column or "name")
-    if (Path(name) / "features.json").is_file():
-        return FeatureStore.open(name)
+    if is_stored(name):
+        return open_store(name)
     try:
         return open_source(name, image_column=image_column, label_column=label_column, split=split)
     except ClipAlignError:

@@ -8,7 +8,14 @@ from typing import Any
 
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.names import BUILT_IN_MODELS, is_built_in_data, is_built_in_model, is_model_folder, nearest_path
+from hf_clipalign.cli.names import (
+    BUILT_IN_MODELS,
+    is_built_in_data,
+    is_built_in_model,
+    is_model_folder,
+    is_stored,
+    nearest_path,
+)
 from hf_clipalign.cli.options import warn
 
 _WHAT_TO_GIVE = (
@@ -41,10 +48,10 @@ def chosen_model(model: str | None, data: str | None = None) -> str:
     Raises:
         `ClipAlignError`: no model for data that are not built in; a misspelt folder; a folder of images.
     """
-    if model is None and data is not None and (Path(data) / "features.json").is_file():
-        from hf_clipalign.features import FeatureStore
+    if model is None and data is not None and is_stored(data):
+        from hf_clipalign.features import open_store
 
-        model = FeatureStore.open(data).model
+        model = open_store(data).model
     if model is None:
         if data is not None and is_built_in_data(data):
             return "mini:student"
@@ -109,12 +116,20 @@ def load(model: str, device: str = "cpu", with_processor: bool = True) -> tuple[
     path = _path(model)
     loaded = load_model(path)
     as_dual_encoder(loaded)
+    return on_device(loaded, device), load_processor(path) if with_processor else None
+
+
+def on_device(model: Any, device: str) -> Any:
+    """A model on the device that is meant by `--device`.
+
+    Raises:
+        `ClipAlignError`: there is no such device, or it has no room.
+    """
     device = chosen_device(device)
     try:
-        loaded = loaded.to(device)
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ClipAlignError(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
-    return loaded, load_processor(path) if with_processor else None
 
 
 def chosen_device(device: str) -> str:

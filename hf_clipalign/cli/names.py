@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hf_clipalign._checks.suggestions import nearest
 from hf_clipalign._io.masking import is_hub_id
+from hf_clipalign._io.urls import local_path
 
 BUILT_IN_DATA = "mini:emoji"
 BUILT_IN_MODELS = {f"mini{mark}{name}": name for name in ("student", "teacher") for mark in (":", "-")}
@@ -29,6 +30,12 @@ def is_model_folder(path: str | Path) -> bool:
     return any((Path(path) / name).is_file() for name in _MODEL_FILES)
 
 
+def is_stored(name: str) -> bool:
+    """Whether a name is that of features or embeddings: of a folder with their manifest, or a URL."""
+    path = local_path(name)
+    return path is None or any((path / file).is_file() for file in ("features.json", "embeddings.json"))
+
+
 def holds_index(path: str | Path) -> bool:
     """Whether a folder is one of an index."""
     return (Path(path) / "index.sqlite").is_file() or (Path(path) / "heads.safetensors").is_file()
@@ -37,6 +44,11 @@ def holds_index(path: str | Path) -> bool:
 def holds_features(path: str | Path) -> bool:
     """Whether a folder is one of features."""
     return (Path(path) / "features.json").is_file()
+
+
+def holds_embeddings(path: str | Path) -> bool:
+    """Whether a folder is one of embeddings."""
+    return (Path(path) / "embeddings.json").is_file()
 
 
 def is_foreign_page(path: Path) -> bool:

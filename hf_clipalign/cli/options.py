@@ -14,7 +14,7 @@ from rich.text import Text
 
 from hf_clipalign._checks.quoting import readable_name, short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.names import holds_features, holds_index, is_foreign_page, is_model_folder
+from hf_clipalign.cli.names import holds_embeddings, holds_features, holds_index, is_foreign_page, is_model_folder
 
 _PLAIN = frozenset(string.ascii_letters + string.digits + "_@%+=:,./- ")
 
@@ -22,8 +22,9 @@ console = Console(highlight=False, markup=False)
 """Where results go; square brackets stay what they are, as names and paths may hold them."""
 
 DATA_HELP = (
-    "Folder of images (class = sub-folder), CSV/TSV/parquet table, Hub id, features folder of `clipalign embed`, or "
-    "mini:emoji, the built-in images."
+    "Folder of images (class = sub-folder), of tars (WebDataset, img2dataset) or of parquet files, CSV/TSV/parquet "
+    "table, Hub id, folder or URL of features (`clipalign embed`) or embeddings (`clipalign import`), or mini:emoji, "
+    "the built-in images."
 )
 ModelOption = Annotated[
     str | None,
@@ -96,7 +97,12 @@ def folder_option(help_text: str, page: str | None = None, writes: str = "result
     return typer.Option("--out", help=help_text, callback=check)
 
 
-_KINDS = {"a model": is_model_folder, "an index": holds_index, "features": holds_features}
+_KINDS = {
+    "a model": is_model_folder,
+    "an index": holds_index,
+    "features": holds_features,
+    "embeddings": holds_embeddings,
+}
 
 
 def repo_option(repo_id: str | None) -> str | None:

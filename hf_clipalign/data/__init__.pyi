@@ -10,6 +10,7 @@ from .images.opening import ImageSource as ImageSource
 from .images.opening import from_dataset as from_dataset
 from .images.opening import from_table as from_table
 from .images.opening import image_folder as image_folder
+from .images.opening import image_tars as image_tars
 from .images.opening import open_source as open_source
 from .images.reader import read_image as read_image
 from .images.streams import ImageStream as ImageStream

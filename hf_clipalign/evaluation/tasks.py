@@ -15,6 +15,8 @@ from hf_clipalign.data import JudgedRetrieval
 from hf_clipalign.evaluation.classification import nearest_class_mean_logits
 from hf_clipalign.evaluation.heads import Head
 from hf_clipalign.features.in_memory import Features
+from hf_clipalign.features.interchange.embeddings import EmbeddingStore
+from hf_clipalign.features.rows import not_features
 from hf_clipalign.metrics import (
     mean_per_class_accuracy,
     retrieval_metrics,
@@ -215,6 +217,8 @@ def class_labels(features: Features) -> np.ndarray:
         ((24,), 12)
         ```
     """
+    if isinstance(features, EmbeddingStore):
+        raise not_features(str(features.folder))
     if features.labels is None:
         raise ClipAlignError(
             "these features have no labels: give a folder with one sub-folder per class, or name the label column."

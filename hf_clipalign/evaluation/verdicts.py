@@ -10,6 +10,8 @@ import torch
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.metrics import paired_bootstrap
 
+_FEWEST_DIFFERING = 6  # 2 · 0.5⁵ > 0.05 > 2 · 0.5⁶
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -20,6 +22,8 @@ class Verdict:
         low (`float`), high (`float`): its 95 % bootstrap interval over the images.
         n_images (`int`): how many images.
         teacher (`str`, *optional*): what stood in for labels: a model, whose opinion is not the truth.
+        n_differing (`int`, *optional*): images that only one of the two is right on. With fewer than 6 no sign test
+            rejects chance at 5 %, whatever the bootstrap says.
 
     Example:
         ```python
@@ -33,10 +37,13 @@ class Verdict:
     high: float
     n_images: int
     teacher: str | None = None
+    n_differing: int | None = None
 
     @property
     def outcome(self) -> str:
-        """`"better"`, `"worse"`, or `"not told apart"`: the interval holds 0."""
+        """`"better"`, `"worse"`, or `"not told apart"`: the interval holds 0, or too few images differ."""
+        if self.n_differing is not None and self.n_differing < _FEWEST_DIFFERING:
+            return "not told apart"
         if self.low > 0:
             return "better"
         return "worse" if self.high < 0 else "not told apart"
@@ -46,6 +53,9 @@ class Verdict:
         named = "" if self.teacher == "teacher" else f" {self.teacher}"  # the built-in one's folder has that name
         what = "accuracy" if self.teacher is None else f"agreement with the teacher{named}"
         caveat = "" if self.teacher is None else " Without labels this is agreement only, not accuracy."
+        excludes_zero = self.low > 0 or self.high < 0
+        if excludes_zero and self.outcome == "not told apart":
+            caveat = f" They differ on {self.n_differing} images only, too few to tell.{caveat}"
         interval = f"95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}"
         return (
             f"On {self.n_images:,} held-out images the adapter is {words[self.outcome]} the plain student: {what} "
@@ -78,7 +88,7 @@ def paired_verdict(adapted: Any, plain: Any, targets: Any, teacher: str | None =
     """
     scores = [_right(torch.as_tensor(logits), torch.as_tensor(targets)) for logits in (adapted, plain)]
     difference, low, high = paired_bootstrap(scores[0], scores[1], seed=seed)
-    return Verdict(difference, low, high, len(scores[0]), teacher)
+    return Verdict(difference, low, high, len(scores[0]), teacher, int((scores[0] != scores[1]).sum()))
 
 
 def _right(logits: torch.Tensor, targets: torch.Tensor) -> Any:

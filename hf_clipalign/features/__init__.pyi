@@ -5,6 +5,13 @@ from .in_memory import Features as Features
 from .in_memory import extract_image_features as extract_image_features
 from .in_memory import extract_text_features as extract_text_features
 from .in_memory import project_image_features as project_image_features
+from .interchange.clip_retrieval import export_clip_retrieval as export_clip_retrieval
+from .interchange.clip_retrieval import import_clip_retrieval as import_clip_retrieval
+from .interchange.copying import copy_store as copy_store
+from .interchange.embeddings import EmbeddingStore as EmbeddingStore
+from .interchange.embeddings import open_store as open_store
+from .interchange.embeddings import project_store as project_store
+from .interchange.tables import export_table as export_table
 from .labelled_embeddings import LabelledEmbeddings as LabelledEmbeddings
 from .labelled_embeddings import backbone_hash as backbone_hash
 from .store import FeatureStore as FeatureStore

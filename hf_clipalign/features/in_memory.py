@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ class Features:
             `ClipAlignError`: the folder holds no features, or a file is damaged.
         """
         store = open_features(folder)
-        return gathered(store.manifest, list(all_rows(store)))
+        return collected(store.manifest, all_rows(store))
 
 
 def gathered(manifest: Mapping[str, Any], parts: Sequence[Rows]) -> Features:
@@ -115,15 +115,27 @@ def gathered(manifest: Mapping[str, Any], parts: Sequence[Rows]) -> Features:
         manifest (`Mapping`): the store's.
         parts (`Sequence[Rows]`): some of its shards, in order.
     """
-    labels = [part.labels for part in parts if part.labels is not None]
-    width, labelled = manifest["width"], len(labels) == len(parts) and bool(parts)
+    return collected({**manifest, "n_rows": sum(len(part.ids) for part in parts)}, parts)
+
+
+def collected(manifest: Mapping[str, Any], parts: Iterable[Rows]) -> Features:
+    """All rows of a store as one copy in memory, of whose shards one at a time is held beside it."""
+    values = torch.empty(manifest["n_rows"], manifest["width"])
+    ids: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    labels: list[np.ndarray] | None = []
+    for part in parts:
+        values[len(ids) : len(ids) + len(part.ids)] = part.values
+        ids += part.ids
+        skipped += part.skipped
+        labels = None if labels is None or part.labels is None else [*labels, part.labels.numpy().copy()]
     return Features(
-        values=torch.cat([torch.empty(0, width), *(part.values for part in parts)]),
+        values=values,
         modality=manifest["modality"],
-        ids=[name for part in parts for name in part.ids],
-        labels=torch.cat(labels).numpy() if labelled else None,
+        ids=ids,
+        labels=np.concatenate(labels) if labels else None,
         class_names=manifest["class_names"],
-        skipped=[entry for part in parts for entry in part.skipped],
+        skipped=skipped,
         model=manifest["model"]["name"],
     )
 

@@ -95,7 +95,7 @@ class LabelledEmbeddings:
         """Features that `clipalign embed` or `extract_to_store` wrote, through the model's own projector.
 
         Args:
-            store (`FeatureStore`, `str` or `Path`): image features.
+            store (`FeatureStore`, `str` or `Path`): image features; a URL of fsspec is read shard by shard, once.
             labels (`FindingLabels`): joined by id; leading folders that one side lacks are left out.
             model (`PeftModel`, `nn.Module` or `DualEncoder`): the backbone that made the features.
             partial (`bool`, *optional*, defaults to `False`): drop labels without features instead of raising. Images
@@ -117,11 +117,7 @@ class LabelledEmbeddings:
             )
         unread = {name for name, _ in store.skipped}
         rows, kept = matched_rows(store.ids, labels, str(store.folder), unread, partial)
-        embeds = torch.empty(len(rows), encoder.embed_dim)
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            block = store.values(rows[start : start + _BLOCK_ROWS])[:, :width]
-            embeds[start : start + len(block)] = _projected(encoder, block)
-        return cls(embeds, labels.select(kept), store.manifest["model"]["weights"])
+        return cls(_embeds(store, rows, encoder), labels.select(kept), store.manifest["model"]["weights"])
 
     @classmethod
     def from_file(cls, path: str | Path, labels: FindingLabels, partial: bool = False) -> LabelledEmbeddings:
@@ -236,6 +232,18 @@ def _without_common_folders(wanted: list[str], known: dict[str, int]) -> list[st
         if any(name in known for name in shorter):
             return shorter if len(set(shorter)) == len(shorter) else wanted
     return wanted
+
+
+def _embeds(store: FeatureStore, rows: np.ndarray, encoder: DualEncoder) -> Tensor:
+    """The embeddings `[R, d]` of some rows of a store, each of whose shards is read once."""
+    embeds = torch.empty(len(rows), encoder.embed_dim)
+    for start, part in store.parts():
+        places = np.flatnonzero((rows >= start) & (rows < start + len(part.ids)))
+        for first in range(0, len(places), _BLOCK_ROWS):
+            chosen = torch.from_numpy(places[first : first + _BLOCK_ROWS])
+            block = part.values[torch.from_numpy(rows)[chosen] - start][:, : encoder.vision_dim]
+            embeds[chosen] = _projected(encoder, block)
+    return embeds
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +20,11 @@ from torch import Tensor
 from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import natural
+from hf_clipalign._io.urls import shown_place
 from hf_clipalign.backbones import DualEncoder, as_dual_encoder, weights_hash
 from hf_clipalign.features.storage.folder import ShardFolder, folder_lock
 from hf_clipalign.features.storage.manifest import Column, Kind, differences, is_earlier
+from hf_clipalign.features.storage.remote import open_folder
 from hf_clipalign.features.storage.shards import Shard
 from hf_clipalign.inversion.image import ovi
 from hf_clipalign.inversion.optimisation import InversionOutput, check_targets, join_outputs
@@ -146,7 +148,8 @@ def read_inversions(folder: str | Path) -> tuple[list[str], InversionOutput]:
     """Ids and inversions of a finished folder, in the order of the items; `losses` is the mean over all items.
 
     Args:
-        folder (`str` or `Path`): what `invert_to_store` wrote.
+        folder (`str` or `Path`): what `invert_to_store` wrote, on a disk or behind a URL of fsspec. All of it is held
+            in memory; see `inversion_blocks`.
 
     Returns:
         `(list[str], InversionOutput)`: N ids and N inversions.
@@ -163,21 +166,44 @@ def read_inversions(folder: str | Path) -> tuple[list[str], InversionOutput]:
         (['0', '1', '2', '3'], torch.Size([4, 128]))
         ```
     """
-    folder = Path(folder)
-    shards = ShardFolder.open(folder, INVERSIONS)
+    content = list(inversion_blocks(folder))
+    return [name for names, _ in content for name in names], join_outputs([output for _, output in content])
+
+
+def inversion_blocks(folder: str | Path) -> Iterator[tuple[list[str], InversionOutput]]:
+    """Ids and inversions of a finished folder, shard by shard: memory does not grow with their number.
+
+    Args:
+        folder (`str` or `Path`): what `invert_to_store` wrote, on a disk or behind a URL of fsspec.
+
+    Returns:
+        An iterator of `(list[str], InversionOutput)`, in the order of the items.
+
+    Raises:
+        `ClipAlignError`: the folder holds no inversions, or shards are missing.
+
+    Example:
+        ```python
+        >>> from hf_clipalign.inversion import inversion_blocks, invert_to_store
+        >>> options = {"processor": processor, "steps": 2, "shard_size": 3}
+        >>> folder = invert_to_store("inversions-of-four", "oti", model, embeds[:4], **options)
+        >>> [output.features.shape for _, output in inversion_blocks(folder)]
+        [torch.Size([3, 128]), torch.Size([1, 128])]
+        ```
+    """
+    shards, name = open_folder(folder, INVERSIONS), shown_place(folder)
     if shards is None:
-        raise ClipAlignError(f"{str(folder)!r} holds no inversions: make them with invert_to_store.")
+        raise ClipAlignError(f"{name!r} holds no inversions: make them with invert_to_store.")
     _refuse_earlier(shards)
     n_shards = -(-shards.manifest["data"]["items"] // shards.manifest["shard_size"])
     problems = {shards.file(index).name: problem for index in range(n_shards) if (problem := shards.problem(index))}
     if problems:
-        name, problem = next(iter(problems.items()))
+        first, problem = next(iter(problems.items()))
         raise ClipAlignError(
-            f"{len(problems)} of {n_shards} shards in {str(folder)!r} are missing or damaged (first {name}: "
-            f"{problem}): call invert_to_store again with the same arguments, it makes these only."
+            f"{len(problems)} of {n_shards} shards in {name!r} are missing or damaged (first {first}: {problem}): "
+            "call invert_to_store again with the same arguments, it makes these only."
         )
-    content = [_outputs(shards.read(index)) for index in range(n_shards)]
-    return [name for names, _ in content for name in names], join_outputs([output for _, output in content])
+    return (_outputs(shards.read(index)) for index in range(n_shards))
 
 
 def _description(
@@ -229,8 +255,8 @@ def _opened(folder: Path, description: dict[str, Any]) -> ShardFolder | None:
 def _refuse_earlier(shards: ShardFolder) -> None:
     if is_earlier(shards.manifest):
         raise ClipAlignError(
-            f"the inversions in {str(shards.path)!r} were written by an earlier version of hf_clipalign, without what "
-            f"proves them. {INVERSIONS.restart}."
+            f"the inversions in {str(shards.place)!r} were written by an earlier version of hf_clipalign, without "
+            f"what proves them. {INVERSIONS.restart}."
         )
 
 

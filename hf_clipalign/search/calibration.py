@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._checks.numbers import check_integer, check_number
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._checks.sequences import as_positions
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import BadJson, checked_json, natural, number
@@ -120,7 +121,7 @@ class Calibration:
         numbers = np.arange(len(gallery)) if same is None else np.asarray(same)
         if numbers.shape != (len(gallery),):
             raise ClipAlignError(
-                f"same has shape {numbers.shape} for {len(gallery)} images: give one number for each."
+                f"same has shape {numbers.shape} for {counted(len(gallery), 'image')}: give one number for each."
             )
         asked = [check_integer("ranks", rank) for rank in ranks if rank < len(gallery)]
         searches = list(_searches(gallery, queries, positions, numbers, max([*asked, 1]) + 1))

@@ -9,15 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._checks.numbers import check_integer, check_number
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.search.answers.calibrating import GROWN
 from hf_clipalign.search.answers.collection import Collection
 from hf_clipalign.search.answers.filters import Filter
-from hf_clipalign.search.answers.hits import NO_MATCH, Answer, Hit
+from hf_clipalign.search.answers.hits import NO_MATCH, STANDS_OUT, Answer, Hit
 from hf_clipalign.search.answers.vectors import AskedQuery, ask
+from hf_clipalign.search.answers.word_null import WordNull
 from hf_clipalign.search.calibration import FEWEST_IMAGES, Calibration
+from hf_clipalign.search.heads import RAW
 from hf_clipalign.search.query import Query
 from hf_clipalign.search.sidecars.choice import neighbours
 
+_QUERIES_PER_PASS = 1000
 _SAME = 1 - 2e-6
 """The cosine of equal embeddings, within rounding: to the model the images are the same, whatever a sample says."""
 
@@ -36,11 +41,12 @@ def search(
 
     Args:
         collection (`Collection`): an `ImageIndex`.
-        queries (`Sequence[Query]`): what to look for; they share one pass over the collection.
+        queries (`Sequence[Query]`): what to look for; 1,000 at a time share one pass over the collection, which is one
+            matrix product for each block of images.
         where (`Filter` or `Mapping`, *optional*): which files may be found.
         top_k (`int`, *optional*, defaults to `8`): the most hits of a query.
         offset (`int`, *optional*, defaults to `0`): how many of the best to leave out, for the next page.
-        min_confidence (`float`, *optional*): leave out hits whose confidence is below, between 0 and 1.
+        min_confidence (`float`, *optional*): leave out hits whose confidence is below, between 0 and 1; see `Hit`.
         include_self (`bool`, *optional*, defaults to `False`): let a file of the collection find itself.
 
     Returns:
@@ -67,7 +73,11 @@ def search(
         return [Answer([], str(query), note=f"{NO_MATCH}: the index holds no images.") for query in queries]
     kept = None if condition.is_empty else condition.mask(collection.files)
     wish = _Wish(kept, offset, offset + top_k, min_confidence, include_self)
-    asked = ask(collection, queries)
+    passes = [queries[start : start + _QUERIES_PER_PASS] for start in range(0, len(queries), _QUERIES_PER_PASS)]
+    return [answer for part in passes for answer in _of_all_heads(collection, ask(collection, part), wish)]
+
+
+def _of_all_heads(collection: Collection, asked: Sequence[AskedQuery], wish: _Wish) -> list[Answer]:
     answers: dict[int, Answer] = {}
     for head in sorted({one.head for one in asked}):
         places = [place for place, one in enumerate(asked) if one.head == head]
@@ -93,18 +103,23 @@ def _answers(collection: Collection, head: str, asked: Sequence[AskedQuery], wis
         allowed = np.zeros(len(collection.embeddings(head)), bool)
         allowed[collection.files.images[wish.kept]] = True
     more = 0 if wish.include_self else max(len(one.rows) for one in asked)
-    calibration = getattr(collection, "calibration", lambda head: None)(head)
-    depth = max(wish.stop, 0 if calibration is None else calibration.reference_rank)
+    confidence = _Confidence(collection, head)
+    depth = max(wish.stop, confidence.depth)
     n_searched = max(1, len(collection.embeddings(head)) if allowed is None else int(allowed.sum()))
     found = neighbours(collection, head, np.stack([one.vector for one in asked]), depth + more, allowed)
+    rarities = confidence.of_words(asked, found.neighbours.scores)
     answers = []
-    for one, rows, scores in zip(asked, *found.neighbours, strict=True):
+    for place, (one, rows, scores) in enumerate(zip(asked, *found.neighbours, strict=True)):
         hidden = {-1} if wish.include_self else {-1, *one.rows}
         ranked = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row not in hidden]
-        confidences = _confidences(calibration, one, [score for _, score in ranked], n_searched)
+        confidences = rarities.get(place)
+        if confidences is None:
+            confidences = confidence.of_image(one, [score for _, score in ranked], n_searched)
         hits = _hits(collection, one, ranked[: wish.stop], wish, confidences)
-        note = " ".join(filter(None, [found.note, "" if hits else _why_none(wish, one)]))
-        answers.append(Answer(hits, str(one.query), head, found.method, note))
+        stale = "" if confidences is None else confidence.staleness(place in rarities)
+        note = " ".join(filter(None, [found.note, stale, "" if hits else _why_none(wish, one)]))
+        measure = STANDS_OUT if place in rarities else "confidence"
+        answers.append(Answer(hits, str(one.query), head, found.method, note, measure))
     return answers
 
 
@@ -143,26 +158,57 @@ def confidences_of(calibration: Calibration, scores: NDArray[np.float32], n_sear
     return np.where(scores >= _SAME, 1.0, calibration.confidence(scores, n_searched)).tolist()
 
 
-def _confidences(
-    calibration: Calibration | None, asked: AskedQuery, scores: Sequence[float], n_searched: int
-) -> list[float] | None:
-    """Probability of a true match for each score; None for combined queries, whose scores have another scale."""
-    if calibration is None or not (asked.query.is_single and asked.query.is_visual):
-        return None
-    return confidences_of(calibration, np.asarray(scores, np.float32), n_searched)
+class _Confidence:
+    """What is known of the scores of a head: of one image by its calibration, of words by unrelated texts."""
+
+    def __init__(self, collection: Collection, head: str) -> None:
+        self.calibration: Calibration | None = getattr(collection, "calibration", lambda head: None)(head)
+        self.null: WordNull | None = getattr(collection, "word_null", lambda: None)() if head == RAW else None
+        self.embeddings = collection.embeddings(head)
+
+    @property
+    def depth(self) -> int:
+        """How many hits of a query it reads."""
+        return 0 if self.calibration is None else self.calibration.reference_rank
+
+    def staleness(self, is_of_words: bool) -> str:
+        """What to say where it was measured on far fewer images."""
+        measured = getattr(self.null if is_of_words else self.calibration, "n_gallery", None)
+        if measured is None or len(self.embeddings) <= GROWN * measured:
+            return ""
+        python = "index.measure_words()" if is_of_words else "index.calibrate()"
+        return (
+            f"The confidence was measured when the index held {counted(measured, 'image')}: run `clipalign index` on "
+            f"it, or {python}."
+        )
+
+    def of_words(self, asked: Sequence[AskedQuery], scores: NDArray[np.float32]) -> dict[int, list[float]]:
+        """For each hit of queries by words the share of unrelated texts that stand out less, by place of the query."""
+        places = [place for place, one in enumerate(asked) if one.query.is_single and not one.query.is_visual]
+        if self.null is None or not places:
+            return {}
+        texts = np.stack([asked[place].vector for place in places])
+        found = self.null.rarity_of_hits(self.embeddings, texts, scores[places])
+        return dict(zip(places, found.tolist(), strict=True))
+
+    def of_image(self, asked: AskedQuery, scores: Sequence[float], n_searched: int) -> list[float] | None:
+        """Probability of a true match for each score; None for combined queries, whose scores have another scale."""
+        if self.calibration is None or not (asked.query.is_single and asked.query.is_visual):
+            return None
+        return confidences_of(self.calibration, np.asarray(scores, np.float32), n_searched)
 
 
 def _no_confidence(collection: Collection, asked: AskedQuery) -> str:
-    if not (asked.query.is_single and asked.query.is_visual):
+    if not asked.query.is_single:
         return (
-            f"min_confidence is for queries by one image, not for {asked.query}: leave it out, scores of words and of "
+            f"min_confidence is for queries by one image or by words, not for {asked.query}: leave it out, scores of "
             "combined queries have no confidence."
         )
     n_images = len(collection.embeddings(asked.head))
     if n_images < FEWEST_IMAGES:
         return (
-            f"the index holds {n_images} images, too few for a confidence, which takes {FEWEST_IMAGES}: leave out "
-            "min_confidence."
+            f"the index holds {counted(n_images, 'image')}, too few for a confidence, which takes {FEWEST_IMAGES}: "
+            "leave out min_confidence."
         )
     return "the index has no calibration, which min_confidence needs: run `clipalign index` on it again."
 
@@ -170,11 +216,16 @@ def _no_confidence(collection: Collection, asked: AskedQuery) -> str:
 def _why_none(wish: _Wish, asked: AskedQuery) -> str:
     if wish.kept is not None and not wish.kept.any():
         return f"{NO_MATCH}: no file meets the conditions."
-    if wish.min_confidence is not None:
+    if wish.min_confidence is not None and asked.query.is_visual:
         return f"{NO_MATCH}: no image reaches a confidence of {100 * wish.min_confidence:g} %."
+    if wish.min_confidence is not None:
+        share = 100 * (1 - wish.min_confidence)
+        return f"{NO_MATCH}: more than {share:.3g} % of unrelated texts find an image that stands out as much."
     if asked.rows and not wish.include_self and not wish.start:
         return f"{NO_MATCH}: there is no other image."
-    return f"{NO_MATCH}: there are no more than {wish.start} images." if wish.start else f"{NO_MATCH}."
+    if wish.start:
+        return f"{NO_MATCH}: there {'is' if wish.start == 1 else 'are'} no more than {counted(wish.start, 'image')}."
+    return f"{NO_MATCH}."
 
 
 class Searching:

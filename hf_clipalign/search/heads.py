@@ -1,4 +1,4 @@
-"""The heads of an index: projectors that turn stored features into embeddings, block by block."""
+"""The heads of an index, and the stored features that they turn into embeddings."""
 
 from __future__ import annotations
 
@@ -115,22 +115,21 @@ class Heads:
 
 
 class IndexRows:
-    """Unit embeddings of an index, computed from the mapped shards where they are asked for.
+    """The stored features of an index, read from the mapped shards where they are asked for.
 
     Args:
         folder (`Path`): the index.
         files (`Sequence[str]`): file names of the shards.
         shard (`np.ndarray [N]`): for each row the position of its shard in `files`, ascending.
         place (`np.ndarray [N]`): its row there, ascending in each shard.
-        matrix (`np.ndarray [k, w]`, *optional*): the head. None: the stored features themselves, as they are.
-        width (`int`): of the stored features.
+        width (`int`): of the stored features, w.
 
     Example:
         ```python
         >>> from hf_clipalign.search import ImageIndex
         >>> index = ImageIndex.open("photos.index")
-        >>> index.embeddings("raw").read(0, 2).shape
-        (2, 128)
+        >>> index.features().read(0, 2).shape[0]
+        2
         ```
     """
 
@@ -140,20 +139,17 @@ class IndexRows:
         files: Sequence[str],
         shard: NDArray[np.int64],
         place: NDArray[np.int64],
-        matrix: NDArray[np.float32] | None,
         width: int,
     ) -> None:
         self._folder, self._files, self._shard, self._place = folder, list(files), shard, place
-        self._matrix = None if matrix is None else np.ascontiguousarray(matrix.T, dtype=np.float32)
-        self._stored = width
-        self.width = width if matrix is None else int(matrix.shape[0])
+        self.width = width
         self._values: Callable[[int], NDArray[np.float32]] = lru_cache(_OPEN_SHARDS)(self._mapped)
 
     def __len__(self) -> int:
         return len(self._shard)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows `start` to `stop`, float32 of unit length.
+        """Rows `start` to `stop`, float32.
 
         Raises:
             `ClipAlignError`: a shard is missing or damaged.
@@ -164,20 +160,20 @@ class IndexRows:
         first, last = int(self._shard[start]), int(self._shard[stop - 1])
         cuts = [start, *(np.searchsorted(self._shard, np.arange(first + 1, last + 1), "left").clip(start, stop)), stop]
         parts = [self._piece(int(a), int(b)) for a, b in pairwise(cuts) if b > a]
-        return self._embedded(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float32)
 
     def take(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """The rows of these positions in this order."""
         index = np.asarray(index, dtype=np.int64)
-        values = np.empty((len(index), self._stored), np.float32)
+        values = np.empty((len(index), self.width), np.float32)
         shard = self._shard[index]
         for number in np.unique(shard):
             chosen = shard == number
             values[chosen] = self._values(int(number))[self._place[index[chosen]]]
-        return self._embedded(values)
+        return values
 
     def scores(self, queries: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
-        """Dot products of queries `[Q, k]` with rows `start` to `stop`, `[Q, stop - start]`."""
+        """Dot products of queries `[Q, w]` with rows `start` to `stop`, `[Q, stop - start]`."""
         return queries @ self.read(start, stop).T
 
     def _piece(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -191,11 +187,6 @@ class IndexRows:
             return values[first : last + 1]
         return values[self._place[start:stop]]
 
-    def _embedded(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._matrix is None:
-            return np.asarray(values, dtype=np.float32)
-        return unit(values @ self._matrix)
-
     def _mapped(self, number: int) -> NDArray[np.float32]:
         path = self._folder / self._files[number]
         try:
@@ -203,17 +194,10 @@ class IndexRows:
                 raise DamagedShard("it is missing")
             with explained_read(path):
                 values = mapped_arrays(path)["values"]
-            if values.ndim != 2 or values.shape[1] != self._stored:
+            if values.ndim != 2 or values.shape[1] != self.width:
                 raise DamagedShard("its features have another width")
             return values
         except (DamagedShard, KeyError) as damage:
             raise ClipAlignError(
                 f"{str(path)!r} is damaged ({damage}): mend it with `clipalign index --repair` or update(repair=True)."
             ) from None
-
-
-def unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows scaled to unit length in place; rows of zeros stay zero."""
-    norms = np.sqrt(np.einsum("nk,nk->n", values, values, dtype=np.float64))
-    values /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None].astype(np.float32)
-    return values

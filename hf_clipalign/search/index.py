@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._checks.numbers import check_integer
-from hf_clipalign._checks.quoting import printable
+from hf_clipalign._checks.quoting import counted, printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_write
-from hf_clipalign.search.answers.calibrating import Calibrating
+from hf_clipalign.search.answers.calibrating import STALE, Calibrating
+from hf_clipalign.search.answers.texts import prepare_texts
+from hf_clipalign.search.answers.word_measuring import WordMeasuring
 from hf_clipalign.search.collection.changes import UpdateReport
-from hf_clipalign.search.collection.creation import checked_roots, chosen_head, locked, opened_heads
+from hf_clipalign.search.collection.creation import (
+    checked_roots,
+    chosen_head,
+    index_folder,
+    locked,
+    opened_heads,
+)
 from hf_clipalign.search.collection.maintenance import compacted, repaired
 from hf_clipalign.search.collection.manifest import Manifest, next_generation, put_setting
 from hf_clipalign.search.collection.models import INDEXED, LoadedModel, reader_version
 from hf_clipalign.search.collection.scanning import ignore_rule
+from hf_clipalign.search.collection.status import Status
 from hf_clipalign.search.collection.stored import StoredImages
 from hf_clipalign.search.collection.updating import Update
 from hf_clipalign.search.duplicates import DuplicatePairs, near_duplicates
 from hf_clipalign.search.engine import Searching
 from hf_clipalign.search.heads import Heads
+from hf_clipalign.search.sidecars.choice import prepare as prepared
+from hf_clipalign.search.sidecars.choice import sidecar_states
 
 
-class ImageIndex(StoredImages, Searching, Calibrating):
+class ImageIndex(StoredImages, Searching, Calibrating, WordMeasuring):
     """An index of the images below one or several folders. Make one with `create`, get one with `open`.
 
     It keeps the features before the projector, so that any head and band can be chosen when it is asked. Images are
@@ -77,7 +89,7 @@ class ImageIndex(StoredImages, Searching, Calibrating):
         Args:
             folder (path or sequence of paths): the folders to index, with all that lies below them.
             model (`str`, `Path`, `nn.Module` or `DualEncoder`): a checkpoint folder, a Hub id, or a model.
-            path (`str` or `os.PathLike`): where the index is to be: a new folder.
+            path (`str` or `os.PathLike`): where the index is to be: a new folder on a disk of this machine.
             processor (`ProcessorMixin` or image processor, *optional*): loaded from the model's name by default.
             model_name (`str`, *optional*): what to load the model by later. Default: where it was loaded from.
             head (`"auto"`, `"raw"` or `(k_top, k_bottom)`, *optional*, defaults to `"auto"`): the band of the aligned
@@ -92,7 +104,7 @@ class ImageIndex(StoredImages, Searching, Calibrating):
             `ClipAlignError`: the folder is missing, two folders overlap, there is an index already, or the model
                 cannot be loaded.
         """
-        target, roots = Path(path), checked_roots(folder)
+        target, roots = index_folder(path), checked_roots(folder)
         patterns = [ignore] if isinstance(ignore, str) else list(ignore)
         ignore_rule(patterns)
         sizes = {"shard_size": check_integer("shard_size", shard_size)}
@@ -125,10 +137,21 @@ class ImageIndex(StoredImages, Searching, Calibrating):
         Raises:
             `ClipAlignError`: the folder holds no index, one of a newer format, or one that cannot be read.
         """
-        return cls(Path(path), opened_heads(Path(path)))
+        target = index_folder(path)
+        return cls(target, opened_heads(target))
 
     def __repr__(self) -> str:
-        return f"ImageIndex({printable(str(self.path))!r}, {len(self):,} images)"
+        return f"ImageIndex({printable(str(self.path))!r}, {counted(len(self), 'image')})"
+
+    def status(self) -> Status:
+        """What the index holds, how it is searched, and what is known of its scores."""
+        return replace(
+            super().status(),
+            levels=sidecar_states(self),
+            confidence=self.confidence_states(),
+            words=self.word_state(),
+            head_choice=self.head_choice,
+        )
 
     def put_setting(self, name: str, value: Any) -> None:
         """Stores a value of JSON in the index, or removes it (None).
@@ -178,20 +201,27 @@ class ImageIndex(StoredImages, Searching, Calibrating):
         model: Any = None,
         processor: Any = None,
         repair: bool = False,
+        prepare: bool = True,
         batch_size: int = 64,
         num_workers: int | None = None,
-        progress: bool = True,
+        progress: bool | Callable[[int, int], None] = True,
     ) -> UpdateReport:
         """Brings the index up to date with its folders: only images whose content is new are embedded.
+
+        What a large index is searched with follows (`prepare`). What its scores mean is not measured again, since that
+        embeds some images several times: a note of the report says when `calibrate` is due, and so do answers.
 
         Args:
             model (`str`, `Path`, `nn.Module` or `DualEncoder`, *optional*): the model of the index, if it cannot be
                 loaded by its name.
             processor (`ProcessorMixin` or image processor, *optional*): of that model.
             repair (`bool`, *optional*, defaults to `False`): mend what `verify` finds, and try skipped files again.
+            prepare (`bool`, *optional*, defaults to `True`): bring levels for large indexes up to date, and prove the
+                short way of words if the model had to be loaded.
             batch_size (`int`, *optional*, defaults to `64`): images per pass.
             num_workers (`int`, *optional*): processes that read images. Default: as in `extract_to_store`.
-            progress (`bool`, *optional*, defaults to `True`): show a progress bar on a terminal.
+            progress (`bool` or `Callable`, *optional*, defaults to `True`): show a progress bar on a terminal; or a
+                function that is called after each pass with how many new images are done, and of how many.
 
         Returns:
             `UpdateReport`.
@@ -212,7 +242,18 @@ class ImageIndex(StoredImages, Searching, Calibrating):
             report.notes += [f"mended: {problem}" for problem in mended]
             compacted(self._manifest, self.description, when_due=True)
         self.refresh()
+        if prepare:
+            report.notes += self._prepared()
         return report
+
+    def _prepared(self) -> list[str]:
+        """Brings up to date what follows from the features; what was done or is to be done, one line each."""
+        if self._model is not None:
+            prepare_texts(self)
+        lines = prepared(self)
+        if any(state["state"] == STALE for state in [*self.confidence_states(), self.word_state()]):
+            lines.append("the confidence is stale: run `clipalign index`, or calibrate() and measure_words()")
+        return lines
 
     def compact(self) -> int:
         """Removes the features of deleted images from the disk; an update does it when a quarter is deleted.
@@ -248,7 +289,15 @@ class ImageIndex(StoredImages, Searching, Calibrating):
                 next_generation(connection)
         self.refresh()
 
-    def _updating(self, repair: bool, batch_size: int, num_workers: int | None, progress: bool) -> Update:
+    def known_band(self) -> tuple[int, int] | None:
+        """The band of an aligned model, or the published one of a known checkpoint; None for others.
+
+        Raises:
+            `ClipAlignError`: the model cannot be loaded or is another one.
+        """
+        return chosen_head(self._checked_model(), "auto")[1]
+
+    def _updating(self, repair: bool, batch_size: int, num_workers: int | None, progress: Any) -> Update:
         about = self.description
         return Update(
             manifest=self._manifest,

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, NamedTuple, Protocol
 
 from hf_clipalign._checks.quoting import printable, short
@@ -14,7 +15,13 @@ from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
 
 _OPERATORS = {"+": 1.0, "-": -1.0, "−": -1.0}
 _QUOTES = str.maketrans("“”„", '"""')
-_WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*[*×]\s*")
+_WEIGHT = re.compile(r"((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*[*×]\s*")
+_LEAST_WEIGHT, _MOST_WEIGHT = 1e-6, 1e6
+"""Beyond these, a sum of unit vectors is rounding."""
+_WEIGHT_BEHIND = re.compile(r"(.*\S)\s*[*×]\s*[\d.]+")
+_QUOTED = re.compile(r'"[^"]*"')
+_ONLY_NUMBERS = re.compile(r"[\W\d_]*")
+_SIGN_IN_FRONT, _SIGN_BEHIND = re.compile(r"[*×/^=%+−–—-]\s*$|\($"), re.compile(r"^\s*[*×/^=%+−–—-]|^\)")
 _MOST_CHARACTERS = 20_000
 _EMPTY = 'the query is empty: write what to look for, such as "a red car", or give an image.'
 
@@ -65,7 +72,7 @@ class Query:
         parts (`tuple[Part, ...]`): the summands; at least one.
 
     Raises:
-        `ClipAlignError`: no parts, empty words, or a weight that is 0 or not finite.
+        `ClipAlignError`: no parts, empty words, or a weight that is 0, beyond 1,000,000 or no number.
 
     Example:
         ```python
@@ -84,8 +91,7 @@ class Query:
         for part in self.parts:
             if part.kind == "words" and not str(part.value).strip():
                 raise ClipAlignError(_EMPTY)
-            if not 0 < abs(part.weight) < float("inf"):
-                raise ClipAlignError(f"the weight of {part} is {part.weight:g}: give a number above 0.")
+            _check_weight(part)
 
     def __str__(self) -> str:
         first = self.parts[0]
@@ -124,16 +130,17 @@ class Query:
     def parse(cls, text: str, files: _Findable | None = None) -> Query:
         """Reads one line: `a red car`, `"red car" - "toy" + photo.jpg`, `photo.jpg + 0.5*"snow"`.
 
-        Summands stand between `+` and `-`. In quotation marks they are words; a name with the ending of an image is a
-        file of the collection or of the disk. A line with neither is words, whatever signs it has; one that is the
-        name of a file as a whole is that image. No file is opened.
+        Summands stand between `+` and `-`, each with a weight in front if it is not 1. In quotation marks they are
+        words; a name with the ending of an image is a file of the collection or of the disk. A line with neither is
+        words, whatever signs it has; one that is the name of a file as a whole is that image. No file is opened.
 
         Args:
             text (`str`): the line.
             files (`Files`, *optional*): of the collection. Default: whole names are looked for on the disk only.
 
         Raises:
-            `ClipAlignError`: it is empty, a quotation mark is left open, or there is nothing beside a sign.
+            `ClipAlignError`: it is empty, a quotation mark is left open, there is nothing beside a sign, or signs and
+                quotation marks stand side by side in a way that means nothing, as in `nan*"red"`.
         """
         if not isinstance(text, str):
             raise ClipAlignError(f"the query is {short(text)}: give a text.")
@@ -145,7 +152,14 @@ class Query:
         if is_image_name(line) and '"' not in line and (os.path.isfile(line) or _holds(files, line)):
             return cls((Part("image", line),))
         terms = _terms(line)
-        if not any(term.is_quoted or is_image_name(term.body) for term in terms):
+        is_sum = any(term.is_quoted or is_image_name(term.body) for term in terms)
+        for term in terms:
+            if term.is_malformed(is_sum):
+                raise ClipAlignError(
+                    f"in the query {short(line)} the part {short(term.body)} cannot be read: write a sum as "
+                    '0.5*"snow" - "toy" + photo.jpg, or words without quotation marks.'
+                )
+        if not is_sum:
             return cls((Part("words", line),))
         return cls(tuple(_part(term, line) for term in terms))
 
@@ -163,7 +177,23 @@ class _Term(NamedTuple):
 
     @property
     def is_quoted(self) -> bool:
-        return len(self.body) > 1 and self.body[0] == self.body[-1] == '"' and '"' not in self.body[1:-1]
+        return _QUOTED.fullmatch(self.body) is not None
+
+    def is_malformed(self, is_in_sum: bool) -> bool:
+        """Whether it looks like arithmetic and is none; in a sum words without quotation marks have no weights."""
+        if self.is_quoted or is_image_name(self.body):
+            return False
+        behind = _WEIGHT_BEHIND.fullmatch(self.body)
+        if behind is not None and is_image_name(behind[1]):
+            return True
+        if is_in_sum or '"' not in self.body:
+            return is_in_sum and any(sign in self.body for sign in '*×"')
+        outside = _QUOTED.split(self.body)
+        return (
+            _ONLY_NUMBERS.fullmatch("".join(outside)) is not None
+            or any(_SIGN_IN_FRONT.search(piece) for piece in outside[:-1])
+            or any(_SIGN_BEHIND.search(piece) for piece in outside[1:])
+        )
 
 
 def is_image_name(text: str) -> bool:
@@ -189,8 +219,20 @@ def _terms(line: str) -> list[_Term]:
 
 
 def _stands_alone(line: str, place: int) -> bool:
-    """Whether a sign is no hyphen: it stands at the start, behind a space or behind a quotation mark."""
-    return place == 0 or line[place - 1].isspace() or line[place - 1] == '"'
+    """Whether a sign is no hyphen: it stands at the start, behind a space or beside a quotation mark."""
+    before, behind = line[place - 1 : place], line[place + 1 : place + 2]
+    return not before or before.isspace() or '"' in (before, behind)
+
+
+def _check_weight(part: Part) -> None:
+    weight: Any = part.weight
+    is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+    if not is_number or not _LEAST_WEIGHT < abs(weight) <= _MOST_WEIGHT:
+        shown = f"{abs(weight):g}" if is_number else short(weight)
+        raise ClipAlignError(
+            f"the weight of {part._name()} is {shown}: give a number above {_LEAST_WEIGHT:f}, at most "
+            f"{_MOST_WEIGHT:,.0f}."
+        )
 
 
 def _term(sign: float, text: str) -> _Term:

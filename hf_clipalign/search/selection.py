@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._checks.numbers import check_integer
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.search.exact import exact_neighbours
 from hf_clipalign.search.rows import as_rows, block_ranges
@@ -43,7 +44,7 @@ def select_diverse(embeddings: Any, n: int, *, seed: int = 0, first: int | None 
     """
     rows = as_rows(embeddings)
     if check_integer("n", n) > len(rows):
-        raise ClipAlignError(f"{n} rows cannot be selected from {len(rows)}.")
+        raise ClipAlignError(f"{counted(n, 'row')} cannot be selected from {len(rows):,}: give at most so many.")
     start = int(np.random.default_rng(seed).integers(len(rows))) if first is None else check_integer("first", first, 0)
     if start >= len(rows):
         raise ClipAlignError(f"first is {start}: rows go from 0 to {len(rows) - 1}.")
@@ -81,7 +82,7 @@ def outlier_scores(embeddings: Any, n_neighbours: int = 5) -> NDArray[np.float32
     """
     rows = as_rows(embeddings)
     if len(rows) < 2:
-        raise ClipAlignError(f"{len(rows)} image(s): an outlier needs others to lie apart from.")
+        raise ClipAlignError(f"{counted(len(rows), 'image')}: an outlier needs others to lie apart from.")
     count = min(check_integer("n_neighbours", n_neighbours), len(rows) - 1)
     scores = np.empty(len(rows), np.float32)
     for begin in range(0, len(rows), _QUERIES):

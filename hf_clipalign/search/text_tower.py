@@ -21,6 +21,13 @@ MODEL_FILE, TOKENIZER_FILE = "tower.onnx", "tokenizer.json"
 METADATA = "hf_clipalign_text"
 """Name of the entry of the ONNX file's metadata that describes the tower."""
 
+PROBES = (
+    *("a photo of a cat.", "A RED Car, at night!", "naïve café — déjà vu", "3.14 & 1,000 km/h", "two\tlines\nof text"),
+    *("don't  stop", "日本の城", "😀 emoji", "x"),
+    "an image with a great many words in its description, of which few help",
+)
+"""Texts on which a tower is compared with its model before it is trusted; those beyond the context are left out."""
+
 _FACTS = {"weights": str, "max_length": natural, "pad_id": natural, "full_length": bool, "width": natural}
 
 

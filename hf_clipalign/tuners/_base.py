@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import DualEncoder, Modality
+from hf_clipalign.tuners._beginnings import stand_ins
 from hf_clipalign.tuners._layers import (
     PIXEL_MASK_NAMES,
     PROMPT_STD,
@@ -28,7 +29,6 @@ from hf_clipalign.tuners._layers import (
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 BARE_TEMPLATE = "{}."
-_STAND_IN = "X"
 
 
 @dataclass
@@ -98,11 +98,6 @@ class ContextConfig(PromptConfig):
     def automatic_template(self) -> str:
         """The words of `ctx_init`, or one stand-in for each vector of a random context, and the class name."""
         return f"{self.ctx_init or stand_ins(self.n_ctx)} {BARE_TEMPLATE}"
-
-
-def stand_ins(n_ctx: int) -> str:
-    """Words for n context vectors in a prompt that a stock tokenizer reads: "X" is one token in every vocabulary."""
-    return " ".join([_STAND_IN] * n_ctx)
 
 
 @dataclass(frozen=True)
@@ -184,7 +179,7 @@ class PromptTuner(BaseTuner):
         layer = target if isinstance(target, PromptLayer) else self.wrap(target, site, encoder)
         self.fill(layer, adapter_name, site, peft_config, encoder)
         if isinstance(layer, TextPrompts) and site.index == 0:
-            layer.know_prompts(adapter_name, peft_config, _end_token(encoder))
+            layer.know_prompts(adapter_name, peft_config, _end_token(encoder), _tokenizer_name(peft_config, encoder))
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
         if site == Site("image", 0):
@@ -234,6 +229,11 @@ def _end_token(encoder: DualEncoder) -> int | None:
     if not encoder.causal_text:
         return None
     return encoder.true_end_token or getattr(encoder.config.text_config, "eos_token_id", None)
+
+
+def _tokenizer_name(config: Any, encoder: DualEncoder) -> str:
+    """Where the tokenizer of the prompts is looked for; empty where no place is known."""
+    return config.tokenizer_name_or_path or getattr(encoder.model, "name_or_path", "") or ""
 
 
 def n_layers(encoder: DualEncoder, tower: Modality) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 from hf_clipalign.tuners._base import ContextConfig, random_prompts
+from hf_clipalign.tuners._beginnings import find_tokenizer
 
 
 def resolve_context(config: ContextConfig, encoder: DualEncoder) -> None:
@@ -54,25 +55,13 @@ def _ids_of_words(config: ContextConfig, encoder: DualEncoder) -> list[int]:
         raise ClipAlignError(
             f"ctx_init={config.ctx_init!r} needs a tokenizer, and the model has none beside it. {way_out}"
         )
-    ids = _tokenized(name, str(config.ctx_init))
-    if ids is None:
+    tokenizer = find_tokenizer(name, str(config.ctx_init))
+    if tokenizer is None:
         raise ClipAlignError(f"no tokenizer for ctx_init={config.ctx_init!r} at {str(name)!r}. {way_out}")
+    ids = tokenizer(str(config.ctx_init), add_special_tokens=False)["input_ids"]
     if len(ids) < config.n_ctx:
         raise ClipAlignError(
             f"ctx_init={config.ctx_init!r} has {len(ids)} tokens, fewer than n_ctx={config.n_ctx}: give more words, a "
             "smaller n_ctx, or ctx_init=None for a random start."
         )
     return ids[: config.n_ctx]
-
-
-def _tokenized(name: str, words: str) -> list[int] | None:
-    """Token ids without special tokens, or None where no tokenizer is found that knows the words."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError):
-        return None
-    ids = tokenizer(words, add_special_tokens=False)["input_ids"]
-    # a folder without tokenizer files gives an empty tokenizer instead of an error: every word is unknown to it
-    return None if not ids or set(ids) & set(tokenizer.all_special_ids) else ids

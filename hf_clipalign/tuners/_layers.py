@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import is_finite
 from hf_clipalign.backbones.dual_encoder import DualEncoder
+from hf_clipalign.tuners._beginnings import known_beginnings
 
 PROMPT_STD = 0.02
 PIXEL_MASK_NAMES = ("pixel_attention_mask", "attention_mask")  # the latter before transformers named it otherwise
@@ -136,11 +137,14 @@ class TextPrompts(PromptLayer):
         self.start = start
         self.configs: dict[str, Any] = {}
         self.end_token: int | None = None
+        self.tokenizer_names: dict[str, str] = {}
+        self._beginnings: dict[tuple[str, str], list[list[int]] | None] = {}
         self._is_planned = False
 
-    def know_prompts(self, adapter_name: str, config: Any, end_token: int | None) -> None:
+    def know_prompts(self, adapter_name: str, config: Any, end_token: int | None, tokenizer_name: str) -> None:
         """Keeps what the stock forward needs to refuse prompts that an adapter does not fit."""
         self.configs[adapter_name], self.end_token = config, end_token
+        self.tokenizer_names[adapter_name] = tokenizer_name
 
     @property
     def needs_own_rows(self) -> bool:
@@ -218,7 +222,8 @@ class TextPrompts(PromptLayer):
         """Whether the context takes the class name of a prompt that stands alone, with no other to compare it with.
 
         It does where nothing but the end follows, or where the first words are neither those that the context started
-        from nor stand-ins, which are all alike. Of a template with other words, the ids are not known here.
+        from, nor the template's, nor stand-ins. Without a tokenizer beside the model the ids of the latter are not
+        known: then any token that fills all places counts as a stand-in, and a template with other words is trusted.
         """
         if bool((input_ids != input_ids[:1]).any()):
             return False
@@ -227,9 +232,20 @@ class TextPrompts(PromptLayer):
             return True
         config = self.configs[str(self.active_adapter_name)]
         initial = getattr(config, "ctx_init_ids", None)
-        if bool((first == first[0]).all()) or (initial is None and config.template != config.automatic_template()):
+        if initial is not None and first.tolist() == list(initial):
             return False
-        return initial is None or first.tolist() != list(initial)
+        known = self._known_beginnings(config.template)
+        if known is not None:
+            return first.tolist() not in known
+        is_trusted = initial is None and config.template != config.automatic_template()
+        return not is_trusted and bool((first != first[0]).any())
+
+    def _known_beginnings(self, template: str) -> list[list[int]] | None:
+        """`known_beginnings` of the active adapter, looked up once."""
+        key = str(self.active_adapter_name), template
+        if key not in self._beginnings:
+            self._beginnings[key] = known_beginnings(self.tokenizer_names[key[0]], template, self.n_ctx)
+        return self._beginnings[key]
 
     def _holds_end(self, input_ids: Tensor) -> bool:
         return self.end_token is not None and bool((input_ids == self.end_token).any())

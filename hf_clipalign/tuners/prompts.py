@@ -15,7 +15,8 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones import as_dual_encoder
 from hf_clipalign.backbones.dual_encoder import DualEncoder
 from hf_clipalign.backbones.text import check_end_token
-from hf_clipalign.tuners._base import BARE_TEMPLATE, DEFAULT_TEMPLATE, stand_ins
+from hf_clipalign.tuners._base import BARE_TEMPLATE, DEFAULT_TEMPLATE
+from hf_clipalign.tuners._beginnings import stand_ins
 from hf_clipalign.tuners._layers import TextPrompts, active_context
 
 logger = logging.getLogger(__name__)

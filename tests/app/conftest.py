@@ -35,9 +35,11 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def index_path(photos):
-    """Its index, with a band."""
+    """Its index, with a band and with what its scores mean."""
     path = photos.parent / "photos.index"
-    ImageIndex.create(photos, load_mini().student_path, path, head=(1, 48)).update(progress=False, num_workers=0)
+    index = ImageIndex.create(photos, load_mini().student_path, path, head=(1, 48))
+    index.update(progress=False, num_workers=0)
+    index.calibrate(progress=False, num_workers=0)
     return path
 
 
@@ -54,3 +56,9 @@ def workspace(index_path):
 def number_of(workspace):
     """The number of a file by its name."""
     return lambda name: workspace.view.files.names.index(os.fspath(name))
+
+
+@pytest.fixture(scope="session")
+def token_of(workspace, number_of):
+    """What the page asks with when an image of the collection is chosen."""
+    return lambda name: f"file:{workspace.view.generation}.{number_of(name)}"

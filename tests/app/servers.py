@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 # Chromium looks for updates and the like at every start, and its sandbox does not start as root
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
-PATIENCE = 60
+PATIENCE = 240  # seconds: a machine with other work needs a minute to import all
 
 
 class Server:

@@ -108,3 +108,10 @@ def test_a_band_that_keeps_nothing_is_refused():
 
 def test_an_image_of_which_nothing_is_kept_has_no_similarity():
     assert made().scores([(1.0, features()[0])], (1, 2))[7] == 0
+
+
+def test_the_root_of_a_matrix_without_full_rank():
+    half = np.random.default_rng(0).standard_normal((6, 2))
+    for gram in (half @ half.T, np.diag([4.0, 0.0, 9.0]), half.T @ half):
+        root = module._root(gram)
+        np.testing.assert_allclose(root @ root.T, gram, atol=1e-6)

@@ -5,6 +5,8 @@ import csv
 import io
 import re
 import struct
+import threading
+import time
 import zlib
 
 import numpy as np
@@ -14,8 +16,10 @@ from PIL import Image
 from hf_clipalign import ClipAlignError
 from hf_clipalign.app.answers import answer, answer_csv
 from hf_clipalign.app.asking import ask
+from hf_clipalign.app.folder_report import Concepts
 from hf_clipalign.app.serving.uploads import MAX_BYTES, Uploads
 from hf_clipalign.app.views import markup
+from hf_clipalign.app.views.panels import Page
 from hf_clipalign.app.workspace import Workspace
 from hf_clipalign.data import load_mini
 from hf_clipalign.search import ImageIndex
@@ -54,8 +58,8 @@ def png_bomb(width=60_000, height=60_000):
     )
 
 
-def test_an_image_is_answered_by_both_heads_as_the_index_answers(workspace, uploads, number_of, index_path):
-    token = f"file:{number_of('noto/cactus.png')}"
+def test_an_image_is_answered_by_both_heads_as_the_index_answers(workspace, uploads, token_of, index_path):
+    token = token_of("noto/cactus.png")
     found = answer(workspace.view, ask(workspace, uploads, "", token), BAND, 5)
     assert [column.head for column in found.columns] == ["raw", "aligned"]
     index = ImageIndex.open(index_path)
@@ -96,8 +100,8 @@ def test_an_image_that_is_given_finds_itself(workspace, uploads, photos):
     assert not both.is_single
 
 
-def test_moving_the_band_moves_images_and_no_trimming_of_a_square_head_moves_none(workspace, uploads, number_of):
-    asked = ask(workspace, uploads, "", f"file:{number_of('noto/cactus.png')}")
+def test_moving_the_band_moves_images_and_no_trimming_of_a_square_head_moves_none(workspace, uploads, token_of):
+    asked = ask(workspace, uploads, "", token_of("noto/cactus.png"))
     still = answer(workspace.view, asked, (0, 0), 6)
     assert [hit.row for hit in still.columns[0].hits] == [hit.row for hit in still.columns[1].hits]
     assert still.moved == "The two heads show the same images in the same order."
@@ -134,10 +138,20 @@ def test_a_file_beside_the_collection_is_not_found_by_its_path(workspace, upload
         ask(workspace, uploads, str(photos.parent / "secret.png"), "")
 
 
-@pytest.mark.parametrize("token", ["file:-1", "file:999999", "file:1/../2", "file:", "file:٣", "guess", "../x"])
+@pytest.mark.parametrize(
+    "token", ["file:-1", "file:1.-1", "file:1/../2", "file:", "file:٣.1", "guess", "../x", "file:1." + 5000 * "9"]
+)
 def test_tokens_that_are_none(workspace, uploads, token):
-    with pytest.raises(ClipAlignError, match=r"no file|no longer kept"):
+    with pytest.raises(ClipAlignError, match=r"no file|no longer kept") as error:
         ask(workspace, uploads, "", token)
+    assert len(str(error.value)) < 300
+
+
+def test_a_number_beyond_the_collection_and_a_page_of_long_ago(workspace, uploads):
+    with pytest.raises(ClipAlignError, match="no file 999999: the collection has"):
+        ask(workspace, uploads, "", f"file:{workspace.view.generation}.999999")
+    with pytest.raises(ClipAlignError, match="changed since this page was made: search again"):
+        ask(workspace, uploads, "", "file:987654.0")
 
 
 @pytest.mark.parametrize(
@@ -171,6 +185,28 @@ def test_bad_images_are_refused_with_a_line(uploads, data, message):
     with pytest.raises(ClipAlignError, match=message) as error:
         uploads.add(data, "x\n<b>.png")
     assert "\n" not in str(error.value)
+
+
+def test_few_images_are_decoded_at_once():
+    """One of the most pixels takes some hundreds of megabytes."""
+    running, most, lock = [0], [0], threading.Lock()
+
+    def encode(data, name):
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.02)
+        with lock:
+            running[0] -= 1
+        return np.zeros(3, np.float32)
+
+    uploads, data = Uploads(encode), encoded(Image.new("RGB", (8, 8)))
+    threads = [threading.Thread(target=uploads.add, args=(data, "a.png")) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 1 <= most[0] <= 2
 
 
 def test_only_the_last_uploads_are_kept():
@@ -210,19 +246,19 @@ def test_confidences_are_those_of_the_index(workspace, uploads, number_of, tmp_p
     assert found == pytest.approx([hit.confidence for hit in expected], abs=1e-3)
 
 
-def test_confidence_and_no_good_match(workspace, uploads, number_of, monkeypatch):
+def test_confidence_and_no_good_match(workspace, uploads, token_of, monkeypatch):
     index = workspace.view.index
-    asked = ask(workspace, uploads, "", f"file:{number_of('noto/cactus.png')}")
+    asked = ask(workspace, uploads, "", token_of("noto/cactus.png"))
     calibrations = {"raw": Sure(0.0), "aligned": Sure(0.9)}
     monkeypatch.setattr(index, "calibration", calibrations.get)
     page = answer(workspace.view, asked, BAND, 3)
     plain, aligned = page.columns
     assert plain.hits[0].confidence == pytest.approx(plain.hits[0].score, abs=1e-6)
     assert plain.note == ""
-    assert calibrations["raw"].n_gallery is None
+    assert calibrations["raw"].n_gallery == len(workspace.view), "as the index counts"
     answer(workspace.view, asked, BAND, 3, "path=*.png min_size=1")
     answer(workspace.view, asked, BAND, 3, "path=*.png max_size=1MB class=noto class=fluent")
-    assert calibrations["raw"].n_gallery == 15
+    assert calibrations["raw"].n_gallery == 16
     assert re.fullmatch(r"no good match: the best image has a confidence of \d+ %\.", aligned.note)
     html = markup.results(workspace.view, page, 3)
     assert aligned.note in html
@@ -232,6 +268,51 @@ def test_confidence_and_no_good_match(workspace, uploads, number_of, monkeypatch
     assert "No confidence" in markup.results(workspace.view, other, 3)
     words = answer(workspace.view, ask(workspace, uploads, "cat", ""), BAND, 3)
     assert words.columns[0].hits[0].confidence is None
+
+
+def test_images_below_the_least_confidence_are_left_out(workspace, uploads, token_of, monkeypatch):
+    asked = ask(workspace, uploads, "", token_of("noto/cactus.png"))
+    calibrations = {"raw": Sure(0.0), "aligned": Sure(0.9)}
+    monkeypatch.setattr(workspace.view.index, "calibration", calibrations.get)
+    everything = answer(workspace.view, asked, BAND, 8).columns[0].hits
+    least = everything[2].confidence
+    page = answer(workspace.view, asked, BAND, 8, min_confidence=least)
+    assert page.columns[0].hits == everything[:3]
+    assert page.columns[1].hits == []
+    assert page.columns[1].note.startswith("no good match: the best image has a confidence of")
+    assert page.moved == ""
+    html = markup.results(workspace.view, page, 8)
+    assert html.count("data-ca-file") == 3
+    assert page.columns[1].note in html
+    other = markup.results(workspace.view, answer(workspace.view, asked, (2, 48), 8, min_confidence=least), 8)
+    assert "no calibration for this head and band, so none of these images is left out" in other
+    words = answer(workspace.view, ask(workspace, uploads, "cat", ""), BAND, 8, min_confidence=least)
+    assert len(words.columns[0].hits) == 8
+    assert "Only the scores of one image have a confidence" in markup.results(workspace.view, words, 8)
+
+
+WILD = [float("nan"), float("inf"), -1, 10**9, "7", None, True, [1]]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_sliders_that_stand_nowhere_are_refused(workspace, uploads, place):
+    search = Page(workspace, uploads, Concepts(workspace)).search
+    for value in WILD:
+        values = [1, 48, 12, 0]
+        values[place] = value
+        with pytest.raises(ClipAlignError, match="must be a number from"):
+            search("cat", "", *values[:3], "", values[3])
+
+
+def test_thresholds_and_sizes_that_no_slider_has_are_refused(workspace, uploads):
+    page = Page(workspace, uploads, Concepts(workspace))
+    for value in (*WILD[:4], "x", None):
+        with pytest.raises(ClipAlignError, match="must be a number from"):
+            page.duplicates(value)
+        with pytest.raises(ClipAlignError, match="must be a number from"):
+            page.look("", value, 3, lambda share, text: None)
+        with pytest.raises(ClipAlignError, match="must be a number from"):
+            page.look("", 200, value, lambda share, text: None)
 
 
 def test_names_and_queries_are_escaped(workspace, uploads, number_of):
@@ -244,8 +325,8 @@ def test_names_and_queries_are_escaped(workspace, uploads, number_of):
     assert "<b>" not in markup.message("<b>bold</b>")
 
 
-def test_hits_as_csv(workspace, uploads, number_of):
-    asked = ask(workspace, uploads, "", f"file:{number_of('noto/sailboat.png')}")
+def test_hits_as_csv(workspace, uploads, token_of):
+    asked = ask(workspace, uploads, "", token_of("noto/sailboat.png"))
     page = answer(workspace.view, asked, BAND, 4)
     rows = list(csv.DictReader(io.StringIO(answer_csv(workspace.view, page))))
     assert [row["head"] for row in rows] == ["raw"] * 4 + ["aligned"] * 4

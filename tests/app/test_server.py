@@ -1,14 +1,21 @@
 """What the running server hands out, asked without a browser's good manners. Run by `make test-app`."""
 
+import asyncio
 import http.client
 import io
 import json
+import socket
+import threading
+import time
 
 import pytest
 from PIL import Image
 
+from hf_clipalign.app.serving import server as module
+from hf_clipalign.app.serving.server import MOST_UPLOADS
+from hf_clipalign.app.serving.uploads import Uploads
 from tests.app.conftest import SECRET
-from tests.app.servers import served
+from tests.app.servers import PATIENCE, served
 from tests.app.test_queries import png_bomb
 
 pytestmark = pytest.mark.app
@@ -17,9 +24,10 @@ pytestmark = pytest.mark.app
 @pytest.fixture(scope="module")
 def server(index_path, tmp_path_factory):
     with served([index_path], tmp_path_factory.mktemp("record") / "connections") as running:
-        for _ in range(300):
+        for _ in range(10 * PATIENCE):
             if ask(running, "GET", "/thumbnails/0")[0] == 200:
                 break
+            time.sleep(0.1)
         yield running
         assert running.outgoing == []
 
@@ -39,8 +47,9 @@ def join(server, data, **more):
     return ask(server, "POST", "/gradio_api/queue/join", body, {"Content-Type": "application/json"})
 
 
-def test_thumbnails_are_small_images_of_the_collection(server, number_of):
-    status, data, headers = ask(server, "GET", f"/thumbnails/{number_of('noto/cat.png')}?v=1")
+def test_thumbnails_are_small_images_of_the_collection(server, workspace, number_of):
+    number, generation = number_of("noto/cat.png"), workspace.view.generation
+    status, data, headers = ask(server, "GET", f"/thumbnails/{number}?v={generation}")
     assert status == 200
     assert headers["content-type"] == "image/jpeg"
     with Image.open(io.BytesIO(data)) as image:
@@ -134,6 +143,93 @@ def test_bad_images_are_refused(server, body, status, says):
     assert answer == status
     assert says in json.loads(text)["error"]
     assert ask(server, "GET", "/")[0] == 200
+
+
+def test_thumbnails_of_a_page_of_long_ago_are_not_those_of_other_images(server, workspace, number_of):
+    number, now = number_of("noto/cat.png"), workspace.view.generation
+    assert ask(server, "GET", f"/thumbnails/{number}?v={now}")[0] == 200
+    for generation in (now + 5, "x", "-1", 10**30, "٣".encode().hex()):
+        status, data, _ = ask(server, "GET", f"/thumbnails/{number}?v={generation}")
+        assert status == 404
+        assert b"JFIF" not in data
+    assert b"search again" in ask(server, "GET", f"/images/{number}?v={now + 5}")[1]
+
+
+def test_an_image_that_never_arrives_keeps_nobody_out_for_long(server, photos):
+    """More than are taken in at once, each only begun: the next one is told so, and is served when they are gone."""
+    data, begun = (photos / "noto" / "cat.png").read_bytes(), []
+    try:
+        for _ in range(MOST_UPLOADS):
+            begun.append(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+            begun[-1].sendall(b"POST /uploads HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nx")
+        for _ in range(100):
+            status, text, _ = ask(server, "POST", "/uploads", data)
+            if status == 503:
+                break
+            time.sleep(0.05)
+        assert status == 503
+        assert "try again in a moment" in json.loads(text)["error"]
+        assert ask(server, "GET", "/thumbnails/0")[0] == 200
+    finally:
+        for connection in begun:
+            connection.close()
+    for _ in range(100):
+        status, text, _ = ask(server, "POST", "/uploads", data)
+        if status != 503:
+            break
+        time.sleep(0.05)
+    assert status == 200, text
+
+
+def test_an_upload_that_takes_too_long_is_given_up(workspace, monkeypatch):
+    from fastapi import FastAPI
+
+    monkeypatch.setattr(module, "UPLOAD_SECONDS", 0.05)
+    app, sent = FastAPI(), []
+    module._add_routes(app, workspace, Uploads(lambda data, name: None), None)
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"x-file-name", b"slow.png")]
+    scope = {"type": "http", "method": "POST", "path": "/uploads", "headers": headers, "query_string": b""}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["error"] == "slow.png took longer than 0.05 s: try again."
+
+
+def test_many_people_at_once_each_get_their_own_answer(server, number_of):
+    """Twenty windows: thumbnails, uploads and queries beside each other."""
+    found, errors = {}, []
+
+    def person(number):
+        try:
+            status, data, _ = ask(server, "GET", f"/thumbnails/{number}")
+            kind, text, _ = ask(server, "POST", "/uploads", noise(number), {"X-File-Name": f"{number}.png"})
+            found[number] = (status, len(data), kind, json.loads(text).get("name"))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=person, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    outside = number_of("outside.png")
+    for number, (status, _, kind, name) in found.items():
+        assert status == (404 if number == outside else 200)
+        assert (kind, name) in {(200, f"{number}.png"), (503, None)}
+    assert sum(kind == 200 for _, _, kind, _ in found.values()) >= MOST_UPLOADS
+
+
+def noise(seed):
+    buffer = io.BytesIO()
+    Image.effect_noise((40 + seed, 40), 50).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def test_the_server_printed_no_traceback(server):

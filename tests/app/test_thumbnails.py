@@ -11,7 +11,8 @@ from PIL import Image
 from hf_clipalign import ClipAlignError
 from hf_clipalign.app.serving import thumbnails as module
 from hf_clipalign.app.serving.places import is_below, shown_file
-from hf_clipalign.app.serving.thumbnails import SIDES, Thumbnails, made_thumbnail
+from hf_clipalign.app.serving.thumbnails import SIDES, Thumbnails
+from hf_clipalign.data.images.thumbnails import jpeg_thumbnail
 from hf_clipalign.search import Files
 
 
@@ -30,7 +31,7 @@ def test_a_thumbnail_is_a_small_jpeg_and_is_kept(tmp_path, monkeypatch):
     path, cache = photo(tmp_path / "a.png"), Thumbnails(tmp_path / "thumbnails")
     data = cache.get(path)
     assert size_of(data) == ("JPEG", (256, 171))
-    monkeypatch.setattr(module, "made_thumbnail", lambda *given: pytest.fail("made again"))
+    monkeypatch.setattr(module, "jpeg_thumbnail", lambda *given: pytest.fail("made again"))
     assert cache.get(path) == data
     assert Thumbnails(tmp_path / "thumbnails").get(path) == data, "a new process knows it"
     assert cache.total == len(data) == sum(file.stat().st_size for file in (tmp_path / "thumbnails").iterdir())
@@ -47,7 +48,7 @@ def test_a_changed_file_and_another_size_have_thumbnails_of_their_own(tmp_path):
 
 def test_the_one_that_was_not_used_for_longest_goes_first(tmp_path):
     paths = [photo(tmp_path / f"{number}.png", seed=number) for number in range(4)]
-    size = max(len(made_thumbnail(path, SIDES["small"])) for path in paths)
+    size = max(len(jpeg_thumbnail(path, SIDES["small"])) for path in paths)
     cache = Thumbnails(tmp_path / "thumbnails", max_bytes=3 * size)
     names = []
     for path in paths[:3]:

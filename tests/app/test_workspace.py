@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.app.folder_report import Concepts, clusters
+from hf_clipalign.app.clusters import clusters
+from hf_clipalign.app.folder_report import Concepts
 from hf_clipalign.app.views.panels import Page, guarded
 from hf_clipalign.app.views.reports import duplicates_page, folder_page
 from hf_clipalign.app.workspace import Progress, Workspace, describe
@@ -36,27 +37,25 @@ def test_before_it_is_ready_a_query_says_how_far_it_is():
     assert guarded(page_of(workspace).search)("cat", "", 0, 0, 5, "").count('role="alert"') == 1
 
 
-def test_progress_counts_the_images_that_are_stored(photos, tmp_path):
-    """What the page asks while the images are embedded, shard by shard."""
+def test_progress_counts_the_images_that_are_embedded(photos, tmp_path):
+    """Batch by batch, also within one shard."""
     seen = []
-    workspace = None
 
-    class Watched(ImageIndex):
-        def update(self, **options):
-            seen.append(workspace.progress())
-            report = super().update(**(options | {"num_workers": 0}))
-            seen.append(workspace.progress())
-            return report
+    class Watched(Workspace):
+        def _note_progress(self, done, total):
+            super()._note_progress(done, total)
+            seen.append(self.progress())
 
     def opened():
-        ImageIndex.create(photos / "noto", load_mini().student_path, tmp_path / "index", head="raw")
-        return Watched.open(tmp_path / "index")
+        return ImageIndex.create(photos / "noto", load_mini().student_path, tmp_path / "index", head="raw")
 
     n = len(list((photos / "noto").iterdir()))
-    workspace = made(opened, is_to_update=True, count_files=lambda: n)
+    workspace = Watched(opened, is_to_update=True, template="{}")
+    assert workspace.is_waiting
     workspace.prepare()
     assert seen == [Progress("embedding", 0, n), Progress("embedding", n, n)]
     assert workspace.progress() == Progress("ready", n, n)
+    assert not workspace.is_waiting
 
 
 @pytest.mark.parametrize("error", [ClipAlignError("no such index."), OSError("disk gone"), KeyError("x")])
@@ -95,8 +94,8 @@ def test_one_image_can_be_searched_but_has_nothing_to_be_told_apart_from(tmp_pat
     workspace.prepare()
     page = page_of(workspace)
     assert "a.png" in page.search("cat", "", 0, 0, 12, "")
-    assert "no good match" in page.search("a.png", "", 0, 0, 12, ""), "a file does not find itself"
-    assert "1 files could not be read" in page.header()
+    assert "no good match: there is no other image." in page.search("a.png", "", 0, 0, 12, "")
+    assert "1 file is left out" in page.header()
     assert "No duplicates" in duplicates_page(workspace.view, 0.95)
     with pytest.raises(ClipAlignError, match="at least two"):
         folder_page(workspace.view, Concepts(workspace), ",".join(WORDS), 0, 3, lambda share, text: None)
@@ -136,7 +135,7 @@ def test_words_are_embedded_once(workspace, monkeypatch):
 
 def test_more_groups_than_images_are_as_many_as_images(workspace):
     texts = np.eye(workspace.view.plain.width, dtype=np.float32)[:2]
-    found = clusters(workspace.view, texts, ["a", "b"], 10**4, 2)
+    found = clusters(workspace.view, texts, ["a", "b"], 10**4)
     assert sum(cluster.size for cluster in found) == len(workspace.view)
 
 

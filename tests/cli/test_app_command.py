@@ -2,6 +2,7 @@
 
 import importlib.util
 import socket
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 from hf_clipalign import ClipAlignError
 from hf_clipalign.app.serving import server as module
 from hf_clipalign.cli.app import app
+from hf_clipalign.data import load_mini
+from hf_clipalign.gcd import SpectralGCDModel
 from hf_clipalign.search import ImageIndex, UpdateReport
 
 
@@ -26,8 +29,9 @@ def served(monkeypatch):
     """What would be served, with the index made."""
     calls = []
 
-    def serve(workspace, index_path, host, port, say):
+    def serve(workspace, index_path, host, port, say, discovery=None):
         workspace.prepare()
+        workspace.discovery = discovery
         calls.append((workspace, index_path, host, port))
         say(f"http://{host}:{port}/")
 
@@ -65,11 +69,17 @@ def test_a_folder_is_indexed_beside_it_and_found_again(served, folder):
 
 
 def test_the_built_in_images_need_nothing(served, monkeypatch):
-    monkeypatch.setattr(ImageIndex, "update", lambda self, **options: UpdateReport())
+    counts = []
+
+    def update(index, **options):
+        counts.append(sum(path.suffix == ".png" for path in Path(index.roots[0]).rglob("*")))
+        return UpdateReport()
+
+    monkeypatch.setattr(ImageIndex, "update", update)
     call()
+    assert counts == [902]
     workspace, path, _, port = served.pop()
     assert workspace.progress().message.startswith("there are no images in"), "they are written and not embedded here"
-    assert workspace._total == 902
     assert workspace.template == "an emoji of {}"
     assert workspace.notes == []
     assert port == 7860
@@ -101,6 +111,66 @@ def test_without_gradio_it_says_what_to_install(folder, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "gradio" else find_spec(name))
     with pytest.raises(ClipAlignError, match=r"pip install 'hf_clipalign\[app\]'"):
         call(folder, "--model", "mini:student")
+
+
+@pytest.mark.parametrize("old", ["4.44.1", "5.50.0", "6.19.9"])
+def test_a_gradio_that_is_too_old_is_one_line(monkeypatch, old):
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    monkeypatch.setattr(module, "version", lambda name: old)
+    with pytest.raises(ClipAlignError, match=rf"Gradio {old} is too old for the app: pip install -U") as error:
+        module.check_installed()
+    assert "\n" not in str(error.value)
+    for new in ("6.20", "6.31.0", "7.0rc1"):
+        monkeypatch.setattr(module, "version", lambda name, new=new: new)
+        module.check_installed()
+
+
+def test_the_index_of_another_folder_is_not_shown_for_this_one(served, folder, tmp_path):
+    (tmp_path / "other").mkdir()
+    ImageIndex.create(tmp_path / "other", load_mini().student_path, tmp_path / "shop.index")
+    with pytest.raises(ClipAlignError, match=r"is the index of '.*other', not of '.*shop': show it with") as error:
+        call(folder)
+    assert "\n" not in str(error.value)
+    assert served == []
+
+
+@pytest.fixture
+def discovered(tmp_path):
+    """The folder that `clipalign discover` writes, as far as the app reads it."""
+    mini = load_mini()
+    sizes = {"hidden_size": 16, "mlp_hidden_size": 16, "bottleneck_size": 8}
+    given = (mini.student, ["fur", "wheel"], ["cat", "car"], 1)
+    model = SpectralGCDModel.from_student(*given, processor=mini.student_processor, **sizes)
+    model.save_pretrained(tmp_path / "found" / "model")
+    return tmp_path / "found"
+
+
+def test_a_model_of_discover_is_found_in_its_folder(served, folder, discovered):
+    for given in (discovered, discovered / "model"):
+        call(folder, "--model", "mini:student", "--discovery", given)
+        discovery = served.pop()[0].discovery
+        assert discovery.model.config.class_names == ["cat", "car"]
+        assert discovery.name == given.name
+    call(folder)
+    assert served.pop()[0].discovery is None
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("fuond", "did you mean"), ("shop", "model"), ("none/at/all", "no folder")]
+)
+def test_what_is_no_model_of_discover(served, folder, discovered, monkeypatch, name, says):
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ClipAlignError, match=says) as error:
+        call("shop", "--model", "mini:student", "--discovery", name)
+    assert "\n" not in str(error.value)
+    assert served == []
+
+
+def test_a_clip_is_no_model_of_discover(served, folder):
+    with pytest.raises(ClipAlignError) as error:
+        call(folder, "--model", "mini:student", "--discovery", load_mini().student_path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_port_in_use_is_one_line():

@@ -157,6 +157,28 @@ def test_an_answer_that_is_not_worth_having_ends_with_exit_code_3(
     assert rows(tmp_path / "out" / "assignments-kmeans.csv")
 
 
+@pytest.mark.parametrize("fallen", [("/not-centred", "/check-1"), ("centred",)])
+def test_only_the_collapse_of_the_training_that_is_kept_is_a_warning(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fallen: tuple[str, ...],
+) -> None:
+    assign = SpectralGCDTrainer.assign_classes
+
+    def assigned(self: Any) -> np.ndarray:
+        assign(self)
+        has_fallen = any(name in self.args.output_dir for name in fallen)
+        return np.zeros(len(self.split), dtype=np.int64) if has_fallen else self.split.labels % 4
+
+    monkeypatch.setattr(SpectralGCDTrainer, "assign_classes", assigned)
+    result = call(*options(photos, tmp_path / "out", "--n-novel", 2, "--epochs", 1))
+    is_kept = fallen == ("centred",)
+    assert caplog.text.count("the classes have collapsed") == is_kept
+    assert ("the classes have collapsed" in result.output) == is_kept
+
+
 def found(name: str, held_out: float) -> FoundClasses:
     return FoundClasses(name, np.array([0, 1]), 2, held_out, None, {})
 

@@ -207,6 +207,8 @@ def test_mistakes_are_explained_before_a_model_is_loaded(chest, monkeypatch):
     (chest / "strange.csv").write_text("name,Edema\na.jpg,1\n")
     text = (chest / "train.csv").read_text()
     (chest / "wrong.csv").write_text(text.replace(",1.0", ",3.0", 1))
+    head, *lines = text.splitlines()
+    (chest / "absent.csv").write_text("\n".join([head, *(f"{line.rsplit(',', 1)[0]},0.0" for line in lines)]))
     known = ("--images", ".", *QUICK)
     for arguments, message in (
         (("train.csv", *known), "which test labels"),
@@ -216,6 +218,9 @@ def test_mistakes_are_explained_before_a_model_is_loaded(chest, monkeypatch):
         (("train.csv", "--test", "valid.csv", *known, "--scenario", "none"), "no scenario 'none'"),
         (("train.csv", "--test", "valid.csv", *known, "--format", "none"), "no format 'none'"),
         (("train.csv", "--test", "valid.csv", *known, "--holdout", "1.5"), "--holdout is 1.5"),
+        (("absent.csv", "--test", "valid.csv", *known), "no positive example of 'Edema' among its"),
+        (("train.csv", "--test", "valid.csv", *known, "--prompts", "none.yaml"), "none.yaml"),
+        (("train.csv", "--test", "valid.csv", *known, "--uncertain", "maybe"), "no policy 'maybe'"),
     ):
         with pytest.raises(ClipAlignError, match=message):
             call("findings", *arguments)

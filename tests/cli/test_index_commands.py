@@ -4,69 +4,13 @@ import csv
 import io
 import json
 import os
-import shutil
 
-import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.cli.app import app
-from hf_clipalign.cli.options import console
-from hf_clipalign.data import load_mini
 from hf_clipalign.search import ImageIndex
-
-NAMES = ("red heart", "green heart", "sailboat", "locomotive", "red apple", "cat")
-
-
-def call(*arguments, expect=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, ClipAlignError):
-        raise result.exception
-    assert result.exit_code == expect, result.output
-    return result.output
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder of emoji with duplicates, and its index."""
-    root = tmp_path_factory.mktemp("collection")
-    rows = load_mini().emoji_subset(styles=["noto", "twemoji"])
-    for row in rows.select(np.flatnonzero(np.isin(rows["name"][:], NAMES))):
-        file = root / "photos" / row["style"] / f"{row['name']}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        row["image"].save(file)
-    first = root / "photos" / "noto" / "sailboat.png"
-    shutil.copyfile(first, root / "photos" / "sailboat copy.png")
-    Image.open(first).resize((90, 90)).save(root / "photos" / "sailboat large.png")
-    (root / "photos" / "broken.png").write_bytes(b"nothing")
-    for file in root.rglob("*.png"):
-        os.utime(file, (1_700_000_000, 1_700_000_000))
-    os.utime(root / "photos" / "sailboat copy.png", (1_600_000_000, 1_600_000_000))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        printed = call("index", "photos", "--model", "mini:student", "--head", "1,48")
-    return root, printed
-
-
-@pytest.fixture
-def here(made, tmp_path, monkeypatch):
-    """A copy of that in the current folder."""
-    root, _ = made
-    monkeypatch.setattr(console, "width", 200)
-    monkeypatch.chdir(root)
-    return root
-
-
-@pytest.fixture
-def own(made, tmp_path, monkeypatch):
-    """Images and an index that may be changed."""
-    shutil.copytree(made[0] / "photos", tmp_path / "photos")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(console, "width", 200)
-    call("index", "photos", "--model", "mini:student", "--head", "1,48")
-    return tmp_path
+from tests.cli.calls import call
 
 
 def paths(printed):
@@ -165,20 +109,44 @@ MISTAKES = [
     (("search", "photos", "cat"), "holds no index"),
     (("search", "photos.index", "cat", "--where", "color=red"), "unknown condition 'color'"),
     (("search", "photos.index", "cat", "--where", "since=soon"), "since is 'soon', which is no date"),
-    (("search", "photos.index", "cat", "--min-confidence", "0.5"), "--min-confidence is for queries by one image"),
+    (("search", "photos.index", "cat", "--min-confidence", "0.5"), "holds 13 images, too few for a confidence, which"),
+    (("search", "photos.index", '"cat" - "dog"', "--min-confidence", "0.5"), "--min-confidence is for queries by one"),
+    (("search", "photos.index", "cat", "--with-itself"), "--with-itself is for queries by an image: leave it out"),
+    (("search", "photos.index", "--image", "noto/cta.png"), "did you mean 'noto/cat.png'"),
+    (("search", "photos.index", "cat", "--where", "min-size=soon"), "^min-size is 'soon'"),
     (("search", "photos.index", "cat", "--json", "--csv"), "--json and --csv are two forms"),
     (("search", "photos.index", "cat", "--html", "page.txt"), r"--html 'page.txt' is no page"),
     (("duplicates", "photos.index", "--threshold", "2"), "--threshold is 2.0: give a number above 0, at most 1"),
     (("duplicates", "photos.index", "--only", "sam"), "unknown kind 'sam': did you mean 'same'"),
     (("duplicates", "photos.index", "--head", "rwa"), "unknown head 'rwa': did you mean 'raw'"),
     (("select", "photos.index"), "what to select.*--diverse N or --outliers N"),
-    (("select", "photos.index", "--diverse", "99"), "99 rows cannot be selected from 13"),
+    (("select", "photos.index", "--diverse", "99"), "--diverse is 99, but the index holds 13 images: give at most 13"),
+    (("select", "photos.index", "--outliers", "3", "--seed", "1"), "--seed is for --diverse: leave it out"),
     (("index",), "which folder"),
     (("index", "photos", "--out", "new.index"), "which model"),
     (("index", "photos/noto", "--out", "photos.index"), "is the index of .*photos', not of .*noto'"),
     (("index", "photos.index", "--ignore", "x"), "was made with other --ignore patterns"),
     (("index", "--out", "new.index"), "'new.index' holds no index yet: give the folders of images before --out"),
-    (("index", "photos.index", "--head", "auto"), "--head auto is for a new index"),
+    (
+        ("export", "photos.index", "--model", "mini:student"),
+        "--model is for the export of a tower, not of an index: the",
+    ),
+    (
+        ("export", "photos.index", "--modality", "text"),
+        "--modality is for the export of a tower, not of an index: leave",
+    ),
+    (("export", "photos.index", "--compact"), "--compact is for the export of a tower"),
+    (("export", "photos.index", "--dtype", "float16"), "--dtype is for the export of a tower"),
+    (
+        ("export", "photos.index", "--image-band", "1,2"),
+        "--image-band is for the export of a tower, .*--head K_TOP,K_B",
+    ),
+    (("export", "photos.index", "--text-band", "1,2"), "--text-band is for the export of a tower"),
+    (("export", "photos.index", "--features", "photos"), "--features is for the export of a tower"),
+    (
+        ("export", "--model", "mini:student", "--image-band", "1,2", "--text-band", "1,2"),
+        "--text-band changes nothing with",
+    ),
     (("index", "photos.index", "--head", "1-2"), "'1-2' is no band"),
     (("index", "photos.index", "--model", "mini:teacher"), "made with another model"),
 ]
@@ -213,6 +181,12 @@ def test_duplicates_are_told_apart_and_nothing_is_deleted(here, tmp_path):
     assert sorted(here.rglob("*.png")) == before
 
 
+def test_the_same_image_cannot_be_told_without_the_library(here, monkeypatch):
+    monkeypatch.setattr("hf_clipalign.search.answers.pixels.is_installed", lambda: False)
+    with pytest.raises(ClipAlignError, match=r"--only same compares pixels, .*: pip install 'hf_clipalign\[search\]'"):
+        call("duplicates", "photos.index", "--only", "same")
+
+
 def test_selections(here):
     chosen = json.loads(call("select", "photos.index", "--diverse", "4", "--json"))
     assert len({one["path"] for one in chosen}) == 4
@@ -226,9 +200,15 @@ def test_selections(here):
 def test_status(here):
     status = json.loads(call("status", "photos.index", "--json"))
     assert (status["files"], status["images"], status["heads"], status["levels"]) == (14, 13, ["raw", "aligned"], [])
+    assert status["skipped_reasons"] == {"is not an image in a known format": 1}
+    assert [one["state"] for one in status["confidence"]] == ["not measured"] * 2
+    assert json.loads(call("status", "photos.index", "--skipped", "0", "--json"))["skipped"] == []
     printed = call("status", "photos.index")
     for part in ("raw, aligned (band 1,48)", "searched exactly", "broken.png", "next: clipalign index photos.index"):
         assert part in printed
+    assert "1 file that cannot be read" in printed
+    assert "1: is not an image in a known format" in printed
+    assert "and 1 more: --skipped 1" in call("status", "photos.index", "--skipped", "0")
 
 
 def test_verify(own):

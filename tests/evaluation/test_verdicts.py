@@ -34,8 +34,15 @@ def test_the_images_are_paired() -> None:
     assert "On 40 held-out images the adapter is better than the plain student: accuracy +25.0 points" in str(verdict)
 
 
+@pytest.mark.parametrize(("n_differing", "outcome"), [(1, "not told apart"), (5, "not told apart"), (6, "better")])
+def test_a_handful_of_images_tells_nothing(n_differing: int, outcome: str) -> None:
+    verdict = paired_verdict(logits([True] * n_differing), logits([False] * n_differing), [0] * n_differing)
+    assert (verdict.low, verdict.outcome) == (1.0, outcome)
+    assert ("too few to tell" in str(verdict)) == (outcome != "better")
+
+
 def test_ties_are_wrong_and_agreement_is_no_accuracy() -> None:
-    verdict = paired_verdict(torch.ones(5, 3), torch.eye(3)[[0] * 5], [0] * 5, teacher="me/clip")
+    verdict = paired_verdict(torch.ones(8, 3), torch.eye(3)[[0] * 8], [0] * 8, teacher="me/clip")
     assert (verdict.difference, verdict.outcome) == (-1.0, "worse")
     assert "agreement with the teacher me/clip -100.0 points" in str(verdict)
     assert str(verdict).endswith("agreement only, not accuracy.")

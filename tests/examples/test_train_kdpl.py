@@ -142,6 +142,18 @@ def test_a_labelled_folder_is_learned_with_all_classes_and_tested_on_other_image
     assert not set(protocol.train.class_names) & set(protocol.tests["unseen classes"].class_names)
 
 
+def test_unlabelled_test_images_are_judged_by_agreement_with_the_teacher(example: Any, tmp_path: Path) -> None:
+    save_images(tmp_path / "images", 4)
+    flatten(tmp_path / "images", tmp_path / "flat")
+    save_images(tmp_path / "images", 4)
+    run = flags(tmp_path / "run", "--dataset", str(tmp_path / "images"), "--test_dataset", str(tmp_path / "flat"))
+    outcome = example.run([*run, *TEMPLATE])
+    assert not outcome.task.tests
+    assert "agreement only, not accuracy" in str(outcome.verdict)
+    with pytest.raises(ClipAlignError, match=r"no labels, and --labels has no teacher to agree with"):
+        example.run([*run, "--labels"])
+
+
 def test_the_papers_split_of_the_images_is_read(example: Any, tmp_path: Path) -> None:
     save_images(tmp_path / "images", 4)
     files = sorted(path.relative_to(tmp_path / "images").as_posix() for path in tmp_path.rglob("*.png"))

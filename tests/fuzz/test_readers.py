@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.interchange_readers import INTERCHANGE_READERS
 from tests.fuzz.model_readers import MODEL_READERS
 from tests.fuzz.mutations import damage, mutations
 from tests.fuzz.readers import DATA_READERS
@@ -22,7 +23,7 @@ from tests.fuzz.trial import Bench, message_problem, quiet_and_bounded
 
 pytestmark = pytest.mark.fuzz
 
-READERS = DATA_READERS | MODEL_READERS
+READERS = DATA_READERS | MODEL_READERS | INTERCHANGE_READERS
 REGRESSIONS = Path(__file__).parent / "regressions"
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "300"))
 FEWEST = 5000

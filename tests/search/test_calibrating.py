@@ -156,7 +156,7 @@ def test_few_images_have_no_confidence(tmp_path):
     assert not index.is_calibration_due
     assert index.calibrate() == ["no confidence: 0 images are too few to measure it, which takes 20."]
     index.update(progress=False)
-    assert index.calibrate() == ["no confidence: 1 images are too few to measure it, which takes 20."]
+    assert index.calibrate() == ["no confidence: 1 image is too few to measure it, which takes 20."]
     assert index.search(image=read_image(mini.icons[0]["image"]))[0].confidence is None
 
 
@@ -186,6 +186,51 @@ def test_a_band_is_chosen_where_there_is_none(made, monkeypatch):
         index.put_setting("calibration", stored)
 
 
+def test_a_band_can_be_chosen_again(made, monkeypatch):
+    index = opened(made[1])
+    index._model = made[1]._model
+    before, stored = index.band, index.setting("calibration")
+
+    def chosen(band, reason, grid):
+        choice = BandChoice(band, reason, 0.1, (0.05, 0.2), (0.25,), {}, grid, 20)
+        monkeypatch.setattr("hf_clipalign.evaluation.band_from_views", lambda *unused, **options: choice)
+        lines = index.calibrate(replace_band=True, n_images=20, progress=False)
+        assert lines[0] == f"head: {reason}"
+        return index.band
+
+    try:
+        assert chosen((2, 32), "band (2, 32): it helps.", {(2, 32): 0.5}) == (2, 32)
+        assert index.head_choice == "band (2, 32): it helps."
+        index.set_head((1, 40))
+        assert index.head_choice is None, "it speaks of another band"
+        assert chosen(None, "do not trim: too few.", {}) == (1, 40), "nothing was measured: the band stays"
+        assert chosen(None, "do not trim: no gain.", {(2, 32): 0.5}) is None
+        assert opened(index).head_choice == "do not trim: no gain."
+        assert opened(index).status().head_choice == "do not trim: no gain."
+    finally:
+        index.set_head(before)
+        index.put_setting("calibration", stored)
+
+
+def test_status_says_what_was_measured_and_whether_it_is_stale(made, monkeypatch):
+    index = opened(made[1])
+    raw, aligned = index.status().confidence
+    assert (raw["head"], raw["state"], raw["images"], raw["of"]) == ("raw", "up to date", 52, 52)
+    assert 0 <= aligned["found"] <= 1
+    calibration = index.calibration("raw")
+    assert raw["threshold"] in (None, calibration.threshold(0.05))
+    stored = json.loads(json.dumps(index.setting("calibration")))
+    for one in stored["heads"].values():
+        one["n_gallery"] = 30
+    monkeypatch.setattr(index, "setting", lambda name: stored if name == "calibration" else None)
+    assert {one["state"] for one in index.status().confidence} == {"stale: the index has grown by half"}
+    note = index.search(like="030.png").note
+    assert note == "The confidence was measured when the index held 30 images: run `clipalign index` on it, or " + (
+        "index.calibrate()."
+    )
+    assert index.search("cat").note == "", "words have none"
+
+
 def test_the_command_measures_once_and_the_search_uses_it(made, tmp_path):
     from typer.testing import CliRunner
 
@@ -201,6 +246,7 @@ def test_the_command_measures_once_and_the_search_uses_it(made, tmp_path):
     first = run("index", root, "--model", load_mini().student_path, "--out", out)
     assert "confidence (raw): measured on views of 52 images" in first
     assert ("head: do not trim" in first) == (ImageIndex.open(out).band is None)
+    assert "confidence (words): measured with 500 unrelated texts" in first
     assert "measured" not in run("index", out)
     hits = json.loads(run("search", out, "--image", root / "030.png", "--json"))
     assert all(0 <= hit["confidence"] <= 1 for hit in hits)

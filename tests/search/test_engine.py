@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.search import Query
+from hf_clipalign.search import Query, engine
+from hf_clipalign.search.answers import vectors
 from hf_clipalign.search.engine import search
 from tests.search.collections import Collection, Files, feature
 
@@ -135,6 +136,51 @@ def test_a_batch_equals_its_queries_one_by_one(collection):
     assert search(collection, []) == []
 
 
+def test_a_batch_is_one_product_for_each_block_of_images(collection, monkeypatch):
+    calls = []
+    real = engine.neighbours
+
+    def counted(collection, head, queries, *rest):
+        calls.append((head, len(queries)))
+        return real(collection, head, queries, *rest)
+
+    monkeypatch.setattr(engine, "neighbours", counted)
+    queries = [Query.parse("red")] * 7 + [Query.of(like="red/pure.png")] * 5
+    search(collection, queries)
+    assert sorted(calls) == [("aligned", 5), ("raw", 7)]
+    assert collection.encoded == ["red"]
+    monkeypatch.setattr(engine, "_QUERIES_PER_PASS", 4)
+    expected = [names(one(collection, query, top_k=2)) for query in queries]
+    assert [names(answer) for answer in search(collection, queries, top_k=2)] == expected
+
+
+def test_images_of_a_batch_are_read_a_few_at_a_time(collection, monkeypatch):
+    Image.new("RGB", (9, 9), (255, 0, 0)).save("outside.png")
+    monkeypatch.setattr(vectors, "_BATCH", 2)
+    sizes = []
+    real = collection.encode_images
+    collection.encode_images = lambda images: sizes.append(len(images)) or real(images)
+    answers = search(collection, [Query.of(image="outside.png") for _ in range(5)])
+    assert sizes == [2, 2, 1]
+    assert {names(answer)[0] for answer in answers} == {"red/pure.png"}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("rde/pure.png", "red/pure.png"),
+        ("darc.png", "red/dark.png"),
+        ("photos/whit.png", "photos/white.png"),
+        ("nothing-alike.jpg", None),
+    ],
+)
+def test_a_misspelt_file_is_corrected(collection, name, meant):
+    with pytest.raises(ClipAlignError) as error:
+        one(collection, parts={"image": name})
+    hint = "check the name" if meant is None else f"did you mean '{meant}'?"
+    assert f"no file '{name}', neither in the index nor on the disk: {hint}" in str(error.value)
+
+
 class Calibration:
     reference_rank = 1
 
@@ -172,7 +218,7 @@ def test_confidence_where_there_is_none(collection):
     larger = Collection(collection.files, np.tile(collection.values, (4, 1)))
     with pytest.raises(ClipAlignError, match="the index has no calibration, which min_confidence needs"):
         one(larger, parts={"like": "red/pure.png"}, min_confidence=0.5)
-    with pytest.raises(ClipAlignError, match="min_confidence is for queries by one image, not for"):
+    with pytest.raises(ClipAlignError, match="min_confidence is for queries by one image or by words, not for"):
         one(collection, parts={"like": "red/pure.png", "unlike": "blue"}, min_confidence=0.5)
 
 

@@ -102,3 +102,29 @@ def test_conditions_of_the_command_line():
 
 def test_the_class_is_the_first_folder():
     assert [class_of(name) for name in NAMES] == ["cats", "cats", "cats2", "dogs", ""]
+
+
+def test_class_and_class_name_are_one_condition(files):
+    for where in ({"class": "cats"}, {"class_name": "cats"}):
+        assert Filter.of(where) == Filter(class_name="cats")
+    assert parse_conditions(["class_name=cats", "class=dogs"]) == {"class_name": ["cats", "dogs"]}
+    with pytest.raises(ClipAlignError, match="class and class_name, which are one condition"):
+        Filter.of({"class": "cats", "class_name": "dogs"})
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (
+            "clas=x",
+            "unknown condition 'clas': did you mean 'class'? choose from path, class, min-size",
+        ),
+        ("min-size=soon", "min-size is 'soon': give bytes, or a size such as 200kB or 1.5MB."),
+        ("max_size=soon", "max-size is 'soon': give bytes"),
+        ("until=soon", "until is 'soon', which is no date"),
+    ],
+)
+def test_mistakes_are_explained_in_the_words_of_the_command_line(condition, message):
+    with pytest.raises(ClipAlignError) as error:
+        parse_conditions([condition])
+    assert str(error.value).startswith(message)

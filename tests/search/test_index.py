@@ -46,6 +46,18 @@ def counts(report) -> dict[str, int]:
     return {name: count for name in names if (count := getattr(report, name))}
 
 
+def test_a_function_is_told_how_many_new_images_are_done(root, tmp_path, checkpoint):
+    index, steps = begin(root, tmp_path / "index", checkpoint), []
+    index.update(progress=lambda done, total: steps.append((done, total)), batch_size=3, num_workers=0)
+    assert (steps[0], steps[-1]) == ((0, 10), (10, 10))
+    assert len(steps) > 3, "also within a shard"
+    assert steps == sorted(steps)
+    write_image(root / "new.png", 77)
+    steps.clear()
+    index.update(progress=lambda done, total: steps.append((done, total)), num_workers=0)
+    assert steps == [(0, 1), (1, 1)]
+
+
 def test_a_new_index_holds_every_image_once_in_the_order_of_the_names(root, tmp_path, checkpoint):
     index = begin(root, tmp_path / "index", checkpoint)
     assert (len(index), len(index.files)) == (0, 0)

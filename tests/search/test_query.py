@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_clipalign import ClipAlignError
-from hf_clipalign.search import Files, Query
+from hf_clipalign.search import Files, Part, Query
 
 
 def parsed(line):
@@ -26,6 +26,10 @@ WORDS = [
     "jpg",
     "- toy",
     "Über den Wolken – 雲",
+    'semi-"automatic" gun',
+    'a "no smoking" sign, and "stop"',
+    "nan",
+    "2*red",
 ]
 
 
@@ -48,6 +52,9 @@ ARITHMETIC = {
     '"rock + roll" − “a - b”': [("words", "rock + roll", 1), ("words", "a - b", -1)],
     '"photo.jpg"': [("words", "photo.jpg", 1)],
     "2*a.jpg": [("image", "a.jpg", 2)],
+    '1e-2*"snow" + 2E1×"ice"': [("words", "snow", 0.01), ("words", "ice", 20)],
+    'red car-"toy"': [("words", "red car", 1), ("words", "toy", -1)],
+    '−"toy" + a.jpg': [("words", "toy", -1), ("image", "a.jpg", 1)],
 }
 
 
@@ -66,6 +73,34 @@ MISTAKES = {
     '"red" -': "is empty: write words or a file beside every",
     '"red" + + "blue"': "is empty: write",
     '0*"red"': "weight of .*red.* is 0: give a number above 0",
+    '1e999*"red"': 'weight of "red" is inf: give a number above 0.000001, at most 1,000,000',
+    '1e308*"red" + 1e308*"blue"': 'weight of "red" is 1e.308: give a number above',
+    '"blue" - 1e-320*"red"': 'weight of "red" is .*e-321: give a number above',
+    **{
+        line: f"in the query .* the part .*{part}.* cannot be read: write a sum as 0.5"
+        for line, part in {
+            'nan*"red"': "nan",
+            'inf * "red"': "inf",
+            'two*"red"': "two",
+            '0,5*"red"': "0,5",
+            '1/2*"red"': "1/2",
+            '2*3*"red"': "3",
+            '"red"*2': "2",
+            '"red" × 0.5 + "blue"': "0.5",
+            "a.jpg*2": "2",
+            '2 "red"': "2",
+            '"red" "blue"': "blue",
+            '"red", "blue"': "blue",
+            '"red" – "blue"': "blue",
+            '-- "red"': "red",
+            '("red" + "blue") - "toy"': r"\(",
+            '2*("red" + "blue")': r"\(",
+            'nan*red + "blue"': "nan",
+            '"red"^2 car': "2",
+        }.items()
+    },
+    '2*-"red"': "is empty: write",
+    '+ + "red"': "is empty: write",
     "x" * 20_001: "20,001 characters: give at most 20,000",
 }
 
@@ -122,6 +157,12 @@ def test_a_query_from_arguments():
 def test_arguments_that_say_nothing(arguments):
     with pytest.raises(ClipAlignError, match=r"query is empty|text is 3"):
         Query.of(**arguments)
+
+
+@pytest.mark.parametrize("weight", [0, float("nan"), float("inf"), -1e7, 1e-7, True, "2", None])
+def test_a_weight_is_a_number_within_bounds(weight):
+    with pytest.raises(ClipAlignError, match=r'the weight of "red" is .*: give a number above 0\.000001'):
+        Query((Part("words", "red", weight),))
 
 
 def test_a_query_says_how_it_was_understood():

@@ -17,6 +17,7 @@ from hf_clipalign.data import load_mini
 from hf_clipalign.search import ImageIndex
 from hf_clipalign.search.answers import texts
 from hf_clipalign.search.answers.texts import SETTING, embedded_texts, prepare_texts
+from hf_clipalign.search.text_tower import PROBES
 from tests.tiny_models import save_tiny
 from tests.versions import OLD
 
@@ -100,6 +101,16 @@ def test_a_tower_that_reads_otherwise_is_never_used(index, monkeypatch):
     monkeypatch.setattr(ImageIndex, "encode_texts", lambda self, texts: "asked the model")
     assert embedded_texts(index, WORDS) == "asked the model"
     assert not prepare_texts(index), "that is not tried again"
+
+
+def test_the_texts_of_the_proof_are_those_of_exports_and_within_the_context(index, monkeypatch):
+    read = []
+    real = texts.LeanTextTower.features
+    monkeypatch.setattr(texts.LeanTextTower, "features", lambda self, given: read.extend(given) or real(self, given))
+    monkeypatch.setattr(texts, "PROBES", (*PROBES, "cat " * 40))
+    index.put_setting(SETTING, None)
+    assert prepare_texts(index)
+    assert set(PROBES) <= set(read)
 
 
 @pytest.mark.skipif(OLD, reason="5.0 has no tokenizer class for SigLIP without sentencepiece")

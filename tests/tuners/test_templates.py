@@ -116,6 +116,42 @@ def test_a_context_over_the_name_of_a_single_class_is_refused(config: Any, alone
             model.get_text_features(input_ids=rows(texts))
 
 
+@every_context
+@pytest.mark.parametrize(
+    ("n_ctx", "wrong", "right"),
+    [
+        (1, "dog on a table.", "X dog on a table."),
+        (1, "dog.", "X dog."),
+        (2, "dog dog.", "X X dog."),
+        (2, "an old dog.", "X X old dog."),
+    ],
+)
+def test_with_a_tokenizer_beside_the_model_stand_ins_are_told_from_names(
+    method: str, n_ctx: int, wrong: str, right: str, tmp_path: Path
+) -> None:
+    tiny_clip().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model = get_peft_model(type(tiny_clip()).from_pretrained(tmp_path), CONTEXTS[method](n_ctx=n_ctx)).eval()
+    template = " ".join(["X"] * n_ctx)
+    for texts in ([wrong], [wrong, wrong]):
+        with pytest.raises(ClipAlignError, match=rf"the class name: .* Use the template '{template} \{{\}}\.'"):
+            model.get_text_features(input_ids=rows(texts))
+    model.get_text_features(input_ids=rows([right]))
+    model.get_text_features(input_ids=build_prompts(model, tiny_tokenizer(), ["dog"]))
+
+
+@pytest.mark.parametrize(("alone", "is_read"), [("an old dog.", True), ("dog dog dog.", False), ("X X dog.", True)])
+def test_with_a_tokenizer_a_template_with_other_words_is_compared(alone: str, is_read: bool, tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path)
+    config = CoOpConfig(n_ctx=2, template="an old {}.", tokenizer_name_or_path=str(tmp_path))
+    model = get_peft_model(tiny_clip(), config).eval()
+    if is_read:
+        model.get_text_features(input_ids=rows([alone]))
+        return
+    with pytest.raises(ClipAlignError, match="Use the template 'an old"):
+        model.get_text_features(input_ids=rows([alone]))
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
 import os
 import threading
 from collections import OrderedDict
@@ -11,17 +11,14 @@ from pathlib import Path
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file
+from hf_clipalign.data.images.thumbnails import jpeg_thumbnail
 
 SIDES = {"small": 256, "large": 1280}
 """Longest side in pixels, by the names that a request can have."""
 
 MAX_BYTES = 256 * 2**20
 
-_QUALITY = 82
 _START, _END = b"\xff\xd8", b"\xff\xd9"
-_EASY_PIXELS = 3_000_000
-"""JPEGs above this size are decoded at half of it or less, which is enough for a thumbnail."""
-_ALL_PIXELS = 178_956_970
 
 
 class Thumbnails:
@@ -37,8 +34,8 @@ class Thumbnails:
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._total = 0
         self._lock, self._decoders = threading.Lock(), threading.Semaphore(2)
-        for path in sorted(folder.glob("*.jpg"), key=lambda one: one.stat().st_mtime_ns):
-            self._note(path.name, path.stat().st_size)
+        for name, size in _by_age(folder):
+            self._note(name, size)
         self._evict()
 
     @property
@@ -60,12 +57,12 @@ class Thumbnails:
             status = os.stat(path)
         except OSError as error:
             raise ClipAlignError(f"{path!r} cannot be read: {error.strerror}.") from None
-        facts = f"{os.fsencode(path)!r} {status.st_size} {status.st_mtime_ns} {SIDES[size]} {_QUALITY}"
+        facts = f"{os.fsencode(path)!r} {status.st_size} {status.st_mtime_ns} {SIDES[size]}"
         name = f"{hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()}.jpg"
         stored = self._stored(name)
         if stored is None:
             with self._decoders:
-                stored = made_thumbnail(path, SIDES[size])
+                stored = jpeg_thumbnail(path, SIDES[size])
             self._store(name, stored)
         return stored
 
@@ -87,7 +84,7 @@ class Thumbnails:
         return None
 
     def _store(self, name: str, data: bytes) -> None:
-        if len(data) > self.max_bytes:
+        if len(data) > self.max_bytes or not self.folder.parent.is_dir():
             return
         try:
             with atomic_file(self.folder / name) as staging:
@@ -109,25 +106,11 @@ class Thumbnails:
             (self.folder / name).unlink(missing_ok=True)
 
 
-def made_thumbnail(source: str | bytes, side: int, name: str | None = None, max_pixels: int = _ALL_PIXELS) -> bytes:
-    """An image as a small JPEG file.
-
-    Args:
-        source (`str` or `bytes`): a path or an encoded image.
-        side (`int`): longest side in pixels.
-        name (`str`, *optional*): what errors call it.
-        max_pixels (`int`, *optional*): as in `read_image`.
-
-    Raises:
-        `ClipAlignError`: it cannot be read.
-    """
-    from hf_clipalign.data import read_image
-
-    try:
-        image = read_image(source, max_pixels=min(_EASY_PIXELS, max_pixels), name=name)
-    except ClipAlignError:
-        image = read_image(source, max_pixels=max_pixels, name=name)
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=_QUALITY)
-    return buffer.getvalue()
+def _by_age(folder: Path) -> list[tuple[str, int]]:
+    """Names and sizes of the thumbnails, oldest first; another app on the same index may remove some meanwhile."""
+    found = []
+    for path in folder.glob("*.jpg"):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            found.append((status.st_mtime_ns, path.name, status.st_size))
+    return [(name, size) for _, name, size in sorted(found)]

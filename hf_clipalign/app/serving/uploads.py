@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 import threading
 from collections import OrderedDict
@@ -14,11 +13,14 @@ from numpy.typing import NDArray
 
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.app.serving.thumbnails import made_thumbnail
+from hf_clipalign._io.data_address import data_address
+from hf_clipalign.data.images.thumbnails import jpeg_thumbnail
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 _MOST_UPLOADS = 256
+_DECODED_AT_ONCE = 2
+"""An image of the most pixels takes some hundreds of megabytes while it is decoded."""
 _PREVIEW = 200
 _LONGEST_NAME = 80
 
@@ -49,7 +51,7 @@ class Uploads:
     def __init__(self, encode: Callable[[bytes, str], NDArray[np.float32]], most: int = _MOST_UPLOADS) -> None:
         self._encode, self._most = encode, most
         self._known: OrderedDict[str, Upload] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._decoders = threading.Lock(), threading.Semaphore(_DECODED_AT_ONCE)
 
     def add(self, data: bytes, name: str) -> tuple[str, Upload]:
         """Reads an image, and gives the token to ask with.
@@ -64,8 +66,9 @@ class Uploads:
         name = printable(name.replace("\\", "/").rpartition("/")[2].strip() or "image")[:_LONGEST_NAME]
         if len(data) > MAX_BYTES:
             raise ClipAlignError(too_large(name))
-        preview = base64.b64encode(made_thumbnail(data, _PREVIEW, name, MAX_PIXELS)).decode("ascii")
-        upload = Upload(name, self._encode(data, name), f"data:image/jpeg;base64,{preview}")
+        with self._decoders:
+            preview = data_address(jpeg_thumbnail(data, _PREVIEW, name=name, max_pixels=MAX_PIXELS), "image/jpeg")
+            upload = Upload(name, self._encode(data, name), preview)
         token = secrets.token_urlsafe(18)
         with self._lock:
             self._known[token] = upload

@@ -48,6 +48,12 @@
   };
 
   const give = async (file) => {
+    const most = Number(byId("ca-drop").dataset.caMaxBytes);
+    if (file.size > most) {
+      byId("ca-file").value = "";
+      say(`${file.name}: more than ${most / 2 ** 20} MB; make the image smaller, or save it as JPEG.`, true);
+      return;
+    }
     say(`Reading ${file.name} …`, false);
     try {
       const reply = await fetch("uploads", {
@@ -55,8 +61,8 @@
         headers: { "Content-Type": "application/octet-stream", "X-File-Name": encodeURIComponent(file.name) },
         body: file,
       });
-      const answer = await reply.json();
-      if (!reply.ok) throw new Error(answer.error ?? "The image could not be used.");
+      const answer = await reply.json().catch(() => ({}));
+      if (!reply.ok || !answer.token) throw new Error(answer.error ?? "The image could not be used.");
       show(answer.preview, answer.name);
       showResults();
       setToken(answer.token);
@@ -84,8 +90,22 @@
       if (kind === "drop" && imageOf(event.dataTransfer)) give(imageOf(event.dataTransfer));
     });
   }
+  // browsers refuse to save an address of some megabytes, but not its content
+  const save = (event, link) => {
+    event.preventDefault();
+    const text = atob(link.getAttribute("href").split(",")[1]);
+    const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+    const copy = document.createElement("a");
+    copy.href = URL.createObjectURL(new Blob([bytes], { type: "text/csv" }));
+    copy.download = link.download;
+    copy.click();
+    setTimeout(() => URL.revokeObjectURL(copy.href), 60000);
+  };
+
   document.addEventListener("click", (event) => {
     if (event.target.closest("#ca-clear")) return clear();
+    const table = event.target.closest(".ca-csv");
+    if (table) return save(event, table);
     if (event.target.closest("#ca-search")) return showResults();
     const image = event.target.closest("[data-ca-file]");
     if (!image) return;

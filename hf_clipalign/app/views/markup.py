@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._checks.quoting import printable
+from hf_clipalign._io.data_address import data_address
 from hf_clipalign.app.answers import Answered, Column, answer_csv
 from hf_clipalign.app.bands import Band
 from hf_clipalign.app.rankings import Ranked
-from hf_clipalign.app.workspace import View
+from hf_clipalign.app.view import View
 from hf_clipalign.search.heads import RAW
 
 _WIDTH, _HEIGHT, _MARGIN = 320.0, 120.0, 6.0
@@ -69,25 +69,26 @@ def results(view: View, answered: Answered, top_k: int) -> str:
         is_visual=answered.is_visual,
         is_single=answered.is_single,
         columns=columns,
+        least=answered.least,
         generation=view.generation,
-        csv=data_address(answer_csv(view, answered), "text/csv"),
+        csv=csv_address(answer_csv(view, answered)),
     )
 
 
 def hit_tile(view: View, hit: Ranked, head: str, top_k: int) -> Tile:
     """A hit with its rank, its score, its confidence, and how it moved."""
-    score = f"#{hit.rank} · {hit.score:.3f}"
+    lines = [f"#{hit.rank} · {hit.score:.3f}"]
     if hit.confidence is not None:
-        score += f" · {100 * hit.confidence:.0f} % sure"
+        lines.append(f"{100 * hit.confidence:.0f} % sure")
     change = hit.change(top_k, head != RAW)
-    return Tile(shown_file(view, view.files_of(hit.row)), [score], change, _mark(hit, change))
+    return Tile(shown_file(view, view.files_of(hit.row)), lines, change, _mark(hit, change))
 
 
 def groups(
     view: View, title: str, shown: Sequence[Group], notes: Sequence[str] = (), csv: str = "", csv_name: str = ""
 ) -> str:
     """Groups of tiles below each other."""
-    address = data_address(csv, "text/csv") if csv else ""
+    address = csv_address(csv) if csv else ""
     content = {"title": title, "groups": shown, "notes": notes, "csv": address, "csv_name": csv_name}
     return _render("groups", generation=view.generation, **content)
 
@@ -116,9 +117,9 @@ def message(text: str, kind: str = "note", share: float | None = None) -> str:
     return _render("message", text=printable(text), kind=kind, share=None if share is None else math.floor(share))
 
 
-def drop_zone() -> str:
-    """Where an image is given."""
-    return _render("drop")
+def drop_zone(max_bytes: int) -> str:
+    """Where an image of at most so many bytes is given."""
+    return _render("drop", max_bytes=max_bytes)
 
 
 def shown_file(view: View, numbers: Sequence[int]) -> ShownFile:
@@ -128,9 +129,9 @@ def shown_file(view: View, numbers: Sequence[int]) -> ShownFile:
     return ShownFile(first, printable(names[first]), tuple(printable(names[number]) for number in others))
 
 
-def data_address(text: str, kind: str) -> str:
-    """A text as an address that holds it."""
-    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode('utf-8')).decode('ascii')}"
+def csv_address(text: str) -> str:
+    """A table as an address that holds it."""
+    return data_address(text.encode("utf-8"), "text/csv;charset=utf-8")
 
 
 def _title(column: Column, answered: Answered) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.app.folder_report import Concepts, Report
+from hf_clipalign.app.clusters import Cluster, Report
+from hf_clipalign.app.folder_report import Concept, Concepts
+from hf_clipalign.app.view import View
 from hf_clipalign.app.views.markup import Group, Tile, groups, message, shown_file
-from hf_clipalign.app.workspace import View
 from hf_clipalign.search.answers.groups import find_duplicates, groups_as_csv, groups_as_tiles
 from hf_clipalign.search.answers.hits import as_csv
 
@@ -45,10 +46,15 @@ def folder_page(view: View, concepts: Concepts, words: str, size: int, n_cluster
     Raises:
         `ClipAlignError`: too few or too many words or images.
     """
-    report = concepts.report(_names(words, size), n_clusters, _SHOWN_CONCEPTS, _PER_ROW, say)
-    if report.note:
-        return message(report.note, "error")
-    largest = max(concept.share for concept in report.concepts)
+    report = concepts.report(_names(words, size), n_clusters, _SHOWN_CONCEPTS, _PER_ROW, say, view)
+    parts = [message(report.note, "error") if report.note else _concepts(view, report.concepts)]
+    if report.clusters:
+        parts.append(_clusters(view, report.clusters))
+    return "".join(parts)
+
+
+def _concepts(view: View, concepts: list[Concept]) -> str:
+    largest = max(concept.share for concept in concepts)
     shown = [
         Group(
             concept.name,
@@ -56,17 +62,33 @@ def folder_page(view: View, concepts: Concepts, words: str, size: int, n_cluster
             f"{100 * concept.share:.1f} % of the differences",
             round(100 * concept.share / largest, 1),
         )
-        for concept in report.concepts
+        for concept in concepts
     ]
-    grouped = [
-        Group(", ".join(cluster.names), _tiles(view, cluster.rows), f"{cluster.size:,} images")
-        for cluster in report.clusters
+    csv = as_csv(("concept", "importance"), [(concept.name, f"{concept.share:.6g}") for concept in concepts])
+    return groups(view, "What tells the images apart", shown, [], csv, "concepts.csv")
+
+
+def _clusters(view: View, clusters: list[Cluster]) -> str:
+    """Groups of images: of each the most typical ones, and all files as CSV."""
+    shown = []
+    for cluster in clusters:
+        size = "1 image" if cluster.size == 1 else f"{cluster.size:,} images"
+        text = f"{size}; {cluster.kind}" if cluster.kind else size
+        shown.append(Group(", ".join(cluster.names), _tiles(view, cluster.rows[:_PER_ROW].tolist()), text))
+    lines = [
+        (view.files.path(number), ", ".join(cluster.names), probability)
+        for cluster in clusters
+        for row, probability in zip(cluster.rows.tolist(), _probabilities(cluster), strict=True)
+        for number in view.files_of(row)
     ]
-    rows = [(concept.name, f"{concept.share:.6g}") for concept in report.concepts]
-    page = groups(
-        view, "What tells the images apart", shown, [], as_csv(("concept", "importance"), rows), "concepts.csv"
-    )
-    return page + (groups(view, "Groups of images", grouped) if grouped else "")
+    return groups(view, "Groups of images", shown, [], as_csv(("path", "group", "probability"), lines), "groups.csv")
+
+
+def _probabilities(cluster: Cluster) -> list[str]:
+    """How sure a model is of each image; empty where the groups are no classes of a model."""
+    if cluster.probabilities is None:
+        return [""] * cluster.size
+    return [f"{probability:.4g}" for probability in cluster.probabilities]
 
 
 def _names(words: str, size: int) -> list[str]:
@@ -81,10 +103,10 @@ def _names(words: str, size: int) -> list[str]:
 
 
 def _tile(view: View, tile: Any) -> Tile:
-    number = view.files.find(tile.path)
+    number: Any = view.files.find(tile.path)
     change, mark = ("up", "worth keeping") if tile.is_marked else ("", "")
     lines = [line for line in tile.lines if line != mark]
-    return Tile(shown_file(view, [0 if number is None else number]), lines, change, mark)
+    return Tile(shown_file(view, [number]), lines, change, mark)
 
 
 def _tiles(view: View, rows: list[int]) -> list[Tile]:

@@ -11,8 +11,15 @@ import typer
 
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.models import chosen_model, load, template_for
-from hf_clipalign.cli.names import BUILT_IN_DATA, holds_index, is_built_in_data, is_built_in_model, nearest_path
+from hf_clipalign.cli.models import chosen_model, load, on_device, template_for
+from hf_clipalign.cli.names import (
+    BUILT_IN_DATA,
+    holds_index,
+    is_built_in_data,
+    is_built_in_model,
+    is_model_folder,
+    nearest_path,
+)
 from hf_clipalign.cli.options import DeviceOption, ModelOption, TemplateOption, console, parse_band, warn
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -39,6 +46,12 @@ def app(
         typer.Option(metavar="K_TOP,K_BOTTOM", help="Band of a new index. Default: the model's published one."),
     ] = None,
     template: TemplateOption = None,
+    discovery: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="A model of [bold]clipalign discover[/]: its classes and names group the images."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; the default can be reached from here only.")] = (
         "127.0.0.1"
     ),
@@ -56,33 +69,56 @@ def app(
     [bold]clipalign app photos/ --model openai/clip-vit-base-patch32[/]
 
     [bold]clipalign app photos.index[/]
+
+    [bold]clipalign app animals/ --model openai/clip-vit-base-patch16 --discovery found[/]
     """
     from hf_clipalign.app.serving.server import check_installed, serve
 
     check_installed()
     if host not in _LOOPBACK:
         warn("note:", f"everyone who can reach {printable(host)} can use this app and see the images.")
+    sorter = None if discovery is None else _discovery(discovery, device)
     with tempfile.TemporaryDirectory(prefix="clipalign-app-") as scratch:
         path = Path(data) if holds_index(Path(data)) else out or _default_place(data, scratch)
         if holds_index(path):
-            workspace = _opened(path, Path(data) != path, model, template, device)
+            workspace = _opened(path, None if Path(data) == path else data, model, template, device)
         else:
             workspace = _made(data, path, scratch, model, band, template, device)
         for note in workspace.notes:
             warn("note:", note)
-        serve(workspace, path, host, port, lambda address: console.print(f"open {address}   (Ctrl-C ends it)"))
+        say = lambda address: console.print(f"open {address}   (Ctrl-C ends it)")  # noqa: E731
+        serve(workspace, path, host, port, say, sorter)
 
 
-def _opened(path: Path, is_of_folder: bool, model: str | None, template: str | None, device: str) -> Any:
+def _discovery(name: str, device: str) -> Any:
+    """A SpectralGCD model, by its folder, the folder that `clipalign discover` wrote, or its Hub id."""
+    from hf_clipalign.app.discovery import Discovery
+    from hf_clipalign.gcd import SpectralGCDModel
+
+    path, inside = Path(name), Path(name) / "model"
+    if not path.exists() and (close := nearest_path(name)):
+        raise ClipAlignError(f"no folder {name!r} for --discovery: did you mean {close!r}?")
+    found = inside if is_model_folder(inside) and not is_model_folder(path) else name
+    model = on_device(SpectralGCDModel.from_pretrained(found), device)
+    return Discovery(model.eval(), printable(path.name if path.exists() else name))
+
+
+def _opened(path: Path, folder: str | None, model: str | None, template: str | None, device: str) -> Any:
     """An index that is there; new images are embedded if it was named by its folder."""
     from hf_clipalign.app.workspace import Workspace
     from hf_clipalign.search import ImageIndex
 
     index = ImageIndex.open(path)
+    if folder is not None and not is_built_in_data(folder) and os.path.abspath(folder) not in index.roots:
+        roots = ", ".join(repr(printable(root)) for root in index.roots)
+        raise ClipAlignError(
+            f"{printable(str(path))!r} is the index of {roots}, not of {printable(folder)!r}: show it with "
+            f"`clipalign app {printable(str(path))}`, or name another place for the index with --out."
+        )
     mini = _built_in(index.description["model"]["name"] or "")
     return Workspace(
         open_index=lambda: index,
-        is_to_update=is_of_folder or model is not None,
+        is_to_update=folder is not None or model is not None,
         template=template_for(template, mini),
         notes=[_NOT_FOR_PHOTOGRAPHS.format(mini)] if mini else [],
         model=None if model is None else load(chosen_model(model), device, False)[0],
@@ -122,15 +158,8 @@ def _made(
         is_to_update=True,
         template=template_for(template, name),
         notes=[_NOT_FOR_PHOTOGRAPHS.format(name)] if is_built_in_model(name) and not is_built_in else [],
-        count_files=lambda: _count(folder),
         may_choose_band=band is None,
     )
-
-
-def _count(folder: str) -> int:
-    from hf_clipalign.search.collection.scanning import scan
-
-    return len(scan(folder).files)
 
 
 def _default_place(data: str, scratch: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.commands.evaluation_run import (
@@ -207,8 +208,8 @@ def _chosen_band(
     chosen_on, reported, kept = _halves(task, ids, run.seed)
     band = search_band(chosen_on, as_dual_encoder(run.model), modality=modality).band
     text = (
-        f"Band {band[0]},{band[1]} was chosen on one half of the classes ({len(chosen_on.query)} queries). All scores "
-        "are those of the other half."
+        f"Band {band[0]},{band[1]} was chosen on one half of the classes ({counted(len(chosen_on.query), 'query')}). "
+        "All scores are those of the other half."
     )
     return band, reported, kept, [text]
 
@@ -228,8 +229,8 @@ def _zero_shot(run: EvaluationRun, task_name: str, inversion: dict[str, Any]) ->
         for row in rows
     ]
     caption = (
-        f"percent; {len(images)} images. raw: image against prompt; oti: inverted image against prompt; ovi: "
-        "image against inverted prompt. The last two are within one modality."
+        f"percent; {counted(len(images), 'image')}. raw: image against prompt; oti: inverted image against prompt; "
+        "ovi: image against inverted prompt. The last two are within one modality."
     )
     table = ReportTable(columns, text, caption)
     console.print(table.to_rich())

@@ -161,10 +161,15 @@ def _features(
 ) -> tuple[Any, Any]:
     """The images' features, made once and kept in OUT, and the images; a features folder has none."""
     from hf_clipalign.backbones import as_dual_encoder
-    from hf_clipalign.features import FeatureStore, extract_to_store
+    from hf_clipalign.features import EmbeddingStore, FeatureStore, extract_to_store
 
-    if isinstance(opened, FeatureStore):
-        opened.check_model(as_dual_encoder(loaded))
+    if isinstance(opened, (FeatureStore, EmbeddingStore)):
+        opened.check_model(encoder := as_dual_encoder(loaded))
+        if isinstance(opened, EmbeddingStore) and opened.width != encoder.embed_dim:
+            raise ClipAlignError(
+                f"the embeddings in {str(opened.folder)!r} have dimension {opened.width}, those of {model_name} "
+                f"{encoder.embed_dim}: give the model that made them."
+            )
         return opened, None
     store = extract_to_store(
         loaded,
@@ -202,8 +207,11 @@ def _show(result: Any, loaded: Any, store: Any, source: Any, texts: Any, out: Pa
 
 
 def _projected(loaded: Any, store: Any) -> Iterator[Any]:
+    """The images in the shared space, block by block."""
     from hf_clipalign.backbones import as_dual_encoder
-    from hf_clipalign.features import project_image_features
+    from hf_clipalign.features import EmbeddingStore, project_image_features
 
+    if isinstance(store, EmbeddingStore):
+        return store.blocks()
     encoder = as_dual_encoder(loaded)
     return (project_image_features(encoder, block.values) for block in store.blocks())

@@ -21,7 +21,7 @@ NOT_WORTH_HAVING = 3
 _TEMPLATE = "a photo of a {} ."
 _BATCH = 64
 _LOGGED_SHARE = 0.2  # of all steps
-_SMALL_HEAD = {"hidden_size": 256, "mlp_hidden_size": 512, "bottleneck_size": 128}
+_SMALL_HEAD: dict[str, Any] = {"hidden_size": 256, "mlp_hidden_size": 512, "bottleneck_size": 128}
 _METHODS = ("spectralgcd", "kmeans", "semi-kmeans")
 _CENTRING = {"auto": (True, False), "yes": (True,), "no": (False,)}
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_clipalign._checks.quoting import short
+from hf_clipalign._checks.quoting import counted, short
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.cli.commands.embedding_status import show_status
+from hf_clipalign._io.urls import is_url, shown
 from hf_clipalign.cli.data import check_data, check_out, open_data
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.options import (
@@ -26,6 +26,7 @@ from hf_clipalign.cli.options import (
     next_step,
     warn,
 )
+from hf_clipalign.cli.store_commands.embedding_status import show_status
 
 _ENGINES = ("plain", "ray")
 
@@ -49,8 +50,8 @@ def embed(
         typer.Argument(
             metavar="DATA",
             show_default=False,
-            help="Folder of images (class = sub-folder), CSV/TSV/parquet table, Hub id, or mini:emoji, the built-in "
-            "images. Needed, except with --status.",
+            help="Folder of images (class = sub-folder), of tars (WebDataset, img2dataset) or of parquet files, "
+            "CSV/TSV/parquet table, Hub id, or mini:emoji, the built-in images. Needed, except with --status.",
         ),
     ] = None,
     model: ModelOption = None,
@@ -124,6 +125,8 @@ def embed(
         raise typer.BadParameter("images are missing; without them only --status works", param_hint="'DATA'")
     _check_engine(engine, address, towers, shard, streaming)
     check_data(data)
+    if is_url(data):
+        raise ClipAlignError(f"{shown(data)!r}: images are read from a disk or the Hub; copy or mount them.")
     check_out(out, data)
     model = chosen_model(model, data)
     source: Any
@@ -132,7 +135,10 @@ def embed(
     else:
         source = open_data(data, image_column, label_column, split)
     if hasattr(source, "manifest"):
-        raise ClipAlignError(f"{data!r} holds features already: give images, or run clipalign evaluate {data}.")
+        from hf_clipalign.features import FeatureStore
+
+        held = "features" if isinstance(source, FeatureStore) else "embeddings"
+        raise ClipAlignError(f"{data!r} holds {held} already: give images, or run clipalign evaluate {data}.")
     loaded, processor = load(model, "cpu" if engine == "ray" else device)
     options: dict[str, Any] = {
         "shard_size": shard_size,
@@ -196,7 +202,7 @@ def _extract_share(
 
 
 def _report(store: Any, out: Path, model: str) -> None:
-    console.print(f"{len(store)} images, features of dimension {store.width}: {out}", soft_wrap=True)
+    console.print(f"{counted(len(store), 'image')}, features of dimension {store.width}: {out}", soft_wrap=True)
     for name, reason in store.skipped:
         warn("skipped", f"{name}: {reason}")
     if store.class_names is not None and len(store.class_names) > 1:

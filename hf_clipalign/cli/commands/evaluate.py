@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.commands.evaluation_run import (
@@ -32,6 +33,7 @@ from hf_clipalign.cli.options import (
     folder_option,
     next_step,
 )
+from hf_clipalign.cli.store_commands.embeddings_evaluation import evaluate_embeddings, holds_embeddings
 
 _BAND_HELP = (
     "{}: auto (chosen on half of the classes, reported on the other half), known (the published one), none (no "
@@ -96,9 +98,14 @@ def evaluate(
     chosen_band = own_band(task, modality, image_band, text_band, band)
     check_data(data)
     check_out(out, data, second)
-    name = chosen_model(model, data)
     columns = {"image_column": image_column, "label_column": label_column, "split": split}
     names = None if heads is None else [name.strip() for name in heads.split(",")]
+    if holds_embeddings(data):
+        stored = EvaluationRun(data, second, model or "not known", chosen_band, names, "", seed, columns, device)
+        stored.results = {"model": model, "data": data, "task": task, "second": second, "seed": seed}
+        evaluate_embeddings(stored, task, out)
+        return
+    name = chosen_model(model, data)
     prompt = template_for(template, name)
     run = EvaluationRun(data, second, name, chosen_band, names, prompt, seed, columns, device, base_model)
     _check(run, task)
@@ -183,7 +190,7 @@ def _nearest_class_mean(run: EvaluationRun) -> None:
     run.results["scores"] = rows
     columns = ["head", "dimension", *[name for name in rows[0] if name not in ("head", "dimension")]]
     text = [[row["head"], str(row["dimension"]), *(f"{100 * row[name]:.1f}" for name in columns[2:])] for row in rows]
-    caption = f"percent; nearest class mean of {len(train)} images, {len(test)} tested"
+    caption = f"percent; nearest class mean of {counted(len(train), 'image')}, {len(test)} tested"
     table = ReportTable(columns, text, caption)
     console.print(table.to_rich())
     run.sections.append(Section("Nearest class mean", tables=[table]))
@@ -207,8 +214,9 @@ def _zero_shot(run: EvaluationRun) -> None:
     scores["mean_per_class"] = mean_per_class_accuracy(logits, features.labels)
     run.results["scores"] = scores
     caption = (
-        f"percent; {len(features)} images, {len(weights)} classes, prompt {run.template!r}. Image-text similarity "
-        "keeps the original projectors: trimming is for image-image and text-text similarity only."
+        f"percent; {counted(len(features), 'image')}, {counted(len(weights), 'class')}, prompt "
+        f"{run.template!r}. Image-text similarity keeps the original projectors: "
+        "trimming is for image-image and text-text similarity only."
     )
     row = ["raw", *(f"{100 * value:.1f}" for value in scores.values())]
     table = ReportTable(["head", *scores], [row], caption)
@@ -251,8 +259,9 @@ def _compare(run: EvaluationRun, task: Any, modality: Any, class_names: list[str
         run.results["band_search"] = {"band": band, "score": search.score, "untrimmed": search.untrimmed_score}
         halved = "queries" if judged else "classes"
         section.text = [
-            f"Band {band[0]},{band[1]} was chosen on one half of the {halved} ({len(chosen_on.query)} queries, mAP "
-            f"{100 * search.score:.1f} there, {100 * search.untrimmed_score:.1f} untrimmed). The scores below are "
+            f"Band {band[0]},{band[1]} was chosen on one half of the {halved} "
+            f"({counted(len(chosen_on.query), 'query')}, mAP {100 * search.score:.1f} there, "
+            f"{100 * search.untrimmed_score:.1f} untrimmed). The scores below are "
             "those of the other half."
         ]
         section.figures = [("mAP of every band, on the half it was chosen on", plot_band_grid(search.grid))]

@@ -80,9 +80,12 @@ def own_band(task: str, modality: str, image_band: str | None, text_band: str | 
 def image_features(run: EvaluationRun, data: str) -> Any:
     """Features of images, from a store or from the images; what is skipped is named and kept for the results."""
     from hf_clipalign.backbones import as_dual_encoder
-    from hf_clipalign.features import FeatureStore, extract_image_features
+    from hf_clipalign.features import EmbeddingStore, FeatureStore, extract_image_features
+    from hf_clipalign.features.rows import not_features
 
     source = run.opened[data]
+    if isinstance(source, EmbeddingStore):
+        raise not_features(data)
     if isinstance(source, FeatureStore):
         source.check_model(as_dual_encoder(run.model))
         features = source.to_features()

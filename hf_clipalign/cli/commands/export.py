@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.commands.push import OverwriteOption
 from hf_clipalign.cli.models import check_band, check_modality, chosen_model, load
-from hf_clipalign.cli.names import misplaced_model
+from hf_clipalign.cli.names import is_stored, misplaced_model
 from hf_clipalign.cli.options import (
     BaseModelOption,
     ImageBandOption,
@@ -23,24 +24,34 @@ from hf_clipalign.cli.options import (
     next_step,
     parse_band,
 )
+from hf_clipalign.cli.store_commands.export_store import StoreExport, export_store
 
 
 def export(
     index: Annotated[
-        Path | None,
-        typer.Argument(metavar="[IDX]", show_default=False, help="An index, to export its embeddings, not a tower."),
+        str | None,
+        typer.Argument(
+            metavar="[IDX]",
+            show_default=False,
+            help="An index, or a folder or URL of features or embeddings, to export those, not a tower.",
+        ),
     ] = None,
     model: ModelOption = None,
     to: Annotated[
         str | None,
         typer.Option(
             help="A tower: stock (a checkpoint for transformers, the default), sentence-transformers (a folder), onnx "
-            "(a file), or faiss (an index of embedded images). The embeddings of IDX: arrow (Parquet for LanceDB, "
-            "Qdrant, pgvector …, the default), faiss or usearch."
+            "(a file), or faiss (an index of embedded images). The embeddings of an index: arrow (Parquet for "
+            "LanceDB, Qdrant, pgvector …, the default), faiss or usearch. Features or embeddings: arrow (a .parquet "
+            "or .arrow file, the default), embeddings (features through a head), clip-retrieval (its folders), store "
+            "(a copy behind a URL)."
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder, or file for onnx. Default: named after the format and the modality.")
+        str | None,
+        typer.Option(
+            help="Folder, file for onnx and tables, or URL. Default: named after the format and the modality."
+        ),
     ] = None,
     modality: Annotated[str, typer.Option(help="image or text; sentence-transformers also: both.")] = "image",
     compact: Annotated[
@@ -72,13 +83,20 @@ def export(
     [bold]clipalign export --model clip-b32-isoclip --to faiss --features photos-b32 --out photos-index[/]
 
     [bold]clipalign export photos.index --to arrow --out photos-vectors[/]
+
+    [bold]clipalign export photos-b32 --to clip-retrieval --out for-clip-retrieval[/]
     """
     from hf_clipalign.hub import written_folder
 
     if index is not None:
-        if model is None and (name := misplaced_model([str(index)])):
+        if is_stored(index):
+            bands = parse_band(image_band), parse_band(text_band)
+            export_store(StoreExport(index, to or "arrow", out, model, head, bands, base_model, overwrite))
+            return
+        if model is None and (name := misplaced_model([index])):
             raise ClipAlignError(f"{name!r} is a model: write --model {name}.")
-        _export_index(index, to or "arrow", head, out, overwrite)
+        _refuse_options_of_towers(model, base_model, modality, compact, dtype, image_band, text_band, features)
+        _export_index(Path(index), to or "arrow", head, out, overwrite)
         return
     to = to or "stock"
     if to in ("arrow", "usearch"):
@@ -98,7 +116,10 @@ def export(
     check_band(loaded, source, base_model, bands)
     aligned = _aligned(loaded, *bands, base_model)
     check_modality(aligned, *(("image", "text") if modality == "both" else (modality,)))
-    path = out or Path(f"{modality}.onnx" if to == "onnx" else f"{to}-{modality}")
+    for name, band in (("image", image_band), ("text", text_band)):
+        if band is not None and modality not in (name, "both"):
+            raise ClipAlignError(f"--{name}-band changes nothing with --modality {modality}: leave it out.")
+    path = Path(out or (f"{modality}.onnx" if to == "onnx" else f"{to}-{modality}"))
     job = _Export(aligned, processor, modality, compact, dtype, features)
     if to == "onnx":
         console.print(_onnx(job, path, overwrite), soft_wrap=True)
@@ -120,14 +141,49 @@ class _Export:
     features: Path | None
 
 
-def _export_index(index: Path, to: str, head: str | None, out: Path | None, overwrite: bool) -> None:
+def _refuse_options_of_towers(
+    model: str | None,
+    base_model: str | None,
+    modality: str,
+    compact: bool,
+    dtype: str,
+    image_band: str | None,
+    text_band: str | None,
+    features: Path | None,
+) -> None:
+    """Refuses what would change nothing about the embeddings of an index: its model and band were chosen before.
+
+    Raises:
+        `ClipAlignError`: the first such option, with what to type instead.
+    """
+    given = {
+        "--model": model is not None,
+        "--base-model": base_model is not None,
+        "--modality": modality != "image",
+        "--compact": compact,
+        "--dtype": dtype != "float32",
+        "--image-band": image_band is not None,
+        "--text-band": text_band is not None,
+        "--features": features is not None,
+    }
+    ways_out = {
+        "--model": "the embeddings are those of its own model, leave --model out",
+        "--image-band": "set the band with `clipalign index IDX --head K_TOP,K_BOTTOM`, and choose with --head",
+    }
+    for option, is_given in given.items():
+        if is_given:
+            way_out = ways_out.get(option, f"leave {option} out")
+            raise ClipAlignError(f"{option} is for the export of a tower, not of an index: {way_out}.")
+
+
+def _export_index(index: Path, to: str, head: str | None, out: str | None, overwrite: bool) -> None:
     from hf_clipalign.hub import export_index
 
-    folder = export_index(index, out or Path(f"{to}-vectors"), to, head, overwrite=overwrite)
+    folder = export_index(index, out or f"{to}-vectors", to, head, overwrite=overwrite)
     facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))["hf_clipalign"]
     console.print(
-        f"{facts['vectors']:,} embeddings of dimension {facts['dimension']} (head {facts['head']}) in {folder}: "
-        f"{', '.join(sorted(file.name for file in folder.iterdir()))}",
+        f"{counted(facts['vectors'], 'embedding')} of dimension {facts['dimension']} (head {facts['head']}) in "
+        f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}",
         soft_wrap=True,
     )
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.data import check_data, check_out
-from hf_clipalign.cli.models import chosen_model, load
+from hf_clipalign.cli.models import chosen_device, chosen_model, load
 from hf_clipalign.cli.options import DeviceOption, ModelOption, console, folder_option, next_step, warn
 
 _SCENARIOS = ("joint", "class-incremental", "label-incremental", "data-incremental")
@@ -99,11 +100,11 @@ def findings(
     model = chosen_model(model)
     parts = _labels(train, test, validation, label_format, splits, names, images, holdout, seed)
     leak = _check_leaks(parts, adapter, allow_shared_patients)
-    loaded, processor = load(model, device)
-    data = _embedded(parts, images, loaded, processor, model, out)
+    from hf_clipalign.data import FindingPrompts
     from hf_clipalign.trainers import RETuneTrainingArguments
+    from hf_clipalign.trainers.retune.data import check_tasks
 
-    tasks = _tasks(scenario, data["train"].labels, n_parts, seed)
+    tasks = _tasks(scenario, parts["train"], n_parts, seed)
     smallest = min(len(task.rows) for task in tasks)
     settings = RETuneTrainingArguments(
         str(out / "adapter"),
@@ -117,9 +118,14 @@ def findings(
         report_to="none",
         disable_tqdm=True,
         logging_strategy="no",
-        use_cpu=loaded.device.type == "cpu",
+        use_cpu=chosen_device(device) == "cpu",
     )
-    trainer = _trainer(loaded, processor, settings, data, tasks, prompts, adapter, identity_start, scenario)
+    check_tasks(tasks, parts["train"], settings)
+    texts = None if prompts is None else FindingPrompts.load(prompts)
+    loaded, processor = load(model, device)
+    data = _embedded(parts, images, loaded, processor, model, out)
+    tasks = _tasks(scenario, data["train"].labels, n_parts, seed)
+    trainer = _trainer(loaded, processor, settings, data, tasks, texts, adapter, identity_start, scenario)
     trainer.leak = leak or trainer.leak  # an earlier folder's training data are known here alone
     trainer.train(resume_from_checkpoint=True)
     _report(trainer, data, out, resamples)
@@ -188,7 +194,7 @@ def _embedded(
 
     found = {}
     for part, labels in parts.items():
-        console.print(f"{part}: {len(labels):,} images of {Path(labels.name).name}", soft_wrap=True)
+        console.print(f"{part}: {counted(len(labels), 'image')} of {Path(labels.name).name}", soft_wrap=True)
         folder = out / "embeddings" / part
         named = replace(labels, name=f"{part} labels")
         found[part] = LabelledEmbeddings.from_images(
@@ -214,7 +220,7 @@ def _trainer(
     settings: Any,
     data: dict[str, Any],
     tasks: Any,
-    prompts: str | None,
+    prompts: Any,
     adapter: str | None,
     identity_start: bool,
     scenario: str,
@@ -222,7 +228,6 @@ def _trainer(
     from peft import PeftModel, get_peft_model
     from transformers import PrinterCallback, set_seed
 
-    from hf_clipalign.data import FindingPrompts
     from hf_clipalign.trainers import RETuneTrainer
     from hf_clipalign.tuners import RETuneConfig
 
@@ -235,7 +240,7 @@ def _trainer(
     trainer = RETuneTrainer(
         wrapped,
         settings,
-        prompts=None if prompts is None else FindingPrompts.load(prompts),
+        prompts=prompts,
         train_dataset=data["train"],
         eval_dataset=data["test"],
         tasks=tasks,
@@ -253,7 +258,7 @@ def _report(trainer: Any, data: dict[str, Any], out: Path, resamples: int) -> No
     table = measure_findings(trainer, data["test"], data.get("validation"), resamples)
     command = describe_run(["clipalign", *sys.argv[1:]])
     trainer.create_model_card(command=command)
-    sizes = ", ".join(f"{len(part):,} images for {name}" for name, part in data.items())
+    sizes = ", ".join(f"{counted(len(part), 'image')} for {name}" for name, part in data.items())
     page = write_findings(trainer, out, f"{sizes}. Research software, not for diagnosis.")
     console.print(table.ranking_table().to_rich())
     console.print(table.threshold_table().to_rich())

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hf_clipalign._checks.suggestions import unknown_name
+from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.index_commands.shared import (
     CsvOption,
     HeadOption,
@@ -52,9 +53,14 @@ def duplicates(
         groups_as_table,
         groups_as_tiles,
     )
+    from hf_clipalign.search.answers.pixels import is_installed
 
     if only is not None and only not in _KINDS:
         raise unknown_name("kind", only, _KINDS)
+    if only == "same" and not is_installed():
+        raise ClipAlignError(
+            "--only same compares pixels, which needs a further package: pip install 'hf_clipalign[search]'."
+        )
     opened = open_index(index)
     groups = find_duplicates(opened, threshold, head=head, progress=True)
     if only is not None:
@@ -71,6 +77,7 @@ def duplicates(
         groups=lambda: groups_as_tiles(groups),
     )
     if is_read and not groups:
-        console.print(f"no duplicates with a cosine of {threshold:g} or more.")
+        kind = "" if only is None else f" of the kind {only!r}"
+        console.print(f"no duplicates{kind} with a cosine of {threshold:g} or more.")
     elif is_read and html is None:
         next_step("clipalign", "duplicates", index, "--html", "duplicates.html")

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_clipalign._checks.quoting import printable
+from hf_clipalign._checks.quoting import counted, printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.cli.data import check_path
-from hf_clipalign.cli.index_commands.shared import counted, skipped_line
+from hf_clipalign.cli.index_commands.shared import skipped_line
 from hf_clipalign.cli.models import chosen_model, load
 from hf_clipalign.cli.names import holds_index
 from hf_clipalign.cli.options import ModelOption, console, folder_option, next_step, parse_band, warn
@@ -50,8 +50,8 @@ def index(
         str | None,
         typer.Option(
             metavar="HEAD",
-            help="Band of the head for image-image search: auto, none, or K_TOP,K_BOTTOM. Default: auto when the "
-            "index is made, later what it is.",
+            help="Band of the head for image-image search: auto (the model's or its published one, else measured on "
+            "the images), none, or K_TOP,K_BOTTOM. Default: auto when the index is made, later what it is.",
         ),
     ] = None,
     repair: Annotated[
@@ -66,8 +66,8 @@ def index(
             "is no CLIP (CLIP needs no such file).",
         ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Images per pass.")] = 64,
-    workers: Annotated[int | None, typer.Option(help="Processes that read images.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per pass.", min=1)] = 64,
+    workers: Annotated[int | None, typer.Option(help="Processes that read images.", min=0)] = None,
 ) -> None:
     """Make the index of one or several folders of images, or bring it up to date.
 
@@ -84,18 +84,20 @@ def index(
     """
     given = list(folders or [])
     path = _place(given, out)
-    loaded = None
-    if holds_index(path):
+    band = None if head in (None, "auto") else _band(str(head))
+    loaded, is_new = None, not holds_index(path)
+    if is_new:
+        opened = _made(path, given, model, ignore, band or ("raw" if head == "none" else "auto"), device)
+    else:
         opened = _opened(path, given, ignore)
         if model is not None or device is not None:
             loaded, _ = load(chosen_model(model or opened.description["model"]["name"]), device or "auto", False)
-        if head is not None:
-            opened.set_head(_band(head))
-    else:
-        opened = _made(path, given, model, ignore, head, device)
-    report = opened.update(model=loaded, repair=repair, batch_size=batch_size, num_workers=workers)
+        if head not in (None, "auto"):
+            opened.set_head(band)
+    report = opened.update(model=loaded, repair=repair, prepare=False, batch_size=batch_size, num_workers=workers)
+    is_to_replace = not is_new and head == "auto" and not _took_known_band(opened)
     _show(report, opened)
-    _calibrate(opened, head, batch_size, workers)
+    _calibrate(opened, head in (None, "auto"), is_to_replace, batch_size, workers)
     _prepare(opened)
     if onnx:
         _keep_text_tower(opened)
@@ -131,25 +133,33 @@ def _opened(path: Path, given: list[Path], ignore: list[str] | None) -> Any:
 
 
 def _made(
-    path: Path, given: list[Path], model: str | None, ignore: list[str] | None, head: str | None, device: str | None
+    path: Path, given: list[Path], model: str | None, ignore: list[str] | None, head: Any, device: str | None
 ) -> Any:
     from hf_clipalign.search import ImageIndex
+    from hf_clipalign.search.collection.creation import checked_roots
+    from hf_clipalign.search.collection.scanning import ignore_rule
 
     if not given:
         raise ClipAlignError(f"{str(path)!r} holds no index yet: give the folders of images before --out.")
     for folder in given:
         check_path(str(folder))
-    wanted = head or "auto"
-    band = wanted if wanted == "auto" else "raw" if wanted == "none" else parse_band(wanted)
+    checked_roots(given)
+    ignore_rule(ignore or ())
     name = chosen_model(model, str(given[0]))
     loaded, processor = load(name, device or "auto")
-    return ImageIndex.create(given, loaded, path, processor=processor, head=band, ignore=ignore or ())
+    return ImageIndex.create(given, loaded, path, processor=processor, head=head, ignore=ignore or ())
 
 
 def _band(head: str) -> tuple[int, int] | None:
-    if head == "auto":
-        raise ClipAlignError("--head auto is for a new index: give none or K_TOP,K_BOTTOM.")
     return None if head == "none" else parse_band(head)
+
+
+def _took_known_band(opened: Any) -> bool:
+    """Sets the band of the model itself or the published one, if there is any."""
+    band = opened.known_band()
+    if band is not None:
+        opened.set_head(band)
+    return band is not None
 
 
 def _show(report: Any, opened: Any) -> None:
@@ -174,12 +184,12 @@ def _show(report: Any, opened: Any) -> None:
         warn("note:", printable(note))
 
 
-def _calibrate(opened: Any, head: str | None, batch_size: int, workers: int | None) -> None:
-    """Measures what scores mean, and chooses a band where none was published or given."""
+def _calibrate(opened: Any, is_to_choose: bool, is_to_replace: bool, batch_size: int, workers: int | None) -> None:
+    """Measures what scores mean, and chooses a band where none was published or given, or anew where that is asked."""
     first = opened.setting("calibration") is None
-    if opened.is_calibration_due:
-        wanted = first and head in (None, "auto")
-        for line in opened.calibrate(choose_band=wanted, batch_size=batch_size, num_workers=workers):
+    if opened.is_calibration_due or is_to_replace:
+        choices = {"choose_band": first and is_to_choose, "replace_band": is_to_replace}
+        for line in opened.calibrate(**choices, batch_size=batch_size, num_workers=workers):
             console.print(line, soft_wrap=True)
 
 
@@ -188,7 +198,8 @@ def _prepare(opened: Any) -> None:
     from hf_clipalign.search.sidecars.choice import prepare
 
     prepare_texts(opened)
-    for line in prepare(opened):
+    words = opened.measure_words() if opened.is_word_null_due else []
+    for line in [*words, *prepare(opened)]:
         console.print(line, soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
@@ -29,7 +30,10 @@ def select(
     outliers: Annotated[
         int | None, typer.Option(metavar="N", help="The N images that lie farthest from their neighbours.", min=1)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first image of a diverse selection.", min=0)] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="--diverse: seed of the first image. Default: 0.", min=0, show_default=False),
+    ] = None,
     head: HeadOption = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
@@ -48,11 +52,13 @@ def select(
     """
     if (diverse is None) == (outliers is None):
         raise ClipAlignError("what to select? Give either --diverse N or --outliers N.")
+    if outliers is not None and seed is not None:
+        raise ClipAlignError("--seed is for --diverse: leave it out, outliers do not depend on chance.")
     opened = open_index(index)
     name = head or opened.heads[-1]
     if name not in opened.heads:
         raise unknown_name("head", name, opened.heads)
-    rows, scores = _chosen(opened.embeddings(name), diverse, outliers, seed)
+    rows, scores = _chosen(opened.embeddings(name), diverse, outliers, seed or 0)
     paths = [opened.files.path(opened.files.of_image(row)[0]) for row in rows]
     found = [{"path": path, "score": score, "head": name} for path, score in zip(paths, scores, strict=True)]
     show(
@@ -73,11 +79,15 @@ def _chosen(embeddings: Any, diverse: int | None, outliers: int | None, seed: in
 
     from hf_clipalign.search.selection import outlier_scores, select_diverse
 
+    n = len(embeddings)
+    held = f"the index holds {counted(n, 'image')}"
+    if diverse is not None and diverse > n > 0:
+        raise ClipAlignError(f"--diverse is {diverse:,}, but {held}: give at most {n:,}.")
     if diverse is not None:
-        chosen = select_diverse(embeddings, diverse, seed=seed).tolist() if len(embeddings) else []
+        chosen = select_diverse(embeddings, diverse, seed=seed).tolist() if n else []
         return chosen, [None] * len(chosen)
-    if len(embeddings) < 2:
-        raise ClipAlignError(f"the index holds {len(embeddings)} image(s): an outlier needs others to lie apart from.")
+    if n < 2:
+        raise ClipAlignError(f"{held}: an outlier needs others to lie apart from.")
     scores = outlier_scores(embeddings)
     rows = np.argsort(-scores, kind="stable")[:outliers].tolist()
     return rows, [round(float(scores[row]), 6) for row in rows]

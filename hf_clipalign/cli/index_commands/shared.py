@@ -40,11 +40,6 @@ def open_index(path: Path) -> Any:
     return ImageIndex.open(path)
 
 
-def counted(n: int, noun: str) -> str:
-    """A number with its noun, as in `1 image` and `2 images`."""
-    return f"{n:,} {noun}{'s' * (n != 1)}"
-
-
 def skipped_line(path: str, reason: str) -> str:
     """What is said about a file that cannot be read; reasons may begin with its path."""
     return printable(f"{path}: {reason.removeprefix(f'{path}: ')}")

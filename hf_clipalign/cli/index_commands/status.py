@@ -8,35 +8,47 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_clipalign._checks.quoting import printable
+from hf_clipalign._checks.quoting import counted, printable
 from hf_clipalign._tables import NumberTable
-from hf_clipalign.cli.index_commands.shared import IndexArgument, JsonOption, counted, open_index, skipped_line
+from hf_clipalign.cli.index_commands.shared import IndexArgument, JsonOption, open_index, skipped_line
 from hf_clipalign.cli.options import console, next_step, warn
+
+_SHOWN_SKIPPED = 20
 
 
 def status(
     index: IndexArgument,
-    skipped: Annotated[int, typer.Option(help="How many of the files that cannot be read are listed.", min=0)] = 20,
+    skipped: Annotated[
+        int | None,
+        typer.Option(
+            help="How many of the files that cannot be read are listed. Default: 20, with --json all.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what an index holds: files, model, heads, how it is searched and how much of the exact answer that finds.
+    """Show what an index holds: files, model, heads, how it is searched, and what is known of its scores.
 
     Example: [bold]clipalign status photos.index[/]
     """
-    from hf_clipalign.search.sidecars.choice import sidecar_states
-
     opened = open_index(index)
-    found, levels = opened.status(), sidecar_states(opened)
+    found = opened.status()
     if as_json:
-        typer.echo(json.dumps({**asdict(found), "levels": levels}, indent=1))
+        shown = {**asdict(found), "skipped": found.skipped[:skipped], "skipped_reasons": found.skipped_reasons}
+        typer.echo(json.dumps(shown, indent=1))
         return
     console.print(NumberTable(["index", str(index)], _rows(found), texts=(0, 1)))
-    if levels:
-        console.print(_levels(levels))
+    console.print(_confidence(found))
+    if found.levels:
+        console.print(_levels(found.levels))
     else:
         console.print("searched exactly: every image is compared", soft_wrap=True)
-    for path, reason in found.skipped[:skipped]:
+    listed = _SHOWN_SKIPPED if skipped is None else skipped
+    for path, reason in found.skipped[:listed]:
         warn("skipped:", skipped_line(path, reason))
+    if listed < len(found.skipped):
+        console.print(f"and {len(found.skipped) - listed:,} more: --skipped {len(found.skipped)}", soft_wrap=True)
     for root in found.missing_roots:
         warn("not there:", printable(root))
     next_step("clipalign", "index", index)
@@ -52,11 +64,33 @@ def _rows(found: Any) -> list[list[str]]:
         ["features", f"{found.bytes / 1e6:,.1f} MB in {counted(found.shards, 'file')}"],
         ["heads", ", ".join(found.heads) + band],
     ]
+    if found.head_choice:
+        rows.append(["chosen", found.head_choice])
     if found.deleted:
-        rows.append(["deleted", f"{found.deleted:,} images that no file has any more"])
+        rows.append(["deleted", f"{counted(found.deleted, 'image')} that no file has any more"])
     if found.skipped:
-        rows.append(["skipped", f"{len(found.skipped):,} that cannot be read"])
+        rows.append(["skipped", f"{counted(len(found.skipped), 'file')} that cannot be read"])
+        rows += [["", f"{count:,}: {printable(reason)}"] for reason, count in found.skipped_reasons.items()]
     return rows
+
+
+def _confidence(found: Any) -> NumberTable:
+    """What was measured of the scores of each head, and of words."""
+    rows = []
+    for one in found.confidence:
+        of = "" if one["of"] is None else f"{one['images']:,} of {one['of']:,}"
+        cut = "" if one["of"] is None else "none" if one["threshold"] is None else f"{one['threshold']:.3f}"
+        share = "" if one["found"] is None else f"{100 * one['found']:.0f} %"
+        rows.append([f"images, {one['head']}", one["state"], of, cut, share])
+    words = found.words
+    of = f"{words['texts']:,} texts on {words['of']:,}" if words["texts"] else ""
+    rows.append(["words, raw", words["state"], of, "", ""])
+    caption = (
+        "at 5 %: the score alone from which on at most 5 % of hits are expected to be false, and how many changed "
+        "copies of the sampled images are found then; see `clipalign search --min-confidence`"
+    )
+    columns = ["confidence", "state", "measured on", "score at 5 %", "found"]
+    return NumberTable(columns, rows, caption=caption, texts=(0, 1))
 
 
 def _levels(levels: list[dict[str, Any]]) -> NumberTable:

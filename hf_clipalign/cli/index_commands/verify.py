@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from hf_clipalign._checks.quoting import printable
-from hf_clipalign.cli.index_commands.shared import IndexArgument, counted, open_index
+from hf_clipalign._checks.quoting import counted, printable
+from hf_clipalign.cli.index_commands.shared import IndexArgument, open_index
 from hf_clipalign.cli.options import console, next_step, warn
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Container, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from hf_clipalign._checks.quoting import quoted
 
@@ -115,3 +117,8 @@ def register_heif() -> bool:
         return False
     pillow_heif.register_heif_opener()
     return True
+
+
+def by_numbers(name: str) -> list[Any]:
+    """A key to sort names by, in which numbers count as such: `9.tar` comes before `10.tar`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

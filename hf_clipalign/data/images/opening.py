@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hf_clipalign._checks.quoting import quoted, short, short_reason
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign.data.images.containers.parquet_images import is_parquet_folder
+from hf_clipalign.data.images.containers.tars import image_tars, is_tar_folder
 from hf_clipalign.data.images.file_kinds import KNOWN_EXTENSIONS
 from hf_clipalign.data.images.folders import image_folder
 from hf_clipalign.data.images.hf_datasets import from_dataset
@@ -18,7 +20,7 @@ from hf_clipalign.data.images.tables import TABLE_EXTENSIONS, from_table
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["ImageSource", "from_dataset", "from_table", "image_folder", "open_source"]
+__all__ = ["ImageSource", "from_dataset", "from_table", "image_folder", "image_tars", "open_source"]
 
 
 def open_source(
@@ -36,11 +38,12 @@ def open_source(
 
     Args:
         source (path, Hub id, `datasets.Dataset`, `datasets.DatasetDict`, `pandas.DataFrame` or `ImageSource`):
-            A folder of images, a folder written by `save_to_disk`, a CSV, TSV or parquet file, an object, or, for a
-            string that is no path, the id of a data set on the Hub.
+            A folder of images, a folder of tar files (WebDataset, img2dataset) or of Parquet files, a folder written
+            by `save_to_disk`, a CSV, TSV, parquet or tar file, an object, or, for a string that is no path, the id of
+            a data set on the Hub.
         split (`str`, *optional*): split of a data set, such as `"test"` or `"train[:10%]"`. Not needed for one split.
         config_name (`str`, *optional*): configuration of a Hub data set.
-        image_column (`str`, *optional*): see `from_dataset` and `from_table`.
+        image_column (`str`, *optional*): see `from_dataset`, `from_table` and `image_tars`.
         label_column (`str`, *optional*): as above.
         text_column (`str`, *optional*): as above.
         root (`str` or `os.PathLike`, *optional*): folder of the images that a table lists.
@@ -61,13 +64,15 @@ def open_source(
         ImageSource('table.csv', 3 images, 2 classes)
         ```
     """
-    columns = {"image_column": image_column, "label_column": label_column, "text_column": text_column}
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "text_column": text_column}
     if isinstance(source, ImageSource):
         return source
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
         if path.is_dir() and not _is_saved_dataset(path):
-            return image_folder(path, recursive=recursive)
+            return _open_folder(path, recursive, root, columns)
+        if path.suffix.lower() == ".tar" and path.is_file():
+            return image_tars(path, **columns)
         if path.is_file():
             return from_table(path, root=root, **columns)
         source = _load_from_disk(path) if path.is_dir() else _load_from_hub(source, config_name, split)
@@ -80,6 +85,18 @@ def open_source(
     if isinstance(source, datasets.DatasetDict):
         source = _take_split(source, split)
     return from_dataset(source, **columns)
+
+
+def _open_folder(
+    path: Path, recursive: bool, root: str | os.PathLike[str] | None, columns: dict[str, Any]
+) -> ImageSource:
+    """A folder of tars or of Parquet files, where it holds no images of its own; else a folder of images."""
+    if os.access(path, os.R_OK | os.X_OK):  # else it is for image_folder to say what is wrong
+        if is_tar_folder(path):
+            return image_tars(path, **columns)
+        if is_parquet_folder(path):
+            return from_table(path, root=root, **columns)
+    return image_folder(path, recursive=recursive)
 
 
 def _is_saved_dataset(path: Path) -> bool:

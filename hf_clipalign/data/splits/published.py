@@ -49,6 +49,23 @@ def read_split(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> di
         ```
     """
     name = Path(path).name
+    parts, names = split_rows(path)
+    return {part: _source(rows, Path(root), names, f"{name}: {part}") for part, rows in parts.items()}
+
+
+def split_rows(path: str | os.PathLike[str]) -> tuple[dict[str, list[tuple[str, int, str]]], list[str]]:
+    """What a split file of the prompt-learning papers lists, without a look at the images.
+
+    Args:
+        path (`str` or `os.PathLike`): The file, see `read_split`.
+
+    Returns:
+        The rows (path, label, name) by part, and the name of each label.
+
+    Raises:
+        `ClipAlignError`: if the file is no such file, or a label has two names or none.
+    """
+    name = Path(path).name
     try:
         content = read_json(Path(path), max_bytes=_MOST_BYTES)
     except OSError as error:
@@ -56,8 +73,7 @@ def read_split(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> di
     parts = {part: _rows(content[part], f"{name}: {part}") for part in PARTS if content.get(part)}
     if not parts:
         raise ClipAlignError(f"{name}: no images; a split file has lists {', '.join(PARTS)} of [path, label, name]")
-    names = _class_names([row for rows in parts.values() for row in rows], name)
-    return {part: _source(rows, Path(root), names, f"{name}: {part}") for part, rows in parts.items()}
+    return parts, _class_names([row for rows in parts.values() for row in rows], name)
 
 
 def published_few_shot(source: ImageSource, k: int, seed: int = 1) -> ImageSource:

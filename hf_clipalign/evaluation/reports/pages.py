@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from hf_clipalign._io.data_address import data_address
 from hf_clipalign._io.files import atomic_file
 from hf_clipalign._io.masking import mask_secrets
 from hf_clipalign._tables import NumberTable
@@ -179,7 +179,7 @@ def _without_secrets(value: Any) -> Any:
 def _figure_source(figure: Any) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return _data_url(buffer.getvalue(), "image/png")
+    return data_address(buffer.getvalue(), "image/png")
 
 
 def _thumbnail_source(image: Any) -> str:
@@ -187,8 +187,4 @@ def _thumbnail_source(image: Any) -> str:
     thumbnail.thumbnail((_THUMBNAIL * 2, _THUMBNAIL * 2))
     buffer = io.BytesIO()
     thumbnail.save(buffer, format="PNG")
-    return _data_url(buffer.getvalue(), "image/png")
-
-
-def _data_url(data: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+    return data_address(buffer.getvalue(), "image/png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class ShardFolder:
 
     def __init__(self, path: Path, kind: Kind, manifest: Mapping[str, Any]) -> None:
         self.path, self.kind, self.manifest = path, kind, dict(manifest)
+        self.place: Path | str = path  # a URL, shown without secrets, where there is no path
         self.key = kind.key(manifest)
         self._sound: set[int] = set()
 
@@ -240,16 +241,19 @@ class ShardFolder:
     def damage(self, file: str, problem: str) -> ClipAlignError:
         """The error that names a damaged file."""
         return ClipAlignError(
-            f"the {self.kind.noun} in {str(self.path)!r} are damaged: {file}: {problem}. {self.kind.remedy}."
+            f"the {self.kind.noun} in {str(self.place)!r} are damaged: {file}: {problem}. {self.kind.remedy}."
         )
 
     def present(self) -> list[int]:
         """The shards that are there by their names, unread."""
         if self.complete:
             return list(range(len(self.shards)))
+        return self.numbers_of(file.name for file in shard_files(self.path, self.kind))
+
+    def numbers_of(self, names: Iterable[str]) -> list[int]:
+        """Which shards of this run the names of files are of."""
         pattern = re.compile(rf"{self.kind.name}-(\d{{5,}})-{self.key[:_KEY]}\.safetensors")
-        matches = (pattern.fullmatch(file.name) for file in shard_files(self.path, self.kind))
-        return sorted(int(match[1]) for match in matches if match)
+        return sorted(int(match[1]) for match in map(pattern.fullmatch, names) if match)
 
     def _problem_told(self, index: int) -> str | None:
         if problem := self.problem(index):

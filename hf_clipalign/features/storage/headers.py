@@ -8,7 +8,7 @@ import math
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -61,10 +61,19 @@ def read_header(path: Path) -> Header:
         `OSError`: it cannot be read.
     """
     with open(path, "rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(0)
-        length = int.from_bytes(stream.read(8), "little")
-        text = stream.read(min(length, _MOST_HEADER)) if length <= size else stream.read(len(_OURS))
+        return header_in(stream)
+
+
+def header_in(stream: BinaryIO) -> Header:
+    """`read_header` of an open file, or of the bytes of one.
+
+    Raises:
+        `DamagedShard`, `OSError`: as `read_header`.
+    """
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    length = int.from_bytes(stream.read(8), "little")
+    text = stream.read(min(length, _MOST_HEADER)) if length <= size else stream.read(len(_OURS))
     problem: type[DamagedShard] = DamagedShard if text.startswith(_OURS) else ForeignFile
     if size < 8 or length > size - 8 or length > _MOST_HEADER:
         raise problem(f"it has {size:,} bytes, too few for its header")

@@ -133,6 +133,16 @@ def read_manifest(folder: Path, kind: Kind) -> dict[str, Any] | None:
             text = file.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+    return parsed_manifest(text, folder, kind)
+
+
+def parsed_manifest(text: bytes, folder: Any, kind: Kind) -> dict[str, Any]:
+    """A manifest from its text; the folder is for messages.
+
+    Raises:
+        `ClipAlignError`: it is damaged, or of another version of the format.
+    """
+    name = f"{folder}/{kind.manifest_file}"
     try:
         version = checked_json(text, {"format": natural})["format"]
         if version in (_EARLIER, FORMAT):
@@ -140,7 +150,7 @@ def read_manifest(folder: Path, kind: Kind) -> dict[str, Any] | None:
             return _consistent(checked_json(text, {**kind.description, "shards?": [shard], "complete?": bool}))
     except BadJson as error:
         raise ClipAlignError(
-            f"{str(file)!r} is damaged, so that the {kind.noun} in {str(folder)!r} cannot be used: it {error}. "
+            f"{name!r} is damaged, so that the {kind.noun} in {str(folder)!r} cannot be used: it {error}. "
             f"{kind.restart}."
         ) from None
     raise ClipAlignError(

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hf_clipalign._io.files import atomic_file
-from hf_clipalign.features.storage.headers import METADATA, DamagedShard, check_place, read_header, seal
+from hf_clipalign.features.storage.headers import (
+    METADATA,
+    DamagedShard,
+    Header,
+    check_place,
+    header_in,
+    read_header,
+    seal,
+)
 
 _DTYPES: dict[str, torch.dtype] = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
@@ -75,8 +85,19 @@ def open_shard(path: Path) -> Shard:
         `OSError`: it cannot be read.
     """
     header = read_header(path)
-    data = _mapped(path, header.size)
-    return Shard({name: _tensor(data, header.start, entry) for name, entry in header.entries.items()}, header.about)
+    return _shard(_mapped(path, header.size), header)
+
+
+def shard_in(content: bytes) -> Shard:
+    """The shard that some bytes are; its tensors lie in them, and are not to be changed.
+
+    Raises:
+        `DamagedShard`: they are cut off, or their header makes no sense.
+    """
+    header = header_in(BytesIO(content))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        return _shard(torch.frombuffer(content, dtype=torch.uint8), header)
 
 
 def proven_shard(path: Path, kind: str, key: str, index: int) -> Shard:
@@ -122,6 +143,10 @@ def _mapped(path: Path, size: int) -> Tensor:
     except RuntimeError as error:
         code = re.search(r"\((\d+)\)", str(error))
         raise OSError(int(code[1]) if code else 0, str(error).splitlines()[0], str(path)) from error
+
+
+def _shard(data: Tensor, header: Header) -> Shard:
+    return Shard({name: _tensor(data, header.start, entry) for name, entry in header.entries.items()}, header.about)
 
 
 def _tensor(data: Tensor, start: int, entry: dict[str, Any]) -> Tensor:

@@ -16,6 +16,7 @@ from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_folder
 from hf_clipalign._io.replacing import files_below
+from hf_clipalign.features.interchange.tables import vector_column, vector_type
 from hf_clipalign.hub.export.faiss import FACTS_FILE, IDS_FILE, INDEX_FILE
 from hf_clipalign.hub.outputs import refuse_protected
 from hf_clipalign.search import ImageIndex
@@ -127,7 +128,6 @@ def _write_parquet(index: ImageIndex, embeddings: Any, folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    vector = pa.list_(pa.field("element", pa.float32(), nullable=False), embeddings.width)
     schema = pa.schema(
         [
             pa.field("id", pa.int64()),
@@ -136,7 +136,7 @@ def _write_parquet(index: ImageIndex, embeddings: Any, folder: Path) -> None:
             pa.field("class", pa.string()),
             pa.field("bytes", pa.int64()),
             pa.field("modified", pa.timestamp("us", "UTC")),
-            pa.field("vector", vector),
+            pa.field("vector", vector_type(embeddings.width)),
         ]
     )
     files = index.files
@@ -145,7 +145,6 @@ def _write_parquet(index: ImageIndex, embeddings: Any, folder: Path) -> None:
             rows = range(start, start + len(block))
             of_image = [files.of_image(row).tolist() for row in rows]
             first = [numbers[0] for numbers in of_image]
-            values = pa.array(np.ascontiguousarray(block, np.float32).reshape(-1))
             columns = {
                 "id": pa.array(rows, pa.int64()),
                 "path": [readable_name(files.path(i)) for i in first],
@@ -153,7 +152,7 @@ def _write_parquet(index: ImageIndex, embeddings: Any, folder: Path) -> None:
                 "class": [class_of(files.names[i]) for i in first],
                 "bytes": pa.array(files.sizes[first]),
                 "modified": pa.array((files.modified[first] * 1e6).astype("datetime64[us]")),
-                "vector": pa.FixedSizeListArray.from_arrays(values, type=vector),
+                "vector": vector_column(block),
             }
             writer.write_table(pa.table(columns, schema=schema))
 

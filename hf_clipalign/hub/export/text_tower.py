@@ -15,18 +15,8 @@ from hf_clipalign.backbones import DualEncoder, as_dual_encoder, tokenize
 from hf_clipalign.features.description import describe_model
 from hf_clipalign.hub.export.common import example_inputs, processor_part
 from hf_clipalign.hub.export.onnx import trace_onnx
-from hf_clipalign.search.text_tower import METADATA, MODEL_FILE, TOKENIZER_FILE, TextTower, described
+from hf_clipalign.search.text_tower import METADATA, MODEL_FILE, PROBES, TOKENIZER_FILE, TextTower, described
 
-_PROBES = (
-    *("a photo of a cat.", "A RED Car, at night!", "naïve café — déjà vu", "3.14 & 1,000 km/h", "two\tlines\nof text"),
-    *(
-        "don't  stop",
-        "日本の城",
-        "😀 emoji",
-        "x",
-        "an image with a great many words in its description, of which few help",
-    ),
-)
 _TOLERANCE = 1e-3
 
 
@@ -95,7 +85,7 @@ def _compare(encoder: DualEncoder, tokenizer: Any, folder: Path) -> None:
     tower = TextTower.open(folder)
     if tower is None:
         raise ClipAlignError("reading ONNX needs the package onnxruntime: pip install 'hf_clipalign[onnx]'.")
-    for text in _PROBES:
+    for text in PROBES:
         batch = tokenize(encoder, tokenizer, [text], truncate=True)
         ids = tower.token_ids([text])[0]
         expected = tokenizer([text], verbose=False)["input_ids"][0]

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.search.answers.pixels import fingerprints, is_installed, is_same_image
 from hf_clipalign.search.calibration import FEWEST_IMAGES, Calibration
 from hf_clipalign.search.duplicates import DuplicatePairs, duplicate_groups
 from hf_clipalign.search.exact import exact_neighbours
-from hf_clipalign.search.heads import ALIGNED, RAW, unit
+from hf_clipalign.search.folded import unit
+from hf_clipalign.search.heads import ALIGNED, RAW
 
 if TYPE_CHECKING:
     from hf_clipalign.features import ViewFeatures
@@ -24,7 +26,9 @@ STRENGTHS = (0.125, 0.25, 0.5)
 _BAND_STRENGTHS = (0.25, 0.5, 0.75)
 _UNCHANGED = 0.99
 """Cosine of an image that is read again with what the index holds of it."""
-_GROWN = 1.5
+GROWN = 1.5
+NOT_MEASURED, UP_TO_DATE, STALE = "not measured", "up to date", "stale: the index has grown by half"
+_FDR = 0.05
 _NEAR, _COPIES = 0.9, 4
 
 
@@ -47,17 +51,41 @@ class Calibrating:
         return parsed.get(head)
 
     @property
+    def head_choice(self: Any) -> str | None:
+        """Why the band is what it is, where it was chosen on views of the images and not set since."""
+        stored = self.setting(SETTING)
+        choice = stored.get("choice") if isinstance(stored, dict) else None
+        is_own = isinstance(choice, str) and stored.get("band") == (None if self.band is None else list(self.band))
+        return choice if is_own else None
+
+    @property
     def is_calibration_due(self: Any) -> bool:
         """Whether `calibrate` is to run: never done, another band since, or half as many images more."""
-        if len(self) < FEWEST_IMAGES:
-            return False
-        known = [self.calibration(head) for head in self.heads]
-        return any(one is None or len(self) > _GROWN * one.n_gallery for one in known)
+        return len(self) >= FEWEST_IMAGES and any(state["state"] != UP_TO_DATE for state in self.confidence_states())
+
+    def confidence_states(self: Any) -> list[dict[str, Any]]:
+        """What was measured of each head: `head`, `images` (in the sample), `of` (in the index then), `threshold` (the
+        lowest cosine from which on at most 5 % of hits are expected to be false; None where the score alone does not
+        tell), `found` (the share of views that are found at that rate), `state`.
+        """
+        states = []
+        for head in self.heads:
+            state = dict.fromkeys(("images", "of", "threshold", "found"))
+            state |= {"head": head, "state": NOT_MEASURED}
+            if (known := self.calibration(head)) is not None:
+                is_stale = len(self) > GROWN * known.n_gallery
+                threshold = known.threshold(_FDR)
+                state |= {"images": known.n_images, "of": known.n_gallery, "found": _found_at(known)}
+                state |= {"threshold": threshold if threshold <= 1 else None}
+                state["state"] = STALE if is_stale else UP_TO_DATE
+            states.append(state)
+        return states
 
     def calibrate(
         self: Any,
         *,
         choose_band: bool = False,
+        replace_band: bool = False,
         n_images: int = 500,
         seed: int = 0,
         batch_size: int = 64,
@@ -69,6 +97,8 @@ class Calibrating:
         Args:
             choose_band (`bool`, *optional*, defaults to `False`): where no band is set, choose one on the same views,
                 and set it if it helps; see `hf_clipalign.evaluation.band_from_views`.
+            replace_band (`bool`, *optional*, defaults to `False`): choose one also where a band is set, which is
+                replaced, or removed if trimming does not help.
             n_images (`int`, *optional*, defaults to `500`): images in the sample; each is embedded 7 times, 9 to
                 choose a band.
             seed (`int`, *optional*, defaults to `0`): of the sample and the views.
@@ -83,23 +113,29 @@ class Calibrating:
             `ClipAlignError`: another process writes to the index, or the model cannot be loaded or is another one.
         """
         if len(self) < FEWEST_IMAGES:
-            return [f"no confidence: {len(self)} images are too few to measure it, which takes {FEWEST_IMAGES}."]
-        choose_band = choose_band and self.band is None
+            few = f"{counted(len(self), 'image')} {'is' if len(self) == 1 else 'are'} too few"
+            return [f"no confidence: {few} to measure it, which takes {FEWEST_IMAGES}."]
+        choose_band = replace_band or (choose_band and self.band is None)
         strengths = sorted({*STRENGTHS, *(_BAND_STRENGTHS if choose_band else ())})
         try:
             views, rows = _sampled(self, n_images, strengths, seed, batch_size, num_workers, progress)
         except ClipAlignError as error:
             return [f"no confidence: {error}"]
-        lines = [_chosen(self, _of_strengths(views, _BAND_STRENGTHS), seed)] if choose_band else []
+        choice = self.head_choice
+        if choose_band:
+            choice = _chosen(self, _of_strengths(views, _BAND_STRENGTHS), seed)
+        lines = [f"head: {choice}"] if choose_band else []
         if len(rows) < FEWEST_IMAGES:
-            return [*lines, f"no confidence: only {len(rows)} sampled images are there and as they were indexed."]
+            only = f"{counted(len(rows), 'sampled image')} {'is' if len(rows) == 1 else 'are'} there"
+            return [*lines, f"no confidence: only {only} and as indexed."]
         same = _same_images(self, rows)
         measured = {
             head: Calibration.fit(self.embeddings(head), _embedded(self, head, views), rows, same=same)
             for head in self.heads
         }
         heads = {head: json.loads(one.to_json()) for head, one in measured.items()}
-        self.put_setting(SETTING, {"band": None if self.band is None else list(self.band), "heads": heads})
+        band = None if self.band is None else list(self.band)
+        self.put_setting(SETTING, {"band": band, "heads": heads, "choice": choice})
         return [*lines, *(_summary(head, one) for head, one in measured.items())]
 
 
@@ -181,12 +217,13 @@ def _embedded(index: Any, head: str, views: ViewFeatures) -> NDArray[np.float32]
 
 
 def _chosen(index: Any, views: ViewFeatures, seed: int) -> str:
+    """Sets the band that is chosen, if one can be, and says why."""
     from hf_clipalign.evaluation import band_from_views
 
     choice = band_from_views(views, index._checked_model().encoder, seed=seed)
-    if choice.band is not None:
+    if choice.band is not None or (choice.grid and index.band is not None):
         index.set_head(choice.band)
-    return f"head: {choice.reason}"
+    return choice.reason
 
 
 def _same_images(index: Any, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
@@ -211,11 +248,16 @@ def _same_images(index: Any, rows: NDArray[np.int64]) -> NDArray[np.int64] | Non
     return numbers
 
 
-def _summary(head: str, calibration: Calibration) -> str:
+def _found_at(calibration: Calibration) -> float:
+    """The share of views that are found again where at most 5 % of hits are expected to be false."""
     tails = calibration.flat if calibration.relative is None else calibration.relative
-    cut = tails.lowest(0.05, calibration.prior)
-    found = tails.right[tails.knots >= cut].max(initial=0)
+    cut = tails.lowest(_FDR, calibration.prior)
+    return float(tails.right[tails.knots >= cut].max(initial=0))
+
+
+def _summary(head: str, calibration: Calibration) -> str:
     return (
-        f"confidence ({head}): measured on views of {calibration.n_images:,} images; {100 * found:.0f} % of them are "
-        "found again where at most 5 % of hits are false."
+        f"confidence ({head}): measured on views of {calibration.n_images:,} images; "
+        f"{100 * _found_at(calibration):.0f} % of them are found again where at most {100 * _FDR:.0f} % of hits are "
+        "false."
     )

@@ -23,6 +23,7 @@ _UNITS = {"": 1, "b": 1} | {
 }
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _WILDCARDS = re.compile(r"[*?\[]")
+_OTHER_NAMES = {"class": "class_name"}
 _DATE_HINT = "write 2024, 2024-05, 2024-05-31 or 2024-05-31T18:30"
 
 
@@ -84,7 +85,7 @@ class Filter:
 
     @classmethod
     def of(cls, where: Any) -> Filter:
-        """A filter from a filter, a mapping of its arguments, or None.
+        """A filter from a filter, a mapping of its arguments, or None; `class` may stand for `class_name`.
 
         Raises:
             `ClipAlignError`: an unknown name in the mapping.
@@ -96,10 +97,13 @@ class Filter:
         if not isinstance(where, Mapping):
             raise ClipAlignError(f'where is {short(where)}: give a dictionary, such as {{"path": "holidays/*"}}.')
         known = [field.name for field in fields(cls)]
-        for name in where:
+        named: dict[str, Any] = {str(_OTHER_NAMES.get(name, name)): values for name, values in where.items()}
+        for name in named:
             if name not in known:
                 raise unknown_name("condition", str(name), known)
-        return cls(**where)
+        if len(named) < len(where):
+            raise ClipAlignError("where holds class and class_name, which are one condition: give one of them.")
+        return cls(**named)
 
     @property
     def is_empty(self) -> bool:
@@ -130,16 +134,28 @@ def class_of(name: str) -> str:
 
 
 def parse_conditions(conditions: Iterable[str]) -> dict[str, Any]:
-    """`["path=holidays/*", "since=2024"]` as the mapping that `Filter.of` takes; a repeated name collects a list."""
+    """`["path=holidays/*", "since=2024"]` as the mapping that `Filter.of` takes; a repeated name collects a list.
+
+    Raises:
+        `ClipAlignError`: no condition, an unknown one, or a value that cannot be read, in the words of such a line.
+    """
+    names = {field.name: field.name.replace("_", "-") for field in fields(Filter)} | {"class_name": "class"}
     where: dict[str, Any] = {}
     for condition in conditions:
-        name, equals, value = condition.partition("=")
-        name = name.strip().replace("-", "_")
+        written, equals, value = condition.partition("=")
+        name = written.strip().replace("-", "_")
+        name = _OTHER_NAMES.get(name, name)
         if not equals or not value.strip():
             raise ClipAlignError(f"{short(condition)} is no condition: write NAME=VALUE, such as path=holidays/*.")
-        name = {"class": "class_name"}.get(name, name)
+        if name not in names:
+            raise unknown_name("condition", written.strip(), names.values())
         where[name] = [*where[name], value.strip()] if name in where else [value.strip()]
-    return {name: values if name in ("path", "class_name") else values[-1] for name, values in where.items()}
+    where = {name: values if name in ("path", "class_name") else values[-1] for name, values in where.items()}
+    try:
+        Filter(**where)
+    except ClipAlignError as error:
+        raise ClipAlignError(re.sub(r"^\w+", lambda name: names.get(name[0], name[0]), str(error))) from error
+    return where
 
 
 def _names(given: Any, name: str) -> tuple[str, ...]:

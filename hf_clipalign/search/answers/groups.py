@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.search.answers import pixels
@@ -245,7 +246,11 @@ def groups_as_table(groups: Sequence[DuplicateGroup], most: int = 100) -> Number
             ]
             rows.append([*head, f"{file.score:.3f}", size, f"{file.bytes:,}"])
     kinds = [kind for kind in _MEANINGS if any(group.kind == kind for group in groups)]
-    more = [f"and {len(groups) - most:,} groups more: --json, --csv and --html have all"] if len(groups) > most else []
+    more = (
+        [f"and {counted(len(groups) - most, 'group')} more: --json, --csv and --html have all"]
+        if len(groups) > most
+        else []
+    )
     caption = "\n".join([*more, *(f"{kind}: {_MEANINGS[kind]}" for kind in kinds)])
     return NumberTable(["group", "image", "score", "pixels", "bytes"], rows, caption=caption, texts=(0, 1))
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.data_address import data_address
 from hf_clipalign._io.files import atomic_file
-from hf_clipalign.search.answers.hits import NO_MATCH, Answer, shown_path
+from hf_clipalign.search.answers.hits import NO_MATCH, Answer
 
 _SIDE = 320
-_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -25,29 +25,22 @@ class Tile:
         path (`str`): the file.
         lines (`Sequence[str]`, *optional*): below it.
         is_marked (`bool`, *optional*, defaults to `False`): drawn with a frame.
+        also (`Sequence[str]`, *optional*): further files with the same bytes.
     """
 
     path: str
     lines: Sequence[str] = ()
     is_marked: bool = False
-
-    @property
-    def name(self) -> str:
-        """The path for people."""
-        return shown_path(self.path)
+    also: Sequence[str] = ()
 
     def source(self) -> str:
         """The thumbnail as a data address; empty where the file cannot be read."""
-        from hf_clipalign.data.images.reader import read_image
+        from hf_clipalign.data.images.thumbnails import jpeg_thumbnail
 
         try:
-            image = read_image(self.path)
+            return data_address(jpeg_thumbnail(self.path, _SIDE), "image/jpeg")
         except ClipAlignError:
             return ""
-        image.thumbnail((_SIDE, _SIDE))
-        buffer = io.BytesIO()
-        image.save(buffer, format="JPEG", quality=_QUALITY)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 @dataclass(frozen=True)
@@ -69,14 +62,20 @@ def answer_group(answer: Answer) -> TileGroup:
     """The hits of one query as a group of images."""
     tiles = []
     for hit in answer:
-        score = f"{hit.score:.3f}" + ("" if hit.confidence is None else f" · confidence {100 * hit.confidence:.0f} %")
-        tiles.append(Tile(hit.path, [score, *(f"= {shown_path(path)}" for path in hit.also)]))
+        score = f"{hit.score:.3f}" + (
+            "" if hit.confidence is None else f" · {answer.measure} {100 * hit.confidence:.0f} %"
+        )
+        tiles.append(Tile(hit.path, [score], also=hit.also))
     details = f"head: {answer.head}; {answer.method}"
     return TileGroup(answer.query or "Hits", "; ".join(filter(None, [details, answer.note or ""])), tiles)
 
 
 def write_page(path: str | Path, title: str, groups: Iterable[TileGroup]) -> Path:
     """Writes a self-contained page, readable at the width of a phone.
+
+    Files are named and linked as they lie from the folder of the page, so that a page beside its images can be moved
+    and given away with them. Files that share no folder with the page but the root of the disk are not linked. The
+    home folder is written as `~`.
 
     Args:
         path (`str` or `Path`): the `.html` file; written atomically, folders are made.
@@ -93,8 +92,24 @@ def write_page(path: str | Path, title: str, groups: Iterable[TileGroup]) -> Pat
 
     loader = PackageLoader("hf_clipalign.search.answers", "templates")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["printable"] = printable
+    folder = os.path.dirname(os.path.abspath(path))
+    environment.filters["shown"] = lambda text: printable(_without_home(text))
+    environment.filters["named"] = lambda file: printable(_beside(file, folder) or _without_home(file))
+    environment.filters["link"] = lambda file: quote(os.fsencode(_beside(file, folder) or ""))
     template = environment.get_template("images.html.jinja")
     with atomic_file(path) as staging, open(staging, "w", encoding="utf-8") as file:
         file.writelines(template.generate(title=title, groups=groups, nothing=NO_MATCH))
     return Path(path)
+
+
+def _beside(path: str, folder: str) -> str | None:
+    """A path as it leads from a folder; None if both lie in no folder but the root of the disk."""
+    path = os.path.abspath(path)
+    common = os.path.commonpath([path, folder])
+    return None if common == os.path.dirname(common) else os.path.relpath(path, folder)
+
+
+def _without_home(text: str) -> str:
+    """A text with `~` for the home folder."""
+    home = os.path.join(os.path.expanduser("~"), "")
+    return text.replace(home, f"~{os.sep}") if len(home) > 1 else text

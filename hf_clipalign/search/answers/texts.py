@@ -14,13 +14,13 @@ from hf_clipalign._checks.texts import TextTooLong
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.lean.text_tower import LeanTextTower
 from hf_clipalign.search.answers.collection import Collection
-from hf_clipalign.search.text_tower import FOLDER, TextTower
+from hf_clipalign.search.text_tower import FOLDER, PROBES, TextTower
 
 SETTING = "lean_text"
 """Of an index: where the checkpoint is that the lean tower reads, and one text with its vector as a proof."""
 
-_PROOF = "a photo of a cat."
-_PROBES = (_PROOF, "A RED Car, at night!", "café 3.14", "don't  stop", "日本", "x", "two\nlines")
+_PROOF = PROBES[0]
+_BATCH = 256
 _LEAST_COSINE = 0.999
 """Of half-precision checkpoints, which the lean tower reads in float32."""
 
@@ -44,9 +44,12 @@ def embedded_texts(collection: Collection, texts: Sequence[str]) -> NDArray[np.f
     """
     if not texts:
         return np.empty((0, 0), np.float32)
+    batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
     try:
         tower = _onnx_tower(collection) or _lean_tower(collection)
-        return collection.encode_texts(texts) if tower is None else _embedded(collection, tower, texts)
+        if tower is None:
+            return collection.encode_texts(texts)
+        return np.concatenate([_embedded(collection, tower, batch) for batch in batches])
     except TextTooLong as error:
         raise ClipAlignError(f"the text {error.problem}: shorten it.") from error
 
@@ -70,8 +73,9 @@ def prepare_texts(collection: Any) -> bool:
     tower = None if folder is None else LeanTextTower.open(folder)
     if tower is None:
         return False
-    found, expected = _embedded_or_none(collection, tower), collection.encode_texts(_PROBES)
-    agrees = found is not None and float((found * expected).sum(1).min()) >= _LEAST_COSINE
+    probes = [text for text in PROBES if _fits(tower, text)]
+    found, expected = _embedded_or_none(collection, tower, probes), collection.encode_texts([_PROOF, *probes])
+    agrees = found is not None and float((found * expected[1:]).sum(1).min()) >= _LEAST_COSINE
     vector = [round(float(value), 6) for value in expected[0]] if agrees else None
     collection.put_setting(SETTING, {"folder": folder, "vector": vector})
     return agrees
@@ -82,10 +86,21 @@ def _embedded(collection: Collection, tower: _Tower, texts: Sequence[str]) -> ND
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def _embedded_or_none(collection: Collection, tower: _Tower) -> NDArray[np.float32] | None:
-    """The embeddings of the probes; None where the tower cannot make them."""
+def _fits(tower: _Tower, text: str) -> bool:
+    """Whether a text is within the tower's context."""
     try:
-        return _embedded(collection, tower, _PROBES)
+        tower.features([text])
+    except TextTooLong:
+        return False
+    except ValueError:  # of another kind, which the comparison will find
+        return True
+    return True
+
+
+def _embedded_or_none(collection: Collection, tower: _Tower, probes: Sequence[str]) -> NDArray[np.float32] | None:
+    """The embeddings of the probes; None where the tower cannot make them, or reads none of them."""
+    try:
+        return _embedded(collection, tower, probes) if probes else None
     except ValueError:  # shapes that do not fit; a `ClipAlignError` is one too
         return None
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.search.exact import exact_neighbours
 from hf_clipalign.search.rows import Rows, as_rows
 
 _SAMPLE = 2000
-_FEWEST_IMAGES, _FEWEST_TEXTS = 20, 50
+FEWEST_IMAGES, _FEWEST_TEXTS = 20, 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class WordNull:
 
     Attributes:
         values (`np.ndarray [M]`): of the unrelated texts, ascending.
+        n_gallery (`int`): images in the collection at the time.
 
     Example:
         ```python
@@ -39,6 +41,7 @@ class WordNull:
     """
 
     values: NDArray[np.float64]
+    n_gallery: int
 
     @classmethod
     def fit(cls, embeddings: Any, texts: Any) -> WordNull:
@@ -63,12 +66,14 @@ class WordNull:
             ```
         """
         rows, queries = as_rows(embeddings), np.asarray(texts, np.float32)
-        if len(rows) < _FEWEST_IMAGES or len(queries) < _FEWEST_TEXTS:
+        if len(rows) < FEWEST_IMAGES or len(queries) < _FEWEST_TEXTS:
             raise ClipAlignError(
-                f"{len(queries)} texts on {len(rows)} images are too few to measure unrelated texts: it takes "
-                f"{_FEWEST_TEXTS} on {_FEWEST_IMAGES}."
+                f"{counted(len(queries), 'text')} on {counted(len(rows), 'image')} are too few to measure unrelated "
+                f"texts: it takes {_FEWEST_TEXTS} on {FEWEST_IMAGES}."
             )
-        return cls(np.sort(_standing_out(rows, queries)))
+        best = exact_neighbours(rows, queries, 1).scores.astype(np.float64)
+        found = _standing_out(rows, queries, best)[:, 0]
+        return cls(np.sort(found), len(rows))
 
     def rarity(self, embeddings: Any, texts: Any) -> NDArray[np.float64]:
         """The share of unrelated texts whose best hit stands out less.
@@ -90,14 +95,38 @@ class WordNull:
             (3,)
             ```
         """
-        found = _standing_out(as_rows(embeddings), np.asarray(texts, np.float32))
+        rows, queries = as_rows(embeddings), np.asarray(texts, np.float32)
+        return self.rarity_of_hits(rows, queries, exact_neighbours(rows, queries, 1).scores)[:, 0]
+
+    def rarity_of_hits(self, embeddings: Any, texts: Any, scores: Any) -> NDArray[np.float64]:
+        """The same for any hits of the texts, as if each were the best one.
+
+        Args:
+            embeddings (`Rows` or array `[N, d]`): as in `fit`.
+            texts (array `[Q, d]`): unit embeddings of the queries.
+            scores (array `[Q, K]`): cosines of hits of each; -inf for none.
+
+        Returns:
+            `np.ndarray [Q, K]`: from 0 to just below 1.
+
+        Example:
+            ```python
+            >>> random = np.random.default_rng(0)
+            >>> images = random.standard_normal((50, 8))
+            >>> null = WordNull.fit(images, random.standard_normal((60, 8)))
+            >>> null.rarity_of_hits(images, images[:1], [[1e9, -np.inf]]).round(2).tolist()
+            [[0.98, 0.0]]
+            ```
+        """
+        queries = np.asarray(texts, np.float32)
+        found = _standing_out(as_rows(embeddings), queries, np.asarray(scores, np.float64))
         return np.searchsorted(self.values, found, side="left") / (len(self.values) + 1)
 
 
-def _standing_out(rows: Rows, queries: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The best score of each query in standard deviations from its mean, over at most 2,000 images for the latter."""
-    best = exact_neighbours(rows, queries, 1).scores[:, 0].astype(np.float64)
-    sample = rows.take(np.unique(np.linspace(0, len(rows) - 1, _SAMPLE).astype(np.int64)))
-    scores = queries @ sample.T
-    spread = scores.std(axis=1, dtype=np.float64)
-    return np.where(spread > 1e-6, (best - scores.mean(axis=1, dtype=np.float64)) / np.maximum(spread, 1e-6), 0.0)
+def _standing_out(rows: Rows, queries: NDArray[np.float32], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores `[Q, K]` in standard deviations from the mean of the same query, over at most 2,000 images."""
+    sample = queries @ rows.take(np.unique(np.linspace(0, len(rows) - 1, _SAMPLE).astype(np.int64))).T
+    mean, spread = (getattr(sample, name)(axis=1, dtype=np.float64, keepdims=True) for name in ("mean", "std"))
+    return np.where(
+        spread > 1e-6, (scores - mean) / np.maximum(spread, 1e-6), np.where(scores > -np.inf, 0.0, -np.inf)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ from typing import Any
 
 from hf_clipalign._checks.numbers import check_integer
 from hf_clipalign._checks.quoting import printable, short
+from hf_clipalign._checks.suggestions import nearest
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import exclusive_lock, explained_read
 from hf_clipalign._io.staging import remove_stale
+from hf_clipalign._io.urls import looks_like_url, shown
 from hf_clipalign.features.storage.headers import DamagedShard
 from hf_clipalign.search.collection.manifest import Manifest, get_setting
 from hf_clipalign.search.collection.models import LoadedModel
@@ -30,6 +33,20 @@ def locked(path: Path) -> Iterator[None]:
     with exclusive_lock(path / ".index.lock", busy):
         remove_stale(path)
         yield
+
+
+def index_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of an index.
+
+    Raises:
+        `ClipAlignError`: it is behind a URL: SQLite needs locks, and a search maps the features into memory.
+    """
+    if looks_like_url(path):
+        raise ClipAlignError(
+            f"{shown(str(path))!r}: an index lies on a disk of this machine; copy it to one, or read a feature store "
+            "there with FeatureStore.open."
+        )
+    return Path(path)
 
 
 def opened_heads(folder: Path) -> Heads:
@@ -64,8 +81,7 @@ def checked_roots(folder: Any) -> list[str]:
     for path in given:
         root = os.path.abspath(os.path.expanduser(os.fspath(path)))
         if not os.path.isdir(root):
-            problem = "is a file, not a folder" if os.path.exists(root) else "no such folder"
-            raise ClipAlignError(f"{printable(root)}: {problem}; pass the folder that holds the images")
+            raise ClipAlignError(f"{printable(root)}: {_why_no_folder(root)}")
         roots.append(root)
     real = [os.path.join(os.path.realpath(root), "") for root in roots]
     for i, one in enumerate(real):
@@ -73,6 +89,19 @@ def checked_roots(folder: Any) -> list[str]:
             if i != j and one.startswith(other):
                 raise ClipAlignError(f"{printable(roots[i])} lies in {printable(roots[j])}: give one of them.")
     return roots
+
+
+def _why_no_folder(path: str) -> str:
+    """What is wrong with a path that is no folder, and what was probably meant."""
+    parent, name = os.path.split(path)
+    if os.path.exists(path):
+        return f"is a file, not a folder; pass the folder that holds the images, such as {printable(parent)!r}"
+    beside = []
+    with contextlib.suppress(OSError):
+        beside = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
+    close = nearest(name, beside)
+    hint = f"did you mean {printable(os.path.join(parent, close))!r}?" if close else "pass one that holds the images"
+    return f"no such folder; {hint}"
 
 
 def chosen_head(loaded: LoadedModel, head: Any) -> tuple[Any, tuple[int, int] | None]:

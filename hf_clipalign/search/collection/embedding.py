@@ -33,7 +33,7 @@ class Work:
         reader (`str`): versions of the libraries that read images.
         shard_size (`int`), batch_size (`int`): images in a file, and in a pass.
         num_workers (`int`, *optional*): processes that read.
-        progress (`bool`): show a bar.
+        progress (`bool` or `Callable`): show a bar; or a function of how many are done, and of how many.
     """
 
     manifest: Manifest
@@ -44,7 +44,7 @@ class Work:
     shard_size: int
     batch_size: int
     num_workers: int | None
-    progress: bool
+    progress: bool | Callable[[int, int], None]
 
     @property
     def folder(self) -> Path:
@@ -117,7 +117,10 @@ def _embedded(work: Work, encoder: Any, processor: Any, candidates: list[Candida
             jobs.append(ImageJob(start, range(begin, min(begin + work.batch_size, stop))))
     workers = default_workers(len(paths)) if work.num_workers is None else work.num_workers
     batches = image_batches(source, processor, _with_room(work, jobs), workers, encoder.device.type == "cuda")
-    with tqdm(total=len(paths), desc="images", unit="image", disable=None if work.progress else True) as bar:
+    say = work.progress if callable(work.progress) else lambda done, total: None
+    done, is_shown = 0, bool(work.progress) and not callable(work.progress)
+    say(done, len(paths))
+    with tqdm(total=len(paths), desc="images", unit="image", disable=None if is_shown else True) as bar:
         for _, parts in groupby(batches, key=lambda batch: batch.shard):
             group, blocks = _Group([], [], None, []), [torch.empty(0, work.width)]
             for batch in parts:
@@ -127,6 +130,8 @@ def _embedded(work: Work, encoder: Any, processor: Any, candidates: list[Candida
                 group.digests += batch.content
                 group.failures += [(candidates[int(name)], reason) for name, reason in batch.failures]
                 bar.update(batch.n_rows)
+                done += batch.n_rows
+                say(done, len(paths))
             group.values = torch.cat(blocks)
             yield group
 

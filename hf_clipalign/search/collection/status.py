@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
-
-from hf_clipalign.search.collection.manifest import get_setting
-
-LEVELS = "level."
-"""Settings of this beginning describe the compressed levels, by head."""
 
 
 @dataclass
@@ -31,7 +28,12 @@ class Status:
         band (`tuple[int, int]`, *optional*): of the aligned head.
         generation (`int`): grows with every change.
         skipped (`list[tuple[str, str]]`): path and reason of files that cannot be read.
-        levels (`dict`): compressed levels by head, as they describe themselves.
+        levels (`list[dict]`): what the index is searched with where it holds more than 2,000 images: `head`, `level`,
+            `bytes`, `recall` (of the ten nearest images, None where all are compared) and `state` of each level.
+        confidence (`list[dict]`): what was measured of the scores of each head; see `ImageIndex.confidence_states`.
+        words (`dict`): what was measured of words: `texts` (how many unrelated ones), `of` (images in the index then),
+            `state`.
+        head_choice (`str`, *optional*): why the band is what it is, where it was chosen on the images themselves.
 
     Example:
         ```python
@@ -55,7 +57,16 @@ class Status:
     band: tuple[int, int] | None
     generation: int
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    levels: dict[str, Any] = field(default_factory=dict)
+    levels: list[dict[str, Any]] = field(default_factory=list)
+    confidence: list[dict[str, Any]] = field(default_factory=list)
+    words: dict[str, Any] = field(default_factory=dict)
+    head_choice: str | None = None
+
+    @property
+    def skipped_reasons(self) -> dict[str, int]:
+        """How many files cannot be read for each reason, the most frequent first."""
+        reasons = (reason.removeprefix(f"{path}: ") for path, reason in self.skipped)
+        return dict(Counter(re.split(r" \(|[;:]", reason)[0] for reason in reasons).most_common())
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
@@ -73,10 +84,3 @@ def skipped_files(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     query = "SELECT path, name, reason FROM skipped JOIN roots ON roots.id = skipped.root ORDER BY root, name"
     rows = connection.execute(query)
     return [(os.path.join(os.fsdecode(path), os.fsdecode(name)), reason) for path, name, reason in rows]
-
-
-def levels(connection: sqlite3.Connection) -> dict[str, Any]:
-    """What the compressed levels say about themselves, by head."""
-    query = "SELECT name FROM settings WHERE name LIKE ? ORDER BY name"
-    names = [name for (name,) in connection.execute(query, (f"user.{LEVELS}%",)).fetchall()]
-    return {name.removeprefix(f"user.{LEVELS}"): get_setting(connection, name) for name in names}

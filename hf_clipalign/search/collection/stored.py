@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from hf_clipalign.search.collection.creation import opened_heads
 from hf_clipalign.search.collection.maintenance import problems
 from hf_clipalign.search.collection.manifest import Manifest, get_setting
 from hf_clipalign.search.collection.snapshots import Snapshot, read_snapshot
-from hf_clipalign.search.collection.status import Status, counts, levels, skipped_files
+from hf_clipalign.search.collection.status import Status, counts, skipped_files
 from hf_clipalign.search.files import Files
+from hf_clipalign.search.folded import ProjectedRows
 from hf_clipalign.search.heads import RAW, Heads, IndexRows
 from hf_clipalign.search.rows import Rows
 
@@ -34,6 +35,8 @@ class StoredImages:
         self.path = path
         self._heads = heads
         self._manifest = Manifest(path)
+        self._state: Snapshot | None = None
+        self._state_lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._snapshot.shard)
@@ -81,11 +84,12 @@ class StoredImages:
         """
         if modality != "image":
             raise ClipAlignError(f"an index holds embeddings of images, not of modality {short(modality)}.")
-        return self._rows(self._heads.matrix(head, "image"))
+        return ProjectedRows(self.features(), self._heads.matrix(head, "image"))
 
     def features(self) -> Rows:
         """The stored features before the projector, `[N, w]`, as they are."""
-        return self._rows(None)
+        state = self._snapshot
+        return IndexRows(self.path, state.shard_files, state.shard, state.place, self.description["width"])
 
     def projector(self, head: str = RAW, modality: str = "image") -> NDArray[np.float32]:
         """The matrix `[k, w]` of a head: a query's embedding is the unit vector of `matrix @ features`.
@@ -102,6 +106,7 @@ class StoredImages:
     def status(self) -> Status:
         """What the index holds."""
         with self._manifest.reading() as connection:
+            found: dict[str, Any] = dict(counts(connection))
             return Status(
                 path=str(self.path),
                 model=self.description["model"]["name"],
@@ -111,8 +116,7 @@ class StoredImages:
                 band=self.band,
                 generation=int(get_setting(connection, "generation", 0)),
                 skipped=skipped_files(connection),
-                levels=levels(connection),
-                **counts(connection),
+                **found,
             )
 
     def verify(self) -> list[str]:
@@ -126,14 +130,14 @@ class StoredImages:
 
     def refresh(self) -> bool:
         """Shows the newest state of the index; whether that is another one than before."""
-        before = self.__dict__.pop("_snapshot", None)
-        self._heads = opened_heads(self.path)
-        return before is None or before.generation != self._snapshot.generation
+        with self._state_lock:
+            before, self._state = self._state, None
+            self._heads = opened_heads(self.path)
+            return before is None or before.generation != self._snapshot.generation
 
-    def _rows(self, matrix: NDArray[np.float32] | None) -> IndexRows:
-        state = self._snapshot
-        return IndexRows(self.path, state.shard_files, state.shard, state.place, matrix, self.description["width"])
-
-    @cached_property
+    @property
     def _snapshot(self) -> Snapshot:
-        return read_snapshot(self._manifest, self.roots)
+        with self._state_lock:  # so that no thread puts an older state in the place of a newer one
+            if self._state is None:
+                self._state = read_snapshot(self._manifest, self.roots)
+            return self._state

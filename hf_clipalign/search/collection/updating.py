@@ -56,7 +56,7 @@ class Update:
         load (`Callable`): gives the checked model, when something is to be embedded.
         reader (`str`): versions of the libraries that read images.
         retry (`bool`): try skipped files again.
-        batch_size (`int`), num_workers (`int`, *optional*), progress (`bool`): as in `ImageIndex.update`.
+        batch_size (`int`), num_workers (`int`, *optional*), progress (`bool` or `Callable`): as `ImageIndex.update`.
     """
 
     manifest: Manifest
@@ -70,7 +70,7 @@ class Update:
     retry: bool
     batch_size: int
     num_workers: int | None
-    progress: bool
+    progress: bool | Callable[[int, int], None]
 
     def run(self) -> UpdateReport:
         """Brings the index up to date.
@@ -126,7 +126,7 @@ class Update:
         if counted != get_setting(connection, HELD_BACK, {}):
             put_setting(connection, HELD_BACK, counted)
             if others:
-                report.notes.append(f"not read are {describe_other_kinds(others)}")
+                report.notes.append(f"not read: {describe_other_kinds(others)}")
 
     def _note_shards(self, connection: sqlite3.Connection, report: UpdateReport) -> None:
         """Names what is missing or cut off, as far as a look at the sizes shows it."""

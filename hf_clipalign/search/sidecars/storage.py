@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import atomic_file
 from hf_clipalign._io.limited_json import BadJson, checked_json, natural, number
@@ -134,7 +135,7 @@ class Sidecar:
             raise DamagedShard("its content has changed")
         built = _built(self.collection, self.head, self.level, arrays, facts)
         if len(built) != len(self.collection.features()):
-            raise DamagedShard(f"it has {len(built)} rows")
+            raise DamagedShard(f"it has {counted(len(built), 'row')}")
         return built, facts
 
     def _save_graph(self, graph: GraphLevel, facts: Mapping[str, Any]) -> None:
@@ -163,7 +164,7 @@ class Sidecar:
             raise DamagedShard("its content has changed")
         graph = GraphLevel.load(place)
         if len(graph) != len(self.collection.features()):
-            raise DamagedShard(f"it has {len(graph)} rows")
+            raise DamagedShard(f"it has {counted(len(graph), 'row')}")
         return graph, facts
 
 

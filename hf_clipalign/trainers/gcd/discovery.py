@@ -38,7 +38,7 @@ from hf_clipalign.trainers.gcd.found import (
     FoundClasses,
 )
 from hf_clipalign.trainers.gcd.teacher import TeacherConcepts
-from hf_clipalign.trainers.gcd.trainer import SpectralGCDTrainer
+from hf_clipalign.trainers.gcd.trainer import SpectralGCDTrainer, warn_of_collapse
 from hf_clipalign.trainers.teacher import weights_digest
 
 _STEPS = 400
@@ -91,6 +91,7 @@ def discover(
     train: bool = True,
     reuse: bool = False,
     say: Callable[[str], None] | None = None,
+    warn: bool = True,
     **sizes: int,
 ) -> Discovery:
     """Finds classes by k-means, by semi-supervised k-means and by SpectralGCD, and compares what was found.
@@ -117,6 +118,8 @@ def discover(
             their folders, and resume interrupted ones.
         say (function, *optional*): is given a line of progress whenever the trainer logs, in place of the trainer's
             own output.
+        warn (`bool`, *optional*, defaults to `True`): log a warning if the training that is kept has collapsed; of
+            those that are not kept, and of the check's, none is logged.
         **sizes: `hidden_size`, `mlp_hidden_size`, `bottleneck_size`, see `SpectralGCDConfig`.
 
     Raises:
@@ -148,6 +151,8 @@ def discover(
         judge.add(name, classes)
         centred_by[name] = centred
     best = max(models, key=lambda name: judge.rank(name))
+    if warn and training.process_index == 0 and (fallen := judge.methods[best].collapse) is not None:
+        warn_of_collapse(fallen)
 
     own_sizes: dict[str, Any] = dict(sizes)
 
@@ -159,7 +164,7 @@ def discover(
         return discover(
             part, student, processor, taught.of_concepts(rows), [concepts[row] for row in rows],
             dataclasses.replace(training, output_dir=str(folder)), n_novel=n_wanted, template=template,
-            hold_out=hold_out, centring=chosen, reuse=reuse, say=say, **own_sizes,
+            hold_out=hold_out, centring=chosen, reuse=reuse, say=say, warn=False, **own_sizes,
         )  # fmt: skip
 
     check = None
@@ -256,6 +261,7 @@ def _trained(
     if progress is not None:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(progress)
+    trainer.warns_of_collapse = False  # only what is kept matters
     trainer.train(resume_from_checkpoint=resume)
     classes = trainer.assign_classes()
     trainer.save_model()

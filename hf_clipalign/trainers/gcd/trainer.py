@@ -131,6 +131,7 @@ class SpectralGCDTrainer(AlignmentTrainer):
         self._epoch = 0
         self._class_counts: Tensor | None = None
         self.collapse: str | None = None
+        self.warns_of_collapse = True
 
     @property
     def gcd_model(self) -> SpectralGCDModel:
@@ -213,14 +214,14 @@ class SpectralGCDTrainer(AlignmentTrainer):
         """Trains, then describes the classes by their concepts. See `transformers.Trainer.train`.
 
         Afterwards `collapse` says what is wrong where nearly all images are in a few classes (else None), and a
-        warning says what to do; see `hf_clipalign.evaluation.collapse`.
+        warning says what to do, unless `warns_of_collapse` is False; see `hf_clipalign.evaluation.collapse`.
         """
         output = super().train(*args, **kwargs)
         config = self.gcd_model.config
         rows = self.split.unlabelled_rows
         self.collapse = collapse(self.assign_classes(), rows, len(config.class_names), config.n_novel)
-        if self.collapse is not None and self.is_world_process_zero():
-            logger.warning("the classes have collapsed: %s; %s", self.collapse, _AGAINST_COLLAPSE)
+        if self.collapse is not None and self.warns_of_collapse and self.is_world_process_zero():
+            warn_of_collapse(self.collapse)
         return output
 
     def _before_training(self) -> None:
@@ -337,6 +338,11 @@ class SpectralGCDTrainer(AlignmentTrainer):
                 "learning rate of the image tower": self.args.backbone_learning_rate,
             },
         }
+
+
+def warn_of_collapse(reason: str) -> None:
+    """Logs what is wrong with classes that have collapsed, and what to do."""
+    logger.warning("the classes have collapsed: %s; %s", reason, _AGAINST_COLLAPSE)
 
 
 def _as_teacher(teacher: Any, processor: Any) -> Teacher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._io.masking import public_name
 from hf_clipalign.hub.cards import CardEvaluation
 from hf_clipalign.hub.retune_folder import LIMITS, METRICS_FILE, NOT_FOR_DIAGNOSIS, PROMPTS_FILE
@@ -17,6 +18,7 @@ def card_facts_of(trainer: Any) -> dict[str, Any]:
         trainer (`RETuneTrainer`): of the run.
     """
     state, config, args = trainer.state_folder, trainer.learner.adapter_config, trainer.args
+    in_tasks = f"learned in {counted(len(state.tasks), 'task')}"
     here = list(dict.fromkeys(name for entry in state.tasks for name in entry["findings"]))
     result = trainer.result if trainer.result is not None and trainer.result.tasks else None
     measured = "" if trainer.result is None else f", the scores after every task in `{METRICS_FILE}`"
@@ -24,7 +26,7 @@ def card_facts_of(trainer: Any) -> dict[str, Any]:
     return {
         "name": f"RE-tune adapter: {', '.join(state.learned) or 'untrained'}",
         "base_model": public_name(trainer.identity["model"]["name"]) or None,
-        "description": f"{NOT_FOR_DIAGNOSIS} Findings, learned in {len(state.tasks)} task(s): {', '.join(here)}."
+        "description": f"{NOT_FOR_DIAGNOSIS} Findings, {in_tasks}: {', '.join(here)}."
         f"{before} The prompts are in `{PROMPTS_FILE}`{measured}.",
         "parameters": {
             "data": f"{len(trainer.data or ()):,} embeddings with labels",

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from hf_clipalign._checks.quoting import quoted
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign.data import IncrementalTask, SeenRows
+from hf_clipalign.data import FindingLabels, IncrementalTask, SeenRows
 from hf_clipalign.data.images.source import digest
 from hf_clipalign.features import LabelledEmbeddings
 from hf_clipalign.trainers.base import check_one_batch
@@ -100,9 +100,12 @@ def check_data(data: Any, embed_dim: int, model: dict[str, Any]) -> None:
 
 
 def check_tasks(
-    tasks: Sequence[IncrementalTask], data: LabelledEmbeddings | None, args: RETuneTrainingArguments
+    tasks: Sequence[IncrementalTask], data: LabelledEmbeddings | FindingLabels | None, args: RETuneTrainingArguments
 ) -> None:
-    """Refuses tasks that share a name, ask for rows that are not there, or have no positive example of a finding."""
+    """Refuses tasks that share a name, ask for rows that are not there, or have no positive example of a finding.
+
+    Of the data, the labels are enough: they can be checked before anything is embedded.
+    """
     names = [task.name for task in tasks]
     if len(set(names)) != len(names):
         raise ClipAlignError(
@@ -146,10 +149,10 @@ def seen_rows(tasks: Sequence[IncrementalTask], data: LabelledEmbeddings | None)
     return SeenRows.of(data.labels, np.concatenate([task.rows for task in tasks]))
 
 
-def targets(data: LabelledEmbeddings, task: IncrementalTask, args: RETuneTrainingArguments) -> Tensor:
+def targets(data: LabelledEmbeddings | FindingLabels, task: IncrementalTask, args: RETuneTrainingArguments) -> Tensor:
     """Labels `[n, F]` that a task may see: 1, 0, NaN."""
-    labels = data.labels.select(task.rows, task.findings)
-    return torch.from_numpy(labels.targets(*args.policies(task.findings)))
+    labels = data if isinstance(data, FindingLabels) else data.labels
+    return torch.from_numpy(labels.select(task.rows, task.findings).targets(*args.policies(task.findings)))
 
 
 def task_fingerprint(data: LabelledEmbeddings, task: IncrementalTask, args: RETuneTrainingArguments) -> str:

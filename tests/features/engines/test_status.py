@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from hf_clipalign import ClipAlignError
 from hf_clipalign.cli.app import app
-from hf_clipalign.cli.commands.embedding_status import duration
+from hf_clipalign.cli.store_commands.embedding_status import duration
 from hf_clipalign.features.engines import workers as workers_module
 from hf_clipalign.features.engines.status import extraction_status, is_at_work
 from tests.features.engines.ways import make_images, plain, share, store_files

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import functools
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from hf_clipalign.data import FindingLabels, ImageStream, StreamRecord
 from hf_clipalign.data.images.source import ImageSource
-from hf_clipalign.features import FeatureStore, LabelledEmbeddings, extract_to_store, text_embeddings
+from hf_clipalign.features import (
+    EmbeddingStore,
+    FeatureStore,
+    LabelledEmbeddings,
+    extract_to_store,
+    import_clip_retrieval,
+    text_embeddings,
+)
 from hf_clipalign.inversion import invert_to_store, read_inversions
 from hf_clipalign.trainers import Teacher, teacher_concepts
 from tests.features.cheap_encoder import CheapEncoder, cheap_processor
@@ -118,6 +128,26 @@ def read_embeddings(folder: Path, run: int) -> Tensor:
     return LabelledEmbeddings.from_file(folder / "embeddings.safetensors", labels(run)).embeds
 
 
+def make_projected(folder: Path, run: int) -> Tensor:
+    values = np.random.default_rng(run).normal(size=(5, 6)).astype(np.float16)
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / f"run {run}"
+        (source / "img_emb").mkdir(parents=True)
+        for number, part in enumerate((values[:2], values[2:])):
+            file = source / "img_emb" / f"img_emb_{number}.npy"
+            np.save(file, part)
+            os.utime(file, (run, run))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(name)
+            return import_clip_retrieval(f"run {run}", folder).values()
+
+
+def read_projected(folder: Path, run: int) -> Tensor:
+    store = EmbeddingStore.open(folder)
+    store.verify()
+    return store.values()
+
+
 def read_inverted(folder: Path, run: int) -> Tensor:
     return read_inversions(folder)[1].tokens
 
@@ -128,6 +158,7 @@ KINDS: dict[str, StoreKind] = {
     "inversions": StoreKind(make_inversions, read_inverted),
     "teacher of KDPL": StoreKind(make_teacher, make_teacher),
     "teacher of GCD": StoreKind(make_concepts, read_concepts),
+    "embeddings": StoreKind(make_projected, read_projected),
     "labelled embeddings": StoreKind(make_embeddings, read_embeddings, remade=False),
 }
 

@@ -117,7 +117,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, name):
     kind = KINDS[name]
     kind.make(tmp_path, 1)
     for file in shards(tmp_path)[:1]:
-        if kind.make in (KINDS["features"].make, KINDS["inversions"].make):
+        if kind.make in (KINDS["features"].make, KINDS["inversions"].make, KINDS["embeddings"].make):
             pytest.skip("the folder names its own files")
         file.write_bytes(b"somebody's notes")
         with pytest.raises(ClipAlignError, match=file.name):

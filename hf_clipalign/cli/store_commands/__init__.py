@@ -1,0 +1,1 @@
+"""What commands do with stores of features and embeddings beside making them."""

@@ -1,0 +1,1 @@
+"""Images that lie inside other files: tars and Parquet."""

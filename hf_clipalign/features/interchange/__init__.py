@@ -1,0 +1,1 @@
+"""Embeddings behind the projector, and the formats in which others keep them."""
