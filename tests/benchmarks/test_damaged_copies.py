@@ -107,7 +107,9 @@ DAMAGE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "number", "damage", "said"), DAMAGE, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("name", "number", "damage", "said"), DAMAGE, ids=lambda value: None if callable(value) else str(value)[:30]
+)
 def test_damage_is_one_clear_line(name, number, damage, said, tmp_path):
     entry = BENCHMARKS[name]
     layout = entry.layouts[number]
@@ -148,7 +150,9 @@ LEAVING = ("../secret.jpg", "a/../../secret.jpg", "{outside}/secret.jpg", "..\\s
 TRIED = [(*case, path) for case in PATHS for path in LEAVING if (case[0], path[0]) != ("MIMIC-CXR", "{")]
 
 
-@pytest.mark.parametrize(("name", "number", "write", "path"), TRIED, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(
+    ("name", "number", "write", "path"), TRIED, ids=lambda value: None if callable(value) else str(value)[:20]
+)
 def test_no_path_leaves_the_data_set(name, number, write, path, tmp_path):
     entry = BENCHMARKS[name]
     layout = entry.layouts[number]
