@@ -128,7 +128,7 @@ def findings(
     trainer = _trainer(loaded, processor, settings, data, tasks, texts, adapter, identity_start, scenario)
     trainer.leak = leak or trainer.leak  # an earlier folder's training data are known here alone
     trainer.train(resume_from_checkpoint=True)
-    _report(trainer, data, out, resamples)
+    _report(trainer, data, out, resamples, model)
 
 
 def _labels(
@@ -251,7 +251,7 @@ def _trainer(
     return trainer
 
 
-def _report(trainer: Any, data: dict[str, Any], out: Path, resamples: int) -> None:
+def _report(trainer: Any, data: dict[str, Any], out: Path, resamples: int, model: str) -> None:
     from hf_clipalign.hub import describe_run
     from hf_clipalign.trainers.retune.findings_report import measure_findings, write_findings
 
@@ -266,4 +266,5 @@ def _report(trainer: Any, data: dict[str, Any], out: Path, resamples: int) -> No
         warn("note:", text)
     console.print(f"verdict: {table.verdict}", soft_wrap=True)
     console.print(f"page: {page}   table: {out / 'findings.csv'}   adapter: {out / 'adapter'}", soft_wrap=True)
-    next_step("clipalign", "push", out / "adapter", "OWNER/NAME")
+    if not model.startswith("mini:") and not Path(model).exists():  # an adapter needs a base with an address
+        next_step("clipalign", "push", out / "adapter", "OWNER/NAME")

@@ -31,7 +31,7 @@ CHECKED = (
     "novel one; the share of right images is the mean of the hidden and of the known classes. "
 )
 SPREAD = "Spread: classes of equal size with the same entropy."
-_FIELDS = ("image", "class", "name", "probability", "concepts", "label")
+_FIELDS = ("image", "class", "name", "probability", "concepts", "label", "held_out")
 _BATCH = 64
 _N_NAMING = 3
 _SHOWN_CONCEPTS = 6
@@ -47,7 +47,9 @@ class Assignment:
         name (`str`): a readable name: of a novel class its strongest concepts.
         probability (`float`, *optional*): of the class; k-means has none.
         concepts (`list[str]`): what speaks for the class, best first.
-        label (`str`): the label that the image came with; empty if it had none, or if it was held out.
+        label (`str`): the label that the image came with; empty if it had none.
+        held_out (`bool`, *optional*, defaults to `False`): whether that label was hidden from all methods, to compare
+            them by it.
     """
 
     image: str
@@ -56,6 +58,7 @@ class Assignment:
     probability: float | None
     concepts: list[str]
     label: str
+    held_out: bool = False
 
 
 def assignments(
@@ -71,10 +74,9 @@ def assignments(
     labels, explained = _described(discovery, method, taught, concepts)
     names = _names(discovery, found.n_classes)
     given = _given(discovery)
+    concepts_of = [[name for name, _ in row[:_N_NAMING]] for row in explained]
     return [
-        Assignment(
-            image, names[number], labels[number], None, [name for name, _ in explained[number][:_N_NAMING]], given[row]
-        )
+        Assignment(image, names[number], labels[number], None, concepts_of[number], *given[row])
         for row, (image, number) in enumerate(zip(split.source.ids, found.classes.tolist(), strict=True))
     ]
 
@@ -89,13 +91,18 @@ def _of_model(discovery: Discovery, classes: np.ndarray) -> list[Assignment]:
             batch, model.predict([source.read(row) for row in batch], n_concepts=_N_NAMING), strict=True
         ):
             named = [name for name, _ in said.concepts]
-            rows.append(Assignment(source.ids[row], said.name, said.label, said.probability, named, given[row]))
+            rows.append(Assignment(source.ids[row], said.name, said.label, said.probability, named, *given[row]))
     return rows
 
 
-def _given(discovery: Discovery) -> list[str]:
+def _given(discovery: Discovery) -> list[tuple[str, bool]]:
+    """The label that each image came with, and whether it was held out."""
     split = discovery.split
-    return [split.class_names[label] if label >= 0 else "" for label in split.training_labels.tolist()]
+    held_out = np.zeros(len(split), dtype=bool)
+    held_out[discovery.held_out] = True
+    labels = np.where(split.labelled | held_out, split.labels, -1)
+    names = [split.class_names[label] if label >= 0 else "" for label in labels.tolist()]
+    return list(zip(names, held_out.tolist(), strict=True))
 
 
 def _names(discovery: Discovery, n_classes: int) -> list[str]:
@@ -171,13 +178,16 @@ def write_gallery(
 
 
 def write_assignments(path: Path, rows: Sequence[Assignment]) -> Path:
-    """Writes the classes as CSV: image, class, name, probability, concepts (separated by "; ") and given label."""
+    """Writes the classes as CSV, concepts separated by "; "; the fields are those of `Assignment`."""
     with atomic_file(path) as staging, staging.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_FIELDS)
         for row in rows:
             probability = "" if row.probability is None else f"{row.probability:.4f}"
-            writer.writerow([row.image, row.class_name, row.name, probability, "; ".join(row.concepts), row.label])
+            held_out = "yes" if row.held_out else ""
+            writer.writerow(
+                [row.image, row.class_name, row.name, probability, "; ".join(row.concepts), row.label, held_out]
+            )
     return path
 
 

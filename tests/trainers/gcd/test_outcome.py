@@ -14,13 +14,13 @@ from hf_clipalign.trainers.gcd.outcome import Assignment, write_assignments
 
 def test_the_lines_of_the_assignments(tmp_path: Path) -> None:
     rows = [
-        Assignment("owls/a.png", "bird", "bird", 0.98765, ["owl", "duck"], "bird"),
+        Assignment("owls/a.png", "bird", "bird", 0.98765, ["owl", "duck"], "bird", True),
         Assignment("b, c.png", "novel-1", "sun, moon", None, [], ""),
     ]
     assert write_assignments(tmp_path / "assignments.csv", rows).read_bytes() == (
-        b"image,class,name,probability,concepts,label\n"
-        b"owls/a.png,bird,bird,0.9877,owl; duck,bird\n"
-        b'"b, c.png",novel-1,"sun, moon",,,\n'
+        b"image,class,name,probability,concepts,label,held_out\n"
+        b"owls/a.png,bird,bird,0.9877,owl; duck,bird,yes\n"
+        b'"b, c.png",novel-1,"sun, moon",,,,\n'
     )
 
 
