@@ -52,7 +52,8 @@ def list_benchmarks(
         if task is None or task in entry.tasks
     ]
     caption = f"{len(rows)} data sets; every reader was tested on synthetic copies, none on the data sets themselves"
-    console.print(NumberTable(["data set", "papers", "tasks", "on the Hub"], rows, caption=caption, texts=range(4)))
+    columns = ["data set", "papers", "tasks", "on the Hub"]
+    console.print(NumberTable(columns, rows, caption=caption, texts=range(3)))
     next_step("clipalign", "benchmarks", "show", rows[0][0])
 
 
