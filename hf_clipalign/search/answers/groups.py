@@ -221,7 +221,7 @@ class _Shown:
 
 
 def groups_too_large(groups: Sequence[DuplicateGroup], collection: Collection) -> list[int]:
-    """Sizes of the groups of merely alike images that hold more than a quarter of a collection, and at least five files.
+    """Sizes of the groups of merely alike images that hold more than a quarter of a collection, and five files.
 
     Args:
         groups (`Sequence[DuplicateGroup]`): of `find_duplicates`.
