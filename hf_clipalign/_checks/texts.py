@@ -16,9 +16,11 @@ class TextTooLong(ClipAlignError):
 
     Attributes:
         problem (`str`): the text, cut to its beginning, and its tokens, for messages without its place.
+        text (`str`): the text as a whole.
     """
 
     problem = ""
+    text = ""
 
     @classmethod
     def of(cls, place: int, text: str, length: int, limit: int, way_out: str) -> TextTooLong:
@@ -33,7 +35,7 @@ class TextTooLong(ClipAlignError):
         shown = repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…")
         count = f"has {length} tokens, but the model reads {limit}"
         error = cls(f"text {place} ({shown}) {count}{way_out}")
-        error.problem = f"{shown} {count}"
+        error.problem, error.text = f"{shown} {count}", text
         return error
 
 

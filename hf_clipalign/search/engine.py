@@ -36,6 +36,7 @@ def search(
     offset: int = 0,
     min_confidence: float | None = None,
     include_self: bool = False,
+    strict: bool = True,
 ) -> list[Answer]:
     """The images of a collection that fit each query best.
 
@@ -48,6 +49,8 @@ def search(
         offset (`int`, *optional*, defaults to `0`): how many of the best to leave out, for the next page.
         min_confidence (`float`, *optional*): leave out hits whose confidence is below, between 0 and 1; see `Hit`.
         include_self (`bool`, *optional*, defaults to `False`): let a file of the collection find itself.
+        strict (`bool`, *optional*, defaults to `True`): raise for a query with an image that cannot be read, or whose
+            parts cancel one another; else its answer is empty, with a note why, and all others are given.
 
     Returns:
         `list[Answer]`: one for each query; an empty one says why.
@@ -74,13 +77,15 @@ def search(
     kept = None if condition.is_empty else condition.mask(collection.files)
     wish = _Wish(kept, offset, offset + top_k, min_confidence, include_self)
     passes = [queries[start : start + _QUERIES_PER_PASS] for start in range(0, len(queries), _QUERIES_PER_PASS)]
-    return [answer for part in passes for answer in _of_all_heads(collection, ask(collection, part), wish)]
+    return [answer for part in passes for answer in _of_all_heads(collection, ask(collection, part, strict), wish)]
 
 
 def _of_all_heads(collection: Collection, asked: Sequence[AskedQuery], wish: _Wish) -> list[Answer]:
-    answers: dict[int, Answer] = {}
-    for head in sorted({one.head for one in asked}):
-        places = [place for place, one in enumerate(asked) if one.head == head]
+    answers = {
+        place: Answer([], str(one.query), one.head, note=one.problem) for place, one in enumerate(asked) if one.problem
+    }
+    for head in sorted({one.head for one in asked if not one.problem}):
+        places = [place for place, one in enumerate(asked) if one.head == head and not one.problem]
         answered = _answers(collection, head, [asked[place] for place in places], wish)
         answers.update(zip(places, answered, strict=True))
     return [answers[place] for place in range(len(asked))]

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from hf_clipalign import ClipAlignError
 from hf_clipalign.benchmarks import BENCHMARKS, check_benchmarks
 from hf_clipalign.cli.app import app
+from hf_clipalign.cli.options import console
 
 
 def invoke(*arguments, code=0):
@@ -26,6 +27,19 @@ def test_list_names_every_data_set():
     assert "CUB" not in output
     with pytest.raises(ClipAlignError, match="did you mean 'text-text'"):
         invoke("list", "--task", "texttext")
+
+
+@pytest.mark.parametrize(("width", "heading"), [(200, "papers"), (80, "tasks"), (60, "on the Hub")])
+def test_a_narrow_terminal_cuts_no_hub_id(width, heading, monkeypatch):
+    monkeypatch.setattr(console, "width", width)
+    lines = invoke("list").splitlines()
+    assert heading in lines[1]
+    assert max(map(len, lines[:-3])) <= width
+    for name, entry in BENCHMARKS.items():
+        assert any(line.split()[0] == name and line.split()[-1] == entry.hub for line in lines if line.strip())
+    monkeypatch.setattr(console, "width", 40)
+    folded = "".join(line.split()[-1] for line in invoke("list").splitlines() if line.strip())
+    assert all(entry.hub in folded for entry in BENCHMARKS.values())
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -7,8 +7,10 @@ import os
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from hf_clipalign import ClipAlignError
+from hf_clipalign.cli.app import app
 from hf_clipalign.search import ImageIndex
 from tests.cli.calls import call
 
@@ -177,8 +179,25 @@ def test_duplicates_are_told_apart_and_nothing_is_deleted(here, tmp_path):
     assert (tmp_path / "page.html").read_text().count('class="marked"') == 1
     assert "keep photos/sailboat large.png" in printed
     rows = list(csv.DictReader(io.StringIO(call("duplicates", "photos.index", "--csv", "--threshold", "0.9"))))
-    assert [row["keep"] for row in rows].count("yes") == len(groups)
+    suggesting = [group for group in groups if group["kind"] in ("copies", "same image")]
+    assert [row["keep"] for row in rows].count("yes") == len(suggesting)
     assert sorted(here.rglob("*.png")) == before
+
+
+def test_nothing_is_suggested_for_images_that_are_merely_alike(here):
+    pytest.importorskip("imagehash")
+    chain = ["duplicates", "photos.index", "--threshold", "0.01", "--only", "similar", "--head", "raw"]
+    found = CliRunner().invoke(app, [*chain, "--json"])
+    groups = json.loads(found.stdout)
+    largest = max(len(group["files"]) for group in groups)
+    assert largest >= 5
+    assert [group["keep"] for group in groups] == [None] * len(groups)
+    assert f"warning: a group of images that are merely alike holds {largest} of 14 files" in found.stderr
+    assert "--threshold 0.01 is too low for this model, give a higher one" in found.stderr
+    rows = csv.DictReader(io.StringIO(CliRunner().invoke(app, [*chain, "--csv"]).stdout))
+    assert {row["keep"] for row in rows} == {""}
+    assert "keep " not in call(*chain)
+    assert "warning" not in call("duplicates", "photos.index", "--threshold", "0.999")
 
 
 def test_the_same_image_cannot_be_told_without_the_library(here, monkeypatch):

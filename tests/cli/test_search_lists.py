@@ -120,8 +120,9 @@ MISTAKES = [
     ("a cat\n", ("a", "dog"), "a query and --queries are two ways to ask: give one of them"),
     ("a cat\n", ("--image", "photos/noto/cat.png"), "a query and --queries are two ways to ask"),
     ("a cat\n", ("--with-itself",), "--with-itself is for queries by an image"),
-    ("a cat\nmissing.png\n", (), "no file 'missing.png', neither in the index nor on the disk"),
-    ("a cat\n" + "cat " * 200, (), r"the text 'cat cat .* has \d+ tokens, but the model reads \d+"),
+    ("a cat\n", ("--not", "missing.png"), "^no file 'missing.png', neither in the index nor on the disk"),
+    ("a cat\n" + "cat " * 200, (), r"^line 2: the text 'cat cat .* has \d+ tokens, but the model reads \d+"),
+    ("a cat\n", ("--not", "cat " * 200), r"^the text 'cat cat .* has \d+ tokens, but the model reads \d+"),
     ("caf\udce9\n", (), "cannot be read .*utf-8"),
 ]
 
@@ -142,12 +143,56 @@ def test_mistakes_in_a_list_are_explained_on_one_line(here, tmp_path, content, m
         ("query\n", "holds no queries"),
         ("query,x\n,1\n", "line 2: the query is empty"),
         ('query\n"a cat\n', "a quotation mark is missing"),
+        ("x,query\n1,a cat\n2," + "cat " * 200, r"^line 3: the text 'cat cat .* has \d+ tokens"),
+        ('image,query\nmissing.png,\n,"nan*""cat"""\n', "^line 3: in the query "),
     ],
 )
 def test_mistakes_in_a_table_are_explained(here, tmp_path, content, message):
     (tmp_path / "queries.csv").write_text(content)
     with pytest.raises(ClipAlignError, match=message):
         call("search", "photos.index", "--queries", tmp_path / "queries.csv")
+
+
+def test_an_image_that_cannot_be_read_costs_its_own_query_alone(here, tmp_path):
+    folder = tmp_path / "asked"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"")
+    Image.open("photos/noto/cat.png").resize((50, 50)).save(folder / "cat.png")
+    (folder / "z.png").write_bytes(b"nothing")
+    empty, cat, broken = together(folder, "--top", "1")
+    assert os.path.basename(cat["hits"][0]["path"]) == "cat.png"
+    assert "note" not in cat
+    assert (empty["hits"], broken["hits"]) == ([], [])
+    assert empty["note"] == f"cannot be read: {folder}/a.png: the file is empty (0 bytes); fetch or export it again"
+    assert broken["note"].startswith(f"cannot be read: {folder}/z.png: is not an image")
+    asked = ("search", "photos.index", "--queries", folder, "--top", "1")
+    rows = list(csv.DictReader(io.StringIO(call(*asked, "--csv"))))
+    assert [(row["number"], row["rank"], row["note"]) for row in rows] == [
+        ("1", "", empty["note"]),
+        ("2", "1", ""),
+        ("3", "", broken["note"]),
+    ]
+    assert empty["note"] in call(*asked)
+    (folder / "cat.png").unlink()
+    assert [answer["hits"] for answer in together(folder)] == [[], []]
+
+
+def test_missing_images_of_a_list_are_noted(here, tmp_path):
+    lines = tmp_path / "queries.txt"
+    lines.write_text(f'missing.png\na cat\n{tmp_path}/queries.png + "a cat"\n"a cat" - "a cat"\n')
+    missing, cat, both, nothing = together(lines)
+    assert missing["note"].startswith("cannot be read: no file 'missing.png', neither in the index nor on the disk")
+    assert missing["note"].endswith("put it in quotation marks to search for the words.")
+    assert both["note"].startswith("cannot be read: no file")
+    assert nothing["note"].endswith("cancel one another: nothing is left to look for.")
+    assert paths(cat["hits"]) == paths(alone("a cat"))
+    table = tmp_path / "queries.csv"
+    table.write_text("image,query\nnoto/cta.png,\n,a cat\nnothing-alike.jpg,a cat\n")
+    near, cat, both = together(table)
+    shown = "cannot be read: no file {!r}, neither in the index nor on the disk: "
+    assert near["note"] == shown.format("noto/cta.png") + "did you mean 'noto/cat.png'?"
+    assert both["note"] == shown.format("nothing-alike.jpg") + "check the name."
+    assert paths(cat["hits"]) == paths(alone("a cat"))
 
 
 def test_a_list_that_is_not_there(here, tmp_path):

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
@@ -25,6 +28,8 @@ group = typer.Typer(
 )
 
 _BAND_HELP = "For the IsoCLIP heads of {}: K_TOP,K_BOTTOM, known (the published one) or none."
+_GAP = 2
+"""Between two columns."""
 _SHOWN = ("map", "map_easy", "map_medium", "map_hard", "map_at_r", "recall_at_1", "top1", "top5")
 PathArgument = Annotated[
     Path, typer.Argument(metavar="PATH", help="The folder of all data sets, or that of one.", show_default=False)
@@ -52,8 +57,29 @@ def list_benchmarks(
         if task is None or task in entry.tasks
     ]
     caption = f"{len(rows)} data sets; every reader was tested on synthetic copies, none on the data sets themselves"
-    console.print(NumberTable(["data set", "papers", "tasks", "on the Hub"], rows, caption=caption, texts=range(4)))
+    console.print(_listed(rows, console.width))
+    console.print(caption, style="table.caption", soft_wrap=True)
     next_step("clipalign", "benchmarks", "show", rows[0][0])
+
+
+def _listed(rows: list[list[str]], width: int) -> Table:
+    """The data sets with whole names and Hub ids; papers, then tasks, are left out where there is no room for them."""
+    columns = {"data set": 0, "papers": 1, "tasks": 2, "on the Hub": 3}
+    folded = ("papers", "tasks")
+    least = {
+        name: max(len(word) for row in rows for word in (row[place].split() if name in folded else [row[place]]))
+        for name, place in columns.items()
+    }
+    for name in folded:
+        if sum(least[kept] + _GAP for kept in columns) + _GAP > width:
+            del columns[name]
+    is_wide_enough = sum(least[kept] + _GAP for kept in columns) + _GAP <= width
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=is_wide_enough and name not in folded)
+    for row in rows:
+        table.add_row(*(Text(row[place]) for place in columns.values()))
+    return table
 
 
 @group.command("show", cls=Command)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.index_commands.shared import (
@@ -36,8 +37,8 @@ def duplicates(
     """List duplicates with a suggestion which file to keep. Nothing is deleted.
 
     Three kinds are told apart: files with equal bytes; the same image again, resized or saved anew (their pixels are
-    compared, extra `search`); and images that are merely alike. The file to keep is the largest image, of these the
-    largest and then the oldest file.
+    compared, extra `search`); and images that are merely alike, for which nothing is suggested. The file to keep is
+    the largest image, of these the largest and then the oldest file.
 
     Examples:
 
@@ -52,6 +53,7 @@ def duplicates(
         groups_as_json,
         groups_as_table,
         groups_as_tiles,
+        groups_too_large,
     )
     from hf_clipalign.search.answers.pixels import is_installed
 
@@ -76,8 +78,19 @@ def duplicates(
         title="Duplicates",
         groups=lambda: groups_as_tiles(groups),
     )
+    for size in groups_too_large(groups, opened):
+        _warn_of_chain(size, len(opened.files.names), threshold)
     if is_read and not groups:
         kind = "" if only is None else f" of the kind {only!r}"
         console.print(f"no duplicates{kind} with a cosine of {threshold:g} or more.")
     elif is_read and html is None:
         next_step("clipalign", "duplicates", index, "--html", "duplicates.html")
+
+
+def _warn_of_chain(size: int, total: int, threshold: float) -> None:
+    """Says so on the standard error, which leaves JSON and CSV as they are."""
+    typer.echo(
+        f"warning: a group of images that are merely alike holds {size:,} of {counted(total, 'file')}: --threshold "
+        f"{threshold:g} is too low for this model, give a higher one.",
+        err=True,
+    )

@@ -88,22 +88,20 @@ def search(
 
     opened = open_index(index)
     unlike_parts = Query.of(unlike=unlike).parts if unlike else ()
-    if queries is None:
-        listed = None
+    listed = None if queries is None else _listed(queries, bool(query or image), opened.files)
+    if listed is None:
         parts = [*(Query.parse(_line(query), opened.files).parts if query else ())]
         asked = [Query((*parts, *(Query.of(image=image).parts if image else ()), *unlike_parts))]
     else:
-        listed = _listed(queries, bool(query or image), opened.files)
         asked = [Query((*one.query.parts, *unlike_parts)) for one in listed]
     if with_itself and not any(part.kind == "image" for one in asked for part in one.parts):
         raise ClipAlignError("--with-itself is for queries by an image: leave it out, words find every image.")
     wishes: dict[str, Any] = {"where": parse_conditions(where or ()), "top_k": top, "offset": offset}
     wishes |= {"include_self": with_itself, "min_confidence": min_confidence}
-    answers = answer_all(opened, asked, **wishes)
     if listed is None:
-        _show_one(answers[0], index, as_json, as_csv, html)
+        _show_one(answer_all(opened, asked, **wishes)[0], index, as_json, as_csv, html)
     else:
-        _show_all(listed, answers, as_json, as_csv, html)
+        _show_all(listed, _answers(opened, listed, unlike_parts, wishes), as_json, as_csv, html)
 
 
 def _line(words: Sequence[str]) -> str:
@@ -126,6 +124,12 @@ def _listed(queries: str, is_also_one: bool, files: Any) -> Any:
     if is_also_one:
         raise ClipAlignError("a query and --queries are two ways to ask: give one of them.")
     return read_queries(queries, files)
+
+
+def _answers(opened: Any, listed: Any, unlike_parts: Any, wishes: dict[str, Any]) -> Any:
+    from hf_clipalign.search.answers.query_lists import answer_list
+
+    return answer_list(opened, listed, unlike_parts, **wishes)
 
 
 def _show_one(answer: Any, index: Any, as_json: bool, as_csv: bool, html: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from hf_clipalign.features.engines.status import ExtractionStatus
     from hf_clipalign.features.engines.workers import Worker
 
-_MOST_SKIPPED = 20
+_MOST_SKIPPED, _MOST_SHARES = 20, 8
+_SHARE = re.compile(r"share \d+/(\d+)")
+"""How a worker of one share is noted."""
 _UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
@@ -76,8 +79,25 @@ def _what_is_left(status: ExtractionStatus) -> str:
     if status.n_shards is not None and len(status.done) == status.n_shards:
         return f"all shards are there: run the same command once more, to finish the store{again}"
     if status.seconds_left is None:
-        return f"no worker is known to be at work: run the same command again, to resume{again}"
+        return f"no worker is known to be at work: {_command_for_the_rest(status)}{again}"
     return f"about {duration(status.seconds_left)} left at {status.rate:,.1f} images/s{again}"
+
+
+def _command_for_the_rest(status: ExtractionStatus) -> str:
+    """What makes the shards that are missing: the same command, unless it was of a share that is done."""
+    shares = [_SHARE.fullmatch(worker.way) for worker in status.workers]
+    counts = {int(share[1]) for share in shares if share}
+    if not counts or status.n_shards is None:
+        return "run the same command again, to resume"
+    whole = "without --shard, to make all that is missing"
+    if len(counts) > 1:
+        return f"run the same command {whole}"
+    (count,) = counts
+    left = sorted({shard % count + 1 for shard in set(range(status.n_shards)) - set(status.done)})
+    shown = ", ".join(f"--shard {share}/{count}" for share in left[:_MOST_SHARES])
+    more = f" and {len(left) - _MOST_SHARES:,} others" if len(left) > _MOST_SHARES else ""
+    each = "each of " if len(left) > 1 else ""
+    return f"run the same command with {each}{shown}{more}, or {whole}"
 
 
 def duration(seconds: float) -> str:

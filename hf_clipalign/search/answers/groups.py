@@ -30,6 +30,8 @@ _MEANINGS = {
     UNCHECKED: "alike; pip install 'hf_clipalign[search]' to know whether they are the same image",
 }
 _COLUMNS = ("group", "kind", "keep", "path", "score", "bytes", "width", "height", "modified")
+_LARGEST_SHARE, _FEWEST = 0.25, 5
+"""A group of more of the collection is a chain: each image is like the next one, and the ends are not alike."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class DuplicateGroup:
     Args:
         kind (`str`): `"copies"` (equal bytes), `"same image"` (resized or saved anew), `"similar"` (alike, but another
             image), or `"unchecked"` (alike, and the library that compares pixels is not installed).
-        keep (`str`): path of the file that is worth keeping: the largest image, of these the largest and then the
-            oldest file. For similar images, which are all worth keeping, the same order.
-        files (`tuple[DuplicateFile, ...]`): all of them, that one first.
+        keep (`str` or None): path of the file that is worth keeping: the largest image, of these the largest and then
+            the oldest file. None for similar and unchecked images, which may all be worth keeping.
+        files (`tuple[DuplicateFile, ...]`): all of them, in that order.
 
     Example:
         ```python
@@ -80,7 +82,7 @@ class DuplicateGroup:
     """
 
     kind: str
-    keep: str
+    keep: str | None
     files: tuple[DuplicateFile, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,7 +207,7 @@ class _Shown:
         """A group of images with all their files."""
         ranked = sorted((self._rank(row, i), row, i) for row in rows for i in self.distinct(row))
         files = tuple(self._file(row, i, scores[row]) for _, row, i in ranked)
-        return DuplicateGroup(kind, files[0].path, files)
+        return DuplicateGroup(kind, files[0].path if kind in (COPIES, SAME) else None, files)
 
     def _rank(self, row: int, i: int) -> tuple[float, ...]:
         width, height = self.size.get(row, (0, 0))
@@ -218,15 +220,26 @@ class _Shown:
         return DuplicateFile(path, round(float(score), 6), size, width, height, modified)
 
 
+def groups_too_large(groups: Sequence[DuplicateGroup], collection: Collection) -> list[int]:
+    """Sizes of the groups of merely alike images that hold more than a quarter of a collection, and five files.
+
+    Args:
+        groups (`Sequence[DuplicateGroup]`): of `find_duplicates`.
+        collection (`Collection`): where they were found.
+    """
+    most = max(len(collection.files.names) * _LARGEST_SHARE, _FEWEST - 1)
+    return [len(group.files) for group in groups if group.keep is None and len(group.files) > most]
+
+
 def groups_as_json(groups: Sequence[DuplicateGroup]) -> str:
     """A list of `{kind, keep, files}`."""
     return json.dumps([group.to_dict() for group in groups], indent=1)
 
 
 def groups_as_csv(groups: Sequence[DuplicateGroup]) -> str:
-    """One line a file, with the number of its group and whether it is worth keeping."""
+    """One line a file, with the number of its group and whether it is worth keeping, if that is known."""
     rows = [
-        (number, group.kind, "yes" if file.path == group.keep else "no", *_cells(file))
+        (number, group.kind, _kept(group, file), *_cells(file))
         for number, group in enumerate(groups, start=1)
         for file in group.files
     ]
@@ -242,7 +255,7 @@ def groups_as_table(groups: Sequence[DuplicateGroup], most: int = 100) -> Number
             size = "" if file.width is None else f"{file.width} × {file.height}"
             head = [
                 f"{number} {group.kind}" if is_first else "",
-                ("keep " if is_first else "") + shown_path(file.path),
+                ("keep " if file.path == group.keep else "") + shown_path(file.path),
             ]
             rows.append([*head, f"{file.score:.3f}", size, f"{file.bytes:,}"])
     kinds = [kind for kind in _MEANINGS if any(group.kind == kind for group in groups)]
@@ -261,10 +274,16 @@ def groups_as_tiles(groups: Sequence[DuplicateGroup]) -> list[TileGroup]:
         TileGroup(
             f"{number}. {group.kind}",
             _MEANINGS[group.kind],
-            [_tile(file, file.path == group.keep and group.kind in (COPIES, SAME)) for file in group.files],
+            [_tile(file, file.path == group.keep) for file in group.files],
         )
         for number, group in enumerate(groups, start=1)
     ]
+
+
+def _kept(group: DuplicateGroup, file: DuplicateFile) -> str:
+    if group.keep is None:
+        return ""
+    return "yes" if file.path == group.keep else "no"
 
 
 def _cells(file: DuplicateFile) -> list[object]:

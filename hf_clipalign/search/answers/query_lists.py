@@ -9,15 +9,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hf_clipalign._checks.quoting import counted, printable, short
+from hf_clipalign._checks.texts import TextTooLong
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_content, explained_read
 from hf_clipalign.data.texts.delimited import csv_rows
-from hf_clipalign.search.answers.collection import Files
+from hf_clipalign.search.answers.collection import Collection, Files
 from hf_clipalign.search.answers.hits import CSV_COLUMNS, Answer, as_csv, csv_cells
 from hf_clipalign.search.answers.pages import TileGroup, answer_group
+from hf_clipalign.search.answers.vectors import ask
+from hf_clipalign.search.engine import search
 from hf_clipalign.search.query import Part, Query
 
 STANDARD_INPUT = "-"
@@ -33,10 +37,12 @@ class ListedQuery:
     Attributes:
         text (`str`): as it is written there.
         query (`Query`): what it means.
+        line (`int`, *optional*): where it stands; None for an image of a folder.
     """
 
     text: str
     query: Query
+    line: int | None = None
 
 
 def read_queries(path: str, files: Files | None = None) -> list[ListedQuery]:
@@ -92,7 +98,7 @@ def _of_lines(content: str, files: Files | None) -> Iterator[ListedQuery]:
     for number, line in enumerate(io.StringIO(content, newline=None), start=1):
         if line.strip():
             with _in_line(number):
-                yield ListedQuery(line.strip(), Query.parse(line, files))
+                yield ListedQuery(line.strip(), Query.parse(line, files), number)
 
 
 def _of_table(content: str, path: str, delimiter: str, files: Files | None) -> Iterator[ListedQuery]:
@@ -110,11 +116,11 @@ def _of_table(content: str, path: str, delimiter: str, files: Files | None) -> I
             query = Query(
                 (
                     *(Query.parse(given["query"], files).parts if "query" in given else ()),
-                    *((Part("image", given["image"]),) if "image" in given else ()),
+                    *((Part("image", Path(given["image"])),) if "image" in given else ()),
                     *(Query.of(unlike=given["not"]).parts if "not" in given else ()),
                 )
             )
-        yield ListedQuery(next(iter(given.values())) if len(given) == 1 else str(query), query)
+        yield ListedQuery(next(iter(given.values())) if len(given) == 1 else str(query), query, number)
 
 
 @contextmanager
@@ -124,6 +130,35 @@ def _in_line(number: int) -> Iterator[None]:
         yield
     except ClipAlignError as error:
         raise ClipAlignError(f"line {number}: {error}") from error
+
+
+def answer_list(
+    collection: Collection, listed: Sequence[ListedQuery], unlike: Sequence[Part] = (), **wishes: Any
+) -> list[Answer]:
+    """Answers all queries of a list; one whose image cannot be read has a note instead of hits.
+
+    Args:
+        collection (`Collection`): where to look.
+        listed (`Sequence[ListedQuery]`): what for.
+        unlike (`Sequence[Part]`, *optional*): what hits of all queries should be unlike.
+        **wishes: of `search`.
+
+    Returns:
+        `list[Answer]`: one for each.
+
+    Raises:
+        `ClipAlignError`: a text is longer than the model reads, with its line; an image of `unlike` cannot be read.
+    """
+    if images := tuple(part for part in unlike if part.kind == "image"):
+        ask(collection, [Query(images)])
+    queries = [Query((*one.query.parts, *unlike)) for one in listed]
+    try:
+        return search(collection, queries, strict=False, **wishes)
+    except TextTooLong as error:
+        for one in listed:
+            if one.line is not None and any(part.value == error.text for part in one.query.parts):
+                raise ClipAlignError(f"line {one.line}: {error}") from error
+        raise
 
 
 def answers_as_json(listed: Sequence[ListedQuery], answers: Sequence[Answer]) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._checks.texts import TextTooLong
-from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.backbones.lean.text_tower import LeanTextTower
 from hf_clipalign.search.answers.collection import Collection
 from hf_clipalign.search.text_tower import FOLDER, PROBES, TextTower
@@ -40,7 +39,7 @@ def embedded_texts(collection: Collection, texts: Sequence[str]) -> NDArray[np.f
         texts (`Sequence[str]`): Q texts.
 
     Raises:
-        `ClipAlignError`: a text is longer than the model's context, with the number of its tokens.
+        `TextTooLong`: a text is longer than the model's context, with the number of its tokens.
     """
     if not texts:
         return np.empty((0, 0), np.float32)
@@ -51,7 +50,9 @@ def embedded_texts(collection: Collection, texts: Sequence[str]) -> NDArray[np.f
             return collection.encode_texts(texts)
         return np.concatenate([_embedded(collection, tower, batch) for batch in batches])
     except TextTooLong as error:
-        raise ClipAlignError(f"the text {error.problem}: shorten it.") from error
+        explained = TextTooLong(f"the text {error.problem}: shorten it.")
+        explained.problem, explained.text = error.problem, error.text
+        raise explained from error
 
 
 def prepare_texts(collection: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,15 +36,17 @@ class AskedQuery:
         head (`str`): the head that answers.
         vector (`np.ndarray [k]`): unit length.
         rows (`list[int]`): images of the collection that are part of the query.
+        problem (`str`): why there is no vector; empty if there is one.
     """
 
     query: Query
     head: str
     vector: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     rows: list[int] = field(default_factory=list)
+    problem: str = ""
 
 
-def ask(collection: Collection, queries: Sequence[Query]) -> list[AskedQuery]:
+def ask(collection: Collection, queries: Sequence[Query], strict: bool = True) -> list[AskedQuery]:
     """Finds or embeds the parts of all queries and adds them up.
 
     The texts of all queries go through the model together, images in batches; an image of the collection needs no
@@ -54,6 +56,8 @@ def ask(collection: Collection, queries: Sequence[Query]) -> list[AskedQuery]:
     Args:
         collection (`Collection`): where to look.
         queries (`Sequence[Query]`): what for.
+        strict (`bool`, *optional*, defaults to `True`): raise for an image that cannot be read and for parts that
+            cancel one another; else the query has a `problem`.
 
     Returns:
         `list[AskedQuery]`: one for each.
@@ -65,28 +69,73 @@ def ask(collection: Collection, queries: Sequence[Query]) -> list[AskedQuery]:
     parts = [part for query in queries for part in query.parts]
     texts = list(dict.fromkeys(part.value for part in parts if part.kind == "words"))
     text_vectors = dict(zip(texts, embedded_texts(collection, texts), strict=True))
-    rows = {id(part): _row(collection, part) for part in parts if part.kind == "image"}
-    outside = [part for part in parts if part.kind == "image" and rows[id(part)] is None]
-    image_features: dict[int, NDArray[np.float32]] = {}
-    for start in range(0, len(outside), _BATCH):
-        batch = outside[start : start + _BATCH]
-        features = collection.encode_images([_read(part) for part in batch])
-        image_features |= {id(part): feature for part, feature in zip(batch, features, strict=True)}
+    images = _Images(collection, [part for part in parts if part.kind == "image"], strict)
     asked = []
     for query in queries:
         head = ALIGNED if query.is_visual and ALIGNED in collection.heads else RAW
-        total: Any = 0
-        for part in query.parts:
-            if part.kind == "words":
-                vector = text_vectors[part.value]
-            elif (row := rows[id(part)]) is not None:
-                vector = collection.embeddings(head).take(np.array([row], np.int64))[0]
-            else:
-                vector = unit_vector(image_features[id(part)] @ collection.projector(head, "image").T, query)
-            total = total + part.weight * np.asarray(vector, np.float64)
-        own = [row for part in query.parts if part.kind == "image" and (row := rows[id(part)]) is not None]
-        asked.append(AskedQuery(query, head, unit_vector(total / sum(abs(p.weight) for p in query.parts), query), own))
+        one = AskedQuery(query, head, problem=images.problem(query))
+        asked.append(one)
+        if one.problem:
+            continue
+        try:
+            total: Any = 0
+            for part in query.parts:
+                vector = text_vectors[part.value] if part.kind == "words" else images.vector(part, head, query)
+                total = total + part.weight * np.asarray(vector, np.float64)
+            one.vector = unit_vector(total / sum(abs(part.weight) for part in query.parts), query)
+        except ClipAlignError as error:
+            if strict:
+                raise
+            one.problem = str(error)
+        one.rows = [images.rows[id(part)] for part in query.parts if id(part) in images.rows]
     return asked
+
+
+class _Images:
+    """The images of queries: found in the collection, embedded, or with what is wrong with them."""
+
+    def __init__(self, collection: Collection, parts: Sequence[Part], strict: bool) -> None:
+        self.collection, self.strict = collection, strict
+        self.rows: dict[int, int] = {}
+        self.features: dict[int, NDArray[np.float32]] = {}
+        self.problems: dict[int, str] = {}
+        outside = []
+        for part in parts:
+            with self._noted(part):
+                if (row := _row(collection, part)) is None:
+                    outside.append(part)
+                else:
+                    self.rows[id(part)] = row
+        for start in range(0, len(outside), _BATCH):
+            self._embed(outside[start : start + _BATCH])
+
+    def _embed(self, parts: Sequence[Part]) -> None:
+        read: dict[int, Any] = {}
+        for part in parts:
+            with self._noted(part):
+                read[id(part)] = _read(part)
+        if read:
+            features = self.collection.encode_images(list(read.values()))
+            self.features |= dict(zip(read, features, strict=True))
+
+    @contextlib.contextmanager
+    def _noted(self, part: Part) -> Iterator[None]:
+        try:
+            yield
+        except ClipAlignError as error:
+            if self.strict:
+                raise
+            self.problems[id(part)] = f"cannot be read: {error}"
+
+    def problem(self, query: Query) -> str:
+        """What is wrong with the first image of a query that cannot be read."""
+        return next((self.problems[id(part)] for part in query.parts if id(part) in self.problems), "")
+
+    def vector(self, part: Part, head: str, query: Query) -> NDArray[np.float32]:
+        """The unit embedding of an image in the space of a head."""
+        if (row := self.rows.get(id(part))) is not None:
+            return self.collection.embeddings(head).take(np.array([row], np.int64))[0]
+        return unit_vector(self.features[id(part)] @ self.collection.projector(head, "image").T, query)
 
 
 def unit_vector(vector: NDArray[Any], query: Query) -> NDArray[np.float32]:
@@ -111,15 +160,21 @@ def _row(collection: Collection, part: Part) -> int | None:
     number = files.find(os.path.abspath(path)) if on_disk else files.find(path)
     if number is None:
         if not on_disk:
-            close = nearest_file(path, files.names)
-            hint = f"did you mean {short(close)}? Or" if close else "check the name, or"
             raise ClipAlignError(
-                f"no file {short(os.fspath(part.value))}, neither in the index nor on the disk: {hint} put it in "
-                "quotation marks to search for the words."
+                f"no file {short(os.fspath(part.value))}, neither in the index nor on the disk: "
+                f"{_advice(nearest_file(path, files.names), isinstance(part.value, str))}"
             )
         return None
     is_changed = on_disk and os.path.getsize(path) != files.sizes[number]
     return None if is_changed else int(files.images[number])
+
+
+def _advice(close: str | None, may_be_words: bool) -> str:
+    """What to do about a file that is missing; a path object was never meant as words."""
+    if not may_be_words:
+        return f"did you mean {short(close)}?" if close else "check the name."
+    hint = f"did you mean {short(close)}? Or" if close else "check the name, or"
+    return f"{hint} put it in quotation marks to search for the words."
 
 
 def nearest_file(path: str, names: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ from hf_clipalign import ClipAlignError
 from hf_clipalign.cli.app import app
 from hf_clipalign.cli.store_commands.embedding_status import duration
 from hf_clipalign.features.engines import workers as workers_module
-from hf_clipalign.features.engines.status import extraction_status, is_at_work
+from hf_clipalign.features.engines.status import ExtractionStatus, extraction_status, is_at_work
 from tests.features.engines.ways import make_images, plain, share, store_files
 
 
@@ -149,6 +149,34 @@ def test_the_commands(images, tmp_path):
     assert f"{out}: complete, 18 images in 5 shards, 2 of them skipped" in call("embed", "--out", out, "--status")
     call("embed", images, *options, "--out", tmp_path / "plain")
     assert store_files(out) == store_files(tmp_path / "plain")
+
+
+def status_of(*ways, done=(0, 2, 4), n_shards=5):
+    workers = tuple(
+        workers_module.Worker(f"a:{n}", way, {}, 1.0, ended=True, silent=5.0) for n, way in enumerate(ways)
+    )
+    return ExtractionStatus(False, done, n_shards, 18, 10, (), (), workers)
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (
+            status_of("share 1/2"),
+            "run the same command with --shard 2/2, or without --shard, to make all",
+        ),
+        (status_of("share 1/2", done=(0,)), "with each of --shard 1/2, --shard 2/2, or"),
+        (status_of("share 1/2", "share 1/3"), "run the same command without --shard, to make all that is missing"),
+        (status_of("share 1/20", done=(0,), n_shards=20), "--shard 9/20 and 11 others, or without"),
+        (status_of("plain"), "run the same command again, to resume"),
+        (status_of(), "run the same command again, to resume"),
+    ],
+)
+def test_what_is_missing_is_named(status, advice, monkeypatch, tmp_path):
+    monkeypatch.setattr("hf_clipalign.features.engines.status.extraction_status", lambda folder: status)
+    printed = call("embed", "--out", tmp_path, "--status")
+    assert "no worker is known to be at work: " in printed
+    assert advice in printed
 
 
 @pytest.mark.parametrize("wrong", ["2", "a/b", "1/2/3", "", "0/3", "4/3", "-1/3"])
