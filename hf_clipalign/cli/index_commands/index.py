@@ -12,6 +12,7 @@ import typer
 from hf_clipalign._checks.quoting import counted, printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
+from hf_clipalign.cli.command import in_options
 from hf_clipalign.cli.data import check_path
 from hf_clipalign.cli.index_commands.shared import skipped_line
 from hf_clipalign.cli.models import chosen_model, load
@@ -181,7 +182,7 @@ def _show(report: Any, opened: Any) -> None:
     if (more := len(status.skipped) - _SHOWN_SKIPPED) > 0:
         console.print(f"and {more:,} more: `clipalign status {opened.path}` lists them", soft_wrap=True)
     for note in report.notes:
-        warn("note:", printable(note))
+        warn("note:", printable(in_options(note, {})))
 
 
 def _calibrate(opened: Any, is_to_choose: bool, is_to_replace: bool, batch_size: int, workers: int | None) -> None:

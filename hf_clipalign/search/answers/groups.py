@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_clipalign._checks.quoting import counted
-from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.search.answers import pixels
 from hf_clipalign.search.answers.collection import Collection
@@ -124,8 +123,6 @@ def find_duplicates(
     """
     if head is None:
         head = ALIGNED if ALIGNED in collection.heads else RAW
-    elif head not in collection.heads:
-        raise unknown_name("head", head, collection.heads)
     if check_pixels is None:
         check_pixels = pixels.is_installed()
     pairs = near_duplicates(collection.embeddings(head), threshold)
