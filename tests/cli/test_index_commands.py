@@ -221,7 +221,9 @@ def test_verify(own):
     printed = call("verify", "photos.index", expect=1)
     assert "damaged:" in printed
     assert "next: clipalign index photos.index --repair" in printed
-    call("index", "photos.index", "--repair")
+    printed = call("index", "photos.index", "--repair")
+    assert re.search(r"added .* 0 *\n", printed)
+    assert re.search(r"embedded again .* 13 *\n", printed)
     assert "no damage: 13 images" in call("verify", "photos.index")
 
 

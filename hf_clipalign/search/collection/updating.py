@@ -95,6 +95,7 @@ class Update:
                 compare(connection, numbers[root], scanned, self.reader, began, self.retry, changes)
             to_embed = find_known(connection, changes, self._path_of(numbers))
         report.reused, report.skipped = changes.unchanged, changes.skipped
+        report.not_looked_at = changes.not_looked_at
         book = Bookkeeper(changes, report)
         with self.manifest.writing() as connection:
             apply_known(connection, book, to_embed)

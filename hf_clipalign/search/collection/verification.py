@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, get_type_hints
 from hf_clipalign._checks.quoting import printable, short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.features.storage.headers import DamagedShard
-from hf_clipalign.search.collection.changes import known_images
+from hf_clipalign.search.collection.changes import LOST, known_images
 from hf_clipalign.search.collection.manifest import (
     FILE,
     DamagedManifest,
@@ -41,8 +42,6 @@ from hf_clipalign.search.collection.shards import (
 )
 
 logger = logging.getLogger(__name__)
-
-LOST = "its features were lost, and it was not there to be read again"
 
 
 @dataclass
@@ -91,7 +90,11 @@ def inspect(manifest: Manifest, description: Mapping[str, Any], key: str) -> Fin
 
 def _inspect_database(connection: sqlite3.Connection, description: Mapping[str, Any], found: Findings) -> None:
     faults = [" ".join(text.split()) for (text,) in connection.execute("PRAGMA integrity_check(5)") if text != "ok"]
-    faults += [f"a row of {row[0]} points nowhere" for row in connection.execute("PRAGMA foreign_key_check")][:5]
+    lost = Counter(table for table, *_ in connection.execute("PRAGMA foreign_key_check"))
+    faults += [
+        f"a row of {table} points nowhere" if count == 1 else f"{count:,} rows of {table} point nowhere"
+        for table, count in sorted(lost.items())
+    ]
     if not faults and list(roots_of(connection)) != description["roots"]:
         faults.append("its folders are not those of the index")
     if faults:
