@@ -160,6 +160,21 @@ def test_rows_of_the_database_prove_themselves(index):
         assert alike(state(index), expected), statement
 
 
+def test_images_that_a_new_database_does_not_find_are_embedded_again(index):
+    """A shard is gone from the disk and from the database, whose images stay: five rows point nowhere."""
+    expected = state(index)
+    next(index.path.glob("features-00000-*")).unlink()
+    with contextlib.closing(sqlite3.connect(index.path / "index.sqlite", isolation_level=None)) as connection:
+        (n,) = connection.execute("SELECT count(*) FROM images WHERE shard = 0").fetchone()
+        connection.execute("DELETE FROM shards WHERE id = 0")
+    report = update(ImageIndex.open(index.path), repair=True)
+    assert [note for note in report.notes if note.startswith("mended: ")] == [
+        f"mended: index.sqlite: {n} rows of images point nowhere"
+    ]
+    assert (report.added, report.embedded_again, report.embedded) == (0, n, n)
+    assert alike(state(index), expected)
+
+
 def test_a_shard_that_is_not_recorded_is_found_and_adopted_or_removed(index, whole, monkeypatch):
     """What a run leaves that is killed between a shard and its record; and what no index needs."""
     stray = index.path / "features-00007-00000000.safetensors"

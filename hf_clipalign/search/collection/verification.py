@@ -199,7 +199,7 @@ def _drop_shards(connection: sqlite3.Connection, found: Findings) -> None:
 
 def _rebuild(manifest: Manifest, description: Mapping[str, Any], key: str) -> None:
     """A new database from the shards; what can be read of the old one's settings is kept."""
-    settings = _salvaged(manifest.path)
+    settings, files = _salvaged(manifest.path), _salvaged_files(manifest.path)
     generation = max(int(time.time()), int(settings.get("generation", 0)) + 1)
     settings |= {"generation": generation, "description": dict(description)}
 
@@ -207,6 +207,8 @@ def _rebuild(manifest: Manifest, description: Mapping[str, Any], key: str) -> No
         for number, content in _sound_shards(manifest.folder, key, description["width"]):
             with fresh.writing() as connection:
                 _record(connection, manifest.folder, number, key, content)
+        with fresh.writing() as connection:
+            _record_lost(connection, files)
 
     manifest.create(map(os.fsencode, description["roots"]), settings, fill)
 
@@ -218,6 +220,19 @@ def _record(connection: sqlite3.Connection, folder: Path, number: int, key: str,
     rows = zip(content.names, content.sizes, content.digests, strict=True)
     put_files(connection, [FileRow(*name, size, 0, 0, images[digest]) for name, size, digest in rows])
     put_skipped(connection, content.skipped)
+
+
+def _record_lost(connection: sqlite3.Connection, files: list[tuple[str, FileRow, bytes | None]]) -> None:
+    """Files of the old database whose features are in no shard become skipped ones that are tried again."""
+    numbers = roots_of(connection)
+    known = known_images(connection, {digest for *_, digest in files if digest is not None})
+    recorded = set(connection.execute("SELECT root, name FROM files"))
+    lost = [
+        SkippedRow(numbers[root], row.name, row.size, row.mtime, 0, "", LOST)
+        for root, row, digest in files
+        if root in numbers and (digest is None or digest not in known) and (numbers[root], row.name) not in recorded
+    ]
+    put_skipped(connection, lost)
 
 
 def _sound_shards(folder: Path, key: str, width: int) -> Iterator[tuple[int, ShardContent]]:
@@ -244,3 +259,20 @@ def _salvaged(path: Path) -> dict[str, Any]:
             if value is not None:
                 settings[name] = value
     return settings
+
+
+def _salvaged_files(path: Path) -> list[tuple[str, FileRow, bytes | None]]:
+    """Folder, row and digest of the files in a damaged database that can be read and are as they were written."""
+    files: list[tuple[str, FileRow, bytes | None]] = []
+    columns = ", ".join(f"files.{name}" for name in (*FileRow._fields, "proof"))
+    query = f"SELECT {columns}, digest FROM files LEFT JOIN images ON images.id = files.image"
+    with (
+        contextlib.suppress(sqlite3.Error, ValueError, TypeError),
+        contextlib.closing(sqlite3.connect(path)) as connection,
+    ):
+        roots = {number: root for root, number in roots_of(connection).items()}
+        for *values, proof, digest in connection.execute(query):
+            row = FileRow(*values)
+            if proof_of(row) == proof and row.root in roots:
+                files.append((roots[row.root], row, digest))
+    return files
