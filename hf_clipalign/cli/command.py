@@ -19,6 +19,9 @@ _OTHER_NAMES = {"num_workers": "workers"}
 _LEADING_MINUS = re.compile(r"^-(?=\s*[\"“„”]|\s+\S|(?:\d+\.?\d*|\.\d+)\s*[*×])")
 _MINUS_HINT = ". To subtract words, write --not toy, or all of the query behind --, as in -- -toy +car."
 _ONLY_IN_PYTHON = re.compile(r",? or give \w+=(?=[.;,]|$)")
+_CALL = r"\w[\w.]*\((?:[^()]|\([^()]*\))*\)"
+_CALL_OR_COMMAND = re.compile(rf"{_CALL} or (?=`clipalign )|(?<=`),? or {_CALL}")
+"""A call in Python beside the command that does the same; a backtick ends the command before it."""
 
 
 class Command(TyperCommand):
@@ -141,9 +144,11 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
         ```python
         >>> in_options("n_tokens is 0: pass overwrite=True", {"n_tokens": "--n-tokens", "overwrite": "--overwrite"})
         '--n-tokens is 0: pass --overwrite'
+        >>> in_options("mend it with `clipalign index idx --repair` or update(repair=True)", {"repair": "--repair"})
+        'mend it with `clipalign index idx --repair`'
         ```
     """
-    message = _ONLY_IN_PYTHON.sub("", message)
+    message = _CALL_OR_COMMAND.sub("", _ONLY_IN_PYTHON.sub("", message))
     for name, option in options.items():
         word = rf"(?<![\w\-/.'\"]){re.escape(name)}"
         message = re.sub(rf"{word}=(?:True\b|(?=[.;,)]|$))", option, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_clipalign._checks.quoting import printable
 from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_read
 from hf_clipalign.features.storage.headers import DamagedShard, check_place, check_sealed, mapped_arrays
+from hf_clipalign.search.collection.manifest import damage_of
 
 FILE = "heads.safetensors"
 KIND = "heads"
@@ -29,11 +32,20 @@ class Heads:
     Args:
         description (`dict`): what the index is made from: model, processor, roots, band.
         matrices (`dict[str, np.ndarray]`): the model's projectors `"image"` `[d, v]` and `"text"` `[d, t]`, with a
-            band also `"aligned_image"` `[k, v]` and `"aligned_text"` `[k, t]`.
+            band also `"aligned_image"` `[k, v]` and `"aligned_text"` `[k, t]`; none if their file is damaged.
+        folder (`Path`, *optional*): the index.
+        damage (`Sequence[str]`, *optional*): what is wrong with their file.
     """
 
-    def __init__(self, description: Mapping[str, Any], matrices: Mapping[str, NDArray[np.float32]]) -> None:
+    def __init__(
+        self,
+        description: Mapping[str, Any],
+        matrices: Mapping[str, NDArray[np.float32]],
+        folder: Path | None = None,
+        damage: Sequence[str] = (),
+    ) -> None:
         self.description, self.matrices = dict(description), dict(matrices)
+        self.folder, self.damage = folder, list(damage)
 
     @classmethod
     def of(cls, encoder: Any, description: Mapping[str, Any], band: tuple[int, int] | None) -> Heads:
@@ -45,8 +57,9 @@ class Heads:
         """The same with another band, or without one.
 
         Raises:
-            `ClipAlignError`: the band keeps nothing.
+            `ClipAlignError`: the band keeps nothing, or the file of the heads is damaged.
         """
+        self._check()
         matrices = {name: self.matrices[name] for name in ("image", "text")}
         if band is not None:
             import torch
@@ -56,7 +69,7 @@ class Heads:
             image, text = (torch.from_numpy(np.array(matrices[name])) for name in ("image", "text"))
             compact = compact_projectors(image, text, *band)
             matrices["aligned_image"], matrices["aligned_text"] = (matrix.numpy() for matrix in compact)
-        return Heads({**self.description, "band": None if band is None else list(band)}, matrices)
+        return Heads({**self.description, "band": None if band is None else list(band)}, matrices, self.folder)
 
     @classmethod
     def load(cls, folder: Path) -> Heads:
@@ -68,7 +81,7 @@ class Heads:
         """
         about = check_sealed(folder / FILE)
         check_place(about, KIND, about["meta"].get("key", ""), 0)
-        return cls(about["meta"]["description"], mapped_arrays(folder / FILE))
+        return cls(about["meta"]["description"], mapped_arrays(folder / FILE), folder)
 
     def save(self, folder: Path, key: str) -> None:
         """Writes them atomically."""
@@ -90,14 +103,11 @@ class Heads:
         Raises:
             `ClipAlignError`: there is no such head or modality.
         """
-        if not self.matrices:
-            raise ClipAlignError(
-                f"{FILE} of the index is damaged: mend it with `clipalign index --repair` or update(repair=True)."
-            )
+        self._check()
         if head == ALIGNED and head not in self.names:
             raise ClipAlignError(
                 "this index has no head 'aligned': set a band with set_head(image_band=(k_top, k_bottom)) or "
-                "`clipalign index --head`."
+                f"`clipalign index {self._name} --head K_TOP,K_BOTTOM`."
             )
         if head not in self.names:
             raise unknown_name("head", head, self.names)
@@ -105,6 +115,15 @@ class Heads:
             raise unknown_name("modality", modality, ("image", "text"))
         matrix = self.matrices[modality if head == RAW else f"{head}_{modality}"]
         return matrix if modality == "text" or self.description["linear"] else self._beside(head, matrix)
+
+    @property
+    def _name(self) -> str:
+        """The index on a command line."""
+        return "IDX" if self.folder is None else shlex.quote(printable(str(self.folder)))
+
+    def _check(self) -> None:
+        if self.damage:
+            raise ClipAlignError(self.damage[0])
 
     def _beside(self, head: str, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Of a model whose head is not linear, rows also hold its embeddings: behind the features."""
@@ -198,6 +217,4 @@ class IndexRows:
                 raise DamagedShard("its features have another width")
             return values
         except (DamagedShard, KeyError) as damage:
-            raise ClipAlignError(
-                f"{str(path)!r} is damaged ({damage}): mend it with `clipalign index --repair` or update(repair=True)."
-            ) from None
+            raise ClipAlignError(damage_of(path, str(damage))) from None

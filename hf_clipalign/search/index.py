@@ -242,6 +242,7 @@ class ImageIndex(StoredImages, Searching, Calibrating, WordMeasuring):
             report.notes += [f"mended: {problem}" for problem in mended]
             compacted(self._manifest, self.description, when_due=True)
         self.refresh()
+        report.notes += self._heads.damage
         if prepare:
             report.notes += self._prepared()
         return report

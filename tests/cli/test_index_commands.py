@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 
 import pytest
 from PIL import Image
@@ -239,5 +240,43 @@ def test_verify(own):
     printed = call("verify", "photos.index", expect=1)
     assert "damaged:" in printed
     assert "next: clipalign index photos.index --repair" in printed
-    call("index", "photos.index", "--repair")
+    printed = call("index", "photos.index", "--repair")
+    assert re.search(r"added .* 0 *\n", printed)
+    assert re.search(r"embedded again .* 13 *\n", printed)
     assert "no damage: 13 images" in call("verify", "photos.index")
+
+
+@pytest.mark.parametrize("file", ["heads.safetensors", "features-00000-*", "index.sqlite"])
+def test_a_missing_file_is_named_with_the_command_that_mends_it(own, file):
+    (path,) = (own / "photos.index").glob(file)
+    path.unlink()
+    told = rf"^'photos.index/{path.name}' is damaged \(it is missing\): mend it with `(clipalign index [^`]*)`\.$"
+    for command in (
+        ("status", "photos.index"),
+        ("status", "photos.index", "--json"),
+        ("search", "photos.index", "cat"),
+    ):
+        with pytest.raises(ClipAlignError, match=told) as error:
+            call(*command)
+        mending = re.search(told, str(error.value))[1]
+        assert mending == "clipalign index photos.index --repair"
+    call(*mending.split()[1:])
+    assert json.loads(call("status", "photos.index", "--json"))["damage"] == []
+
+
+def test_an_update_names_missing_heads_and_the_command_that_mends_them(own):
+    (own / "photos.index" / "heads.safetensors").unlink()
+    printed = call("index", "photos.index")
+    assert (
+        "heads.safetensors' is damaged (it is missing): mend it with `clipalign index photos.index --repair`."
+        in printed
+    )
+    assert "update(" not in printed
+
+
+def test_an_index_without_a_band_names_the_command_that_sets_one(own):
+    call("index", "photos.index", "--head", "none")
+    line = "this index has no head 'aligned': set a band with `clipalign index photos.index --head K_TOP,K_BOTTOM`."
+    for command in (("export", "--to", "faiss"), ("duplicates",), ("select", "--outliers", "2")):
+        with pytest.raises(ClipAlignError, match=f"^{re.escape(line)}$"):
+            call(command[0], "photos.index", *command[1:], "--head", "aligned")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -118,9 +119,11 @@ def test_a_newer_format_is_named(own):
 
 def test_a_folder_that_is_gone_is_not_forgotten(own):
     shutil.move(own / "photos", own / "unplugged")
-    printed = call("index", "photos.index")
-    assert "not there:" in printed
-    assert "nothing of it was forgotten" in printed
+    printed = call("index", "photos.index", expect=1)
+    (line,) = [line for line in printed.splitlines() if str(own / "photos") + ";" in line or "No such file" in line]
+    assert line == f"not there: {own / 'photos'} (No such file or directory); nothing of it was forgotten."
+    assert re.search(r"not looked at .* 15 *\n", printed)
+    assert "skipped" not in printed
     assert len(json.loads(call("search", "photos.index", "cat", "--top", "50", "--json"))) == 13
     assert "not there:" in call("status", "photos.index")
 

@@ -249,6 +249,8 @@ def test_errors_name_options():
         ("log in with `hf auth login`, set HF_TOKEN or give token=.", "log in with `hf auth login`, set HF_TOKEN."),
         ("the folder 'my_n_tokens/steps is 1' has steps", "the folder 'my_n_tokens/steps is 1' has steps"),
         ("--overwrite replaces it", "--overwrite replaces it"),
+        ("use set_steps(n_tokens=(a, b)) or `clipalign index IDX`.", "use `clipalign index IDX`."),
+        ("mend it with `clipalign index IDX`, or a.update(steps=f(1)).", "mend it with `clipalign index IDX`."),
     ):
         assert in_options(message, options) == expected
 

@@ -42,7 +42,7 @@ def no_embedding(monkeypatch):
 
 
 def counts(report) -> dict[str, int]:
-    names = ("added", "changed", "renamed", "deleted", "duplicate", "reused", "skipped")
+    names = ("added", "changed", "renamed", "deleted", "duplicate", "reused", "skipped", "not_looked_at")
     return {name: count for name in names if (count := getattr(report, name))}
 
 
@@ -277,7 +277,7 @@ def test_a_missing_root_is_not_forgotten(root, tmp_path, checkpoint):
     shutil.move(tmp_path / "disk", tmp_path / "unplugged")
     report = update(index)
     assert report.missing_roots == index.status().missing_roots == [str(tmp_path / "disk")]
-    assert counts(report) == {"reused": 10}
+    assert counts(report) == {"reused": 10, "not_looked_at": 4}
     assert report.notes == [f"{tmp_path / 'disk'}: No such file or directory"]
     assert contents(index) == before
     shutil.move(tmp_path / "unplugged", tmp_path / "disk")
@@ -315,7 +315,7 @@ def test_a_folder_that_cannot_be_read_is_not_forgotten(index, root, monkeypatch)
 
     monkeypatch.setattr(scanning.os, "scandir", refused)
     report = update(index)
-    assert counts(report) == {"reused": 7}
+    assert counts(report) == {"reused": 7, "not_looked_at": 3}
     assert report.notes == [f"{root}/b/: cannot be read (Permission denied)"]
     assert len(index.files) == 10
 

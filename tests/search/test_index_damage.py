@@ -117,7 +117,8 @@ def test_repair_makes_it_as_it_was(file, damage, index):
     before = ImageIndex.open(index.path)
     assert before.verify() != []
     report = update(before, repair=True)
-    assert report.embedded == (3 if file.startswith("features") else 0)
+    assert report.embedded == report.embedded_again == (3 if file.startswith("features") else 0)
+    assert (report.added, report.changed) == (0, 0)
     assert any(note.startswith("mended: ") for note in report.notes)
     again = ImageIndex.open(index.path)
     assert again.verify() == []
@@ -137,7 +138,8 @@ def test_rows_of_the_database_prove_themselves(index):
         "UPDATE images SET digest = zeroblob(16) WHERE id = 3": "image 3 is not row 2 of shard 0",
         "UPDATE images SET row = 77 WHERE id = 3": "image 3 is not row 77 of shard 0",
         "UPDATE images SET size = 7 WHERE id = 3": "image 3 is not row 2 of shard 0",
-        "DELETE FROM images WHERE id = 3": "points nowhere",
+        "DELETE FROM images WHERE id = 3": "a row of files points nowhere",
+        "DELETE FROM images WHERE id > 3": "rows of files point nowhere",
         "UPDATE shards SET rows = 7 WHERE id = 1": "it is another one than index.sqlite says",
         "UPDATE settings SET value = '9' WHERE name = 'generation'": "the setting 'generation' is not",
         "UPDATE settings SET value = '{}' WHERE name = 'scanned'": "the setting 'scanned' is not",
@@ -156,6 +158,21 @@ def test_rows_of_the_database_prove_themselves(index):
         update(ImageIndex.open(index.path), repair=True)
         assert ImageIndex.open(index.path).verify() == [], statement
         assert alike(state(index), expected), statement
+
+
+def test_images_that_a_new_database_does_not_find_are_embedded_again(index):
+    """A shard is gone from the disk and from the database, whose images stay: five rows point nowhere."""
+    expected = state(index)
+    next(index.path.glob("features-00000-*")).unlink()
+    with contextlib.closing(sqlite3.connect(index.path / "index.sqlite", isolation_level=None)) as connection:
+        (n,) = connection.execute("SELECT count(*) FROM images WHERE shard = 0").fetchone()
+        connection.execute("DELETE FROM shards WHERE id = 0")
+    report = update(ImageIndex.open(index.path), repair=True)
+    assert [note for note in report.notes if note.startswith("mended: ")] == [
+        f"mended: index.sqlite: {n} rows of images point nowhere"
+    ]
+    assert (report.added, report.embedded_again, report.embedded) == (0, n, n)
+    assert alike(state(index), expected)
 
 
 def test_a_shard_that_is_not_recorded_is_found_and_adopted_or_removed(index, whole, monkeypatch):
@@ -177,11 +194,11 @@ def test_files_of_a_missing_folder_stay_recorded_when_their_features_are_lost(tm
     shutil.move(tmp_path / "two", tmp_path / "aside")
     next(index.path.glob("features-00001-*")).unlink()
     report = update(index, repair=True)
-    assert (report.reused, report.skipped, len(index)) == (4, 4, 4)
+    assert (report.reused, report.skipped, report.not_looked_at, len(index)) == (4, 0, 4, 4)
     assert all("its features were lost" in reason for _, reason in index.status().skipped)
     assert index.verify() == []
     shutil.move(tmp_path / "aside", tmp_path / "two")
-    assert update(index).added == 4
+    assert str(update(index)) == "+0, 4 reused, 4 embedded again"
     assert alike(state(index), expected)
 
 

@@ -12,6 +12,7 @@ import typer
 from hf_clipalign._checks.quoting import counted, printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
+from hf_clipalign.cli.command import in_options
 from hf_clipalign.cli.data import check_path
 from hf_clipalign.cli.index_commands.shared import skipped_line
 from hf_clipalign.cli.models import chosen_model, load
@@ -26,7 +27,9 @@ _COUNTS = {
     "deleted": "gone",
     "duplicate": "further files with the bytes of one that is there",
     "reused": "as before",
+    "embedded_again": "their features were lost by damage to the index",
     "skipped": "cannot be read",
+    "not_looked_at": "their folder is not there or cannot be read; not forgotten",
 }
 
 
@@ -72,7 +75,8 @@ def index(
     """Make the index of one or several folders of images, or bring it up to date.
 
     Only images whose content is new go through the model: files that were renamed, copied or touched are known by
-    their bytes. A run that is killed loses nothing; run the same again.
+    their bytes. A run that is killed loses nothing; run the same again. A folder that is not there forgets nothing;
+    exit code 1 if none is there.
 
     Examples:
 
@@ -101,6 +105,8 @@ def index(
     _prepare(opened)
     if onnx:
         _keep_text_tower(opened)
+    if set(report.missing_roots) == set(opened.roots):
+        raise typer.Exit(1)
     next_step("clipalign", "search", path, "WORDS")
 
 
@@ -164,7 +170,7 @@ def _took_known_band(opened: Any) -> bool:
 
 def _show(report: Any, opened: Any) -> None:
     rows = [
-        [name, f"{count:,}", meaning]
+        [name.replace("_", " "), f"{count:,}", meaning]
         for name, meaning in _COUNTS.items()
         if (count := getattr(report, name)) or name == "added"
     ]
@@ -174,14 +180,30 @@ def _show(report: Any, opened: Any) -> None:
     console.print(NumberTable(["files", "count", "meaning"], rows, str(status.path), caption, texts=(0, 2)))
     if not status.images and not report.missing_roots:
         warn("note:", f"no image was found below {_listed(status.roots)}.")
-    for root in report.missing_roots:
-        warn("not there:", f"{printable(root)}; nothing of it was forgotten.")
-    for path, reason in status.skipped[:_SHOWN_SKIPPED]:
+    notes = _show_missing(report)
+    tried = [(path, reason) for path, reason in status.skipped if not _is_below(path, report.missing_roots)]
+    for path, reason in tried[:_SHOWN_SKIPPED]:
         warn("skipped:", skipped_line(path, reason))
-    if (more := len(status.skipped) - _SHOWN_SKIPPED) > 0:
+    if (more := len(tried) - _SHOWN_SKIPPED) > 0:
         console.print(f"and {more:,} more: `clipalign status {opened.path}` lists them", soft_wrap=True)
-    for note in report.notes:
-        warn("note:", printable(note))
+    for note in notes:
+        warn("note:", printable(in_options(note, {})))
+
+
+def _show_missing(report: Any) -> list[str]:
+    """Prints a line for each folder that is not there, with the reason; the notes that say something else."""
+    notes = list(report.notes)
+    for root in report.missing_roots:
+        beginning = f"{printable(root)}: "
+        reasons = [note.removeprefix(beginning) for note in notes if note.startswith(beginning)]
+        notes = [note for note in notes if not note.startswith(beginning)]
+        reason = f" ({'; '.join(reasons)})" if reasons else ""
+        warn("not there:", f"{printable(root)}{reason}; nothing of it was forgotten.")
+    return notes
+
+
+def _is_below(path: str, roots: Sequence[str]) -> bool:
+    return any(path.startswith(os.path.join(root, "")) for root in roots)
 
 
 def _calibrate(opened: Any, is_to_choose: bool, is_to_replace: bool, batch_size: int, workers: int | None) -> None:

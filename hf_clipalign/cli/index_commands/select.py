@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._checks.quoting import counted
-from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.cli.index_commands.shared import (
@@ -56,8 +55,6 @@ def select(
         raise ClipAlignError("--seed is for --diverse: leave it out, outliers do not depend on chance.")
     opened = open_index(index)
     name = head or opened.heads[-1]
-    if name not in opened.heads:
-        raise unknown_name("head", name, opened.heads)
     rows, scores = _chosen(opened.embeddings(name), diverse, outliers, seed or 0)
     paths = [opened.files.path(opened.files.of_image(row)[0]) for row in rows]
     found = [{"path": path, "score": score, "head": name} for path, score in zip(paths, scores, strict=True)]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_clipalign._checks.quoting import counted, printable
+from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._tables import NumberTable
 from hf_clipalign.cli.index_commands.shared import IndexArgument, JsonOption, open_index, skipped_line
 from hf_clipalign.cli.options import console, next_step, warn
@@ -30,10 +31,14 @@ def status(
 ) -> None:
     """Show what an index holds: files, model, heads, how it is searched, and what is known of its scores.
 
+    Exit code 1 if a file of it is missing or cut off; `clipalign verify` reads all.
+
     Example: [bold]clipalign status photos.index[/]
     """
     opened = open_index(index)
     found = opened.status()
+    if found.damage:
+        raise ClipAlignError(found.damage[0])
     if as_json:
         shown = {**asdict(found), "skipped": found.skipped[:skipped], "skipped_reasons": found.skipped_reasons}
         typer.echo(json.dumps(shown, indent=1))

@@ -126,11 +126,12 @@ def find_duplicates(
     """
     if head is None:
         head = ALIGNED if ALIGNED in collection.heads else RAW
-    elif head not in collection.heads:
+    embeddings = collection.embeddings(head)  # an index that lacks the head says how to get it
+    if head not in collection.heads:
         raise unknown_name("head", head, collection.heads)
     if check_pixels is None:
         check_pixels = pixels.is_installed()
-    pairs = near_duplicates(collection.embeddings(head), threshold)
+    pairs = near_duplicates(embeddings, threshold)
     shown = _Shown(collection, pairs, check_pixels, progress)
     kept = shown.is_same
     same = DuplicatePairs(pairs.first[kept], pairs.second[kept], pairs.scores[kept])

@@ -14,6 +14,10 @@ from hf_clipalign.features.content import file_content_hash
 from hf_clipalign.search.collection.manifest import FileRow, next_generation, put_files, remove_files, remove_skipped
 from hf_clipalign.search.collection.scanning import RACY, Scan
 
+LOST = "its features were lost, and it was not there to be read again"
+"""Why files are skipped whose images are to be embedded again."""
+
+_OTHERS = ("changed", "renamed", "duplicate", "reused", "embedded_again", "skipped", "not_looked_at")
 _READERS = 8
 
 
@@ -28,7 +32,9 @@ class UpdateReport:
         deleted (`int`): files that are gone, without those that were renamed.
         duplicate (`int`): new names of images that are there already.
         reused (`int`): files that are as they were, or have come back.
+        embedded_again (`int`): images whose features were lost by damage to the index.
         skipped (`int`): files that cannot be read, those of earlier updates included.
+        not_looked_at (`int`): known files whose folder is not there or cannot be read; none of them was forgotten.
         missing_roots (`list[str]`): folders that are not there or not mounted; none of their files was forgotten.
         embedded (`int`): images that went through the model.
         notes (`list[str]`): what else the user should know, one line each.
@@ -47,18 +53,16 @@ class UpdateReport:
     deleted: int = 0
     duplicate: int = 0
     reused: int = 0
+    embedded_again: int = 0
     skipped: int = 0
+    not_looked_at: int = 0
     missing_roots: list[str] = field(default_factory=list)
     embedded: int = 0
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         parts = [f"+{self.added}", f"−{self.deleted}"] if self.deleted else [f"+{self.added}"]
-        parts += [
-            f"{count} {name}"
-            for name in ("changed", "renamed", "duplicate", "reused", "skipped")
-            if (count := getattr(self, name))
-        ]
+        parts += [f"{count} {name.replace('_', ' ')}" for name in _OTHERS if (count := getattr(self, name))]
         return ", ".join(parts)
 
 
@@ -69,6 +73,7 @@ class Candidate:
     Attributes:
         root (`int`), name (`bytes`), size (`int`), mtime (`int`), settled (`int`): as in `FileRow`.
         old (`int`, *optional*): the image that it was.
+        is_lost (`bool`): its features were lost by damage to the index.
         digest (`bytes`, *optional*): of its content, where that had to be known.
     """
 
@@ -78,6 +83,7 @@ class Candidate:
     mtime: int
     settled: int
     old: int | None = None
+    is_lost: bool = False
     digest: bytes | None = None
 
     def row(self, image: int) -> FileRow:
@@ -95,6 +101,7 @@ class Changes:
         forgotten (`list[tuple[int, bytes]]`): skipped files that are gone or can be read now.
         unchanged (`int`): how many files are as they were.
         skipped (`int`): how many are skipped as before.
+        not_looked_at (`int`): how many lie where the pass could not look.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -102,6 +109,7 @@ class Changes:
     forgotten: list[tuple[int, bytes]] = field(default_factory=list)
     unchanged: int = 0
     skipped: int = 0
+    not_looked_at: int = 0
 
 
 def compare(
@@ -120,24 +128,29 @@ def compare(
     """
     query = "SELECT name, size, mtime, settled, image FROM files WHERE root = ?"
     known = {name: row for name, *row in connection.execute(query, (root,))}
-    query = "SELECT name, size, mtime, settled, reader FROM skipped WHERE root = ?"
+    query = "SELECT name, size, mtime, settled, reader, reason FROM skipped WHERE root = ?"
     skipped = {name: tuple(row) for name, *row in connection.execute(query, (root,))}
     for name, size, mtime in scanned.files:
         row = known.pop(name, None)
         if row is not None and row[0] == size and row[1] == mtime and row[2]:
             changes.unchanged += 1
             continue
-        if row is None and skipped.pop(name, None) == (size, mtime, 1, reader) and not retry:
+        before = skipped.pop(name, None) if row is None else None
+        if before is not None and before[:-1] == (size, mtime, 1, reader) and not retry:
             changes.skipped += 1
             continue
         settled = int(mtime < began - RACY)
-        changes.candidates.append(Candidate(root, name, size, mtime, settled, None if row is None else row[3]))
+        is_lost = before is not None and (before[0], before[-1]) == (size, LOST)
+        old = None if row is None else row[3]
+        changes.candidates.append(Candidate(root, name, size, mtime, settled, old, is_lost))
     for name, row in known.items():
-        if not scanned.is_unknown(name):
+        if scanned.is_unknown(name):
+            changes.not_looked_at += 1
+        else:
             changes.vanished[root, name] = row[3]
     for name in skipped:
         if scanned.is_unknown(name):
-            changes.skipped += 1
+            changes.not_looked_at += 1
         else:
             changes.forgotten.append((root, name))
 
@@ -212,7 +225,9 @@ class Bookkeeper:
 
     def add(self, connection: sqlite3.Connection, candidate: Candidate, image: int) -> None:
         """Stores a candidate whose image is new."""
-        if candidate.old is None:
+        if candidate.is_lost:
+            self.report.embedded_again += 1
+        elif candidate.old is None:
             self.report.added += 1
         else:
             self.report.changed += 1
@@ -225,7 +240,7 @@ class Bookkeeper:
         self.report.deleted += sum(self.left.values())
 
     def _count(self, candidate: Candidate, image: int, is_alive: bool) -> None:
-        if candidate.old == image:
+        if candidate.old == image or candidate.is_lost:
             self.report.reused += 1
         elif candidate.old is not None:
             self.report.changed += 1

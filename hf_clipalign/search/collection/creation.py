@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_clipalign._checks.numbers import check_integer
-from hf_clipalign._checks.quoting import printable, short
+from hf_clipalign._checks.quoting import printable, short, short_reason
 from hf_clipalign._checks.suggestions import nearest
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import exclusive_lock, explained_read
 from hf_clipalign._io.staging import remove_stale
 from hf_clipalign._io.urls import looks_like_url, shown
 from hf_clipalign.features.storage.headers import DamagedShard
-from hf_clipalign.search.collection.manifest import Manifest, get_setting
+from hf_clipalign.search.collection.manifest import Manifest, damage_of, get_setting
 from hf_clipalign.search.collection.models import LoadedModel
 from hf_clipalign.search.heads import ALIGNED, FILE, RAW, Heads
 
@@ -69,7 +69,8 @@ def opened_heads(folder: Path) -> Heads:
             description = get_setting(connection, "description")
         if description is None:
             raise ClipAlignError(f"the index {str(folder)!r} is damaged beyond repair: make it again.") from error
-        return Heads(description, {})
+        reason = short_reason(error) if (folder / FILE).exists() else "it is missing"
+        return Heads(description, {}, damage=[damage_of(folder / FILE, reason)])
 
 
 def checked_roots(folder: Any) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.features.storage.headers import DamagedShard
 from hf_clipalign.search.collection.compaction import compact, is_due
-from hf_clipalign.search.collection.manifest import REPAIR, Manifest
+from hf_clipalign.search.collection.manifest import Manifest, repair_of
 from hf_clipalign.search.collection.models import INDEXED, LoadedModel
 from hf_clipalign.search.collection.verification import inspect, mend
 from hf_clipalign.search.heads import FILE, Heads
@@ -63,7 +63,8 @@ def compacted(manifest: Manifest, description: Mapping[str, Any], when_due: bool
     try:
         return compact(manifest, INDEXED.key(description), description["width"], size)
     except DamagedShard as damage:
-        raise ClipAlignError(f"the index {str(manifest.folder)!r} is damaged ({damage}): {REPAIR}.") from None
+        message = f"the index {str(manifest.folder)!r} is damaged ({damage}): {repair_of(manifest.folder)}."
+        raise ClipAlignError(message) from None
 
 
 def _damage_of_heads(manifest: Manifest) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import tempfile
@@ -13,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hf_clipalign._checks.quoting import printable
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.replacing import flush
 
 FORMAT = 1
 FILE = "index.sqlite"
-REPAIR = "mend it with `clipalign index --repair` or update(repair=True)"
 _APPLICATION = 0x436C6970
 _PATIENCE = 30.0  # seconds that a reader waits for a transaction of the writer
 
@@ -37,6 +38,22 @@ CREATE TABLE skipped (root INTEGER NOT NULL REFERENCES roots (id), name BLOB NOT
     mtime INTEGER NOT NULL, settled INTEGER NOT NULL, reader TEXT NOT NULL, reason TEXT NOT NULL,
     proof INTEGER NOT NULL, PRIMARY KEY (root, name)) WITHOUT ROWID;
 """
+
+
+def damage_of(path: Path, reason: str) -> str:
+    """What is said about a damaged file of an index, with the command that mends it.
+
+    Args:
+        path (`Path`): the file, in the folder of the index.
+        reason (`str`): what is wrong with it.
+    """
+    return f"{str(path)!r} is damaged ({reason}): {repair_of(path.parent)}."
+
+
+def repair_of(folder: Path) -> str:
+    """How a damaged index is mended."""
+    command = f"clipalign index {shlex.quote(printable(str(folder)))} --repair"
+    return f"mend it with `{command}` or update(repair=True)"
 
 
 class FileRow(NamedTuple):
@@ -201,7 +218,7 @@ class Manifest:
 
     def damage(self, reason: str) -> DamagedManifest:
         """The error that says that the database is damaged."""
-        return DamagedManifest(f"{str(self.path)!r} is damaged ({reason}): {REPAIR}.")
+        return DamagedManifest(damage_of(self.path, reason))
 
 
 @contextlib.contextmanager

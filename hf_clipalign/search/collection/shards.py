@@ -12,7 +12,7 @@ import numpy as np
 
 from hf_clipalign.features.content import HASH_BYTES
 from hf_clipalign.features.storage.headers import DamagedShard, check_place, check_sealed, mapped_arrays, read_header
-from hf_clipalign.search.collection.manifest import SkippedRow
+from hf_clipalign.search.collection.manifest import SkippedRow, damage_of
 
 KIND = "features"
 _KEY = 8
@@ -51,6 +51,18 @@ def shard_number(file: str, key: str) -> int | None:
 def is_shard(file: str) -> bool:
     """Whether a file name is one of a shard, of this index or of another."""
     return _PATTERN.fullmatch(file) is not None
+
+
+def damaged_shards(connection: sqlite3.Connection, folder: Path) -> list[str]:
+    """What is missing or cut off, as far as a look at the sizes shows it, one line each."""
+    found = []
+    for file, size in connection.execute("SELECT file, bytes FROM shards ORDER BY id").fetchall():
+        path = folder / file
+        n_bytes = path.stat().st_size if path.is_file() else None
+        if n_bytes != size:
+            reason = "it is missing" if n_bytes is None else f"it has {n_bytes:,} bytes instead of {size:,}"
+            found.append(damage_of(path, reason))
+    return found
 
 
 def write_rows(

@@ -34,6 +34,8 @@ class Status:
         words (`dict`): what was measured of words: `texts` (how many unrelated ones), `of` (images in the index then),
             `state`.
         head_choice (`str`, *optional*): why the band is what it is, where it was chosen on the images themselves.
+        damage (`list[str]`): files that are missing or cut off, as far as that shows without reading them, one line
+            each; `ImageIndex.verify` reads all.
 
     Example:
         ```python
@@ -61,6 +63,7 @@ class Status:
     confidence: list[dict[str, Any]] = field(default_factory=list)
     words: dict[str, Any] = field(default_factory=dict)
     head_choice: str | None = None
+    damage: list[str] = field(default_factory=list)
 
     @property
     def skipped_reasons(self) -> dict[str, int]:

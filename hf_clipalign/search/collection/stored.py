@@ -15,6 +15,7 @@ from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.search.collection.creation import opened_heads
 from hf_clipalign.search.collection.maintenance import problems
 from hf_clipalign.search.collection.manifest import Manifest, get_setting
+from hf_clipalign.search.collection.shards import damaged_shards
 from hf_clipalign.search.collection.snapshots import Snapshot, read_snapshot
 from hf_clipalign.search.collection.status import Status, counts, skipped_files
 from hf_clipalign.search.files import Files
@@ -116,6 +117,7 @@ class StoredImages:
                 band=self.band,
                 generation=int(get_setting(connection, "generation", 0)),
                 skipped=skipped_files(connection),
+                damage=[*self._heads.damage, *damaged_shards(connection, self.path)],
                 **found,
             )
 

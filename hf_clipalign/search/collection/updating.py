@@ -33,7 +33,14 @@ from hf_clipalign.search.collection.manifest import (
     roots_of,
 )
 from hf_clipalign.search.collection.scanning import Scan, ignore_rule, scan, state_of
-from hf_clipalign.search.collection.shards import insert_shard, is_shard, next_number, read_content, shard_number
+from hf_clipalign.search.collection.shards import (
+    damaged_shards,
+    insert_shard,
+    is_shard,
+    next_number,
+    read_content,
+    shard_number,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +95,7 @@ class Update:
                 compare(connection, numbers[root], scanned, self.reader, began, self.retry, changes)
             to_embed = find_known(connection, changes, self._path_of(numbers))
         report.reused, report.skipped = changes.unchanged, changes.skipped
+        report.not_looked_at = changes.not_looked_at
         book = Bookkeeper(changes, report)
         with self.manifest.writing() as connection:
             apply_known(connection, book, to_embed)
@@ -130,14 +138,7 @@ class Update:
 
     def _note_shards(self, connection: sqlite3.Connection, report: UpdateReport) -> None:
         """Names what is missing or cut off, as far as a look at the sizes shows it."""
-        for file, size in connection.execute("SELECT file, bytes FROM shards ORDER BY id").fetchall():
-            path = self.manifest.folder / file
-            found = os.path.getsize(path) if path.is_file() else None
-            if found != size:
-                problem = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
-                report.notes.append(
-                    f"{file} {problem}: mend it with `clipalign index --repair` or update(repair=True)"
-                )
+        report.notes += damaged_shards(connection, self.manifest.folder)
 
     def _path_of(self, numbers: dict[str, int]) -> Callable[[int, bytes], str]:
         roots = {number: root for root, number in numbers.items()}

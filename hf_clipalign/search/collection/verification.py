@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, get_type_hints
 from hf_clipalign._checks.quoting import printable, short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.features.storage.headers import DamagedShard
-from hf_clipalign.search.collection.changes import known_images
+from hf_clipalign.search.collection.changes import LOST, known_images
 from hf_clipalign.search.collection.manifest import (
     FILE,
     DamagedManifest,
@@ -41,8 +42,6 @@ from hf_clipalign.search.collection.shards import (
 )
 
 logger = logging.getLogger(__name__)
-
-LOST = "its features were lost, and it was not there to be read again"
 
 
 @dataclass
@@ -91,7 +90,11 @@ def inspect(manifest: Manifest, description: Mapping[str, Any], key: str) -> Fin
 
 def _inspect_database(connection: sqlite3.Connection, description: Mapping[str, Any], found: Findings) -> None:
     faults = [" ".join(text.split()) for (text,) in connection.execute("PRAGMA integrity_check(5)") if text != "ok"]
-    faults += [f"a row of {row[0]} points nowhere" for row in connection.execute("PRAGMA foreign_key_check")][:5]
+    lost = Counter(table for table, *_ in connection.execute("PRAGMA foreign_key_check"))
+    faults += [
+        f"a row of {table} points nowhere" if count == 1 else f"{count:,} rows of {table} point nowhere"
+        for table, count in sorted(lost.items())
+    ]
     if not faults and list(roots_of(connection)) != description["roots"]:
         faults.append("its folders are not those of the index")
     if faults:
@@ -196,7 +199,7 @@ def _drop_shards(connection: sqlite3.Connection, found: Findings) -> None:
 
 def _rebuild(manifest: Manifest, description: Mapping[str, Any], key: str) -> None:
     """A new database from the shards; what can be read of the old one's settings is kept."""
-    settings = _salvaged(manifest.path)
+    settings, files = _salvaged(manifest.path), _salvaged_files(manifest.path)
     generation = max(int(time.time()), int(settings.get("generation", 0)) + 1)
     settings |= {"generation": generation, "description": dict(description)}
 
@@ -204,6 +207,8 @@ def _rebuild(manifest: Manifest, description: Mapping[str, Any], key: str) -> No
         for number, content in _sound_shards(manifest.folder, key, description["width"]):
             with fresh.writing() as connection:
                 _record(connection, manifest.folder, number, key, content)
+        with fresh.writing() as connection:
+            _record_lost(connection, files)
 
     manifest.create(map(os.fsencode, description["roots"]), settings, fill)
 
@@ -215,6 +220,19 @@ def _record(connection: sqlite3.Connection, folder: Path, number: int, key: str,
     rows = zip(content.names, content.sizes, content.digests, strict=True)
     put_files(connection, [FileRow(*name, size, 0, 0, images[digest]) for name, size, digest in rows])
     put_skipped(connection, content.skipped)
+
+
+def _record_lost(connection: sqlite3.Connection, files: list[tuple[str, FileRow, bytes | None]]) -> None:
+    """Files of the old database whose features are in no shard become skipped ones that are tried again."""
+    numbers = roots_of(connection)
+    known = known_images(connection, {digest for *_, digest in files if digest is not None})
+    recorded = set(connection.execute("SELECT root, name FROM files"))
+    lost = [
+        SkippedRow(numbers[root], row.name, row.size, row.mtime, 0, "", LOST)
+        for root, row, digest in files
+        if root in numbers and (digest is None or digest not in known) and (numbers[root], row.name) not in recorded
+    ]
+    put_skipped(connection, lost)
 
 
 def _sound_shards(folder: Path, key: str, width: int) -> Iterator[tuple[int, ShardContent]]:
@@ -241,3 +259,20 @@ def _salvaged(path: Path) -> dict[str, Any]:
             if value is not None:
                 settings[name] = value
     return settings
+
+
+def _salvaged_files(path: Path) -> list[tuple[str, FileRow, bytes | None]]:
+    """Folder, row and digest of the files in a damaged database that can be read and are as they were written."""
+    files: list[tuple[str, FileRow, bytes | None]] = []
+    columns = ", ".join(f"files.{name}" for name in (*FileRow._fields, "proof"))
+    query = f"SELECT {columns}, digest FROM files LEFT JOIN images ON images.id = files.image"
+    with (
+        contextlib.suppress(sqlite3.Error, ValueError, TypeError),
+        contextlib.closing(sqlite3.connect(path)) as connection,
+    ):
+        roots = {number: root for root, number in roots_of(connection).items()}
+        for *values, proof, digest in connection.execute(query):
+            row = FileRow(*values)
+            if proof_of(row) == proof and row.root in roots:
+                files.append((roots[row.root], row, digest))
+    return files
