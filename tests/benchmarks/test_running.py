@@ -110,7 +110,7 @@ def test_features_are_kept_and_used_again(published, encoder, processor, tmp_pat
         "test",
         "train",
     ]
-    monkeypatch.setattr("hf_clipalign.features.extraction.image_block", None)
+    monkeypatch.setattr("hf_clipalign.features.engines.computing.image_block", None)
     assert run_benchmark(opened, encoder, processor, **options) == first
 
 

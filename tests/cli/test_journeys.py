@@ -155,10 +155,11 @@ COMMANDS = {
     "push": ("model", "me/name"),
     **dict.fromkeys(("demo", "app"), ()),
     "index": ("photos", *MODEL),
+    "import": ("laion", "--out", "embeddings"),
     "search": ("photos.index", "a red fox"),
     **dict.fromkeys(("duplicates", "select", "status", "verify"), ("photos.index",)),
 }
-RESUMING = {"embed", "concepts", "discover", "findings", "index"}
+RESUMING = {"embed", "concepts", "discover", "findings", "import", "index"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

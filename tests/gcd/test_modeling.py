@@ -216,7 +216,7 @@ def test_every_iterable_of_images_is_read() -> None:
 def test_names_of_novel_classes_leave_out_those_that_are_taken() -> None:
     config = SpectralGCDConfig(class_names=["novel-1", "novel-3"], n_novel=3)
     assert config.names == ["novel-1", "novel-3", "novel-2", "novel-4", "novel-5"]
-    with pytest.raises(ClipAlignError, match="concepts is the single string 'abc'"):
+    with pytest.raises(ClipAlignError, match="concepts is a single string, 'abc'"):
         SpectralGCDConfig(concepts="abc")
 
 

@@ -201,8 +201,9 @@ def test_an_index_of_embedded_images(base, tmp_path, caplog):
     found, rows = index.search(unit.numpy(), 5)
     assert rows[:, 0].tolist() == list(range(5))
     torch.testing.assert_close(torch.from_numpy(found[:, 0]), torch.ones(5))
+    text = ("--modality", "text", "--text-band", "2,5")
     with pytest.raises(ClipAlignError, match="holds image features, but text ones are asked for"):
-        clipalign(*arguments, *options, "--modality", "text", "--text-band", "2,5")
+        clipalign("export", "--model", base, "--compact", "--to", "faiss", *options, *text)
     with pytest.raises(ClipAlignError, match="holds what is read"):
         clipalign(*arguments, "--features", tmp_path / "features", "--out", tmp_path / "features", "--overwrite")
     with pytest.raises(ClipAlignError, match="belong together"):
