@@ -49,6 +49,7 @@ def flags(folder: Path, *more: str) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))] + list(more)
 
 
+@pytest.mark.slow
 def test_every_run_is_measured_and_saved(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rows = example.main(flags(tmp_path))
     assert list(rows) == ["before", *example.RUNS]

@@ -218,6 +218,7 @@ def test_views_do_not_depend_on_workers(tmp_path: Path) -> None:
     assert losses(with_workers) == losses(alone)
 
 
+@pytest.mark.slow
 def test_ready_made_tensors_can_be_trained_on(tmp_path: Path) -> None:
     dataset = build("kdpl", tmp_path, augment=False, cache_image_features=False).train_dataset
     items = [dataset[row] for row in range(N_IMAGES)]
