@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,24 +71,13 @@ class ByteLevel:
         self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.bool_] | None = None
     ) -> NDArray[np.int64]:
         """The n rows of each query with the highest compressed scores, `[Q, n]`, -1 for none."""
-        best = _nothing(len(queries))
-        size = max(1, _SCORES_BLOCK // (4 * max(1, len(queries))))
-        for start in range(0, len(self), size):
-            scores = self._scores(queries, start, min(start + size, len(self)))
-            best = _merged(best, start, scores, n, allowed)
-        return best.rows
+        block = np.empty((_n_converted(self.codes.shape[1]), self.codes.shape[1]), np.float32)
 
-    def _scores(self, queries: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
-        """Compressed scores of rows `start` to `stop`, `[Q, stop - start]`."""
-        width = self.codes.shape[1]
-        size = max(1, _CONVERTED // (4 * width))
-        block, scores = np.empty((size, width), np.float32), np.empty((len(queries), stop - start), np.float32)
-        for first in range(start, stop, size):
-            codes = self.codes[first : min(first + size, stop)]
-            np.copyto(block[: len(codes)], codes)
-            np.matmul(queries, block[: len(codes)].T, out=scores[:, first - start : first - start + len(codes)])
-        scores *= self.scales[start:stop]
-        return scores
+        def decoded(start: int, stop: int) -> NDArray[np.float32]:
+            np.copyto(block[: stop - start], self.codes[start:stop])
+            return block[: stop - start]
+
+        return _best_by_products(queries, decoded, len(self), n, allowed, self.scales)
 
 
 class BitLevel:
@@ -140,7 +130,8 @@ class BitLevel:
     ) -> NDArray[np.int64]:
         """The n rows of each query with the highest compressed scores, `[Q, n]`, -1 for none."""
         if len(queries) > _FEW_QUERIES:
-            return self._shared(queries, n, allowed)
+            padded = np.pad(queries, ((0, 0), (0, 16 * len(self.codes) - self.width)))
+            return _best_by_products(padded, self._signs, len(self), n, allowed)
         found = np.full((len(queries), min(n, len(self))), -1, np.int64)
         for number, query in enumerate(queries):
             tables = self._tables(query)
@@ -154,22 +145,10 @@ class BitLevel:
             found[number, : best.rows.shape[1]] = best.rows[0]
         return found
 
-    def _shared(self, queries: NDArray[np.float32], n: int, allowed: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-        """`candidates` by matrix products of all queries with blocks of signs."""
-        padded = np.zeros((len(queries), 16 * len(self.codes)), np.float32)
-        padded[:, : self.width] = queries
-        best = _nothing(len(queries))
-        size = max(1, _SCORES_BLOCK // (4 * len(queries)))
-        part = max(1, _CONVERTED // (4 * padded.shape[1]))
-        for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
-            scores = np.empty((len(queries), stop - start), np.float32)
-            for first in range(start, stop, part):
-                words = np.ascontiguousarray(self.codes[:, first : min(first + part, stop)].T, "<u2")
-                signs = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little").astype(np.float32)
-                np.matmul(padded, (2 * signs - 1).T, out=scores[:, first - start : first - start + len(words)])
-            best = _merged(best, start, scores, n, allowed)
-        return best.rows
+    def _signs(self, start: int, stop: int) -> NDArray[np.float32]:
+        """1 and -1 of rows `start` to `stop`, `[stop - start, 16 ceil(k / 16)]`."""
+        words = np.ascontiguousarray(self.codes[:, start:stop].T, "<u2")
+        return 2 * np.unpackbits(words.view(np.uint8), axis=1, bitorder="little").astype(np.float32) - 1
 
     def _tables(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Sums of sixteen coordinates for all their signs, `[ceil(k / 16), 65536]`."""
@@ -216,6 +195,34 @@ def approximate_neighbours(
     factor = level.oversampling if oversampling is None else check_integer("oversampling", oversampling)
     top_k = min(top_k, len(level))
     return rescored(embeddings, queries, level.candidates(queries, factor * top_k, allowed), top_k)
+
+
+def _n_converted(width: int) -> int:
+    """Rows of that width that are converted to float32 at a time."""
+    return max(1, _CONVERTED // (4 * width))
+
+
+def _best_by_products(
+    queries: NDArray[np.float32],
+    decoded: Callable[[int, int], NDArray[np.float32]],
+    n_rows: int,
+    n: int,
+    allowed: NDArray[np.bool_] | None,
+    scales: NDArray[np.float16] | None = None,
+) -> NDArray[np.int64]:
+    """The n rows of each query with the highest products with decoded rows, times their scales, `[Q, n]`."""
+    best, width = _nothing(len(queries)), queries.shape[1]
+    size, part = max(1, _SCORES_BLOCK // (4 * max(1, len(queries)))), _n_converted(width)
+    for start in range(0, n_rows, size):
+        stop = min(start + size, n_rows)
+        scores = np.empty((len(queries), stop - start), np.float32)
+        for first in range(start, stop, part):
+            last = min(first + part, stop)
+            np.matmul(queries, decoded(first, last).T, out=scores[:, first - start : last - start])
+        if scales is not None:
+            scores *= scales[start:stop]
+        best = _merged(best, start, scores, n, allowed)
+    return best.rows
 
 
 def _nothing(n_queries: int) -> Neighbours:
