@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from hf_clipalign._checks.quoting import printable, short, short_reason
+from hf_clipalign._checks.quoting import printable, short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_content
-from hf_clipalign.data.images.file_kinds import by_numbers, image_extensions, is_skipped
+from hf_clipalign.data.images.containers.layouts import REASON, STATE, SUCCESS, failure, is_folder_of, numbered_files
 from hf_clipalign.data.labels.columns import require_column
-
-_STATE, _REASON, _SUCCESS = "status", "error_message", "success"  # how img2dataset says what it could not fetch
 
 
 class ParquetImages(Sequence):
@@ -67,7 +65,7 @@ class ParquetImages(Sequence):
         if self._held is None or self._held[0] != group:
             number, part = self.groups[group]
             file = opened(Path(self.files[number]))
-            present = [name for name in (self.column, _STATE, _REASON) if name in file.schema_arrow.names]
+            present = [name for name in (self.column, STATE, REASON) if name in file.schema_arrow.names]
             with explained_content(self.files[number]):
                 self._held = group, file.read_row_group(part, columns=present)
         return self._held[1]
@@ -83,12 +81,10 @@ class ParquetImages(Sequence):
 
     def _missing(self, group: int, table: Any, place: int, row: Any) -> Any:
         state, reason = (
-            table[name][place].as_py() if name in table.column_names else None for name in (_STATE, _REASON)
+            table[name][place].as_py() if name in table.column_names else None for name in (STATE, REASON)
         )
-        if state in (None, _SUCCESS):
-            why = "has no image; fill the cell or drop the row"
-        else:
-            why = str(state) + (f": {short_reason(ValueError(str(reason)))}" if reason else "")
+        is_well = state in (None, SUCCESS)
+        why = "has no image; fill the cell or drop the row" if is_well else failure(state, reason)
         raise ClipAlignError(f"{printable(self.files[self.groups[group][0]])}: row {row} (from 0) {why}")
 
 
@@ -111,14 +107,9 @@ def holds_images(file: Path, column: str) -> bool:
 
 def parquet_files(path: Path) -> list[Path]:
     """The Parquet files of a folder in the order of their numbers."""
-    names = [name for name in os.listdir(path) if name.lower().endswith(".parquet") and not is_skipped(name)]
-    return [path / name for name in sorted(names, key=by_numbers)]
+    return numbered_files(path, ".parquet")
 
 
 def is_parquet_folder(path: Path) -> bool:
     """Whether a folder holds Parquet files, and neither images, tars nor other folders that could be meant instead."""
-    entries = [entry for entry in os.scandir(path) if not is_skipped(entry.name)]
-    others = (*image_extensions(), ".tar")
-    if any(entry.is_dir() or entry.name.lower().endswith(others) for entry in entries):
-        return False
-    return any(entry.name.lower().endswith(".parquet") for entry in entries)
+    return is_folder_of(path, ".parquet", ".tar")

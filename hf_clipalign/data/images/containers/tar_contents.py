@@ -14,13 +14,13 @@ from hf_clipalign._checks.quoting import short, short_reason
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import explained_content
 from hf_clipalign._io.limited_json import natural, read_json
+from hf_clipalign.data.images.containers.layouts import REASON, STATE, SUCCESS, failure
 from hf_clipalign.data.images.file_kinds import is_skipped
 
 Place = tuple[int, int]
 """Where a file of the tar begins, and its size, in bytes."""
 
 _BLOCK = 512
-_SUCCESS = "success"
 
 
 @dataclass
@@ -128,17 +128,17 @@ def _compare_with_table(content: TarContent) -> None:
     if not table.is_file():
         return
     try:
-        keys, status = _column(table, "key"), _column(table, "status")
-        reasons = _column(table, "error_message") or [None] * len(keys)
+        keys, status = _column(table, "key"), _column(table, STATE)
+        reasons = _column(table, REASON) or [None] * len(keys)
     except Exception as error:  # pyarrow has many
         content.problem = content.problem or f"its table {table.name} cannot be read ({short_reason(error)})"
         return
     width = len(next(iter(content.samples), ""))
     names = [key if isinstance(key, str) else str(key).zfill(width) for key in keys]
     content.table = {name: row for row, name in enumerate(names)}
-    for name, state, reason in zip(names, status or [_SUCCESS] * len(names), reasons, strict=True):
-        if state != _SUCCESS:
-            content.failed[name] = str(state) + (f": {short_reason(ValueError(str(reason)))}" if reason else "")
+    for name, state, reason in zip(names, status or [SUCCESS] * len(names), reasons, strict=True):
+        if state != SUCCESS:
+            content.failed[name] = failure(state, reason)
         elif name not in content.samples:
             content.failed[name] = "lost: " + (content.problem or "the tar lacks it, though its table lists it")
 

@@ -16,8 +16,9 @@ import numpy as np
 from hf_clipalign._checks.quoting import printable, quoted, readable_name, short
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.limited_json import BadJson, limited_json
+from hf_clipalign.data.images.containers.layouts import is_folder_of, numbered_files
 from hf_clipalign.data.images.containers.tar_contents import TarContent, read_tar
-from hf_clipalign.data.images.file_kinds import by_numbers, image_extensions, is_skipped
+from hf_clipalign.data.images.file_kinds import image_extensions
 from hf_clipalign.data.images.source import ImageSource, digest, file_state
 from hf_clipalign.data.labels.columns import is_missing, numbers_of_texts, read_labels, read_texts
 
@@ -87,16 +88,12 @@ def tar_files(path: Path) -> list[Path]:
     """The tar files of a folder in the order of their numbers; a tar file itself; none of anything else."""
     if not path.is_dir():
         return [path] if path.suffix.lower() == ".tar" else []
-    names = [name for name in os.listdir(path) if name.lower().endswith(".tar") and not is_skipped(name)]
-    return [path / name for name in sorted(names, key=by_numbers)]
+    return numbered_files(path, ".tar")
 
 
 def is_tar_folder(path: Path) -> bool:
     """Whether a folder holds tar files, and neither images nor other folders that could be meant instead."""
-    entries = [entry for entry in os.scandir(path) if not is_skipped(entry.name)]
-    if any(entry.is_dir() or entry.name.lower().endswith(image_extensions()) for entry in entries):
-        return False
-    return any(entry.name.lower().endswith(".tar") for entry in entries)
+    return is_folder_of(path, ".tar")
 
 
 class TarImages(Sequence):
