@@ -9,8 +9,7 @@ import numpy as np
 
 from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._io.limited_json import BadJson, check_schema, read_json
-from hf_clipalign.benchmarks.formats.listing import Place
+from hf_clipalign.benchmarks.formats.listing import Place, json_file
 from hf_clipalign.data import Captions, load_captions
 from hf_clipalign.data.labels.label_files import checked_path
 
@@ -37,11 +36,7 @@ def read_karpathy(place: Place) -> dict[str, Captions]:
         place (`Place`): with the file `captions`.
     """
     path = place.file("captions")
-    content = read_json(path, max_bytes=_MOST_BYTES)
-    try:
-        check_schema(content, _SPLITS)
-    except BadJson as error:
-        raise ClipAlignError(f"{path}: {error}: replace it") from error
+    content = json_file(path, _SPLITS, _MOST_BYTES)
     images = content["images"]
     _check_names(["/".join(filter(None, (image.get("filepath"), image["filename"]))) for image in images], path)
     splits = {image["filename"]: image["split"] for image in images}

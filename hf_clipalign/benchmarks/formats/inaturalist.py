@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_clipalign._errors import ClipAlignError
-from hf_clipalign._io.limited_json import BadJson, check_schema, natural, read_json
-from hf_clipalign.benchmarks.formats.listing import Listed, Place, listed_images
+from hf_clipalign._io.limited_json import natural
+from hf_clipalign.benchmarks.formats.listing import Listed, Place, json_file, listed_images
 from hf_clipalign.data import ImageSource
 
 _MOST_BYTES = 2**30
@@ -37,11 +37,7 @@ def read_inaturalist(place: Place) -> dict[str, ImageSource]:
 
 
 def _read(path: Path) -> tuple[list[Listed], list[str]]:
-    content = read_json(path, max_bytes=_MOST_BYTES)
-    try:
-        check_schema(content, _SCHEMA)
-    except BadJson as error:
-        raise ClipAlignError(f"{path}: {error}: replace it") from error
+    content = json_file(path, _SCHEMA, _MOST_BYTES)
     categories = content["categories"]
     numbers = {category["id"]: number for number, category in enumerate(categories)}
     labels: dict[int, int] = {}

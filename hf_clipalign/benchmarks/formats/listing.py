@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hf_clipalign._checks.quoting import short
 from hf_clipalign._errors import ClipAlignError
+from hf_clipalign._io.limited_json import BadJson, check_schema, read_json
 from hf_clipalign.benchmarks.entries import Layout
 from hf_clipalign.data import ImageSource
 from hf_clipalign.data.labels.label_files import checked_path
@@ -186,3 +187,17 @@ def require_files(items: Sequence[str], name: str) -> None:
     if missing:
         count = f"{len(missing):,} of {len(items):,} images {'is' if len(missing) == 1 else 'are'} not there"
         raise ClipAlignError(f"{name}: {count}, the first is {short(missing[0])}: unpack the images again")
+
+
+def json_file(path: Path, schema: Any, max_bytes: int) -> dict[str, Any]:
+    """The content of a JSON file that fits a schema, see `hf_clipalign._io.limited_json`.
+
+    Raises:
+        `ClipAlignError`: it is too large, is not JSON, or does not fit.
+    """
+    content = read_json(path, max_bytes=max_bytes)
+    try:
+        check_schema(content, schema)
+    except BadJson as error:
+        raise ClipAlignError(f"{path}: {error}: replace it") from error
+    return content
