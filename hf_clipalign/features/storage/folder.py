@@ -15,7 +15,7 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.files import exclusive_lock, explained_read
 from hf_clipalign._io.staging import remove_stale
-from hf_clipalign.features.storage.headers import DamagedShard, check_place
+from hf_clipalign.features.storage.headers import DamagedShard, check_place, size_problem
 from hf_clipalign.features.storage.manifest import FORMAT, Kind, is_earlier, plain, read_manifest, write_manifest
 from hf_clipalign.features.storage.shards import (
     Shard,
@@ -187,8 +187,8 @@ class ShardFolder:
                     size = os.stat(file).st_size
                 except FileNotFoundError:
                     raise self.damage(file.name, self._missing(file)) from None
-            if size != entry["bytes"]:
-                raise self.damage(file.name, f"it has {size:,} bytes instead of {entry['bytes']:,}")
+            if problem := size_problem(size, entry["bytes"]):
+                raise self.damage(file.name, problem)
 
     def finish(self, n_shards: int, counts: Sequence[Mapping[str, int]] | None = None, **more: Any) -> ShardFolder:
         """Writes the manifest that makes the store complete, and removes what it no longer names.
@@ -282,9 +282,9 @@ class ShardFolder:
         if not self.complete:
             self.kind.check_columns(proven_shard(file, self.kind.name, self.key, index).tensors)
             return
-        entry, size = self.shards[index], os.stat(file).st_size
-        if size != entry["bytes"]:
-            raise DamagedShard(f"it has {size:,} bytes instead of {entry['bytes']:,}")
+        entry = self.shards[index]
+        if problem := size_problem(os.stat(file).st_size, entry["bytes"]):
+            raise DamagedShard(problem)
         shard = open_shard(file)
         if not is_earlier(self.manifest):
             check_place(shard.about, self.kind.name, self.key, index)

@@ -37,6 +37,13 @@ class ForeignFile(DamagedShard):
     """A file that is no shard of ours, or is damaged beyond recognition."""
 
 
+def size_problem(found: int | None, expected: int) -> str | None:
+    """What the size of a file says against it, None if nothing; `found` is None where there is no file."""
+    if found is None:
+        return "it is missing"
+    return None if found == expected else f"it has {found:,} bytes instead of {expected:,}"
+
+
 class Header(NamedTuple):
     """What stands before the tensors of a shard.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign._io.urls import RemoteFolder, local_path
 from hf_clipalign.features.storage.folder import ShardFolder
-from hf_clipalign.features.storage.headers import DamagedShard, check_place
+from hf_clipalign.features.storage.headers import DamagedShard, check_place, size_problem
 from hf_clipalign.features.storage.manifest import Kind, is_earlier, parsed_manifest
 from hf_clipalign.features.storage.shards import Shard, check_seal, shard_in
 
@@ -85,9 +85,7 @@ class RemoteShards(ShardFolder):
         """
         sizes = self.remote.names()
         for entry in self.shards:
-            size = sizes.get(entry["file"])
-            if size != entry["bytes"]:
-                problem = "it is missing" if size is None else f"it has {size:,} bytes instead of {entry['bytes']:,}"
+            if problem := size_problem(sizes.get(entry["file"]), entry["bytes"]):
                 raise self.damage(entry["file"], problem)
 
     def remove_others(self) -> None:
@@ -107,8 +105,8 @@ class RemoteShards(ShardFolder):
             raise DamagedShard("it is missing") from None
         if self.complete:
             entry = self.shards[index]
-            if len(content) != entry["bytes"]:
-                raise DamagedShard(f"it has {len(content):,} bytes instead of {entry['bytes']:,}")
+            if problem := size_problem(len(content), entry["bytes"]):
+                raise DamagedShard(problem)
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 raise DamagedShard("its content has changed")
         shard = shard_in(content)

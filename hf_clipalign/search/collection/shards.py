@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hf_clipalign.features.content import HASH_BYTES
-from hf_clipalign.features.storage.headers import DamagedShard, check_place, check_sealed, mapped_arrays, read_header
+from hf_clipalign.features.storage.headers import (
+    DamagedShard,
+    check_place,
+    check_sealed,
+    mapped_arrays,
+    read_header,
+    size_problem,
+)
 from hf_clipalign.search.collection.manifest import SkippedRow, damage_of
 
 KIND = "features"
@@ -58,10 +65,8 @@ def damaged_shards(connection: sqlite3.Connection, folder: Path) -> list[str]:
     found = []
     for file, size in connection.execute("SELECT file, bytes FROM shards ORDER BY id").fetchall():
         path = folder / file
-        n_bytes = path.stat().st_size if path.is_file() else None
-        if n_bytes != size:
-            reason = "it is missing" if n_bytes is None else f"it has {n_bytes:,} bytes instead of {size:,}"
-            found.append(damage_of(path, reason))
+        if problem := size_problem(path.stat().st_size if path.is_file() else None, size):
+            found.append(damage_of(path, problem))
     return found
 
 
