@@ -26,14 +26,26 @@ LAYOUT = ("shard_size", "batch_size")
 NAME_COLUMNS = {"id_text": Column("uint8", 1, per_row=False), "id_ends": Column("int64", 1)}
 """Names of rows: UTF-8 text in one piece, and where it is cut."""
 
+# what features and embeddings have in common
+_OF_ROWS = {"rows": Column("int64", 1), **NAME_COLUMNS, "labels": Column("int64", 1, optional=True)}
+_ABOUT_ROWS = {
+    "modality": lambda value: value in ("image", "text"),
+    "width": natural,
+    "data": {"name": (str, None), "fingerprint": (str, None)},
+    "class_names": ([str], None),
+    "n_rows?": natural,
+    "n_skipped?": natural,
+    "labels?": bool,
+}
+_COUNTS = ("rows", "skipped")
+_RESTART = "Make them again in a new folder, or with --overwrite"
+
 FEATURES = Kind(
     name="features",
     noun="features",
     columns={
         "values": Column("float32", 2),
-        "rows": Column("int64", 1),
-        **NAME_COLUMNS,
-        "labels": Column("int64", 1, optional=True),
+        **_OF_ROWS,
         "content": Column("uint8", 2, optional=True),
     },
     identity=(
@@ -42,22 +54,16 @@ FEATURES = Kind(
     ),
     content=("data.fingerprint", *LAYOUT),
     description={
-        "modality": lambda value: value in ("image", "text"),
-        "width": natural,
+        **_ABOUT_ROWS,
         "model": {"name": (str, None), "weights": (str, None), "class?": str, "dtype?": str},
-        "data": {"name": (str, None), "fingerprint": (str, None)},
-        "class_names": ([str], None),
         "shard_size": natural,
         "batch_size": natural,
-        "n_rows?": natural,
-        "n_skipped?": natural,
-        "labels?": bool,
     },
     remedy="Run the same `clipalign embed` again: it makes what is damaged anew",
     titles={"model.class": "model class", "model.weights": "model weights", "model.dtype": "dtype"}
     | {"data.fingerprint": "data"},
-    counts=("rows", "skipped"),
-    restart="Make them again in a new folder, or with --overwrite",
+    counts=_COUNTS,
+    restart=_RESTART,
 )
 
 EMBEDDINGS = Kind(
@@ -65,30 +71,22 @@ EMBEDDINGS = Kind(
     noun="embeddings",
     columns={
         "values": Column("float", 2),
-        "rows": Column("int64", 1),
-        **NAME_COLUMNS,
-        "labels": Column("int64", 1, optional=True),
+        **_OF_ROWS,
         "metadata": Column("uint8", 1, optional=True, per_row=False),
     },
     identity=("modality", "space", "head", "dtype", "model.weights", "data.fingerprint"),
     description={
-        "modality": lambda value: value in ("image", "text"),
+        **_ABOUT_ROWS,
         "space": lambda value: value == "projected",
-        "width": natural,
         "dtype": lambda value: value in ("float16", "float32"),
         "head": (str, None),
         "model": {"name": (str, None), "weights": (str, None)},
-        "data": {"name": (str, None), "fingerprint": (str, None)},
-        "class_names": ([str], None),
-        "n_rows?": natural,
-        "n_skipped?": natural,
-        "labels?": bool,
         "normalized?": bool,
     },
     remedy="Make the folder again from what it was made of",
     titles={"model.weights": "model weights", "data.fingerprint": "data"},
-    counts=("rows", "skipped"),
-    restart="Make them again in a new folder, or with --overwrite",
+    counts=_COUNTS,
+    restart=_RESTART,
 )
 """Rows behind a projector: of another kind than features, so that no projector is applied to them a second time."""
 

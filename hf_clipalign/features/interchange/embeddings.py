@@ -68,7 +68,7 @@ class EmbeddingStore(StoredRows):
             raise ClipAlignError(
                 f"{name!r} holds no embeddings: make them with `clipalign import FOLDER --out {name}`."
             )
-        return cls(opened_rows(shards, "run the same import again to resume"))
+        return _opened(shards)
 
     @property
     def normalized(self) -> bool:
@@ -126,11 +126,16 @@ def open_store(folder: str | Path) -> FeatureStore | EmbeddingStore:
         FeatureStore('emoji-features', 24 image features, width 128)
         ```
     """
-    if open_folder(folder, EMBEDDINGS) is None:
+    shards = open_folder(folder, EMBEDDINGS)
+    if shards is None:
         return FeatureStore.open(folder)
     if open_folder(folder, FEATURES) is not None:
         raise ClipAlignError(f"{shown_place(folder)!r} holds features and embeddings: move one of them elsewhere.")
-    return EmbeddingStore.open(folder)
+    return _opened(shards)
+
+
+def _opened(shards: ShardFolder) -> EmbeddingStore:
+    return EmbeddingStore(opened_rows(shards, "run the same import again to resume"))
 
 
 def nearest_rows(store: EmbeddingStore, queries: Any, k: int) -> tuple[Tensor, Tensor]:
