@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.app.clusters import Cluster, Report
 from hf_clipalign.app.folder_report import Concept, Concepts
@@ -72,7 +73,7 @@ def _clusters(view: View, clusters: list[Cluster]) -> str:
     """Groups of images: of each the most typical ones, and all files as CSV."""
     shown = []
     for cluster in clusters:
-        size = "1 image" if cluster.size == 1 else f"{cluster.size:,} images"
+        size = counted(cluster.size, "image")
         text = f"{size}; {cluster.kind}" if cluster.kind else size
         shown.append(Group(", ".join(cluster.names), _tiles(view, cluster.rows[:_PER_ROW].tolist()), text))
     lines = [

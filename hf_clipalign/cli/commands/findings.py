@@ -12,6 +12,7 @@ from hf_clipalign._checks.quoting import counted
 from hf_clipalign._errors import ClipAlignError
 from hf_clipalign.cli.data import check_data, check_out
 from hf_clipalign.cli.models import chosen_device, chosen_model, load
+from hf_clipalign.cli.names import is_built_in_model
 from hf_clipalign.cli.options import DeviceOption, ModelOption, console, folder_option, next_step, warn
 
 _SCENARIOS = ("joint", "class-incremental", "label-incremental", "data-incremental")
@@ -266,5 +267,5 @@ def _report(trainer: Any, data: dict[str, Any], out: Path, resamples: int, model
         warn("note:", text)
     console.print(f"verdict: {table.verdict}", soft_wrap=True)
     console.print(f"page: {page}   table: {out / 'findings.csv'}   adapter: {out / 'adapter'}", soft_wrap=True)
-    if not model.startswith("mini:") and not Path(model).exists():  # an adapter needs a base with an address
+    if not is_built_in_model(model) and not Path(model).exists():  # an adapter needs a base with an address
         next_step("clipalign", "push", out / "adapter", "OWNER/NAME")

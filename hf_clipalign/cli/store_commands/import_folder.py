@@ -11,8 +11,6 @@ from hf_clipalign._checks.suggestions import unknown_name
 from hf_clipalign.cli.data import check_out, check_path
 from hf_clipalign.cli.options import LabelColumnOption, console, folder_option, next_step, warn
 
-_OUT = Path("embeddings")
-
 
 def import_folder(
     folder: Annotated[

@@ -25,8 +25,8 @@ def numbered_files(path: Path, ending: str) -> list[Path]:
 
 
 def is_folder_of(path: Path, ending: str, *others: str) -> bool:
-    """Whether a folder holds files with an ending, and neither images, files with other endings, nor other folders that
-    could be meant instead.
+    """Whether a folder holds files with an ending, and nothing that could be meant instead: images, files with one of
+    the other endings, or folders.
     """
     entries = [entry for entry in os.scandir(path) if not is_skipped(entry.name)]
     if any(entry.is_dir() or entry.name.lower().endswith((*image_extensions(), *others)) for entry in entries):
